@@ -1,0 +1,59 @@
+// Every op of the library in one place: its schema, and the module whose import registers it.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+// Read by mrcnn/ops/library.py, to tell kernels that are older than their sources.
+std::string build_info() { return MRCNN_BUILD_INFO; }
+
+STABLE_TORCH_LIBRARY(mrcnn, m) {
+  m.def("build_info() -> str");
+
+  m.def(
+      "roi_align(Tensor[] features, Tensor boxes, Tensor image_index, float[] scales, "
+      "int bins_h, int bins_w, int sampling_ratio, bool aligned, "
+      "float canonical_size, int canonical_level) -> Tensor");
+  m.def(
+      "roi_align_backward(Tensor grad, Tensor[] features, Tensor boxes, Tensor image_index, "
+      "float[] scales, int sampling_ratio, bool aligned, "
+      "float canonical_size, int canonical_level) -> Tensor[]");
+
+  m.def(
+      "nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, int max_keep) "
+      "-> (Tensor, Tensor)");
+
+  m.def(
+      "select_proposals(Tensor[] logits, Tensor[] deltas, Tensor cell_anchors, int[] strides, "
+      "Tensor sizes, int pre_nms_top_k, int post_nms_top_k, float nms_threshold, float min_side) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "select_detections(Tensor class_logits, Tensor deltas, Tensor boxes, Tensor valid, "
+      "Tensor sizes, float score_threshold, float nms_threshold, float min_side, "
+      "int max_detections) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  m.def(
+      "match_boxes(Tensor boxes, Tensor targets, Tensor valid, float low_threshold, "
+      "float high_threshold, bool low_quality) -> (Tensor, Tensor)");
+
+  m.def(
+      "mask_targets(Tensor points, Tensor ring_start, Tensor instance_ring, Tensor counts, "
+      "Tensor instance_count, Tensor frame, Tensor transform, Tensor boxes, Tensor instance, "
+      "int size) -> Tensor");
+
+  m.def(
+      "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
+  m.def(
+      "paste_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold) "
+      "-> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mrcnn, CompositeExplicitAutograd, m) {
+  m.impl("build_info", TORCH_BOX(&build_info));
+}
+
+// `import mrcnn_C` runs the registrations of all files linked into this library.
+PyMODINIT_FUNC PyInit_mrcnn_C() {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "mrcnn_C", nullptr, -1, nullptr};
+  return PyModule_Create(&module);
+}

@@ -1,0 +1,38 @@
+"""Every place where the two frameworks compute differently, in one dataclass.
+
+Sources: torchvision 0.29 `models/detection`, Detectron2 `modeling` and `structures`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Choices that change numbers but not shapes; a checkpoint names the set it was trained with."""
+
+    roi_aligned: bool  # shift RoIs by half a pixel, so that cell centres lie at + 0.5
+    roi_sampling_ratio: int  # samples per bin and axis; 0 adapts to the size of the bin
+    round_anchors: bool  # half extents of cell anchors rounded to whole pixels
+    min_proposal_side: float  # proposals must be wider and higher than this, in pixels
+    min_detection_side: float  # the same for detections
+    smooth_l1_beta: float  # 0 is the plain L1 loss
+
+
+NUMERICS = {
+    "detectron2": Numerics(
+        roi_aligned=True,
+        roi_sampling_ratio=0,
+        round_anchors=False,
+        min_proposal_side=0.0,
+        min_detection_side=-1.0,
+        smooth_l1_beta=0.0,
+    ),
+    "torchvision": Numerics(
+        roi_aligned=False,
+        roi_sampling_ratio=2,
+        round_anchors=True,
+        min_proposal_side=1e-3,
+        min_detection_side=1e-2,
+        smooth_l1_beta=1 / 9,
+    ),
+}

@@ -1,0 +1,90 @@
+"""What flows between the stages: dataclasses that keep several tensors aligned.
+
+N images, H x W padded pixels, G instance slots an image, P proposals, D detections, M mask side.
+Boxes are xyxy float32 in image pixels, right and bottom exclusive; sizes are (height, width).
+Slots past an image's own count are padding: label -1, score -inf, box 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from mrcnn.ops.mask_targets import InstanceMasks
+
+T = TypeVar("T", bound="_Moves")
+
+
+class _Moves:
+    """Adds `to` to a dataclass of tensors."""
+
+    def to(self: T, device: torch.device | str, non_blocking: bool = False) -> T:
+        """The same values on `device`."""
+        moved = {
+            field.name: value.to(device, non_blocking=non_blocking)
+            for field in fields(self)  # type: ignore[arg-type]
+            if hasattr(value := getattr(self, field.name), "to")
+        }
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class ImageBatch(_Moves):
+    """Images of one batch, normalised, zero-padded right and below to one size."""
+
+    pixels: Tensor  # (N, 3, H, W) float32 RGB
+    sizes: Tensor  # (N, 2) int64, before padding
+
+
+@dataclass(frozen=True)
+class Targets(_Moves):
+    """Ground truth of one batch, in the pixel frame of its `ImageBatch`; crowd regions left out."""
+
+    boxes: Tensor  # (N, G, 4)
+    labels: Tensor  # (N, G) int64 in [0, C), -1 in padded slots
+    mask_index: Tensor  # (N, G) int64 into `masks`, -1 in padded slots
+    masks: InstanceMasks  # all instances of the batch
+
+
+@dataclass(frozen=True)
+class Proposals(_Moves):
+    """Where the RPN expects objects, best first."""
+
+    boxes: Tensor  # (N, P, 4)
+    scores: Tensor  # (N, P) objectness logits, -inf in padded slots
+
+
+@dataclass(frozen=True)
+class SampledRois(_Moves):
+    """RoIs drawn for the losses of the heads; in every image positives come first."""
+
+    boxes: Tensor  # (N, R, 4)
+    labels: Tensor  # (N, R) int64: class of a positive, C for background, -1 in padded slots
+    matched: Tensor  # (N, R) int64: the ground-truth slot that overlaps most
+
+
+@dataclass(frozen=True)
+class DetectionBatch(_Moves):
+    """Detections of one batch, best first, in the pixel frame of its `ImageBatch`."""
+
+    boxes: Tensor  # (N, D, 4)
+    scores: Tensor  # (N, D) in [0, 1], 0 in padded slots
+    labels: Tensor  # (N, D) int64 in [0, C), -1 in padded slots
+    counts: Tensor  # (N,) int64
+    masks: Tensor  # (N, D, M, M) probabilities inside each box; (N, D, 0, 0) without a mask head
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one image, best first, in the pixels of the image as it was read."""
+
+    boxes: Tensor  # (D, 4)
+    scores: Tensor  # (D,)
+    labels: Tensor  # (D,) int64
+    masks: list[dict[str, object]]  # COCO RLE, {"size": [height, width], "counts": str}
+
+    def __len__(self) -> int:
+        return len(self.scores)
