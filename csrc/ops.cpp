@@ -28,9 +28,9 @@ STABLE_TORCH_LIBRARY(mrcnn, m) {
       "Tensor sizes, int pre_nms_top_k, int post_nms_top_k, float nms_threshold, float min_side) "
       "-> (Tensor, Tensor)");
   m.def(
-      "select_detections(Tensor class_logits, Tensor deltas, Tensor boxes, Tensor valid, "
-      "Tensor sizes, float score_threshold, float nms_threshold, float min_side, "
-      "int max_detections) -> (Tensor, Tensor, Tensor, Tensor)");
+      "select_detections(Tensor scores, Tensor deltas, Tensor boxes, Tensor valid, Tensor sizes, "
+      "float[] delta_weights, float score_threshold, float nms_threshold, float min_side, "
+      "int max_detections) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   m.def(
       "match_boxes(Tensor boxes, Tensor targets, Tensor valid, float low_threshold, "

@@ -1,0 +1,61 @@
+// NMS of independent segments (images, or images x levels) with outputs of fixed size.
+#include "nms/nms.h"
+
+#include <algorithm>
+#include <limits>
+#include <tuple>
+
+namespace mrcnn {
+
+std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups,
+                                   double iou_threshold, int64_t max_keep) {
+  const ScalarType dtype =
+      boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  boxes = torch::stable::contiguous(torch::stable::to(boxes, dtype));
+  scores = torch::stable::contiguous(torch::stable::to(scores, dtype));
+  groups = torch::stable::contiguous(groups);
+  const int64_t segments = boxes.size(0), count = boxes.size(1);
+  const int64_t* group_data = groups.numel() ? groups.const_data_ptr<int64_t>() : nullptr;
+
+  Tensor indices = new_tensor(boxes, {segments, max_keep}, ScalarType::Long);
+  Tensor counts = new_tensor(boxes, {segments}, ScalarType::Long);
+  int64_t* index_data = indices.mutable_data_ptr<int64_t>();
+  int64_t* count_data = counts.mutable_data_ptr<int64_t>();
+  std::fill(index_data, index_data + segments * max_keep, int64_t(-1));
+
+  dispatch_floating(dtype, "nms", [&](auto zero) {
+    using T = typename Accumulate<decltype(zero)>::type;
+    const T* box_data = boxes.const_data_ptr<T>();
+    const T* score_data = scores.const_data_ptr<T>();
+    torch::stable::parallel_for(0, segments, 1, [&](int64_t begin, int64_t end) {
+      KeptBoxes<T> kept;
+      std::vector<int64_t> order;
+      for (int64_t s = begin; s < end; ++s) {
+        const T* segment_boxes = box_data + s * count * 4;
+        const T* segment_scores = score_data + s * count;
+        order.clear();
+        // Padding (-inf) and NaN never compete.
+        for (int64_t i = 0; i < count; ++i)
+          if (segment_scores[i] > -std::numeric_limits<T>::infinity() &&
+              !has_nan(load_box(segment_boxes + i * 4)))
+            order.push_back(i);
+        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+          return segment_scores[a] > segment_scores[b];
+        });
+        kept.clear();
+        for (const int64_t i : order) {
+          if (kept.size() == max_keep) break;
+          const int64_t group = group_data ? group_data[s * count + i] : 0;
+          if (kept.add(load_box(segment_boxes + i * 4), group, iou_threshold))
+            index_data[s * max_keep + kept.size() - 1] = i;
+        }
+        count_data[s] = kept.size();
+      }
+    });
+  });
+  return {indices, counts};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("nms", TORCH_BOX(&nms_cpu)); }
+
+}  // namespace mrcnn

@@ -1,0 +1,84 @@
+// Geometry of RoIAlign (Mask R-CNN, section 3), shared by all devices.
+//
+// The average over a bin's samples is separable: a sample at (y, x) weighs its four cells by
+// wy * wx, so per axis the samples of a bin merge into a short list of (cell, weight) taps.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "common/box.h"
+
+namespace mrcnn {
+
+// Bounds the work of a box that is far larger than any image.
+constexpr int64_t kMaxSamplesPerBin = 1024;
+
+// One axis of one RoI in feature cells.
+template <typename T>
+struct RoiAxis {
+  T start, bin_size;
+  int64_t samples;  // per bin
+
+  // Position of a sample, before clamping to the map.
+  HOST_DEVICE T position(int64_t bin, int64_t sample) const {
+    return start + bin * bin_size + (sample + T(0.5)) * bin_size / samples;
+  }
+};
+
+template <typename T>
+HOST_DEVICE RoiAxis<T> roi_axis(T low, T high, T scale, int64_t bins, int64_t sampling_ratio,
+                                bool aligned) {
+  const T offset = aligned ? T(0.5) : T(0);
+  const T start = low * scale - offset;
+  T extent = high * scale - offset - start;
+  if (!aligned && extent < 1) extent = 1;  // legacy: RoIs are at least one cell wide
+  const T bin_size = extent / bins;
+  int64_t samples = sampling_ratio;
+  if (samples <= 0) {
+    const T wanted = std::ceil(bin_size);
+    samples = wanted < kMaxSamplesPerBin ? int64_t(wanted) : kMaxSamplesPerBin;
+    if (samples < 1) samples = 1;  // an empty RoI is pooled like a point
+  }
+  return {start, bin_size, samples};
+}
+
+// Linear interpolation at one position: cells low and low + 1 (or low alone at the border).
+template <typename T>
+struct LinearTap {
+  int64_t low, high;
+  T weight_low, weight_high;
+};
+
+// False where a sample counts as zero: beyond one cell outside the map, or NaN.
+template <typename T>
+HOST_DEVICE bool linear_tap(T position, int64_t cells, LinearTap<T>& tap) {
+  if (!(position >= -1 && position <= T(cells))) return false;
+  if (position < 0) position = 0;
+  tap.low = int64_t(position);
+  if (tap.low >= cells - 1) {
+    tap.low = tap.high = cells - 1;
+    tap.weight_low = 1;
+    tap.weight_high = 0;
+  } else {
+    tap.high = tap.low + 1;
+    tap.weight_high = position - tap.low;
+    tap.weight_low = 1 - tap.weight_high;
+  }
+  return true;
+}
+
+// The pyramid level of a box: canonical_level + log2(sqrt(area) / canonical_size), rounded down
+// and limited to the levels at hand (FPN, equation 1). Compared as powers of two, so that no
+// device's log2 can disagree.
+template <typename T>
+HOST_DEVICE int64_t roi_level(const Box<T>& box, T canonical_size, int64_t canonical_level,
+                              int64_t levels) {
+  const T relative_size = std::sqrt(area(box)) / canonical_size + T(1e-8);
+  int64_t level = 0;
+  while (level + 1 < levels && relative_size >= std::ldexp(T(1), int(level + 1 - canonical_level)))
+    ++level;
+  return level;
+}
+
+}  // namespace mrcnn
