@@ -1,0 +1,125 @@
+// Host-only code that Python calls directly: codecs and bounds of annotated masks.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cmath>
+#include <string>
+#include <string_view>
+
+#include "host/mask_boxes.h"
+#include "host/rle.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+void require(bool condition, const char* message) {
+  if (!condition) throw py::value_error(message);
+}
+
+void check_frame(int64_t height, int64_t width) {
+  require(height >= 0 && width >= 0, "rle: height and width must not be negative");
+  require(height == 0 || width <= INT32_MAX / height, "rle: a mask must have at most 2^31 pixels");
+}
+
+Array<int32_t> to_int32(const std::vector<int64_t>& counts) {
+  Array<int32_t> out(static_cast<py::ssize_t>(counts.size()));
+  std::copy(counts.begin(), counts.end(), out.mutable_data());
+  return out;
+}
+
+std::string to_string(const Array<int64_t>& counts) {
+  require(counts.ndim() == 1, "rle_to_string: counts must have one dimension");
+  for (py::ssize_t i = 0; i < counts.size(); ++i)
+    require(counts.data()[i] >= 0 && counts.data()[i] <= INT32_MAX,
+            "rle_to_string: counts must lie in [0, 2^31)");
+  return mrcnn::rle_to_string(counts.data(), counts.size());
+}
+
+Array<int32_t> from_string(std::string_view text, int64_t height, int64_t width) {
+  check_frame(height, width);
+  return to_int32(mrcnn::rle_from_string(text, height, width));
+}
+
+Array<int32_t> from_counts(const Array<int64_t>& counts, int64_t height, int64_t width) {
+  check_frame(height, width);
+  require(counts.ndim() == 1, "rle_from_counts: counts must have one dimension");
+  mrcnn::check_counts(counts.data(), counts.size(), height, width);
+  return to_int32({counts.data(), counts.data() + counts.size()});
+}
+
+py::tuple rle_box(const Array<int64_t>& counts, int64_t height, int64_t width) {
+  const Array<int32_t> runs = from_counts(counts, height, width);
+  const auto all = mrcnn::Bounds{0, 0, static_cast<double>(width), static_cast<double>(height)};
+  auto box = mrcnn::run_bounds(runs.data(), runs.size(), height, all);
+  if (box.empty()) box = {0, 0, 0, 0};
+  return py::make_tuple(box.x1, box.y1, box.x2, box.y2);
+}
+
+// Offsets start at 0, never fall, and end at `total`.
+void check_offsets(const Array<int64_t>& offsets, int64_t total, const char* name) {
+  bool sound = offsets.ndim() == 1 && offsets.size() > 0 && offsets.data()[0] == 0 &&
+               offsets.data()[offsets.size() - 1] == total;
+  for (py::ssize_t i = 1; sound && i < offsets.size(); ++i)
+    sound = offsets.data()[i - 1] <= offsets.data()[i];
+  if (!sound)
+    throw py::value_error(std::string("mask_boxes: ") + name + " must rise from 0 to " +
+                          std::to_string(total));
+}
+
+Array<double> mask_boxes(const Array<double>& points, const Array<int64_t>& ring_start,
+                         const Array<int64_t>& instance_ring, const Array<int32_t>& counts,
+                         const Array<int64_t>& instance_count, const Array<int64_t>& frame,
+                         const Array<double>& windows) {
+  require(points.ndim() == 2 && points.shape(1) == 2, "mask_boxes: points must have shape (V, 2)");
+  require(frame.ndim() == 2 && frame.shape(1) == 2, "mask_boxes: frame must have shape (I, 2)");
+  const int64_t instances = frame.shape(0);
+  require(windows.ndim() == 2 && windows.shape(0) == instances && windows.shape(1) == 4,
+          "mask_boxes: windows must have shape (I, 4)");
+  check_offsets(ring_start, points.shape(0), "ring_start");
+  check_offsets(instance_ring, ring_start.size() - 1, "instance_ring");
+  check_offsets(instance_count, counts.size(), "instance_count");
+  require(instance_ring.size() == instances + 1 && instance_count.size() == instances + 1,
+          "mask_boxes: instance_ring and instance_count must have I + 1 entries");
+
+  Array<double> boxes({static_cast<py::ssize_t>(instances), py::ssize_t{4}});
+  for (int64_t i = 0; i < instances; ++i) {
+    const double* w = windows.data() + 4 * i;
+    const mrcnn::Bounds window{w[0], w[1], w[2], w[3]};
+    mrcnn::Bounds bounds;
+    const int64_t first = instance_count.data()[i], last = instance_count.data()[i + 1];
+    if (const int64_t height = frame.data()[2 * i]; height > 0)
+      bounds = mrcnn::run_bounds(counts.data() + first, last - first, height, window);
+    for (int64_t q = instance_ring.data()[i]; q < instance_ring.data()[i + 1]; ++q) {
+      const int64_t begin = ring_start.data()[q], end = ring_start.data()[q + 1];
+      bounds.add(mrcnn::ring_bounds(points.data() + 2 * begin, end - begin, window));
+    }
+    double* out = boxes.mutable_data() + 4 * i;
+    if (bounds.empty()) bounds = {0, 0, 0, 0};
+    out[0] = bounds.x1, out[1] = bounds.y1, out[2] = bounds.x2, out[3] = bounds.y2;
+  }
+  return boxes;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(mrcnn_host, m) {
+  m.doc() = "Codecs and bounds of annotated masks; every function checks what it reads.";
+  m.def("build_info", [] { return std::string(MRCNN_BUILD_INFO); });
+  m.def("rle_to_string", &to_string, py::arg("counts"),
+        "COCO text of run lengths (down the columns, background first).");
+  m.def("rle_from_string", &from_string, py::arg("text"), py::arg("height"), py::arg("width"),
+        "int32 run lengths of a COCO text; ValueError unless they fill height x width.");
+  m.def("rle_from_counts", &from_counts, py::arg("counts"), py::arg("height"), py::arg("width"),
+        "int32 run lengths; ValueError unless they fill height x width.");
+  m.def("rle_box", &rle_box, py::arg("counts"), py::arg("height"), py::arg("width"),
+        "(x1, y1, x2, y2) of the foreground, right and bottom exclusive; zeros when empty.");
+  m.def("mask_boxes", &mask_boxes, py::arg("points"), py::arg("ring_start"),
+        py::arg("instance_ring"), py::arg("counts"), py::arg("instance_count"), py::arg("frame"),
+        py::arg("windows"),
+        "(I, 4) float64: bounds of each mask inside its own window (x1, y1, x2, y2), file pixels;\n"
+        "zeros where nothing of it is visible. The other arguments are those of InstanceMasks.");
+}

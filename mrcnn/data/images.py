@@ -1,0 +1,183 @@
+"""Image files to pixels: reading, the size the network sees, normalising, padding to a batch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mrcnn.config import ModelConfig
+from mrcnn.errors import UserError
+from mrcnn.structures import ImageBatch
+
+MAX_PIXELS = 100_000_000  # an image; read from the header, before anything is decoded
+SIZE_MULTIPLE = 32  # of a padded batch: the coarsest stride of a backbone
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+# No format that starts another program (EPS) or fetches other files.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+_UPRIGHT = {  # EXIF orientation -> what turns the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+
+# MAX_PIXELS is the stricter guard, and an error rather than a warning.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Read an image file as upright RGB.
+
+    EXIF orientation is applied. Grey and palette images are spread to RGB, CMYK is converted,
+    transparency is dropped (the colours under it are kept), 16-bit grey keeps its high byte, and
+    an animation gives its first frame.
+
+    Returns:
+        (h, w, 3) uint8.
+    Raises:
+        UserError: if the file is missing, empty, truncated, too large, or no image.
+    """
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        image.load()
+        if image.mode.startswith("I"):
+            rgb = _from_wide(path, np.asarray(image))
+        elif image.mode == "F":
+            raise _unreadable(path, "holds floating-point pixels", "save it with 8 or 16 bits")
+        else:
+            # Pillow wants the alpha of a palette spelled out before it is dropped.
+            spelled = image.convert("RGBA") if "transparency" in image.info else image
+            rgb = spelled.convert("RGB")
+        if orientation in _UPRIGHT:
+            rgb = rgb.transpose(_UPRIGHT[orientation])
+        return np.array(rgb)
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) that `read_image` would return, from the header of the file alone.
+
+    Raises:
+        UserError: as `read_image`, except for damage past the header.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+
+
+def resized(
+    height: int, width: int, config: ModelConfig, min_size: int | None = None
+) -> tuple[int, int]:
+    """(height, width) at which the network sees an image.
+
+    `config.scale`, if set, multiplies both sides. Otherwise the shorter side becomes
+    `config.min_size`, or as much less as keeps the longer side within `config.max_size`.
+
+    Args:
+        min_size: used in place of `config.min_size`.
+    """
+    if config.scale is not None:
+        scale = config.scale
+    else:
+        scale = (min_size or config.min_size) / min(height, width)
+        scale = min(scale, config.max_size / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def to_pixels(
+    image: NDArray[np.uint8],
+    size: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Tensor:
+    """Resize (bilinear, antialiased, rounded to 8 bits as the peers do) and normalise.
+
+    Args:
+        image: (h, w, 3) RGB.
+        size: (height, width) of the result.
+        mean, std: of R, G and B, in 0-255.
+    Returns:
+        (3, height, width) float32, channels innermost in memory.
+    """
+    if image.shape[:2] != size:
+        small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        image = np.array(small)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).float()  # (height, width, 3)
+    return pixels.sub_(torch.tensor(mean)).div_(torch.tensor(std)).permute(2, 0, 1)
+
+
+def pad_images(images: list[Tensor]) -> ImageBatch:
+    """Stack (3, h, w) images, zero-padded right and below to one size, a multiple of 32."""
+    sizes = torch.tensor([image.shape[1:] for image in images])  # (N, 2)
+    height, width = (-(-sizes.amax(0) // SIZE_MULTIPLE) * SIZE_MULTIPLE).tolist()
+    pixels = torch.zeros(len(images), height, width, 3)
+    for slot, image in zip(pixels, images, strict=True):
+        slot[: image.shape[1], : image.shape[2]] = image.permute(1, 2, 0)
+    return ImageBatch(pixels.permute(0, 3, 1, 2), sizes)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """An image whose header is read; any failure inside the block becomes a `UserError`."""
+    file = Path(path)
+    try:
+        if not file.exists():
+            raise _unreadable(path, "does not exist", "correct the name, or add the file")
+        if not file.is_file():
+            raise _unreadable(path, "is not a file", "name an image file")
+        if file.stat().st_size == 0:
+            raise _unreadable(path, "is empty (0 bytes)", "restore or remove it")
+        with Image.open(file, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise _too_large(path, f"is {width} x {height} pixels")
+            yield image
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        known = "JPEG, PNG, BMP, GIF, TIFF, WebP, PPM"
+        raise _unreadable(path, f"is no image of a known format ({known})", "convert it") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "is too large to open") from error
+    except Exception as error:  # decoders fail on damaged files with errors of many kinds
+        reason = str(error) or type(error).__name__
+        raise _unreadable(path, f"cannot be decoded ({reason})", "restore or remove it") from error
+
+
+def _unreadable(path: str | os.PathLike[str], problem: str, fix: str) -> UserError:
+    return UserError(f"{os.fspath(path)!s}: {problem}; {fix}")
+
+
+def _too_large(path: str | os.PathLike[str], problem: str) -> UserError:
+    limit = f"at most {MAX_PIXELS:,} are read"
+    return _unreadable(path, f"{problem}, {limit}", "scale it down or cut it into tiles")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 if absent. Of a PNG only what stands before the pixels is read."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(0x0112, 1))
+
+
+def _from_wide(path: str | os.PathLike[str], grey: NDArray[np.generic]) -> Image.Image:
+    """16-bit grey, also where Pillow stores it in 32 bits, to RGB."""
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 0xFFFF:
+        raise _unreadable(
+            path, f"holds pixels from {low} to {high}, more than 16 bits", "save it with 16 bits"
+        )
+    return Image.fromarray((grey.astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
