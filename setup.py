@@ -29,6 +29,14 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def write_build_info(info: str) -> None:
+    """A header rather than a macro, so that a changed hash recompiles two files, not all."""
+    header, text = Path("build/build_info.h"), f'#define MRCNN_BUILD_INFO "{info}"\n'
+    header.parent.mkdir(exist_ok=True)
+    if not header.exists() or header.read_text() != text:
+        header.write_text(text)
+
+
 def extensions() -> tuple[list, dict]:
     """The extension modules and the build command, or nothing where only metadata is asked for."""
     if "sdist" in sys.argv or "egg_info" in sys.argv or "dist_info" in sys.argv:
@@ -46,12 +54,12 @@ def extensions() -> tuple[list, dict]:
         stop(f"no C++ compiler: {compiler} is not on PATH.",
              "Debian, Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · or set CXX")
 
-    info = f'"{source_hash()} torch {torch.__version__} {platform.machine()}"'
-    defines = [("MRCNN_BUILD_INFO", info), ("TORCH_TARGET_VERSION", "0x020a000000000000ULL")]
+    write_build_info(f"{source_hash()} torch {torch.__version__} {platform.machine()}")
+    defines = [("TORCH_TARGET_VERSION", "0x020a000000000000ULL")]
     # Exact ops promise the same bits on every machine, so no silent fused multiply-add.
     flags = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off",
              f"-ffile-prefix-map={ROOT}/=", "-Wall", "-Wno-unknown-pragmas"]
-    include = [str(ROOT / "csrc"), *cpp_extension.include_paths()]
+    include = [str(ROOT / "csrc"), str(ROOT / "build"), *cpp_extension.include_paths()]
     torch_lib = cpp_extension.library_paths()[0]
 
     def library(name: str, sources: list[Path], libraries: list[str], compile_args, **options):

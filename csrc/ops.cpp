@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "build_info.h"
+
 // Read by mrcnn/ops/library.py, to tell kernels that are older than their sources.
 std::string build_info() { return MRCNN_BUILD_INFO; }
 

@@ -1,0 +1,38 @@
+"""Contracts of the ops, checked where they are called, in words that name the fix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_shape(op: str, name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
+    """Raise ValueError unless `tensor` fits `shape`; a letter stands for any size."""
+    fits = tensor.dim() == len(shape) and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{op}: {name} must have shape ({wanted}), got {tuple(tensor.shape)}")
+
+
+def check_dtype(op: str, name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Raise TypeError unless the dtype of `tensor` is one of `dtypes`."""
+    if tensor.dtype not in dtypes:
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        got = str(tensor.dtype).removeprefix("torch.")
+        raise TypeError(f"{op}: {name} must be {wanted}, got {got}")
+
+
+def check_same_device(op: str, **tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors are on one device."""
+    (first, reference), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.device != reference.device:
+            raise ValueError(
+                f"{op}: {name} must be on the device of {first}, {reference.device}, "
+                f"got {tensor.device}"
+            )
+
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

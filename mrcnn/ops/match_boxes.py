@@ -1,0 +1,55 @@
+"""Which ground-truth box each anchor or proposal answers for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mrcnn.ops import library  # noqa: F401  registers the ops
+from mrcnn.ops.check import check_dtype, check_shape
+
+
+def match_boxes(
+    boxes: Tensor,
+    targets: Tensor,
+    valid: Tensor,
+    *,
+    low_threshold: float,
+    high_threshold: float,
+    low_quality: bool,
+) -> tuple[Tensor, Tensor]:
+    """Match boxes to the target they overlap most (Faster R-CNN, section 3.1.2).
+
+    The (boxes x targets) matrix of overlaps is never stored. Ties go to the lower target. A box
+    with NaN matches nothing. Not differentiable.
+
+    Args:
+        boxes: (N, A, 4) xyxy in image pixels, or (1, A, 4) shared by all images.
+        targets: (N, G, 4) xyxy in image pixels.
+        valid: (N, G) bool, False in padded slots.
+        low_threshold: boxes below this IoU are negative.
+        high_threshold: boxes from this IoU on are positive.
+        low_quality: also make positive the boxes that overlap a target most, however little; they
+            still answer for the target that they overlap most.
+    Returns:
+        The target of each box, (N, A) int64, and its role, (N, A) int8: 1 positive, 0 negative,
+        -1 neither.
+    Raises:
+        ValueError: if a shape does not fit.
+        TypeError: if `valid` is not bool.
+    """
+    op = "match_boxes"
+    check_shape(op, "targets", targets, ("N", "G", 4))
+    check_shape(op, "boxes", boxes, (1 if boxes.shape[0] == 1 else targets.shape[0], "A", 4))
+    check_shape(op, "valid", valid, tuple(targets.shape[:2]))
+    check_dtype(op, "valid", valid, (torch.bool,))
+    matched, role = torch.ops.mrcnn.match_boxes(
+        boxes, targets, valid, low_threshold, high_threshold, low_quality
+    )
+    return matched, role
+
+
+@torch.library.register_fake("mrcnn::match_boxes")
+def _(boxes, targets, valid, low, high, low_quality):  # type: ignore[no-untyped-def]
+    shape = (targets.shape[0], boxes.shape[1])
+    return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.int8)

@@ -1,0 +1,206 @@
+"""RoIAlign: features of a box, averaged over a grid of bins (Mask R-CNN, section 3).
+
+N images, C channels, K boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrcnn.ops import library  # noqa: F401  registers the ops
+from mrcnn.ops.check import FLOATING, check_dtype, check_same_device, check_shape
+
+CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4  # FPN, equation 1: ImageNet's crop size goes to P4
+
+
+def roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """Pool the features of each box from one map; as `torchvision.ops.roi_align`.
+
+    A box with NaN or infinity pools to zero and gets no gradient. Gradients flow to `input` only
+    and are the same bits for any number of threads. Under autocast the op keeps the dtype it gets;
+    sums are taken in float32 (float64 for float64).
+
+    Args:
+        input: (N, C, H, W), any floating dtype; channels_last is used without a copy.
+        boxes: (K, 5) as (image index, x1, y1, x2, y2), or a list of N tensors (K_i, 4) xyxy, in
+            the frame that `spatial_scale` maps to the map.
+        output_size: bins, one number or (rows, columns).
+        spatial_scale: cells of the map per unit of the boxes, 1 / stride.
+        sampling_ratio: samples per bin and axis; 0 or less takes one per cell, rounded up.
+        aligned: shift boxes by half a cell, so that cell centres lie at + 0.5.
+    Returns:
+        (K, C, rows, columns) in the dtype of `input`, channels_last.
+    Raises:
+        ValueError: if a shape, the device or an image index does not fit.
+        TypeError: if a dtype does not fit.
+    """
+    check_shape("roi_align", "input", input, ("N", "C", "H", "W"))
+    if isinstance(boxes, Tensor):
+        check_shape("roi_align", "boxes", boxes, ("K", 5))
+        image_index, corners = boxes[:, 0].long(), boxes[:, 1:]
+    else:
+        if len(boxes) != input.shape[0]:
+            raise ValueError(
+                f"roi_align: boxes must be a list of {input.shape[0]} tensors, one an image, "
+                f"got {len(boxes)}"
+            )
+        for of_image in boxes:
+            check_shape("roi_align", "boxes of an image", of_image, ("K", 4))
+        corners = torch.cat(list(boxes))
+        image_index = torch.cat(
+            [torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)]
+        )
+    if not torch.compiler.is_compiling() and image_index.device.type == "cpu" and len(image_index):
+        low, high = int(image_index.min()), int(image_index.max())
+        if low < 0 or high >= input.shape[0]:
+            raise ValueError(
+                f"roi_align: image index must lie in [0, {input.shape[0]}), "
+                f"got {low if low < 0 else high}"
+            )
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    return multiscale_roi_align(
+        [input],
+        corners,
+        image_index,
+        scales=[spatial_scale],
+        size=(rows, columns),
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+    )
+
+
+def multiscale_roi_align(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    *,
+    scales: Sequence[float],
+    size: tuple[int, int],
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    canonical_size: float = CANONICAL_SIZE,
+    canonical_level: int = CANONICAL_LEVEL - 2,
+) -> Tensor:
+    """Pool each box from the pyramid level that fits its size (FPN, section 4.2).
+
+    The level is `canonical_level + log2(sqrt(area) / canonical_size)`, rounded down and limited to
+    the levels at hand. See `roi_align` for what else holds.
+
+    Args:
+        features: per level (N, C, H_l, W_l), fine to coarse.
+        boxes: (K, 4) xyxy in image pixels; float32 is kept whatever the dtype of the features.
+        image_index: (K,) int64 in [0, N); -1 marks a padded slot, which pools to zero.
+        scales: per level, cells per image pixel.
+        size: bins, (rows, columns).
+        sampling_ratio: samples per bin and axis; 0 or less takes one per cell, rounded up.
+        aligned: shift boxes by half a cell.
+        canonical_size: a box of this side, in pixels, goes to `canonical_level`.
+        canonical_level: an index into `features`.
+    Returns:
+        (K, C, rows, columns) in the dtype of the features, channels_last.
+    Raises:
+        ValueError: if a shape or device does not fit.
+        TypeError: if a dtype does not fit.
+        RuntimeError: if an image index is out of range (on CPU).
+    """
+    op = "multiscale_roi_align"
+    if not features or len(features) != len(scales):
+        raise ValueError(
+            f"{op}: scales must hold one number for each of {len(features)} levels (at least one), "
+            f"got {len(scales)}"
+        )
+    for level, feature in enumerate(features):
+        check_dtype(op, f"features[{level}]", feature, FLOATING)
+        check_dtype(op, f"features[{level}]", feature, (features[0].dtype,))
+        images, channels = features[0].shape[:2]
+        check_shape(op, f"features[{level}]", feature, (images, channels, "H", "W"))
+    check_shape(op, "boxes", boxes, ("K", 4))
+    check_shape(op, "image_index", image_index, (boxes.shape[0],))
+    check_dtype(op, "boxes", boxes, FLOATING)
+    check_dtype(op, "image_index", image_index, (torch.int64,))
+    check_same_device(op, features=features[0], boxes=boxes, image_index=image_index)
+    if min(size) < 1:
+        raise ValueError(f"{op}: size must be at least (1, 1), got {tuple(size)}")
+    pooled: Tensor = torch.ops.mrcnn.roi_align(
+        list(features),
+        boxes,
+        image_index,
+        list(scales),
+        *size,
+        sampling_ratio,
+        aligned,
+        canonical_size,
+        canonical_level,
+    )
+    return pooled
+
+
+@torch.library.register_fake("mrcnn::roi_align")
+def _(features, boxes, image_index, scales, bins_h, bins_w, *_):  # type: ignore[no-untyped-def]
+    return torch.empty(
+        (boxes.shape[0], features[0].shape[1], bins_h, bins_w),
+        dtype=features[0].dtype,
+        device=features[0].device,
+        memory_format=torch.channels_last,
+    )
+
+
+@torch.library.register_fake("mrcnn::roi_align_backward")
+def _(grad, features, *_):  # type: ignore[no-untyped-def]
+    return [
+        torch.empty(
+            feature.shape,
+            dtype=grad.dtype,
+            device=grad.device,
+            memory_format=torch.channels_last,
+        )
+        for feature in features
+    ]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, boxes, image_index, scales, _, _, *options = inputs
+    ctx.save_for_backward(boxes, image_index, *features)
+    ctx.scales, ctx.options = scales, options
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    boxes, image_index, *features = ctx.saved_tensors
+    grads = torch.ops.mrcnn.roi_align_backward(
+        grad, features, boxes, image_index, ctx.scales, *ctx.options
+    )
+    return grads, *[None] * 9
+
+
+torch.library.register_autograd("mrcnn::roi_align", _backward, setup_context=_setup_context)
+
+
+def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    grad, features, boxes, image_index, scales, *options = inputs
+    ctx.save_for_backward(boxes, image_index)
+    ctx.bins, ctx.scales, ctx.options = grad.shape[2:], scales, options
+    ctx.levels = len(features)
+
+
+def _double_backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    # RoIAlign is linear in the features, so the derivative of its backward is its forward.
+    pooled = torch.ops.mrcnn.roi_align(
+        grads, *ctx.saved_tensors, ctx.scales, *ctx.bins, *ctx.options
+    )
+    return pooled, [None] * ctx.levels, *[None] * 7
+
+
+torch.library.register_autograd(
+    "mrcnn::roi_align_backward", _double_backward, setup_context=_backward_setup_context
+)

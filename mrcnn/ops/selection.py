@@ -1,0 +1,154 @@
+"""From the raw outputs of a head to the boxes worth keeping, in one op each.
+
+N images, L levels, A anchors a cell, P proposals, R RoIs, C classes, D detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mrcnn.ops import library  # noqa: F401  registers the ops
+from mrcnn.ops.check import check_dtype, check_shape
+
+
+def select_proposals(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    cell_anchors: Tensor,
+    strides: Sequence[int],
+    sizes: Tensor,
+    *,
+    pre_nms_top_k: int,
+    post_nms_top_k: int,
+    nms_threshold: float,
+    min_side: float,
+) -> tuple[Tensor, Tensor]:
+    """Proposals of each image (Faster R-CNN, section 3.1).
+
+    Per level the best logits are chosen (ties to the lower index, NaN never), only they are
+    decoded from anchors computed from their index, clipped to the image, dropped unless both sides
+    exceed `min_side`, and thinned by NMS; then the best of all levels are kept. Not differentiable.
+
+    Args:
+        logits: per level (N, A, H_l, W_l) objectness.
+        deltas: per level (N, 4 A, H_l, W_l): (dx, dy, dw, dh) of anchor 0, then of anchor 1, …
+        cell_anchors: (L, A, 4) xyxy around a cell's corner, image pixels.
+        strides: per level, image pixels per cell.
+        sizes: (N, 2) int64 (height, width) of the images before padding.
+        pre_nms_top_k: at most so many of a level enter NMS.
+        post_nms_top_k: P.
+        nms_threshold: IoU above which the worse of two boxes goes.
+        min_side: pixels; both sides must be longer.
+    Returns:
+        Boxes (N, P, 4) float32 and logits (N, P) float32, best first; padded slots hold 0 and -inf.
+    Raises:
+        ValueError: if a shape does not fit.
+    """
+    op, levels = "select_proposals", len(logits)
+    if not levels or len(deltas) != levels or len(strides) != levels:
+        raise ValueError(
+            f"{op}: logits, deltas and strides must have one entry a level, "
+            f"got {levels}, {len(deltas)}, {len(strides)}"
+        )
+    images, anchors = logits[0].shape[:2]
+    check_shape(op, "cell_anchors", cell_anchors, (levels, anchors, 4))
+    check_shape(op, "sizes", sizes, (images, 2))
+    for level in range(levels):
+        height, width = logits[level].shape[2:]
+        check_shape(op, f"logits[{level}]", logits[level], (images, anchors, "H", "W"))
+        check_shape(op, f"deltas[{level}]", deltas[level], (images, 4 * anchors, height, width))
+    boxes, scores = torch.ops.mrcnn.select_proposals(
+        [level.detach() for level in logits],
+        [level.detach() for level in deltas],
+        cell_anchors,
+        list(strides),
+        sizes,
+        pre_nms_top_k,
+        post_nms_top_k,
+        nms_threshold,
+        min_side,
+    )
+    return boxes, scores
+
+
+@torch.library.register_fake("mrcnn::select_proposals")
+def _(logits, deltas, cell_anchors, strides, sizes, pre, post, *_):  # type: ignore[no-untyped-def]
+    images = logits[0].shape[0]
+    return (
+        logits[0].new_empty((images, post, 4), dtype=torch.float32),
+        logits[0].new_empty((images, post), dtype=torch.float32),
+    )
+
+
+def select_detections(
+    scores: Tensor,
+    deltas: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    sizes: Tensor,
+    *,
+    delta_weights: tuple[float, float, float, float],
+    score_threshold: float,
+    nms_threshold: float,
+    min_side: float,
+    max_detections: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Detections of each image from class scores and box deltas (Fast R-CNN, section 3.1).
+
+    Every (RoI, class) pair above the threshold is decoded and clipped; NMS runs within each class;
+    the best pairs of an image are kept. Not differentiable.
+
+    Args:
+        scores: (N, R, C) in [0, 1], without background.
+        deltas: (N, R, 4 C) class-major, or (N, R, 4) for all classes.
+        boxes: (N, R, 4) xyxy in image pixels.
+        valid: (N, R) bool, False in padded slots.
+        sizes: (N, 2) int64 (height, width) of the images before padding.
+        delta_weights: what dx, dy, dw, dh are divided by.
+        score_threshold: pairs must exceed it.
+        nms_threshold: IoU above which the worse of two boxes of a class goes.
+        min_side: pixels; both sides must be longer.
+        max_detections: D.
+    Returns:
+        boxes (N, D, 4), scores (N, D), labels (N, D), the RoI of each detection (N, D) and counts
+        (N,); best first, padded slots hold 0, 0, -1 and -1.
+    Raises:
+        ValueError: if a shape does not fit.
+        TypeError: if `valid` is not bool.
+    """
+    op = "select_detections"
+    check_shape(op, "scores", scores, ("N", "R", "C"))
+    images, rois, classes = scores.shape
+    check_shape(op, "deltas", deltas, (images, rois, 4 if deltas.shape[-1] == 4 else 4 * classes))
+    check_shape(op, "boxes", boxes, (images, rois, 4))
+    check_shape(op, "valid", valid, (images, rois))
+    check_dtype(op, "valid", valid, (torch.bool,))
+    check_shape(op, "sizes", sizes, (images, 2))
+    out_boxes, out_scores, labels, roi, counts = torch.ops.mrcnn.select_detections(
+        scores.detach(),
+        deltas.detach(),
+        boxes,
+        valid,
+        sizes,
+        list(delta_weights),
+        score_threshold,
+        nms_threshold,
+        min_side,
+        max_detections,
+    )
+    return out_boxes, out_scores, labels, roi, counts
+
+
+@torch.library.register_fake("mrcnn::select_detections")
+def _(scores, deltas, boxes, valid, sizes, weights, score, nms, side, detections):  # type: ignore[no-untyped-def]
+    slots = (scores.shape[0], detections)
+    return (
+        scores.new_empty((*slots, 4), dtype=torch.float32),
+        scores.new_empty(slots, dtype=torch.float32),
+        scores.new_empty(slots, dtype=torch.int64),
+        scores.new_empty(slots, dtype=torch.int64),
+        scores.new_empty(slots[:1], dtype=torch.int64),
+    )
