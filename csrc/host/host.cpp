@@ -2,10 +2,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cmath>
 #include <string>
 #include <string_view>
 
+#include "build_info.h"
 #include "host/mask_boxes.h"
 #include "host/rle.h"
 

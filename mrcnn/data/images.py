@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mrcnn.config import ModelConfig
@@ -23,7 +23,7 @@ SIZE_MULTIPLE = 32  # of a padded batch: the coarsest stride of a backbone
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 # No format that starts another program (EPS) or fetches other files.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 _UPRIGHT = {  # EXIF orientation -> what turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -147,14 +147,14 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             yield image
     except UserError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         known = "JPEG, PNG, BMP, GIF, TIFF, WebP, PPM"
         raise _unreadable(path, f"is no image of a known format ({known})", "convert it") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, "is too large to open") from error
     except Exception as error:  # decoders fail on damaged files with errors of many kinds
         reason = str(error) or type(error).__name__
-        raise _unreadable(path, f"cannot be decoded ({reason})", "restore or remove it") from error
+        raise _unreadable(path, f"cannot be read ({reason})", "restore or remove it") from error
 
 
 def _unreadable(path: str | os.PathLike[str], problem: str, fix: str) -> UserError:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import mrcnn_host
 import torch
 from torch import Tensor
 
+from mrcnn.ops import library
 from mrcnn.ops.mask_targets import InstanceMasks
+
+host = library.load("mrcnn_host")  # codecs and bounds of masks; csrc/host
 
 
 def empty() -> InstanceMasks:
@@ -96,7 +98,7 @@ def mask_boxes(masks: InstanceMasks, windows: Tensor | None = None) -> Tensor:
         masks.frame,
         windows,
     )
-    return torch.from_numpy(mrcnn_host.mask_boxes(*(array.numpy() for array in arrays)))
+    return torch.from_numpy(host.mask_boxes(*(array.numpy() for array in arrays)))
 
 
 def _take(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,136 @@
+"""COCO annotation files as flat arrays: every image, every instance, every problem.
+
+N images, I instances (crowd regions included), C classes. Boxes are xyxy in file pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrcnn.data import instances
+from mrcnn.data.coco_annotations import mask_bounds, read_annotations
+from mrcnn.data.coco_tables import is_id, read_categories, read_images
+from mrcnn.data.problems import Problems, read_json
+from mrcnn.ops.mask_targets import InstanceMasks
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """The images of one annotation file and their instances.
+
+    Flat tensors only, so that loader workers share them whether they are forked or spawned. The
+    instances of image i are `start[i] : start[i + 1]`; images without any are kept. Crowd regions
+    are kept too, marked in `crowd`: they are no training targets.
+    """
+
+    annotations: Path
+    folder: Path  # of the images
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]  # in the file, aligned with class_names
+    notes: tuple[str, ...]  # what the reader decided and the user should know
+    image_ids: Tensor  # (N,) int64
+    sizes: Tensor  # (N, 2) int64 (height, width), upright
+    names: Tensor  # (B,) uint8, UTF-8 of all file names
+    name_start: Tensor  # (N + 1,) int64 into `names`
+    start: Tensor  # (N + 1,) int64 into the instances
+    annotation_ids: Tensor  # (I,) int64
+    boxes: Tensor  # (I, 4) float32, tight around the mask
+    labels: Tensor  # (I,) int64 in [0, C)
+    crowd: Tensor  # (I,) bool
+    masks: InstanceMasks  # I instances
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        name = self.names[self.name_start[index] : self.name_start[index + 1]]
+        return self.folder / bytes(name.numpy()).decode()
+
+    def targets(self, index: int) -> Tensor:
+        """Positions of the instances of image `index` that are not crowd regions, (G,) int64."""
+        first, last = int(self.start[index]), int(self.start[index + 1])
+        return first + torch.nonzero(~self.crowd[first:last]).squeeze(1)
+
+
+def read_coco(
+    annotations: Path,
+    images: Path,
+    class_names: Sequence[str] = (),
+    category_ids: Sequence[int] = (),
+) -> CocoDataset:
+    """Read and check an annotation file, and the headers of all its images.
+
+    Classes are the categories in ascending order of their ids. Boxes are taken from the masks;
+    a `bbox` is checked but not used.
+
+    Args:
+        images: the folder that `file_name` is relative to.
+        class_names: of an existing model: categories are matched to them by name.
+        category_ids: of that model, used for its classes that the file does not have.
+    Raises:
+        DatasetError: listing all that is wrong in the records and their images.
+        UserError: if the file cannot be read or is not JSON.
+    """
+    problems = Problems(annotations)
+    content = read_json(annotations)
+    if not isinstance(content, dict):
+        problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
+        problems.raise_any()
+    image_records = _records(content, "images", problems)
+    annotation_records = _records(content, "annotations", problems)
+    category_records = _records(content, "categories", problems)
+
+    named = (record.get("category_id") for _, record in annotation_records)
+    used = {category for category in named if is_id(category)}
+    classes = read_categories(category_records, used, class_names, category_ids, problems)
+    table = read_images(image_records, images, problems)
+    flat = read_annotations(annotation_records, table, classes, problems)
+    masks = flat.masks(table)
+    boxes = mask_bounds(masks, flat, problems)
+    problems.raise_any()
+
+    image = torch.tensor(flat.image, dtype=torch.int64)
+    order = torch.argsort(image, stable=True)
+    start = torch.zeros(len(table.ids) + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(image, minlength=len(table.ids)), 0, out=start[1:])
+    names = [name.encode() for name in table.names]
+    return CocoDataset(
+        annotations=annotations,
+        folder=images,
+        class_names=classes.names,
+        category_ids=classes.ids,
+        notes=classes.notes,
+        image_ids=torch.tensor(table.ids, dtype=torch.int64),
+        sizes=torch.tensor(table.sizes, dtype=torch.int64).view(-1, 2),
+        names=torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8),
+        name_start=torch.tensor(np.cumsum([0, *map(len, names)])),
+        start=start,
+        annotation_ids=torch.tensor(flat.id, dtype=torch.int64)[order],
+        boxes=boxes[order].float(),
+        labels=torch.tensor(flat.label, dtype=torch.int64)[order],
+        crowd=torch.tensor(flat.crowd, dtype=torch.bool)[order],
+        masks=instances.select(masks, order),
+    )
+
+
+def _records(
+    content: dict[str, Any], key: str, problems: Problems
+) -> list[tuple[int, dict[str, Any]]]:
+    """The objects listed under `key` with their positions; anything else is a problem."""
+    records = content.get(key)
+    if not isinstance(records, list):
+        fix = "is it a COCO annotation file?"
+        problems.add(key, "be a list", records if key in content else "no such key", fix)
+        return []
+    for position, record in enumerate(records):
+        if not isinstance(record, dict):
+            problems.add(f"{key}[{position}]", "be an object", record, "correct or remove it")
+    return [(i, record) for i, record in enumerate(records) if isinstance(record, dict)]

@@ -1,0 +1,106 @@
+"""Which files of a folder are the training and the validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrcnn.errors import UserError
+
+_LAYOUTS = """\
+  train.json, val.json, images/
+  annotations/instances_train*.json, annotations/instances_val*.json, and image folders of the
+    same names (train2017/, val2017/; also below images/)
+  train/_annotations.coco.json, valid/_annotations.coco.json, images beside them
+  annotations.json, images/ (one set for training and validation)"""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One annotation file and the folder of its images."""
+
+    annotations: Path
+    images: Path
+    note: str = ""  # what the user should know about the choice
+
+
+def find_splits(folder: Path, needs: Sequence[str] = ("train", "val")) -> dict[str, Split]:
+    """The splits of a data set, by the first known layout that the folder has.
+
+    Args:
+        needs: keys that must be there.
+    Returns:
+        "train" and "val", as far as they exist.
+    Raises:
+        UserError: if the folder is missing, holds no known layout, or lacks a split.
+    """
+    if not folder.is_dir():
+        problem = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"--data {folder}: {problem}; name the folder of a data set")
+    for layout in (_plain, _coco, _roboflow, _single):
+        if splits := layout(folder):
+            break
+    else:
+        entries = sorted(path.name for path in folder.iterdir())
+        found = ", ".join(entries[:10]) + (", …" if len(entries) > 10 else "")
+        raise UserError(
+            f"--data {folder}: holds no data set; one of these is looked for:\n{_LAYOUTS}\n"
+            f"  found: {found or 'an empty folder'}"
+        )
+    if lacking := [name for name in needs if name not in splits]:
+        has = ", ".join(f"{name}: {split.annotations}" for name, split in splits.items())
+        raise UserError(
+            f"--data {folder}: has no {' and no '.join(lacking)} annotations (found {has});\n"
+            f"  add them; one of these is looked for:\n{_LAYOUTS}"
+        )
+    for split in splits.values():
+        if not split.images.is_dir():
+            raise UserError(
+                f"--data {folder}: {split.annotations.relative_to(folder)} is there, but not its "
+                f"images: no folder {split.images}"
+            )
+    return splits
+
+
+def _plain(folder: Path) -> dict[str, Split]:
+    files = {name: folder / f"{name}.json" for name in ("train", "val")}
+    images = folder / "images"
+    return {name: Split(path, images) for name, path in files.items() if path.is_file()}
+
+
+def _coco(folder: Path) -> dict[str, Split]:
+    splits = {}
+    for name in ("train", "val"):
+        files = sorted((folder / "annotations").glob(f"instances_{name}*.json"))
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files)
+            raise UserError(
+                f"--data {folder}: annotations/ holds several files for {name}: {names};\n"
+                "  keep one of them there"
+            )
+        for path in files:
+            own = path.stem.removeprefix("instances_")
+            places = [folder / own, folder / "images" / own, folder / "images"]
+            images = next((place for place in places if place.is_dir()), places[0])
+            splits[name] = Split(path, images)
+    return splits
+
+
+def _roboflow(folder: Path) -> dict[str, Split]:
+    splits = {}
+    for name, places in {"train": ("train",), "val": ("valid", "val")}.items():
+        for place in places:
+            path = folder / place / "_annotations.coco.json"
+            if path.is_file() and name not in splits:
+                splits[name] = Split(path, path.parent)
+    return splits
+
+
+def _single(folder: Path) -> dict[str, Split]:
+    for file, images in (("annotations.json", "images"), ("_annotations.coco.json", ".")):
+        if (folder / file).is_file():
+            note = f"{folder / file} serves for training and validation: figures show memory only"
+            split = Split(folder / file, folder / images, note)
+            return {"train": split, "val": split}
+    return {}

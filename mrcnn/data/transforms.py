@@ -1,0 +1,135 @@
+"""Augmentation as one change of coordinates: crop in the file, resize, mirror.
+
+A `View` says which window of the image file the network sees, how large, and mirrored or not.
+Pixels, boxes and masks follow from it; mask data stay as they are, only their transform changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrcnn.config import ModelConfig
+from mrcnn.data import instances
+from mrcnn.data.images import resized, to_pixels
+from mrcnn.ops.mask_targets import InstanceMasks
+
+CROP_TRIES = 10  # positions drawn until a crop holds the centre of an object
+MIN_VISIBLE = 1.0  # file pixels; an instance whose cropped box is thinner is left out
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training varies from one view of an image to the next."""
+
+    crop: int | None = None  # side of a random square of file pixels, cut before the resize
+    min_sizes: tuple[int, ...] = ()  # shorter sides to draw from, instead of the model's own
+    scale_range: tuple[float, float] = (1.0, 1.0)  # factor on the size, drawn log-uniformly
+    horizontal_flip: bool = True  # of half of the views
+    vertical_flip: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network sees of an image file."""
+
+    window: tuple[int, int, int, int]  # (x1, y1, x2, y2), file pixels
+    size: tuple[int, int]  # (height, width) that the window is resized to
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(x, y) network pixels per file pixel, negative where mirrored."""
+        x1, y1, x2, y2 = self.window
+        x, y = self.size[1] / (x2 - x1), self.size[0] / (y2 - y1)
+        return -x if self.mirror_x else x, -y if self.mirror_y else y
+
+    @property
+    def shift(self) -> tuple[float, float]:
+        """(x, y) such that network = scale * file + shift."""
+        (x, y), (x1, y1, x2, y2) = self.scale, self.window
+        return -x * (x2 if self.mirror_x else x1), -y * (y2 if self.mirror_y else y1)
+
+
+def whole_view(height: int, width: int, config: ModelConfig) -> View:
+    """The whole image at the size of the model: what inference sees."""
+    return View((0, 0, width, height), resized(height, width, config))
+
+
+def random_view(
+    height: int,
+    width: int,
+    boxes: Tensor,
+    config: ModelConfig,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> View:
+    """Draw a view; equal states of `rng` give equal views.
+
+    Args:
+        height, width: of the image file.
+        boxes: (G, 4) in file pixels; a crop looks for a place that holds the centre of one.
+    """
+    x1, y1 = 0, 0
+    if augmentation.crop is not None:
+        crop_h, crop_w = min(augmentation.crop, height), min(augmentation.crop, width)
+        centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).numpy()  # (G, 2)
+        for _ in range(CROP_TRIES):
+            x1, y1 = int(rng.integers(width - crop_w + 1)), int(rng.integers(height - crop_h + 1))
+            inside = (centres >= (x1, y1)) & (centres < (x1 + crop_w, y1 + crop_h))
+            if not len(centres) or inside.all(1).any():
+                break
+        height, width = crop_h, crop_w
+    min_size = int(rng.choice(augmentation.min_sizes)) if augmentation.min_sizes else None
+    low, high = np.log(augmentation.scale_range)
+    scale = float(np.exp(rng.uniform(low, high)))
+    size_h, size_w = resized(height, width, config, min_size)
+    return View(
+        window=(x1, y1, x1 + width, y1 + height),
+        size=(max(1, round(size_h * scale)), max(1, round(size_w * scale))),
+        mirror_x=augmentation.horizontal_flip and rng.random() < 0.5,
+        mirror_y=augmentation.vertical_flip and rng.random() < 0.5,
+    )
+
+
+def view_pixels(image: NDArray[np.uint8], view: View, config: ModelConfig) -> Tensor:
+    """(3, h, w) float32, normalised: the part of `image` (h, w, 3) that the view shows."""
+    x1, y1, x2, y2 = view.window
+    pixels = to_pixels(image[y1:y2, x1:x2], view.size, config.pixel_mean, config.pixel_std)
+    mirrored = [axis for axis, mirror in ((1, view.mirror_y), (2, view.mirror_x)) if mirror]
+    return pixels.flip(mirrored) if mirrored else pixels
+
+
+def view_boxes(boxes: Tensor, view: View) -> Tensor:
+    """(G, 4) boxes of the file in the pixels of the view."""
+    scale, shift = torch.tensor(view.scale).double(), torch.tensor(view.shift).double()
+    corners = boxes.double().view(-1, 2, 2) * scale + shift  # (G, 2, 2)
+    return torch.cat([corners.amin(1), corners.amax(1)], dim=1).float()
+
+
+def view_instances(
+    masks: InstanceMasks, boxes: Tensor, view: View
+) -> tuple[InstanceMasks, Tensor, Tensor]:
+    """The instances that a view shows.
+
+    Where the view cuts the image, boxes shrink to what is visible of their masks, and instances
+    of which less than a pixel is visible are left out.
+
+    Args:
+        masks, boxes: G instances of one image, boxes (G, 4) in file pixels.
+    Returns:
+        The masks of the K visible instances with the transform of the view, their boxes (K, 4) in
+        its pixels, and their positions (K,) among the G.
+    """
+    kept = torch.arange(len(masks))
+    if len(masks) and view.window != (0, 0, *masks.frame[0].flip(0).tolist()):
+        visible = instances.mask_boxes(masks, torch.tensor(view.window))
+        kept = torch.nonzero(((visible[:, 2:] - visible[:, :2]) >= MIN_VISIBLE).all(1)).squeeze(1)
+        masks, boxes = instances.select(masks, kept), visible[kept]
+    masks = instances.transformed(masks, view.scale, view.shift)
+    return masks, view_boxes(boxes, view), kept
