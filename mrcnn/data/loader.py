@@ -81,7 +81,8 @@ class TrainSet(Dataset[Sample]):
         taken = self.dataset.targets(index)
         masks, boxes = instances.select(self.dataset.masks, taken), self.dataset.boxes[taken]
         view = random_view(
-            *image.shape[:2],
+            image.shape[0],
+            image.shape[1],
             boxes,
             self.config,
             self.augmentation,
@@ -165,8 +166,9 @@ def eval_loader(
     Raises:
         UserError: while iterating, if an image cannot be read.
     """
-    keys = torch.arange(len(dataset)).split(batch_size)
-    return _batches(_WholeImages(dataset, config), map(Tensor.tolist, keys), _stack, workers)
+    firsts = range(0, len(dataset), batch_size)
+    keys = (list(range(first, min(first + batch_size, len(dataset)))) for first in firsts)
+    return _batches(_WholeImages(dataset, config), keys, _stack, workers)
 
 
 class _WholeImages(Dataset[tuple[Tensor, int]]):
@@ -177,7 +179,7 @@ class _WholeImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = read_image(self.dataset.path(index))
-        view = whole_view(*image.shape[:2], self.config)
+        view = whole_view(image.shape[0], image.shape[1], self.config)
         return view_pixels(image, view, self.config), index
 
 
@@ -210,7 +212,7 @@ def _batches(
     """Collated items for each list of keys, in order."""
     for batch in DataLoader(
         _Batches(items, collate),
-        sampler=keys,  # type: ignore[arg-type]  # any iterable does
+        sampler=keys,
         batch_size=None,
         num_workers=workers,
     ):

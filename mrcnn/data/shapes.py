@@ -1,0 +1,224 @@
+"""A generated data set: textured shapes on textured ground that hide each other, masks exact.
+
+Written as files in the plain layout (`train.json`, `val.json`, `images/`), so that it takes the
+same way through the code as anyone's own data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mrcnn.data.formats import Split
+from mrcnn.data.instances import host
+from mrcnn.errors import UserError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+CLASS_NAMES = ("circle", "square", "triangle", "star", "ring")
+VERSION = 1  # of the pictures; a folder written by another one is written again
+
+_MAX_OBJECTS = 8
+_SIZES = (10.0, 70.0)  # diameter of the circle around an object, pixels
+_MIN_SHOWN = 0.4  # no object is hidden further than this part of its own area
+_MIN_CONTRAST = 50  # between the mean colours of an object and of what it covers, of 255
+_TRIES = 5  # places tried for an object before it is given up
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A picture and the visible mask of each object."""
+
+    pixels: NDArray[np.uint8]  # (size, size, 3)
+    labels: list[int]
+    masks: list[Bools]  # (size, size), without overlap
+
+
+def write_shapes(
+    folder: Path, *, train: int = 500, val: int = 100, size: int = 128, seed: int = 0
+) -> dict[str, Split]:
+    """Write the data set into `folder`, unless it is there already with the same parameters.
+
+    The folder appears whole or not at all.
+
+    Args:
+        train, val: images of each split.
+        size: of the square images, pixels.
+        seed: the same seed gives the same images, whatever `train` and `val` are.
+    Raises:
+        UserError: if `folder` holds something else.
+    """
+    parameters = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
+    if _parameters(folder) != parameters:
+        if folder.exists() and any(folder.iterdir()) and _parameters(folder) is None:
+            raise UserError(f"{folder}: holds other files; name an empty folder for the shapes")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            (draft / "images").mkdir()
+            for number, (split, count) in enumerate((("train", train), ("val", val))):
+                _write_split(draft, split, count, size, (seed, number))
+            (draft / "shapes.json").write_text(json.dumps(parameters))
+            draft.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return {name: Split(folder / f"{name}.json", folder / "images") for name in ("train", "val")}
+
+
+def _parameters(folder: Path) -> Any:
+    """What the data set in `folder` was written with, None if there is none."""
+    try:
+        return json.loads((folder / "shapes.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_split(folder: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        scene = _draw_scene(size, np.random.default_rng([*seed, index]))
+        name = f"{split}_{index:05}.png"
+        Image.fromarray(scene.pixels).save(folder / "images" / name, compress_level=1)
+        images.append({"id": index + 1, "file_name": name, "height": size, "width": size})
+        for label, mask in zip(scene.labels, scene.masks, strict=True):
+            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": label + 1}
+            annotations.append(ids | _mask_record(mask))
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def _mask_record(mask: Bools) -> dict[str, object]:
+    """The COCO fields of a bitmap: run lengths down the columns, area, box, not a crowd."""
+    down = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(down, prepend=False, append=False))
+    counts = np.diff(np.concatenate([[0], edges, [mask.size]]))
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    x, y = int(columns[0]), int(rows[0])
+    return {
+        "segmentation": {"size": [*mask.shape], "counts": host.rle_to_string(counts)},
+        "area": int(mask.sum()),
+        "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+        "iscrowd": 0,
+    }
+
+
+def _draw_scene(size: int, rng: np.random.Generator) -> _Scene:
+    """Ground, some clutter that is no object, then 1 to 8 objects, later ones in front."""
+    canvas = _texture(size, size, rng)
+    for _ in range(rng.integers(0, 4)):
+        _paint(canvas, _stroke(size, rng), _texture(size, size, rng))
+
+    labels: list[int] = []
+    shown: list[Bools] = []
+    areas: list[int] = []
+    for _ in range(rng.integers(1, _MAX_OBJECTS + 1)):
+        for _ in range(_TRIES):
+            label, window, distance = _place_object(size, rng)
+            mask = np.zeros((size, size), bool)
+            mask[window] = distance < 0
+            rest = [other & ~mask for other in shown]
+            if all(m.sum() >= _MIN_SHOWN * a for m, a in zip(rest, areas, strict=True)):
+                _paint(canvas[window], distance, _contrasting(canvas[window], distance < 0, rng))
+                labels.append(label)
+                shown = [*rest, mask]
+                areas.append(int(mask.sum()))
+                break
+    noise = rng.standard_normal(canvas.shape, np.float32) * rng.uniform(2, 8)
+    return _Scene(np.clip(canvas + noise, 0, 255).astype(np.uint8), labels, shown)
+
+
+def _place_object(size: int, rng: np.random.Generator) -> tuple[int, tuple[slice, slice], Floats]:
+    """A class, a window of the picture, and the signed distance to an object inside it."""
+    label = int(rng.integers(len(CLASS_NAMES)))
+    low, high = np.log(_SIZES[0]), np.log(min(_SIZES[1], 0.8 * size))
+    radius = float(np.exp(rng.uniform(low, high))) / 2
+    x, y = rng.uniform(radius, size - radius, 2).tolist()
+    turn = float(rng.uniform(0, 2 * np.pi))
+    rows, columns = (  # one pixel more than the object, for its soft edge
+        slice(max(0, int(at - radius) - 1), min(size, int(at + radius) + 2)) for at in (y, x)
+    )
+    ys, xs = np.mgrid[rows, columns] + 0.5  # pixel centres
+    return label, (rows, columns), _distance(CLASS_NAMES[label], xs - x, ys - y, radius, turn)
+
+
+def _distance(name: str, x: Floats, y: Floats, radius: float, turn: float) -> Floats:
+    """Signed distance from (x, y) to a shape around the origin, negative inside."""
+    if name in ("circle", "ring"):
+        centre = np.hypot(x, y)
+        inner = 0.5 * radius if name == "ring" else 0.0
+        return np.maximum(centre - radius, inner - centre)
+    points = {"square": 4, "triangle": 3, "star": 10}[name]
+    angles = turn + 2 * np.pi * np.arange(points) / points
+    reach = np.full(points, radius)
+    if name == "star":
+        reach[1::2] *= 0.45
+    corners = np.stack([reach * np.cos(angles), reach * np.sin(angles)], axis=1)  # (points, 2)
+
+    nearest, inside = np.full(x.shape, np.inf), np.zeros(x.shape, bool)
+    for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        nearest = np.minimum(nearest, _segment_distance(x, y, a, b))
+        inside ^= ((a[1] > y) != (b[1] > y)) & (
+            (b[0] - a[0]) * (y - a[1]) / (b[1] - a[1]) > x - a[0]
+        )
+    return np.where(inside, -nearest, nearest)
+
+
+def _segment_distance(x: Floats, y: Floats, a: Floats, b: Floats) -> Floats:
+    """Distance from (x, y) to the line from a to b."""
+    along = ((x - a[0]) * (b[0] - a[0]) + (y - a[1]) * (b[1] - a[1])) / ((b - a) ** 2).sum()
+    along = np.clip(along, 0, 1)
+    nearest = a[:, None, None] + along * (b - a)[:, None, None]  # (2, h, w)
+    away: Floats = np.hypot(x - nearest[0], y - nearest[1])
+    return away
+
+
+def _stroke(size: int, rng: np.random.Generator) -> Floats:
+    """Signed distance to a thin line across the picture: clutter that no class looks like."""
+    ys, xs = np.mgrid[:size, :size] + 0.5
+    ends = rng.uniform(0, size, (2, 2))
+    return _segment_distance(xs, ys, ends[0], ends[1]) - rng.uniform(0.8, 2.5)
+
+
+def _texture(height: int, width: int, rng: np.random.Generator) -> Floats:
+    """(height, width, 3): two colours mixed by noise of a random coarseness, or by stripes."""
+    colours = rng.uniform(0, 255, 3) + np.outer((-1, 1), rng.uniform(-40, 40, 3))
+    if rng.random() < 0.5:
+        cell = rng.uniform(3, 40)
+        cells = int(height / cell) + 2, int(width / cell) + 2
+        noise = Image.fromarray(rng.integers(0, 256, cells, dtype=np.uint8))
+        mix = np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)) / 255
+    else:
+        angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
+        ys, xs = np.mgrid[:height, :width]
+        wave = (xs * np.cos(angle) + ys * np.sin(angle)) * 2 * np.pi / period
+        mix = 0.5 + 0.5 * np.sin(wave + rng.uniform(0, 2 * np.pi))
+    texture: Floats = colours[0] + mix[..., None] * (colours[1] - colours[0])
+    return texture
+
+
+def _contrasting(canvas: Floats, mask: Bools, rng: np.random.Generator) -> Floats:
+    """A texture whose mean colour can be told from what the object covers."""
+    covered = canvas[mask].mean(0)
+    while True:
+        texture = _texture(*mask.shape, rng)
+        if np.abs(texture[mask].mean(0) - covered).max() > _MIN_CONTRAST:
+            return texture
+
+
+def _paint(canvas: Floats, distance: Floats, texture: Floats) -> None:
+    """Blend a texture over the canvas, with an edge one pixel soft; half covered at distance 0."""
+    canvas += np.clip(0.5 - distance, 0, 1)[..., None] * (texture - canvas)
