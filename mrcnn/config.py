@@ -40,6 +40,7 @@ class ModelConfig:
 
     min_size: int = 800  # shorter side after resizing, pixels
     max_size: int = 1333  # longer side, at most
+    scale: float | None = None  # instead: resize every image by this factor
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0-255: ImageNet
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -72,3 +73,30 @@ class ModelConfig:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"ModelConfig: unknown fields {unknown}; made by a newer mrcnn?")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+# A small model that learns from scratch on a CPU in minutes.
+_SMALL = ModelConfig(
+    backbone="resnet18",
+    norm="batch",
+    frozen_stages=0,
+    fpn_channels=64,
+    anchor_sizes=(16, 32, 64, 128, 256),
+    rpn_samples=128,
+    pre_nms_top_k=500,
+    post_nms_top_k=300,
+    roi_samples=128,
+    box_head_width=256,
+    mask_head_width=64,
+    min_size=128,
+    max_size=256,
+)
+
+MODELS: dict[str, ModelConfig] = {
+    "small": _SMALL,
+    "resnet18-fpn": ModelConfig(backbone="resnet18"),
+    "resnet34-fpn": ModelConfig(backbone="resnet34"),
+    "resnet50-fpn": ModelConfig(backbone="resnet50"),
+    "resnet101-fpn": ModelConfig(backbone="resnet101"),
+    "resnet152-fpn": ModelConfig(backbone="resnet152"),
+}

@@ -14,7 +14,8 @@ from torch import Tensor
 from mrcnn.ops import library  # noqa: F401  registers the ops
 from mrcnn.ops.check import FLOATING, check_dtype, check_same_device, check_shape
 
-CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4  # FPN, equation 1: ImageNet's crop size goes to P4
+# FPN, equation 1: a box of ImageNet's crop size is pooled from P4, the map of stride 16.
+CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
 
 
 def roi_align(
@@ -90,7 +91,7 @@ def multiscale_roi_align(
     sampling_ratio: int = 0,
     aligned: bool = True,
     canonical_size: float = CANONICAL_SIZE,
-    canonical_level: int = CANONICAL_LEVEL - 2,
+    canonical_level: int = CANONICAL_LEVEL - 2,  # features start at P2
 ) -> Tensor:
     """Pool each box from the pyramid level that fits its size (FPN, section 4.2).
 

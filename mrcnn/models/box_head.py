@@ -1,0 +1,123 @@
+"""Box head: the class of each RoI, and its box refined (Fast R-CNN, section 2).
+
+N images, R RoIs an image, C classes, D detections.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrcnn.boxes import encode_boxes
+from mrcnn.models.losses import box_loss
+from mrcnn.models.pooling import RoIPooler
+from mrcnn.models.sampling import take
+from mrcnn.ops import select_detections
+from mrcnn.structures import DetectionBatch, Proposals, SampledRois, Targets
+
+DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # deltas of RoIs have a standard deviation of 0.1, 0.2
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers over pooled features.
+
+    Args:
+        pooler: gives (N * R, channels, bins, bins).
+        channels: of the features.
+        width: of the fully connected layers.
+        num_classes: C; background is class logit C.
+        positive_fraction: of the sampled RoIs, at most; they come first.
+        score_threshold, nms_threshold, max_detections: of the detections.
+    """
+
+    def __init__(
+        self,
+        pooler: RoIPooler,
+        channels: int,
+        *,
+        width: int,
+        num_classes: int,
+        positive_fraction: float,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
+        super().__init__()
+        self.pooler, self.num_classes = pooler, num_classes
+        self.positive_fraction = positive_fraction
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+        self.max_detections = max_detections
+        # Inputs are ordered (row, column, channel): channels_last features flatten without a copy.
+        self.fc6 = nn.Linear(channels * pooler.size**2, width)
+        self.fc7 = nn.Linear(width, width)
+        self.class_logits = nn.Linear(width, num_classes + 1)
+        self.deltas = nn.Linear(width, 4 * num_classes)
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.normal_(self.class_logits.weight, std=0.01)
+        nn.init.normal_(self.deltas.weight, std=0.001)
+        for layer in (self.fc6, self.fc7, self.class_logits, self.deltas):
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits (N, R, C + 1) and deltas (N, R, 4 C) of boxes (N, R, 4)."""
+        pooled = self.pooler(features, boxes, valid)
+        x = F.relu(self.fc6(pooled.permute(0, 2, 3, 1).flatten(1)), inplace=True)
+        x = F.relu(self.fc7(x), inplace=True)
+        return self.class_logits(x).unflatten(0, valid.shape), self.deltas(x).unflatten(
+            0, valid.shape
+        )
+
+    def losses(
+        self, features: dict[str, Tensor], rois: SampledRois, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the classes and distance of the deltas, each a mean over the RoIs."""
+        class_logits, deltas = self(features, rois.boxes, rois.labels >= 0)
+        count = (rois.labels >= 0).sum().clamp(min=1)
+        loss_classifier = F.cross_entropy(
+            class_logits.flatten(0, 1).float(),
+            rois.labels.flatten(),
+            ignore_index=-1,
+            reduction="sum",
+        )
+        positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
+        labels = rois.labels[:, :positives]
+        positive = (labels >= 0) & (labels < self.num_classes)
+        deltas = deltas[:, :positives].unflatten(2, (self.num_classes, 4))  # (N, R', C, 4)
+        own_class = torch.where(positive, labels, 0)[..., None, None].expand(-1, -1, 1, 4)
+        wanted = encode_boxes(
+            take(targets.boxes, rois.matched[:, :positives]),
+            rois.boxes[:, :positives],
+            DELTA_WEIGHTS,
+        )
+        loss_box = box_loss(
+            deltas.gather(2, own_class)[:, :, 0],
+            wanted,
+            positive,
+            self.pooler.numerics.smooth_l1_beta,
+        )
+        return {"loss_classifier": loss_classifier / count, "loss_box_reg": loss_box / count}
+
+    def detect(
+        self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor
+    ) -> DetectionBatch:
+        """The best D boxes of each image, still without masks."""
+        valid = proposals.scores > -torch.inf
+        class_logits, deltas = self(features, proposals.boxes, valid)
+        boxes, scores, labels, _, counts = select_detections(
+            class_logits.float().softmax(-1)[..., :-1],
+            deltas,
+            proposals.boxes,
+            valid,
+            sizes,
+            delta_weights=DELTA_WEIGHTS,
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            min_side=self.pooler.numerics.min_detection_side,
+            max_detections=self.max_detections,
+        )
+        masks = boxes.new_empty((*scores.shape, 0, 0))
+        return DetectionBatch(boxes, scores, labels, counts, masks)

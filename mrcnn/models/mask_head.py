@@ -1,0 +1,100 @@
+"""Mask head: one M x M mask a class for each RoI (Mask R-CNN, section 3).
+
+N images, R RoIs an image, D detections, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrcnn.models.losses import binary_loss
+from mrcnn.models.pooling import RoIPooler
+from mrcnn.ops.mask_targets import mask_targets
+from mrcnn.structures import DetectionBatch, SampledRois, Targets
+
+
+class MaskHead(nn.Module):
+    """Four 3 x 3 convolutions, one upsampling by two, one 1 x 1 convolution.
+
+    Args:
+        pooler: gives (N * R, channels, M / 2, M / 2).
+        channels: of the features.
+        width: of the convolutions.
+        num_classes: C.
+        positive_fraction: of the sampled RoIs, at most; they come first and alone are looked at.
+    """
+
+    def __init__(
+        self,
+        pooler: RoIPooler,
+        channels: int,
+        *,
+        width: int,
+        num_classes: int,
+        positive_fraction: float,
+    ) -> None:
+        super().__init__()
+        self.pooler, self.num_classes = pooler, num_classes
+        self.positive_fraction = positive_fraction
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels if i == 0 else width, width, 3, padding=1) for i in range(4)
+        )
+        self.upsample = nn.ConvTranspose2d(width, width, 2, 2)
+        self.mask_logits = nn.Conv2d(width, num_classes, 1)
+        for layer in (*self.convs, self.upsample):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.normal_(self.mask_logits.weight, std=0.001)
+        nn.init.zeros_(self.mask_logits.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits (N, R, M, M) of boxes (N, R, 4) for their own labels (N, R), -1 in padding."""
+        x = self.pooler(features, boxes, labels >= 0)
+        for conv in self.convs:
+            x = F.relu(conv(x), inplace=True)
+        logits = self.mask_logits(F.relu(self.upsample(x), inplace=True))  # (N * R, C, M, M)
+        own_class = labels.clamp(min=0).reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
+        return logits.gather(1, own_class)[:, 0].unflatten(0, labels.shape)
+
+    def losses(
+        self, features: dict[str, Tensor], rois: SampledRois, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Mean binary cross-entropy over the masks of the positive RoIs."""
+        positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
+        boxes, labels = rois.boxes[:, :positives], rois.labels[:, :positives]
+        labels = torch.where(labels < self.num_classes, labels, -1)
+        logits = self(features, boxes, labels)  # (N, R', M, M)
+        instance = targets.mask_index.gather(1, rois.matched[:, :positives])
+        size = logits.shape[-1]
+        wanted = mask_targets(
+            targets.masks,
+            boxes.reshape(-1, 4),
+            torch.where(labels >= 0, instance, -1).reshape(-1),
+            size,
+        ).view(logits.shape)
+        count = (labels >= 0).sum().clamp(min=1) * size * size
+        loss = binary_loss(logits, wanted, (labels >= 0)[..., None, None])
+        return {"loss_mask": loss / count}
+
+    def detect(self, features: dict[str, Tensor], detections: DetectionBatch) -> DetectionBatch:
+        """Detections with the masks of their classes as probabilities."""
+        slots = _used_slots(detections)
+        boxes, labels = detections.boxes[:, :slots], detections.labels[:, :slots]
+        masks = self(features, boxes, labels).float().sigmoid()
+        padding = detections.labels.shape[1] - slots
+        return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, padding)))
+
+
+def _used_slots(detections: DetectionBatch) -> int:
+    """How many slots to compute masks for.
+
+    Everywhere all of them, so that shapes stay fixed; but in eager mode on CPU, where reading a
+    count costs nothing and a convolution over padding does, as many as the fullest image has.
+    """
+    if detections.counts.device.type == "cpu" and not torch.compiler.is_compiling():
+        return int(detections.counts.max())
+    return detections.labels.shape[1]

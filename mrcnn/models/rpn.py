@@ -1,0 +1,121 @@
+"""Region proposal network (Faster R-CNN, section 3.1).
+
+N images, L levels, A anchors a cell, P proposals, S sampled anchors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrcnn.boxes import encode_boxes
+from mrcnn.models.anchors import grid_anchors, make_cell_anchors
+from mrcnn.models.losses import binary_loss, box_loss
+from mrcnn.models.sampling import draw_samples, take
+from mrcnn.numerics import Numerics
+from mrcnn.ops import match_boxes, select_proposals
+from mrcnn.structures import Proposals, Targets
+
+POSITIVE_IOU, NEGATIVE_IOU, POSITIVE_FRACTION, NMS_IOU = 0.7, 0.3, 0.5, 0.7  # Faster R-CNN, 3.1.2
+
+
+class RPN(nn.Module):
+    """Scores and refines anchors on every level with one small convolutional head.
+
+    Args:
+        channels: of the features.
+        strides: per level, pixels per cell.
+        anchor_sizes: per level the square root of the area, pixels.
+        anchor_ratios: height / width.
+        samples: anchors an image in the losses.
+        pre_nms_top_k: boxes a level that enter NMS; twice as many in training.
+        post_nms_top_k: proposals an image.
+        numerics: whose roundings and losses to follow.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        strides: Sequence[int],
+        anchor_sizes: Sequence[float],
+        anchor_ratios: Sequence[float],
+        samples: int,
+        pre_nms_top_k: int,
+        post_nms_top_k: int,
+        numerics: Numerics,
+    ) -> None:
+        super().__init__()
+        self.strides, self.samples, self.numerics = list(strides), samples, numerics
+        self.pre_nms_top_k, self.post_nms_top_k = pre_nms_top_k, post_nms_top_k
+        cell_anchors = make_cell_anchors(anchor_sizes, anchor_ratios, numerics.round_anchors)
+        self.register_buffer("cell_anchors", cell_anchors, persistent=False)
+        anchors = len(anchor_ratios)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness_logits = nn.Conv2d(channels, anchors, 1)
+        self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
+        for conv in (self.conv, self.objectness_logits, self.deltas):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness logits (N, A, H_l, W_l) and deltas (N, 4 A, H_l, W_l) of every level."""
+        hidden = [F.relu(self.conv(x), inplace=True) for x in features.values()]
+        return [self.objectness_logits(x) for x in hidden], [self.deltas(x) for x in hidden]
+
+    def propose(
+        self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor, training: bool
+    ) -> Proposals:
+        """The best P boxes of each image, after NMS."""
+        boxes, scores = select_proposals(
+            logits,
+            deltas,
+            self.cell_anchors,
+            self.strides,
+            sizes,
+            pre_nms_top_k=self.pre_nms_top_k * (2 if training else 1),
+            post_nms_top_k=self.post_nms_top_k,
+            nms_threshold=NMS_IOU,
+            min_side=self.numerics.min_proposal_side,
+        )
+        return Proposals(boxes, scores)
+
+    def losses(
+        self, logits: list[Tensor], deltas: list[Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        """Objectness and box regression over sampled anchors, each a mean over the samples."""
+        shapes = [(x.shape[2], x.shape[3]) for x in logits]
+        anchors = grid_anchors(self.cell_anchors, self.strides, shapes)
+        flat_logits = _flatten(logits, 1)[..., 0]  # (N, anchors)
+        flat_deltas = _flatten(deltas, 4)  # (N, anchors, 4)
+        matched, role = match_boxes(
+            anchors,
+            targets.boxes,
+            targets.labels >= 0,
+            low_threshold=NEGATIVE_IOU,
+            high_threshold=POSITIVE_IOU,
+            low_quality=True,
+        )
+        index, drawn = draw_samples(role, self.samples, POSITIVE_FRACTION)  # (N, S)
+        count = (drawn >= 0).sum().clamp(min=1)
+        loss_objectness = binary_loss(flat_logits.gather(1, index), drawn == 1, drawn >= 0)
+
+        positives = max(int(index.shape[1] * POSITIVE_FRACTION), 1)  # they come first
+        index, drawn = index[:, :positives], drawn[:, :positives]
+        wanted = encode_boxes(
+            take(targets.boxes, matched.gather(1, index)),
+            take(anchors.expand(len(index), -1, -1), index),
+        )
+        loss_box = box_loss(
+            take(flat_deltas, index), wanted, drawn == 1, self.numerics.smooth_l1_beta
+        )
+        return {"loss_objectness": loss_objectness / count, "loss_rpn_box_reg": loss_box / count}
+
+
+def _flatten(maps: list[Tensor], values: int) -> Tensor:
+    """Per level (N, A * values, H, W) to (N, all anchors, values), in the order of the anchors."""
+    images = len(maps[0])
+    return torch.cat([x.permute(0, 2, 3, 1).reshape(images, -1, values) for x in maps], dim=1)

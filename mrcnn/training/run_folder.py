@@ -1,0 +1,76 @@
+"""The folder of a run: everything needed to understand it later."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrcnn.training.loop import LOSSES, StepRecord
+
+COLUMNS = ("step", "lr", "loss", *LOSSES, "gradient_norm", "images_per_second", "bbox_AP", "segm_AP")
+
+
+def new_run_folder(parent: Path) -> Path:
+    """Make the next free folder `parent`/1, `parent`/2, …"""
+    parent.mkdir(parents=True, exist_ok=True)
+    used = [int(p.name) for p in parent.iterdir() if p.name.isdigit()]
+    folder = parent / str(max(used, default=0) + 1)
+    folder.mkdir()
+    return folder
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write atomically: a reader finds the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=2, default=str) + "\n")
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers of a run depend on besides its configuration."""
+    return {
+        "command": sys.argv,
+        "mrcnn": version("mrcnn") if _installed() else "source tree",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _installed() -> bool:
+    try:
+        version("mrcnn")
+    except ImportError:
+        return False
+    return True
+
+
+def append_results(
+    path: Path, records: Sequence[StepRecord], metrics: dict[str, float] | None = None
+) -> None:
+    """One row: the mean of `records`, and the AP measured after them, if any."""
+    is_new = not path.exists()
+    last = records[-1]
+    row: dict[str, Any] = {"step": last.step, "lr": last.lr}
+    for name in ("loss", *LOSSES):
+        row[name] = sum(r.losses[name] for r in records) / len(records)
+    row["gradient_norm"] = sum(r.gradient_norm for r in records) / len(records)
+    row["images_per_second"] = sum(r.images for r in records) / sum(r.seconds for r in records)
+    row |= metrics or {}
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        if is_new:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
