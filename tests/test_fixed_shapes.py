@@ -1,0 +1,122 @@
+"""From pixels to padded detections no shape depends on content, and nothing is read by the host."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mrcnn.config import MODELS
+from mrcnn.models import build, mask_head
+from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.structures import ImageBatch, Targets
+
+aten = torch.ops.aten
+HOST_READS = {
+    aten._local_scalar_dense,
+    aten.equal,
+    aten.is_nonzero,
+    aten.item,
+    aten.masked_select,
+    aten.nonzero,
+    aten.nonzero_numpy,
+    aten._unique2,
+    aten.unique_dim,
+    aten.unique_consecutive,
+}
+
+
+class RecordHostReads(TorchDispatchMode):
+    """Collects the ops that read values on the host or whose shape depends on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        indices = args[1] if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) else ()
+        boolean_index = any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices or ())
+        if func.overloadpacket in HOST_READS or boolean_index:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = dataclasses.replace(
+        MODELS["small"], class_names=("disc", "square"), score_threshold=0.0, max_detections=20
+    )
+    return build(config)
+
+
+def images(device: str = "cpu") -> ImageBatch:
+    pixels = torch.randn(2, 3, 64, 96, device=device)
+    return ImageBatch(pixels, torch.tensor([[64, 96], [50, 70]], device=device))
+
+
+def square_targets(device: str = "cpu") -> Targets:
+    """One square in the first image, none in the second."""
+    corners = [[10.0, 12.0], [40.0, 12.0], [40.0, 44.0], [10.0, 44.0]]
+    masks = InstanceMasks(
+        points=torch.tensor(corners, dtype=torch.float64, device=device),
+        ring_start=torch.tensor([0, 4], device=device),
+        instance_ring=torch.tensor([0, 1], device=device),
+        counts=torch.zeros(0, dtype=torch.int32, device=device),
+        instance_count=torch.tensor([0, 0], device=device),
+        frame=torch.tensor([[64, 96]], device=device),
+        transform=torch.tensor([[1.0, 1.0, 0.0, 0.0]], dtype=torch.float64, device=device),
+    )
+    boxes = torch.zeros(2, 3, 4, device=device)
+    boxes[0, 0] = torch.tensor([10.0, 12.0, 40.0, 44.0], device=device)
+    labels = torch.full((2, 3), -1, device=device)
+    labels[0, 0] = 1
+    mask_index = torch.full((2, 3), -1, device=device)
+    mask_index[0, 0] = 0
+    return Targets(boxes, labels, mask_index, masks)
+
+
+def test_the_recorder_sees_what_it_looks_for():
+    with RecordHostReads() as recorder:
+        x = torch.arange(3.0)
+        x[x > 1]
+        x.sum().item()
+        torch.nonzero(x)
+    assert len(recorder.found) == 3
+
+
+def test_inference_reads_nothing_on_the_host(model, monkeypatch):
+    # The one documented exception, masks for used slots only, is for eager mode on CPU.
+    monkeypatch.setattr(mask_head, "_used_slots", lambda detections: detections.labels.shape[1])
+    model.eval()
+    with torch.no_grad(), RecordHostReads() as recorder:
+        model(images())
+    assert recorder.found == []
+
+
+def test_cpu_inference_reads_one_count(model):
+    model.eval()
+    with torch.no_grad(), RecordHostReads() as recorder:
+        model(images())
+    assert recorder.found == ["aten._local_scalar_dense.default"]
+
+
+def test_training_step_reads_nothing_on_the_host(model):
+    model.train()
+    with RecordHostReads() as recorder:
+        losses = model(images(), square_targets())
+        torch.stack(list(losses.values())).sum().backward()
+    assert recorder.found == []
+
+
+def test_shapes_need_no_values(model):
+    """On the meta device tensors have no values, so any dependence on them is an error."""
+    meta = build(
+        dataclasses.replace(MODELS["small"], class_names=("disc", "square"), max_detections=20)
+    ).to("meta")
+    detections = meta(images("meta"))
+    assert detections.boxes.shape == (2, 20, 4)
+    assert detections.masks.shape == (2, 20, 28, 28)
+    losses = meta(images("meta"), square_targets("meta"))
+    torch.stack(list(losses.values())).sum().backward()
