@@ -1,0 +1,60 @@
+// Where the pixels of an image read the M x M mask of a box, shared by all devices and outputs.
+//
+// A pixel centre falls at (x + 0.5 - x1) / (x2 - x1) * M - 0.5 in mask cells, as in Detectron2;
+// cells outside the mask are 0. Its value is interpolated along x, then along y, always by `lerp`,
+// so that dense masks and run lengths agree to the bit. That, and monotony, need separate
+// rounding: build with -ffp-contract=off or -fmad=false.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "common/box.h"
+
+namespace mrcnn {
+
+// One axis of a box. Every operation below is monotone in the pixel, roundings included.
+struct PasteAxis {
+  float low, extent;
+  int64_t cells;
+
+  HOST_DEVICE float coordinate(int64_t pixel) const {
+    return (float(pixel) + 0.5f - low) / extent * float(cells) - 0.5f;
+  }
+};
+
+// A mask with a frame of zeros has cells + 2 knots an axis; this lies between knot and knot + 1.
+struct PasteTap {
+  int64_t knot;
+  float fraction;
+};
+
+// For coordinates in [-1, cells), which all others are zero beyond.
+HOST_DEVICE PasteTap paste_tap(float coordinate) {
+  const float cell = std::floor(coordinate);
+  return {int64_t(cell) + 1, coordinate - cell};
+}
+
+// The first of the pixels 0 to `pixels` whose coordinate is not below the one given.
+HOST_DEVICE int64_t first_pixel(const PasteAxis& axis, float coordinate, int64_t pixels) {
+  int64_t low = 0, high = pixels;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (axis.coordinate(middle) < coordinate)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// Monotone in `fraction`, roundings included, which (1 - fraction) * a + fraction * b is not.
+HOST_DEVICE float lerp(float a, float b, float fraction) { return a + fraction * (b - a); }
+
+// False for boxes that give empty masks: NaN, infinite (their extent too), or without area.
+HOST_DEVICE bool can_paste(const Box<float>& box) {
+  const float width = box.x2 - box.x1, height = box.y2 - box.y1;
+  return finite(box) && width > 0 && height > 0 && width - width == 0 && height - height == 0;
+}
+
+}  // namespace mrcnn

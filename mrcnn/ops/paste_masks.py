@@ -1,0 +1,95 @@
+"""Masks predicted inside boxes, pasted into the image: as pixels, or straight as run lengths."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mrcnn.ops import library
+from mrcnn.ops.check import FLOATING, check_dtype, check_same_device, check_shape
+
+
+def paste_masks(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
+) -> Tensor:
+    """Paste masks into the image by bilinear interpolation at pixel centres, as Detectron2.
+
+    Outside the box the outermost cells fade to 0 over half a cell. Computed in float32. A box with
+    NaN, infinity or no area gives an empty mask. Not differentiable.
+
+    Args:
+        masks: (D, M, M) probabilities inside each box, any floating dtype.
+        boxes: (D, 4) xyxy in image pixels, float32.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        threshold: above 0; pixels from this probability on are inside.
+    Returns:
+        (D, height, width) bool.
+    Raises:
+        ValueError: if a shape, the device or a number does not fit.
+        TypeError: if a dtype does not fit.
+    """
+    _check(masks, boxes, height, width, threshold)
+    pasted: Tensor = torch.ops.mrcnn.paste_masks(masks, boxes, height, width, threshold)
+    return pasted
+
+
+def paste_masks_rle(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
+) -> list[dict[str, object]]:
+    """`paste_masks` as COCO run lengths, found without visiting the pixels.
+
+    Args:
+        masks: (D, M, M) probabilities inside each box, any floating dtype.
+        boxes: (D, 4) xyxy in image pixels, float32.
+        height: of the image, pixels.
+        width: of the image, pixels; height * width < 2^31.
+        threshold: above 0; pixels from this probability on are inside.
+    Returns:
+        D of {"size": [height, width], "counts": text}, equal to the encoding by pycocotools of
+        what `paste_masks` returns.
+    Raises:
+        ValueError: if a shape, the device or a number does not fit.
+        TypeError: if a dtype does not fit.
+    """
+    _check(masks, boxes, height, width, threshold)
+    counts, starts = torch.ops.mrcnn.paste_masks_rle(masks, boxes, height, width, threshold)
+    to_string = library.load("mrcnn_host").rle_to_string
+    runs, at = counts.cpu().numpy(), starts.tolist()
+    return [
+        {"size": [height, width], "counts": to_string(runs[begin:end])}
+        for begin, end in pairwise(at)
+    ]
+
+
+def _check(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> None:
+    op = "paste_masks"
+    check_shape(op, "masks", masks, ("D", "M", masks.shape[-1] if masks.dim() else "M"))
+    check_shape(op, "masks", masks, ("D", masks.shape[-1], "M"))
+    check_dtype(op, "masks", masks, FLOATING)
+    check_shape(op, "boxes", boxes, (masks.shape[0], 4))
+    check_dtype(op, "boxes", boxes, (torch.float32,))
+    check_same_device(op, masks=masks, boxes=boxes)
+    if height < 1 or width < 1 or height * width >= 2**31:
+        raise ValueError(
+            f"{op}: height and width must be at least 1 and their product below 2^31, "
+            f"got {height} x {width}"
+        )
+    if not threshold > 0:
+        raise ValueError(f"{op}: threshold must be above 0, got {threshold}")
+
+
+@torch.library.register_fake("mrcnn::paste_masks")
+def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
+    return masks.new_empty((masks.shape[0], height, width), dtype=torch.bool)
+
+
+@torch.library.register_fake("mrcnn::paste_masks_rle")
+def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
+    runs = torch.library.get_ctx().new_dynamic_size()
+    return (
+        masks.new_empty((runs,), dtype=torch.int32),
+        masks.new_empty((masks.shape[0] + 1,), dtype=torch.int64),
+    )
