@@ -142,8 +142,12 @@ def test_boxes_of_runs_in_windows_equal_bitmaps():
 
 def clipped(polygon: np.ndarray, window: tuple[float, float, float, float]) -> np.ndarray:
     """A convex polygon cut to a window, one border after the other (Sutherland-Hodgman)."""
-    for axis, sign, limit in ((0, 1, window[0]), (0, -1, -window[2]), (1, 1, window[1]),
-                              (1, -1, -window[3])):  # fmt: skip
+    for axis, sign, limit in (
+        (0, 1, window[0]),
+        (0, -1, -window[2]),
+        (1, 1, window[1]),
+        (1, -1, -window[3]),
+    ):
         out = []
         for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
             da, db = sign * a[axis] - limit, sign * b[axis] - limit
@@ -166,8 +170,10 @@ def test_boxes_of_rings_in_windows_equal_clipped_triangles():
         reach = rng.uniform(1, 30, (len(angles), 1))
         ring = centre + reach * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         (x1, x2), (y1, y2) = np.sort(rng.uniform(0, 60, (2, 2)))
-        parts = [clipped(np.array([centre, a, b]), (x1, y1, x2, y2))
-                 for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True)]  # fmt: skip
+        parts = [
+            clipped(np.array([centre, a, b]), (x1, y1, x2, y2))
+            for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True)
+        ]
         points = np.concatenate(parts)
         expected = [*points.min(0), *points.max(0)] if len(points) else [0, 0, 0, 0]
         actual = boxes_of([[x1, y1, x2, y2]], rings=[ring])
@@ -185,8 +191,11 @@ RINGS = {  # ring, window, bounds
     "corner only": (SQUARE, [9, 9, 20, 20], [9, 9, 10, 10]),
     "no part of the arms": (U_SHAPE, [0, 5, 20, 25], [0, 0, 0, 0]),
     "one arm": (U_SHAPE, [0, 1, 20, 25], [0, 1, 20, 2]),
-    "fractions stay exact": ([[1.1, 2.2], [3.3, 2.2], [2.2, 4.4]], [0, 0, 9, 9],
-                             [1.1, 2.2, 3.3, 4.4]),  # fmt: skip
+    "fractions stay exact": (
+        [[1.1, 2.2], [3.3, 2.2], [2.2, 4.4]],
+        [0, 0, 9, 9],
+        [1.1, 2.2, 3.3, 4.4],
+    ),
     "line": ([[1, 1], [5, 1], [3, 1]], [0, 0, 9, 9], [0, 0, 0, 0]),
 }
 
@@ -199,13 +208,25 @@ def test_named_rings(case):
 
 
 def test_wrong_offsets_are_refused():
-    arguments = [np.zeros((3, 2)), [0, 3], [0, 1], np.zeros(0, np.int32), [0, 0],
-                 np.array([[9, 9]]), np.zeros((1, 4))]  # fmt: skip
+    arguments = [
+        np.zeros((3, 2)),
+        [0, 3],
+        [0, 1],
+        np.zeros(0, np.int32),
+        [0, 0],
+        np.array([[9, 9]]),
+        np.zeros((1, 4)),
+    ]
     host.mask_boxes(*arguments)
-    for position, value, name in ((1, [0, 4], "ring_start"), (1, [0, 2], "ring_start"),
-                                  (2, [0, 2], "instance_ring"), (2, [1, 1], "instance_ring"),
-                                  (4, [0, 5], "instance_count"), (4, [0], "instance_count"),
-                                  (6, np.zeros((2, 4)), "windows")):  # fmt: skip
+    for position, value, name in (
+        (1, [0, 4], "ring_start"),
+        (1, [0, 2], "ring_start"),
+        (2, [0, 2], "instance_ring"),
+        (2, [1, 1], "instance_ring"),
+        (4, [0, 5], "instance_count"),
+        (4, [0], "instance_count"),
+        (6, np.zeros((2, 4)), "windows"),
+    ):
         wrong = [*arguments]
         wrong[position] = value
         with pytest.raises(ValueError, match=name):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from mrcnn.config import ModelConfig
@@ -52,7 +53,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         UserError: if the file is missing, empty, truncated, too large, or no image.
     """
     with _opened(path) as image:
-        orientation = _orientation(image)
+        # Pillow turns TIFF upright by itself while it loads.
+        orientation = 1 if image.format == "TIFF" else _orientation(image)
         image.load()
         if image.mode.startswith("I"):
             rgb = _from_wide(path, np.asarray(image))
@@ -75,6 +77,8 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _opened(path) as image:
         width, height = image.size
+        if isinstance(image, TiffImageFile):  # some versions of Pillow turn the size, others not
+            width, height = image.tag_v2[256], image.tag_v2[257]
         return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 

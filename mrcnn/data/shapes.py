@@ -214,7 +214,7 @@ def _contrasting(canvas: Floats, mask: Bools, rng: np.random.Generator) -> Float
     """A texture whose mean colour can be told from what the object covers."""
     covered = canvas[mask].mean(0)
     while True:
-        texture = _texture(*mask.shape, rng)
+        texture = _texture(mask.shape[0], mask.shape[1], rng)
         if np.abs(texture[mask].mean(0) - covered).max() > _MIN_CONTRAST:
             return texture
 
