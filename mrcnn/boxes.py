@@ -59,9 +59,10 @@ def encode_boxes(
     """
     center, extent = _center_extent(references)
     target_center, target_extent = _center_extent(targets)
-    shift = (target_center - center) / extent
-    growth = torch.log(target_extent / extent)
-    return torch.cat([shift, growth], dim=-1) * shift.new_tensor(weights)
+    dx, dy = ((target_center - center) / extent).unbind(-1)
+    dw, dh = torch.log(target_extent / extent).unbind(-1)
+    wx, wy, ww, wh = weights
+    return torch.stack([wx * dx, wy * dy, ww * dw, wh * dh], dim=-1)
 
 
 def decode_boxes(
@@ -80,10 +81,10 @@ def decode_boxes(
     Returns:
         (..., 4) xyxy.
     """
-    deltas = deltas / deltas.new_tensor(weights)
+    dx, dy, dw, dh = (delta / w for delta, w in zip(deltas.unbind(-1), weights, strict=True))
     center, extent = _center_extent(references)
-    center = center + deltas[..., :2] * extent
-    half = 0.5 * extent * deltas[..., 2:].clamp(max=MAX_LOG_GROWTH).exp()
+    center = center + torch.stack([dx, dy], dim=-1) * extent
+    half = 0.5 * extent * torch.stack([dw, dh], dim=-1).clamp(max=MAX_LOG_GROWTH).exp()
     return torch.cat([center - half, center + half], dim=-1)
 
 
