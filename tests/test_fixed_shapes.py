@@ -35,7 +35,9 @@ class RecordHostReads(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        indices = args[1] if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) else ()
+        indices = (
+            args[1] if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) else ()
+        )
         boolean_index = any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices or ())
         if func.overloadpacket in HOST_READS or boolean_index:
             self.found.append(str(func))

@@ -62,9 +62,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
         const int64_t slot = kept.size();
         if (slot == max_detections) break;
         const int64_t index = key_index(key), roi = index / classes, label = index % classes;
-        const float* delta = class_agnostic
-                                 ? delta_data + (n * rois + roi) * 4
-                                 : delta_data + ((n * rois + roi) * classes + label) * 4;
+        const float* delta = class_agnostic ? delta_data + (n * rois + roi) * 4
+                                            : delta_data + ((n * rois + roi) * classes + label) * 4;
         const Box<float> box =
             clip(decode(load_box(box_data + (n * rois + roi) * 4), delta, weights),
                  float(size_data[n * 2]), float(size_data[n * 2 + 1]));

@@ -95,7 +95,8 @@ inline Bounds ring_bounds(const double* xy, int64_t n, const Bounds& window) {
 
   Bounds bounds;
   if (intersect(whole, window).empty()) return bounds;
-  for (int64_t i = 0, j = n - 1; i < n; j = i++) add_segment(xy + 2 * j, xy + 2 * i, window, bounds);
+  for (int64_t i = 0, j = n - 1; i < n; j = i++)
+    add_segment(xy + 2 * j, xy + 2 * i, window, bounds);
   // A hair inside the corner, because edges on the border itself count for neither side.
   constexpr double kHair = 1.0 / 4096;
   for (const bool right : {false, true})

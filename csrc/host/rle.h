@@ -39,9 +39,9 @@ inline void check_counts(const int64_t* counts, int64_t n, int64_t height, int64
       throw std::invalid_argument("run " + std::to_string(i) + " must not be negative, got " +
                                   std::to_string(counts[i]));
     if (counts[i] > height * width - sum)
-      throw std::invalid_argument("runs must sum to height * width = " +
-                                  std::to_string(height * width) + ", got more by run " +
-                                  std::to_string(i) + " of " + std::to_string(n));
+      throw std::invalid_argument(
+          "runs must sum to height * width = " + std::to_string(height * width) +
+          ", got more by run " + std::to_string(i) + " of " + std::to_string(n));
     sum += counts[i];
   }
   if (sum != height * width)

@@ -77,8 +77,9 @@ std::tuple<Tensor, Tensor> match_boxes_cpu(Tensor boxes, Tensor targets, Tensor 
         best_here[n * slots + g] = std::max(best_here[n * slots + g], most);
       }
       for (int64_t j = 0; j < size; ++j)
-        role_data[n * count + first + j] =
-            best[j] >= high_threshold ? 1 : best[j] >= low_threshold ? -1 : 0;
+        role_data[n * count + first + j] = best[j] >= high_threshold  ? 1
+                                           : best[j] >= low_threshold ? -1
+                                                                      : 0;
     }
     const std::lock_guard<std::mutex> lock(merge);
     for (size_t g = 0; g < best_here.size(); ++g)

@@ -1,14 +1,14 @@
 // NMS of independent segments (images, or images x levels) with outputs of fixed size.
-#include "nms/nms.h"
-
 #include <algorithm>
 #include <limits>
 #include <tuple>
 
+#include "nms/nms.h"
+
 namespace mrcnn {
 
-std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups,
-                                   double iou_threshold, int64_t max_keep) {
+std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, double iou_threshold,
+                                   int64_t max_keep) {
   const ScalarType dtype =
       boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   boxes = torch::stable::contiguous(torch::stable::to(boxes, dtype));

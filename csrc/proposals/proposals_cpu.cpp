@@ -1,13 +1,12 @@
 // From the outputs of the RPN head to proposals: choose by logit, decode the winners only, clip,
 // filter, suppress within each level, keep the best of each image.
-#include "proposals/proposals.h"
-
 #include <algorithm>
 #include <functional>
 #include <limits>
 #include <tuple>
 
 #include "nms/nms.h"
+#include "proposals/proposals.h"
 
 namespace mrcnn {
 namespace {
@@ -71,12 +70,12 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
       const int64_t image = i / levels, level = i % levels;
       const int64_t height = logits[level].size(2), width = logits[level].size(3);
       const int64_t numel = height * width * anchors;
-      found[i] = select_level(logits[level].const_data_ptr<float>() + image * numel,
-                              deltas[level].const_data_ptr<float>() + image * numel * 4, height,
-                              width, anchors, cell_data + level * anchors * 4,
-                              float(strides[level]), float(size_data[image * 2]),
-                              float(size_data[image * 2 + 1]), pre_nms_top_k, post_nms_top_k,
-                              nms_threshold, float(min_side));
+      found[i] =
+          select_level(logits[level].const_data_ptr<float>() + image * numel,
+                       deltas[level].const_data_ptr<float>() + image * numel * 4, height, width,
+                       anchors, cell_data + level * anchors * 4, float(strides[level]),
+                       float(size_data[image * 2]), float(size_data[image * 2 + 1]), pre_nms_top_k,
+                       post_nms_top_k, nms_threshold, float(min_side));
     }
   });
 

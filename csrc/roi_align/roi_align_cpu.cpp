@@ -1,11 +1,10 @@
 // RoIAlign over channels_last maps: every tap reads or writes one contiguous vector of channels.
-#include "roi_align/roi_align.h"
-
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
 
 #include "common/tensor.h"
+#include "roi_align/roi_align.h"
 
 namespace mrcnn {
 namespace {
@@ -255,9 +254,8 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
 
   std::vector<Tensor> grads;
   for (const Tensor& map : features) {
-    Tensor sum =
-        new_tensor(grad, {map.size(0), channels, map.size(2), map.size(3)},
-                   boxes.scalar_type(), MemoryFormat::ChannelsLast);
+    Tensor sum = new_tensor(grad, {map.size(0), channels, map.size(2), map.size(3)},
+                            boxes.scalar_type(), MemoryFormat::ChannelsLast);
     grads.push_back(torch::stable::zero_(sum));
   }
   dispatch_floating(dtype, "roi_align_backward", [&](auto zero) {

@@ -32,9 +32,7 @@ class FPN(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) to {"p2": (N, channels, H / 4, W / 4), …}, fine to coarse."""
-        laterals = [
-            conv(x) for conv, x in zip(self.lateral, self.body(pixels), strict=True)
-        ]
+        laterals = [conv(x) for conv, x in zip(self.lateral, self.body(pixels), strict=True)]
         for fine, coarse in zip(laterals[-2::-1], laterals[:0:-1], strict=True):
             fine += F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
         maps = [conv(x) for conv, x in zip(self.output, laterals, strict=True)]

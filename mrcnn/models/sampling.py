@@ -22,7 +22,7 @@ def draw_samples(role: Tensor, count: int, positive_fraction: float) -> tuple[Te
         count: S, at most A are drawn.
         positive_fraction: of `count`, at most.
     Returns:
-        index (N, S) into A, positives first; and the role of each, (N, S) int8, -1 where too few
+        index (N, S) into A, positives first; and the role of each, (N, S), -1 where too few
         boxes could be drawn.
     """
     count = min(count, role.shape[1])
@@ -33,7 +33,8 @@ def draw_samples(role: Tensor, count: int, positive_fraction: float) -> tuple[Te
     drawn_positive = (role == 1) & (key >= smallest)
     priority = torch.where(drawn_positive, 2 + key, torch.where(role == 0, key, -1.0))
     value, index = priority.topk(count)
-    return index, (value >= 0).to(torch.int8) + (value >= 2) - (value < 0)
+    drawn = torch.where(value >= 2, 1, torch.where(value >= 0, 0, -1))
+    return index, drawn
 
 
 def sample_rois(

@@ -106,7 +106,5 @@ def _read(
                 "Lower --lr, raise --warmup, or look at these images and their annotations."
             )
         norm = parts.pop("gradient norm")
-        records.append(
-            StepRecord(step, lr, parts, norm, len(indices), seconds, data_seconds)
-        )
+        records.append(StepRecord(step, lr, parts, norm, len(indices), seconds, data_seconds))
     return records

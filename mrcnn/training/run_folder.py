@@ -16,7 +16,16 @@ import torch
 
 from mrcnn.training.loop import LOSSES, StepRecord
 
-COLUMNS = ("step", "lr", "loss", *LOSSES, "gradient_norm", "images_per_second", "bbox_AP", "segm_AP")
+COLUMNS = (
+    "step",
+    "lr",
+    "loss",
+    *LOSSES,
+    "gradient_norm",
+    "images_per_second",
+    "bbox_AP",
+    "segm_AP",
+)
 
 
 def new_run_folder(parent: Path) -> Path:
