@@ -92,6 +92,8 @@ def read_coco(
     used = {category for category in named if is_id(category)}
     classes = read_categories(category_records, used, class_names, category_ids, problems)
     table = read_images(image_records, images, problems)
+    if not (table.ids and category_records):  # no annotation could be right
+        problems.raise_any()
     flat = read_annotations(annotation_records, table, classes, problems)
     masks = flat.masks(table)
     boxes = mask_bounds(masks, flat, problems)
@@ -130,6 +132,8 @@ def _records(
         fix = "is it a COCO annotation file?"
         problems.add(key, "be a list", records if key in content else "no such key", fix)
         return []
+    if not records and key != "annotations":
+        problems.add(key, "hold at least one object", records, "export the annotations again")
     for position, record in enumerate(records):
         if not isinstance(record, dict):
             problems.add(f"{key}[{position}]", "be an object", record, "correct or remove it")

@@ -68,7 +68,7 @@ def read_annotations(records: Records, table: Images, classes: Classes, problems
         if image < 0:
             problems.add(f"{place}: image_id", "be the id of an image", image_id, _REMOVE)
         label = classes.label_of.get(category, -1) if is_id(category) else -1
-        if label < 0 and category not in classes.broken:
+        if label < 0 and not (is_id(category) and category in classes.broken):
             problems.add(f"{place}: category_id", "be the id of a category", category, _REMOVE)
         crowd = record.get("iscrowd", 0)
         if crowd not in (0, 1):
@@ -92,21 +92,22 @@ def read_annotations(records: Records, table: Images, classes: Classes, problems
 
 def mask_bounds(masks: InstanceMasks, flat: Flat, problems: Problems) -> Tensor:
     """(I, 4) float64 bounds of the masks in their files; an empty mask is a problem."""
-    _check_points(masks, flat, problems)
+    far = _far_points(masks, flat, problems)
     boxes = instances.mask_boxes(masks)
     stated = (masks.instance_ring.diff() > 0) | (masks.instance_count.diff() > 0)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    for i in torch.nonzero(stated & ~(area > 0)).flatten().tolist():
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    for i in torch.nonzero(stated & empty & ~far).flatten().tolist():
         rule = "enclose some of the image"
         problems.add(f"{flat.places[i]}: segmentation", rule, "an empty mask", _REMOVE)
     return boxes
 
 
-def _check_points(masks: InstanceMasks, flat: Flat, problems: Problems) -> None:
-    """Note the first bad point of each ring, and empty the mask of its instance.
+def _far_points(masks: InstanceMasks, flat: Flat, problems: Problems) -> Tensor:
+    """(I,) bool: masks with a point that is NaN or far away; the first of each ring is noted.
 
     A point may lie outside of the image, as some tools write, by at most the image's own size.
     """
+    far = torch.zeros(len(masks), dtype=torch.bool)
     owner = torch.repeat_interleave(torch.arange(len(masks)), masks.instance_ring.diff())  # (Q,)
     ring = torch.repeat_interleave(torch.arange(len(owner)), masks.ring_start.diff())  # (V,)
     size = masks.frame[owner[ring]].flip(1)  # (V, 2)
@@ -116,11 +117,12 @@ def _check_points(masks: InstanceMasks, flat: Flat, problems: Problems) -> None:
         if (q := int(ring[v])) == told:
             continue
         told, i = q, int(owner[q])
+        far[i] = True
         place = f"{flat.places[i]}: segmentation[{q - int(masks.instance_ring[i])}]"
         width, height = size[v].tolist()
         rule = f"hold points in or near its image of {width} x {height}"
         problems.add(place, rule, masks.points[v].tolist(), _REMOVE)
-    masks.points[bad] = 0  # keeps the bounds of the ring finite; the file is refused anyway
+    return far
 
 
 def _check_bbox(bbox: object, size: tuple[int, int], place: str, problems: Problems) -> None:

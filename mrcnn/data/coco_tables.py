@@ -16,6 +16,7 @@ from mrcnn.errors import UserError
 Records = list[tuple[int, dict[str, Any]]]  # (position in the file, record)
 
 _HEADER_THREADS = 8  # reading headers waits for the disk
+_LONGEST_NAME = 1000
 
 
 def is_id(value: object) -> TypeGuard[int]:
@@ -78,8 +79,6 @@ def read_categories(
             broken.add(id)
         else:
             name_of[id], place_of[name] = name, place
-    if not records and not problems.lines:
-        problems.add("categories", "hold at least one category", [], "add the classes")
 
     notes = []
     root = name_of.get(0)
@@ -124,8 +123,6 @@ def _model_ids(label_of: dict[int, int], classes: int, category_ids: Sequence[in
 def read_images(records: Records, folder: Path, problems: Problems) -> Images:
     """Check the image records, and that each file is there and has the size that is stated."""
     table = Images()
-    if not records and not problems.lines:
-        problems.add("images", "hold at least one image", [], "add the images")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images; correct the path")
     to_check: list[int] = []
@@ -186,6 +183,8 @@ def _file_name_rule(name: object) -> str | None:
     """The rule that a file name breaks, without looking at the disk."""
     if not isinstance(name, str) or not name:
         return "be a non-empty text"
+    if len(name) > _LONGEST_NAME:
+        return f"have at most {_LONGEST_NAME} characters"
     if not name.isprintable():  # NUL, line ends, lone surrogates
         return "hold printable characters only"
     if "://" in name:

@@ -74,7 +74,8 @@ def read_json(path: Path) -> Any:
             "save the file in UTF-8"
         ) from error
     except json.JSONDecodeError as error:
-        end = " (the end of the file: is it cut short?)" if error.pos >= len(error.doc) - 1 else ""
+        at_end = error.pos >= len(error.doc) - 1 or error.msg.startswith("Unterminated")
+        end = " (is the file cut short?)" if at_end else ""
         raise UserError(
             f"{path}: is not JSON: {error.msg} at line {error.lineno}, column {error.colno}{end}; "
             "export the annotations again"
