@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_fixed_shapes import images, square_targets
 
+from mrcnn.boxes import box_iou
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.models import build
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
@@ -91,14 +92,14 @@ def test_a_batch_equals_its_images_one_by_one():
 
 
 def test_overfits_one_square():
-    """The whole chain learns: a box and a mask that fit one object in 60 steps."""
+    """The whole chain learns: a box and a mask that fit one object in 80 steps."""
     torch.manual_seed(0)
     model = build(small(norm="group"))
     batch, targets = images(), square_targets()
     batch.pixels.mul_(0.1)
     batch.pixels[0, :, 12:44, 10:40] += 1
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    for _ in range(60):
+    for _ in range(80):
         loss = torch.stack(list(model(batch, targets).values())).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -109,7 +110,7 @@ def test_overfits_one_square():
         found = model(batch)
     assert found.scores[0, 0] > 0.8
     assert found.labels[0, 0] == 1
-    torch.testing.assert_close(found.boxes[0, 0], targets.boxes[0, 0], atol=2.0, rtol=0)
+    assert box_iou(found.boxes[0, :1], targets.boxes[0, :1]) > 0.75  # COCO's strict match
     assert found.masks[0, 0].mean() > 0.9  # the object fills its box
     assert found.scores[1].max() < 0.5
 
