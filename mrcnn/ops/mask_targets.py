@@ -85,7 +85,9 @@ def mask_targets(masks: InstanceMasks, boxes: Tensor, instance: Tensor, size: in
     check_same_device(op, boxes=boxes, instance=instance, **masks.tensors())
     if not 1 <= size <= MAX_SIZE:
         raise ValueError(f"{op}: size must lie in [1, {MAX_SIZE}], got {size}")
-    targets: Tensor = torch.ops.mrcnn.mask_targets(*masks.tensors().values(), boxes, instance, size)
+    targets: Tensor = torch.ops.mrcnn.mask_targets(
+        *masks.tensors().values(), boxes.detach(), instance, size
+    )
     return targets
 
 
