@@ -1,0 +1,100 @@
+"""Finding the splits of a folder."""
+
+from pathlib import Path
+
+import pytest
+
+from mrcnn.data.formats import find_splits
+from mrcnn.errors import UserError
+
+
+def make(folder: Path, *names: str) -> Path:
+    """Empty files, and folders where a name ends in a slash."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True) if name.endswith("/") else path.touch()
+    return folder
+
+
+LAYOUTS = {  # files, expected (train annotations, train images, val annotations, val images)
+    "plain": (
+        ["train.json", "val.json", "images/", "train/_annotations.coco.json"],
+        ("train.json", "images", "val.json", "images"),
+    ),
+    "COCO": (
+        ["annotations/instances_train2017.json", "annotations/instances_val2017.json",
+         "annotations/captions_val2017.json", "train2017/", "val2017/"],
+        ("annotations/instances_train2017.json", "train2017",
+         "annotations/instances_val2017.json", "val2017"),
+    ),
+    "COCO below images": (
+        ["annotations/instances_train.json", "annotations/instances_val.json", "images/train/",
+         "images/val/"],
+        ("annotations/instances_train.json", "images/train",
+         "annotations/instances_val.json", "images/val"),
+    ),
+    "COCO in one folder": (
+        ["annotations/instances_train.json", "annotations/instances_val.json", "images/"],
+        ("annotations/instances_train.json", "images", "annotations/instances_val.json", "images"),
+    ),
+    "Roboflow": (
+        [f"{name}/_annotations.coco.json" for name in ("train", "valid", "test")],
+        ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"),
+    ),
+    "one set": (
+        ["annotations.json", "images/"],
+        ("annotations.json", "images", "annotations.json", "images"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(tmp_path, layout):
+    names, expected = LAYOUTS[layout]
+    splits = find_splits(make(tmp_path, *names))
+    train, val = splits["train"], splits["val"]
+    actual = (train.annotations, train.images, val.annotations, val.images)
+    assert actual == tuple(tmp_path / part for part in expected)
+    assert bool(train.note) == (layout == "one set")
+
+
+def test_one_split_is_enough_where_no_more_is_needed(tmp_path):
+    make(tmp_path, "val.json", "images/")
+    assert list(find_splits(tmp_path, needs=["val"])) == ["val"]
+    with pytest.raises(UserError, match=r"has no train annotations \(found val: .*val.json\)"):
+        find_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ([], ["holds no data set", "train.json", "instances_train", "found: an empty folder"]),
+        (["a.txt", "pictures/"], ["holds no data set", "found: a.txt, pictures"]),
+        (["train.json", "val.json"], ["train.json is there, but not its images", "images"]),
+        (
+            ["annotations/instances_train2014.json", "annotations/instances_train2017.json"],
+            ["several files for train", "instances_train2014.json, instances_train2017.json"],
+        ),
+    ],
+    ids=["empty", "something else", "no images", "two years"],
+)
+def test_what_is_missing_is_told(tmp_path, names, parts):
+    make(tmp_path, *names)
+    with pytest.raises(UserError) as caught:
+        find_splits(tmp_path)
+    for part in [f"--data {tmp_path}", *parts]:
+        assert part in str(caught.value)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match="none: does not exist"):
+        find_splits(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: is a file, not a folder"):
+        find_splits(tmp_path / "file")
+
+
+def test_real_folders(shared_data):
+    assert find_splits(shared_data / "nuclei")["val"].annotations.name == "val.json"
+    assert find_splits(shared_data / "coco_mini")["train"].note

@@ -1,0 +1,177 @@
+"""Batches: what they hold, that nothing is lost, and that a run can be resumed exactly."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrcnn.config import ModelConfig
+from mrcnn.data import instances
+from mrcnn.data.coco import CocoDataset, read_coco
+from mrcnn.data.loader import TrainSet, batch_keys, collate, eval_loader, train_loader
+from mrcnn.data.transforms import Augmentation
+from mrcnn.errors import UserError
+
+CONFIG = ModelConfig(scale=1.0)
+AUGMENTATION = Augmentation(crop=24, scale_range=(0.8, 1.5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Seven images of 40 x 30; image i has i squares of one class and one crowd region."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    for i in range(7):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        content["images"].append({"id": i, "file_name": f"{i}.png", "width": 40, "height": 30})
+        for k in range(i + 1):
+            x, y = 5 * k, 3 * k
+            content["annotations"].append({
+                "id": len(content["annotations"]), "image_id": i, "category_id": 1,
+                "iscrowd": int(k == i), "segmentation": [[x, y, x + 9, y, x + 9, y + 9, x, y + 9]],
+            })  # fmt: skip
+    (folder / "a.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def dataset(folder) -> CocoDataset:
+    return read_coco(folder / "a.json", folder / "images")
+
+
+def batches(dataset: CocoDataset, **options):
+    options = {"batch_size": 2, "steps": 8, "seed": 5} | options
+    return list(train_loader(dataset, CONFIG, AUGMENTATION, **options))
+
+
+def assert_equal(a, b):
+    """Two training batches, every tensor bit for bit."""
+    assert a.indices == b.indices
+    assert torch.equal(a.images.pixels, b.images.pixels)
+    assert torch.equal(a.images.sizes, b.images.sizes)
+    for name in ("boxes", "labels", "mask_index"):
+        assert torch.equal(getattr(a.targets, name), getattr(b.targets, name))
+    for name in ("points", "transform", "instance_ring"):
+        assert torch.equal(getattr(a.targets.masks, name), getattr(b.targets.masks, name))
+
+
+def test_every_epoch_shows_every_image_once():
+    keys = [key for batch in batch_keys(7, 3, seed=1, first_step=0, steps=14) for key in batch]
+    assert len(keys) == 42
+    for epoch in range(6):
+        shown = keys[7 * epoch : 7 * epoch + 7]
+        assert {e for e, _ in shown} == {epoch}
+        assert sorted(i for _, i in shown) == list(range(7))
+    assert keys[:7] != [(0, i) for _, i in keys[7:14]]
+
+
+def test_a_resumed_run_sees_the_same_batches(dataset):
+    whole = batches(dataset)
+    resumed = batches(dataset, first_step=3)
+    assert len(resumed) == 5
+    for a, b in zip(whole[3:], resumed, strict=True):
+        assert_equal(a, b)
+
+
+def test_workers_change_nothing(dataset):
+    for a, b in zip(batches(dataset), batches(dataset, workers=2), strict=True):
+        assert_equal(a, b)
+
+
+def test_another_seed_gives_other_views(dataset):
+    a, b = batches(dataset, steps=4), batches(dataset, steps=4, seed=6)
+    assert [x.indices for x in a] != [x.indices for x in b]
+    set_a, set_b = (TrainSet(dataset, CONFIG, AUGMENTATION, seed) for seed in (5, 6))
+    assert set_a[0, 6].masks.transform.tolist() != set_b[0, 6].masks.transform.tolist()
+    assert set_a[0, 6].masks.transform.tolist() != set_a[1, 6].masks.transform.tolist()
+
+
+def test_crowd_regions_are_no_targets_and_empty_images_are_samples(dataset):
+    plain = TrainSet(dataset, CONFIG, Augmentation(horizontal_flip=False), seed=0)
+    for i in range(7):
+        sample = plain[0, i]
+        assert sample.index == i
+        assert len(sample.labels) == len(sample.boxes) == len(sample.masks) == i
+    assert sample.boxes[2].tolist() == [10, 6, 19, 15]
+
+
+def test_collate_pads_to_slots(dataset):
+    plain = TrainSet(dataset, CONFIG, Augmentation(horizontal_flip=False), seed=0)
+    samples = [plain[0, i] for i in (3, 0, 5)]
+    images, targets, indices = collate(samples)
+    assert indices == [3, 0, 5]
+    assert images.pixels.shape == (3, 3, 32, 64)
+    assert targets.boxes.shape == (3, 16, 4)
+    assert (targets.labels >= 0).sum(1).tolist() == [3, 0, 5]
+    assert torch.equal(targets.mask_index >= 0, targets.labels >= 0)
+    assert targets.mask_index[targets.mask_index >= 0].tolist() == list(range(8))
+    assert targets.boxes[targets.labels < 0].abs().sum() == 0
+    assert len(targets.masks) == 8
+    many = collate([plain[0, 6]] * 2 + [plain[0, 3]])
+    assert many.targets.boxes.shape == (3, 16, 4)
+
+
+def test_slots_grow_in_steps_of_16(dataset):
+    sample = TrainSet(dataset, CONFIG, Augmentation(), seed=0)[0, 6]
+    for repeats, slots in ((2, 16), (3, 32), (6, 48)):
+        many = replace(
+            sample,
+            boxes=sample.boxes.repeat(repeats, 1),
+            labels=sample.labels.repeat(repeats),
+            masks=instances.concatenate([sample.masks] * repeats),
+        )
+        assert collate([many]).targets.boxes.shape == (1, slots, 4)
+
+
+def test_eval_loader_shows_all_images_whole_and_in_order(dataset):
+    seen = []
+    for images, indices in eval_loader(dataset, CONFIG, batch_size=3):
+        assert images.sizes.tolist() == [[30, 40]] * len(indices)
+        seen += indices
+    assert seen == list(range(7))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_later_is_named_without_a_traceback(folder, tmp_path, workers):
+    shutil.copytree(folder, tmp_path / "copy")
+    dataset = read_coco(tmp_path / "copy" / "a.json", tmp_path / "copy" / "images")
+    path = tmp_path / "copy" / "images" / "4.png"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError) as caught:
+        batches(dataset, workers=workers)
+    assert str(caught.value).startswith(f"{path}: cannot be read (")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_items_hold_no_python_object_per_annotation(dataset):
+    """Workers share memory only as long as it is tensors."""
+    for name, value in vars(dataset).items():
+        small = isinstance(value, (torch.Tensor, Path)) or name in (
+            "class_names", "category_ids", "notes", "masks",
+        )  # fmt: skip
+        assert small, name
+
+
+def test_real_data_load(shared_data):
+    nuclei = shared_data / "nuclei"
+    dataset = read_coco(nuclei / "val.json", nuclei / "images")
+    config = ModelConfig(min_size=256, max_size=2000)
+    augmentation = Augmentation(crop=256, vertical_flip=True)
+    counts = 0
+    for images, targets, _ in train_loader(dataset, config, augmentation, batch_size=2, steps=20):
+        assert images.pixels.shape == (2, 3, 256, 256)
+        valid = targets.labels >= 0
+        counts += int(valid.sum())
+        boxes = targets.boxes[valid]
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert boxes.min() >= 0
+        assert boxes.max() <= 256
+    assert counts > 200
