@@ -17,10 +17,10 @@ HOST_DEVICE Box<T> load_box(const T* p) {
   return {p[0], p[1], p[2], p[3]};
 }
 
-// A reversed box is empty. Written so that NaN gives 0.
+// A reversed box is empty. NaN stays NaN, so that a box with NaN has an IoU of NaN with all others.
 template <typename T>
 HOST_DEVICE T positive(T value) {
-  return value > 0 ? value : T(0);
+  return value < 0 ? T(0) : value;
 }
 
 template <typename T>
@@ -35,7 +35,7 @@ HOST_DEVICE T intersection(const Box<T>& a, const Box<T>& b) {
   return positive(width) * positive(height);
 }
 
-// NaN where both boxes have no area, so that no threshold is passed.
+// NaN where both boxes have no area or one has NaN, so that no threshold is passed.
 template <typename T>
 HOST_DEVICE T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
   const T overlap = intersection(a, b);

@@ -37,6 +37,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
   int64_t* out_count_data = out_counts.mutable_data_ptr<int64_t>();
   const float weights[4] = {float(delta_weights[0]), float(delta_weights[1]),
                             float(delta_weights[2]), float(delta_weights[3])};
+  // In the precision of what they are compared with: a score of 0.05 does not exceed 0.05.
+  const float min_score = float(score_threshold), max_iou = float(nms_threshold);
+  const float side = float(min_side);
 
   torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
     KeptBoxes<float> kept;
@@ -45,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
       const float* image_scores = score_data + n * rois * classes;
       keys.clear();
       for (int64_t i = 0; i < rois * classes; ++i)
-        if (image_scores[i] > score_threshold && valid_data[n * rois + i / classes])
+        if (image_scores[i] > min_score && valid_data[n * rois + i / classes])
           keys.push_back(rank_key(image_scores[i], uint32_t(i)));
       std::sort(keys.begin(), keys.end(), std::greater<>());
 
@@ -68,8 +71,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
             clip(decode(load_box(box_data + (n * rois + roi) * 4), delta, weights),
                  float(size_data[n * 2]), float(size_data[n * 2 + 1]));
         // Written so that NaN is filtered, too.
-        if (!(box.x2 - box.x1 > min_side && box.y2 - box.y1 > min_side)) continue;
-        if (!kept.add(box, label, nms_threshold)) continue;
+        if (!(box.x2 - box.x1 > side && box.y2 - box.y1 > side)) continue;
+        if (!kept.add(box, label, max_iou)) continue;
         std::memcpy(box_out + slot * 4, &box, sizeof(box));
         score_out[slot] = image_scores[index];
         label_out[slot] = label;

@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, d
         for (const int64_t i : order) {
           if (kept.size() == max_keep) break;
           const int64_t group = group_data ? group_data[s * count + i] : 0;
-          if (kept.add(load_box(segment_boxes + i * 4), group, iou_threshold))
+          if (kept.add(load_box(segment_boxes + i * 4), group, T(iou_threshold)))
             index_data[s * max_keep + kept.size() - 1] = i;
         }
         count_data[s] = kept.size();

@@ -20,13 +20,15 @@ struct Proposal {
 std::vector<Proposal> select_level(const float* logits, const float* deltas, int64_t height,
                                    int64_t width, int64_t anchors, const float* cell_anchors,
                                    float stride, float image_height, float image_width,
-                                   int64_t pre_nms_top_k, int64_t max_keep, double nms_threshold,
+                                   int64_t pre_nms_top_k, int64_t max_keep, float nms_threshold,
                                    float min_side) {
   std::vector<uint64_t> keys;
   const int64_t count = height * width * anchors;
   keys.reserve(count);
+  // -inf and NaN never compete.
   for (int64_t i = 0; i < count; ++i)
-    if (logits[i] == logits[i]) keys.push_back(rank_key(logits[i], uint32_t(i)));
+    if (logits[i] > -std::numeric_limits<float>::infinity())
+      keys.push_back(rank_key(logits[i], uint32_t(i)));
   const auto top = keys.begin() + std::min<int64_t>(pre_nms_top_k, int64_t(keys.size()));
   if (top != keys.end()) std::nth_element(keys.begin(), top, keys.end(), std::greater<>());
   std::sort(keys.begin(), top, std::greater<>());
@@ -55,6 +57,9 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
                                                 double nms_threshold, double min_side) {
   const int64_t levels = int64_t(logits.size()), images = logits[0].size(0);
   const int64_t anchors = logits[0].size(1);
+  STD_TORCH_CHECK(pre_nms_top_k >= 0 && post_nms_top_k >= 0,
+                  "select_proposals: pre_nms_top_k and post_nms_top_k must be at least 0, got ",
+                  pre_nms_top_k, " and ", post_nms_top_k);
   for (auto* maps : {&logits, &deltas})
     for (Tensor& map : *maps)
       map = torch::stable::contiguous(torch::stable::to(map, ScalarType::Float),
@@ -75,7 +80,7 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
                        deltas[level].const_data_ptr<float>() + image * numel * 4, height, width,
                        anchors, cell_data + level * anchors * 4, float(strides[level]),
                        float(size_data[image * 2]), float(size_data[image * 2 + 1]), pre_nms_top_k,
-                       post_nms_top_k, nms_threshold, float(min_side));
+                       post_nms_top_k, float(nms_threshold), float(min_side));
     }
   });
 

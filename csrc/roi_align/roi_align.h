@@ -37,8 +37,8 @@ HOST_DEVICE RoiAxis<T> roi_axis(T low, T high, T scale, int64_t bins, int64_t sa
   int64_t samples = sampling_ratio;
   if (samples <= 0) {
     const T wanted = std::ceil(bin_size);
-    samples = wanted < kMaxSamplesPerBin ? int64_t(wanted) : kMaxSamplesPerBin;
-    if (samples < 1) samples = 1;  // an empty RoI is pooled like a point
+    // An empty RoI has no samples and pools to zero.
+    samples = wanted >= kMaxSamplesPerBin ? kMaxSamplesPerBin : wanted > 0 ? int64_t(wanted) : 0;
   }
   return {start, bin_size, samples};
 }
@@ -50,10 +50,10 @@ struct LinearTap {
   T weight_low, weight_high;
 };
 
-// False where a sample counts as zero: beyond one cell outside the map, or NaN.
+// False where a sample counts as zero: beyond one cell outside the map, or NaN, or without a map.
 template <typename T>
 HOST_DEVICE bool linear_tap(T position, int64_t cells, LinearTap<T>& tap) {
-  if (!(position >= -1 && position <= T(cells))) return false;
+  if (!(position >= -1 && position <= T(cells)) || cells == 0) return false;
   if (position < 0) position = 0;
   tap.low = int64_t(position);
   if (tap.low >= cells - 1) {
