@@ -11,7 +11,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from mrcnn.data import instances
-from mrcnn.data.coco import read_coco
+from mrcnn.data.coco import read_coco, read_splits
+from mrcnn.data.formats import Split
 from mrcnn.errors import UserError
 
 REAL = {
@@ -144,6 +145,29 @@ def test_classes_of_a_model_are_matched_by_name(tmp_path):
         UserError, match=r"categories\[0\].name \(id 4\) must be a class of the mod"
     ):
         read_coco(*paths, class_names=("a",))
+
+
+def test_splits_share_the_classes_of_the_first(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    train = write(tmp_path / "one", [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], [(0, 2)])
+    val = write(tmp_path / "two", [{"id": 2, "name": "a"}, {"id": 1, "name": "b"}], [(0, 2)])
+    datasets = read_splits({"train": Split(*train), "val": Split(*val, note="take care")})
+    assert datasets["train"].labels.tolist() == [1]
+    assert datasets["val"].labels.tolist() == [0]
+    assert datasets["val"].category_ids == (2, 1)
+    assert datasets["val"].notes == ("take care",)
+
+
+def test_problems_of_all_splits_are_told_at_once(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    train = write(tmp_path / "one", [{"id": 1, "name": "a"}], [(7, 1)])
+    val = write(tmp_path / "two", [{"id": 1, "name": "a"}], [(0, 9)])
+    with pytest.raises(UserError) as caught:
+        read_splits({"train": Split(*train), "val": Split(*val)})
+    for part in (f"{train[0]}: 1 problem", f"{val[0]}: 1 problem", "got 7", "got 9"):
+        assert part in str(caught.value)
 
 
 def masks_of(*instances_: tuple[list[list[float]], list[int]]) -> instances.InstanceMasks:

@@ -185,3 +185,11 @@ def test_equal_states_give_equal_views():
 def test_boxes_of_a_view():
     view = View((10, 0, 30, 20), (40, 10), mirror_x=True)
     assert view_boxes(torch.tensor([[10.0, 0, 12, 5]]), view).tolist() == [[9, 0, 10, 10]]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"crop": 0}, {"min_sizes": (0, 5)}, {"scale_range": (2, 1)}, {"scale_range": (0, 1)}]
+)
+def test_wrong_augmentations_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"Augmentation: {next(iter(wrong))} must"):
+        Augmentation(**wrong)

@@ -6,7 +6,7 @@ N images, I instances (crowd regions included), C classes. Boxes are xyxy in fil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from torch import Tensor
 from mrcnn.data import instances
 from mrcnn.data.coco_annotations import mask_bounds, read_annotations
 from mrcnn.data.coco_tables import is_id, read_categories, read_images
+from mrcnn.data.formats import Split
 from mrcnn.data.problems import Problems, read_json
+from mrcnn.errors import UserError
 from mrcnn.ops.mask_targets import InstanceMasks
 
 
@@ -121,6 +123,33 @@ def read_coco(
         crowd=torch.tensor(flat.crowd, dtype=torch.bool)[order],
         masks=instances.select(masks, order),
     )
+
+
+def read_splits(
+    splits: dict[str, Split], class_names: Sequence[str] = (), category_ids: Sequence[int] = ()
+) -> dict[str, CocoDataset]:
+    """Read and check several annotation files; the classes of the first are those of all.
+
+    Args:
+        class_names, category_ids: of an existing model, as for `read_coco`.
+    Raises:
+        UserError: listing what is wrong in all the files.
+    """
+    datasets: dict[str, CocoDataset] = {}
+    errors: list[str] = []
+    for name, split in splits.items():
+        try:
+            dataset = read_coco(split.annotations, split.images, class_names, category_ids)
+        except UserError as error:
+            errors.append(str(error))
+            continue
+        notes = (split.note, *dataset.notes) if split.note else dataset.notes
+        datasets[name] = replace(dataset, notes=notes)
+        if not class_names:
+            class_names, category_ids = dataset.class_names, dataset.category_ids
+    if errors:
+        raise UserError("\n".join(dict.fromkeys(errors)))
+    return datasets
 
 
 def _records(

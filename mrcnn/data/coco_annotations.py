@@ -135,7 +135,7 @@ def _check_bbox(bbox: object, size: tuple[int, int], place: str, problems: Probl
     elif not (-width <= bbox[0] < width and -height <= bbox[1] < height) or not (
         0 < bbox[0] + bbox[2] <= 2 * width and 0 < bbox[1] + bbox[3] <= 2 * height
     ):
-        rule = f"lie in its image of {width} x {height}"
+        rule = f"lie on its image of {width} x {height}"
     else:
         return
     problems.add(f"{place}: bbox", rule, bbox, _REMOVE)

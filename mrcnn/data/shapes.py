@@ -57,7 +57,10 @@ def write_shapes(
         seed: the same seed gives the same images, whatever `train` and `val` are.
     Raises:
         UserError: if `folder` holds something else.
+        ValueError: if `size` is below 32.
     """
+    if size < 32:
+        raise ValueError(f"write_shapes: size must be at least 32 pixels, got {size}")
     parameters = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
     if _parameters(folder) != parameters:
         if folder.exists() and any(folder.iterdir()) and _parameters(folder) is None:

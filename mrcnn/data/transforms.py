@@ -27,10 +27,20 @@ class Augmentation:
     """What training varies from one view of an image to the next."""
 
     crop: int | None = None  # side of a random square of file pixels, cut before the resize
-    min_sizes: tuple[int, ...] = ()  # shorter sides to draw from, instead of the model's own
+    min_sizes: tuple[int, ...] = ()  # shorter sides to draw from; a fixed `scale` goes before them
     scale_range: tuple[float, float] = (1.0, 1.0)  # factor on the size, drawn log-uniformly
     horizontal_flip: bool = True  # of half of the views
     vertical_flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"Augmentation: crop must be at least 1 pixel, got {self.crop}")
+        if min(self.min_sizes, default=1) < 1:
+            raise ValueError(f"Augmentation: min_sizes must be at least 1, got {self.min_sizes}")
+        if not 0 < self.scale_range[0] <= self.scale_range[1] < np.inf:
+            raise ValueError(
+                f"Augmentation: scale_range must rise from more than 0, got {self.scale_range}"
+            )
 
 
 @dataclass(frozen=True)
