@@ -57,6 +57,14 @@ def test_the_sound_data_set_is_read(folder):
     assert dataset.boxes.tolist() == [[1, 1, 5, 4], [1, 1, 2, 5], [1, 1, 2, 5]]
 
 
+def test_points_a_little_outside_and_missing_boxes_are_tolerated(folder):
+    content = sound()
+    polygon([-1, -1, 16, -1, 16, 12, -1, 12])(content)
+    for key in ("bbox", "area", "iscrowd"):
+        without("annotations", key)(content)
+    assert read(folder, content).boxes[0].tolist() == [0, 0, 8, 6]
+
+
 UNREADABLE = {  # content of the file, what the message says
     "empty": (b"", ["is empty (0 bytes)"]),
     "blank": (b" \n ", ["is empty (3 bytes)"]),
@@ -132,7 +140,7 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "no categories": (lambda c: c.pop("categories"), ["categories must be a list"]),
     "images is an object": (lambda c: c.update(images={}), ["images must be a list, got {}"]),
     "images is empty": (lambda c: c.update(images=[]), ["images must hold at least one object"]),
-    "categories is empty": (lambda c: c.update(categories=[]), ["categories must hold at least one obj"]),
+    "categories is empty": (lambda c: c.update(categories=[]), ["categories must hold"]),
     "an image is a text": (
         lambda c: c["images"].append("x.png"), ["images[2] must be an object, got 'x.png'"]),
     "an annotation is null": (
@@ -205,6 +213,8 @@ RECORDS = {  # what is done to the sound data set, what the message says
         polygon([1, 1, 4, 1, 4, 4], [1, 1, NAN, 2, 1, 2]), ["segmentation[1]", "[nan, 2.0]"]),
     "polygon with infinity": (polygon([1, 1, INF, 2, 1, 2]), ["segmentation[0]", "[inf, 2.0]"]),
     "polygon at 1e9": (polygon([1, 1, 1e9, 2, 1, 2]), ["image of 8 x 6", "[1000000000.0, 2.0]"]),
+    "polygon past twice its image": (
+        polygon([1, 1, 16.1, 2, 1, 2]), ["segmentation[0]", "got [16.1, 2.0]"]),
     "polygon outside": (polygon([9, 1, 12, 1, 12, 4]), [ANNOTATION + "segmentation must enclose"]),
     "polygon a line": (polygon([1, 1, 3, 1, 5, 1]), [ANNOTATION + "segmentation must enclose"]),
     "runs without size": (
