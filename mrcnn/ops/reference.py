@@ -33,17 +33,19 @@ def roi_align(
 ) -> Tensor:
     """As `multiscale_roi_align`, in float64; of one map, with one level."""
     maps = [feature.double() for feature in features]
-    pooled = maps[0].new_zeros((len(boxes), maps[0].shape[1], *size))
-    for k, (corners, image) in enumerate(zip(boxes.tolist(), image_index.tolist(), strict=True)):
+    nothing = maps[0].new_zeros((maps[0].shape[1], *size))
+    pooled = []
+    for corners, image in zip(boxes.tolist(), image_index.tolist(), strict=True):
         if image < 0 or not all(map(math.isfinite, corners)):
+            pooled.append(nothing)
             continue
         level = roi_level(corners, len(maps), canonical_size, canonical_level)
         x1, y1, x2, y2 = (corner * scales[level] for corner in corners)
         height, width = maps[level].shape[2:]
         rows = averaging_matrix(y1, y2, size[0], height, sampling_ratio, aligned)
         columns = averaging_matrix(x1, x2, size[1], width, sampling_ratio, aligned)
-        pooled[k] = rows @ maps[level][image] @ columns.T  # (C, bins_h, bins_w)
-    return pooled
+        pooled.append(rows @ maps[level][image] @ columns.T)  # (C, bins_h, bins_w)
+    return torch.stack(pooled) if pooled else nothing[None][:0]
 
 
 def roi_level(
