@@ -1,0 +1,223 @@
+"""NMS against its reference, index by index."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from mrcnn.ops import batched_nms, nms, reference, segmented_nms
+
+NAN, INF = math.nan, math.inf
+ONE_GROUP = torch.empty(1, 0, dtype=torch.int64)
+
+CASES = {  # boxes, scores, threshold, kept
+    "none": ([], [], 0.5, []),
+    "one": ([[0, 0, 1, 1]], [0.1], 0.5, [0]),
+    "best first": ([[0, 0, 9, 9], [20, 0, 29, 9], [0, 20, 9, 29]], [0.2, 0.9, 0.5], 0.5, [1, 2, 0]),
+    "duplicates": ([[0, 0, 9, 9]] * 3, [0.2, 0.9, 0.5], 0.5, [1]),
+    "tied scores go to the lower index": ([[0, 0, 9, 9]] * 3, [0.5, 0.5, 0.5], 0.5, [0]),
+    "tied scores keep their order": (
+        [[9, 0, 10, 1], [0, 0, 1, 1], [5, 0, 6, 1]], [0.5, 0.5, 0.5], 0.5, [0, 1, 2],
+    ),
+    "IoU exactly at 1/2": ([[0, 0, 10, 10], [0, 0, 10, 5]], [0.9, 0.8], 0.5, [0, 1]),
+    "IoU exactly at 3/10": ([[0, 0, 10, 10], [0, 0, 10, 3]], [0.9, 0.8], 0.3, [0, 1]),
+    "IoU exactly at 7/10": ([[0, 0, 10, 10], [0, 0, 10, 7]], [0.9, 0.8], 0.7, [0, 1]),
+    "IoU just above 1/2": ([[0, 0, 10, 10], [0, 0, 10, 5.0001]], [0.9, 0.8], 0.5, [0]),
+    "a dropped box drops no other": (
+        [[0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]], [0.9, 0.8, 0.7], 0.3, [0, 2],
+    ),
+    "threshold 0 keeps boxes that touch": (
+        [[0, 0, 10, 10], [10, 0, 20, 10], [9, 0, 19, 10]], [0.9, 0.8, 0.7], 0.0, [0, 1],
+    ),
+    "threshold 1 keeps all": ([[0, 0, 9, 9]] * 2, [0.2, 0.9], 1.0, [1, 0]),
+    "NaN score never wins": ([[0, 0, 9, 9], [0, 0, 9, 9]], [NAN, 0.1], 0.5, [1]),
+    "all scores NaN": ([[0, 0, 9, 9], [0, 0, 9, 9]], [NAN, NAN], 0.5, []),
+    "NaN coordinate never wins": ([[0, 0, NAN, 9], [0, 0, 9, 9]], [0.9, 0.1], 0.5, [1]),
+    "padding": ([[0, 0, 9, 9], [0, 0, 9, 9]], [-INF, -1e30], 0.5, [1]),
+    "infinite score": ([[0, 0, 9, 9], [0, 0, 9, 9]], [0.9, INF], 0.5, [1]),
+    "infinite boxes overlap nothing": (
+        [[0, 0, INF, INF], [0, 0, 9, 9], [0, 0, INF, INF]], [0.9, 0.8, 0.7], 0.5, [0, 1, 2],
+    ),
+    "zero area": ([[3, 3, 3, 3], [3, 3, 3, 3], [0, 0, 9, 9]], [0.9, 0.8, 0.7], 0.5, [0, 1, 2]),
+    "reversed boxes are empty": (
+        [[9, 9, 0, 0], [9, 9, 0, 0], [0, 0, 9, 9], [9, 0, 0, 9]], [0.9, 0.8, 0.7, 0.6],
+        0.5, [0, 1, 2, 3],
+    ),
+    "scores of both signs": (
+        [[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]], [-0.5, 0.0, -0.1], 0.5, [1, 2, 0],
+    ),
+    "-0 ties with 0": ([[0, 0, 9, 9], [0, 0, 9, 9]], [-0.0, 0.0], 0.5, [0]),
+    "areas beyond half precision": (
+        [[0, 0, 1000, 1000], [0, 0, 1000, 400]], [0.9, 0.8], 0.5, [0, 1],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_known_answers(case, dtype):
+    boxes, scores, threshold, kept = CASES[case]
+    corners = torch.tensor(boxes, dtype=dtype).reshape(-1, 4)
+    values = torch.tensor(scores, dtype=dtype)
+    assert nms(corners, values, threshold).tolist() == kept
+    expected, counts = reference.nms(
+        corners[None], values[None], ONE_GROUP, threshold, len(corners)
+    )
+    assert expected[0, : counts[0]].tolist() == kept
+
+
+def clustered(seed: int, count: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Boxes jittered around a few objects on a grid of quarters, and scores with ties."""
+    generator = torch.Generator().manual_seed(seed)
+    objects = torch.rand(max(count // 8, 1), 4, generator=generator) * 60
+    boxes = objects[torch.randint(len(objects), (count,), generator=generator)]
+    boxes = boxes + torch.randn(count, 4, generator=generator) * 4
+    boxes[:, 2:] = boxes[:, :2] + boxes[:, 2:] * 0.7
+    scores = torch.randint(0, count, (count,), generator=generator) / count
+    return ((boxes * 4).round() / 4).to(dtype), scores.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+def test_matches_reference_on_clusters(dtype, threshold):
+    for seed in range(20):
+        boxes, scores = clustered(seed, 5 + 6 * seed, dtype)
+        expected, counts = reference.nms(
+            boxes[None], scores[None], ONE_GROUP, threshold, len(boxes)
+        )
+        assert nms(boxes, scores, threshold).tolist() == expected[0, : counts[0]].tolist()
+
+
+@pytest.mark.parametrize("max_keep", [0, 1, 5, 40, 60])
+def test_segments(max_keep):
+    boxes, scores = (
+        torch.stack(x) for x in zip(*(clustered(s, 40) for s in range(5)), strict=True)
+    )
+    scores[1, 30:] = -INF
+    scores[2] = -INF
+    boxes[3, ::3, 2] = NAN
+    scores[4, ::4] = NAN
+    groups = torch.randint(-1, 3, (5, 40), generator=torch.Generator().manual_seed(0))
+    for group in (groups, groups[:, :0]):
+        actual = segmented_nms(boxes, scores, group, 0.5, max_keep)
+        assert_close(actual, reference.nms(boxes, scores, group, 0.5, max_keep), rtol=0, atol=0)
+    assert actual[0].shape == (5, max_keep)
+    assert actual[1][2] == 0
+    assert actual[1].max() <= max_keep
+
+
+def test_empty_segments():
+    indices, counts = segmented_nms(
+        torch.empty(3, 0, 4), torch.empty(3, 0), torch.empty(3, 0, dtype=torch.int64), 0.5, 4
+    )
+    assert indices.tolist() == [[-1] * 4] * 3
+    assert counts.tolist() == [0, 0, 0]
+    indices, counts = segmented_nms(
+        torch.empty(0, 7, 4), torch.empty(0, 7), torch.empty(0, 7, dtype=torch.int64), 0.5, 4
+    )
+    assert indices.shape == (0, 4)
+    assert counts.shape == (0,)
+
+
+def test_groups_never_compete():
+    """NMS of all groups at once is NMS of each, merged by score, wherever the boxes lie."""
+    boxes, scores = clustered(0, 120, torch.float64)
+    scores = scores + torch.arange(120) * 1e-6  # no ties, so that merging is unambiguous
+    boxes = boxes + 1e6  # where offsets per group would cost precision
+    groups = torch.arange(120) % 7
+    separate = torch.cat(
+        [rows[nms(boxes[rows], scores[rows], 0.5)]
+         for group in range(7) for rows in [torch.nonzero(groups == group)[:, 0]]]
+    )  # fmt: skip
+    separate = separate[scores[separate].argsort(descending=True)]
+    assert batched_nms(boxes, scores, groups, 0.5).tolist() == separate.tolist()
+    assert batched_nms(boxes, scores, groups.int(), 0.5).tolist() == separate.tolist()
+
+
+def test_strided_inputs():
+    boxes, scores = clustered(1, 50)
+    wide = torch.stack([boxes, boxes + 100], dim=1)[:, 0]
+    columns = boxes.T.contiguous().T
+    expected = nms(boxes, scores, 0.5)
+    for other in (wide, columns):
+        assert nms(other, scores.repeat_interleave(2)[::2], 0.5).tolist() == expected.tolist()
+
+
+def test_same_result_for_any_number_of_threads():
+    boxes, scores = (
+        torch.stack(x) for x in zip(*(clustered(s, 80) for s in range(9)), strict=True)
+    )
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(segmented_nms(boxes, scores, ONE_GROUP.expand(9, 0), 0.5, 80))
+    finally:
+        torch.set_num_threads(threads)
+    assert_close(results[1:], results[:1] * 2, rtol=0, atol=0)
+
+
+def test_many_boxes():
+    """A mask of all pairs would take 5 GB; disjoint boxes all survive."""
+    side = 200
+    corner = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    boxes = torch.cat([corner, corner + 1], dim=1)
+    kept, counts = segmented_nms(boxes[None], torch.rand(1, side**2), ONE_GROUP, 0.5, 300)
+    assert counts.tolist() == [300]
+    assert len(set(kept[0].tolist())) == 300
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_boxes():
+    low = torch.rand(200_000, 2) * 30
+    boxes = torch.cat([low, low + 40], dim=1)
+    scores = torch.rand(200_000)
+    kept = nms(boxes, scores, 0.5)
+    # The kept ones are far apart, and each dropped one is near a kept one that beats it.
+    overlap = reference.pairwise_iou(boxes[kept], boxes[kept]).fill_diagonal_(0)
+    assert overlap.max() <= 0.5
+    dropped = torch.ones(len(boxes), dtype=torch.bool).index_fill_(0, kept, False)
+    overlap = reference.pairwise_iou(boxes[dropped], boxes[kept])
+    beaten = (overlap > 0.5) & (scores[kept][None] >= scores[dropped][:, None])
+    assert beaten.any(1).all()
+
+
+def test_equals_torchvision():
+    ops = pytest.importorskip("torchvision").ops
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        low = torch.rand(200, 2, generator=generator) * 50
+        boxes = torch.cat([low, low + torch.rand(200, 2, generator=generator) * 30], dim=1)
+        scores = torch.rand(200, generator=generator)
+        groups = torch.randint(5, (200,), generator=generator)
+        for threshold in (0.3, 0.5, 0.7):
+            assert_close(nms(boxes, scores, threshold), ops.nms(boxes, scores, threshold))
+            assert_close(
+                batched_nms(boxes, scores, groups, threshold),
+                ops.batched_nms(boxes, scores, groups, threshold),
+            )
+
+
+coordinate = st.one_of(
+    st.integers(-4, 12).map(float), st.sampled_from([NAN, INF, -INF, 1e30, -1e30, 1e-40])
+)
+score = st.one_of(
+    st.sampled_from([0.0, 0.25, 0.5, 1.0, NAN, INF, -INF]), st.floats(-2, 2, width=32)
+)
+candidate = st.tuples(coordinate, coordinate, coordinate, coordinate, score, st.integers(0, 2))
+
+
+@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@given(
+    candidates=st.lists(candidate, max_size=12),
+    threshold=st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.6, 0.7, 1.0]),
+    max_keep=st.integers(0, 14),
+)
+def test_any_boxes_match_reference(candidates, threshold, max_keep):
+    table = torch.tensor(candidates, dtype=torch.float32).reshape(1, -1, 6)
+    arguments = table[..., :4], table[..., 4], table[..., 5].long(), threshold, max_keep
+    assert_close(segmented_nms(*arguments), reference.nms(*arguments), rtol=0, atol=0)
