@@ -202,6 +202,24 @@ def test_run_lengths_at_their_own_resolution_are_the_bitmap():
         assert np.array_equal(target.numpy(), expected)
 
 
+@pytest.mark.parametrize("bin_size", [(1, 2), (2, 3), (3, 6), (7, 10)], ids=str)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_bins_of_whole_pixels_are_foreground_from_exactly_half(bin_size, mirrored):
+    rng = np.random.default_rng(7)
+    (high, wide), size = bin_size, 14
+    height, width = size * high, size * wide
+    bitmap = (rng.random((height, width)) < 0.5).astype(np.uint8)
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[0, bitmap.T.reshape(-1), 2]) != 0), prepend=0)
+    transform = (-1, 1, width, 0) if mirrored else IDENTITY
+    masks = instance_masks(runs=[runs], frame=(height, width), transform=transform)
+    box = torch.tensor([[0.0, 0.0, width, height]])
+    target = mask_targets(masks, box, torch.tensor([0]), size)[0]
+    covered = bitmap.reshape(size, high, size, wide).sum(axis=(1, 3))
+    expected = 2 * covered >= high * wide
+    assert (2 * covered == high * wide).any()
+    assert np.array_equal(target.numpy(), expected[:, ::-1] if mirrored else expected)
+
+
 def test_reference_averages_whole_pixels():
     rng = np.random.default_rng(2)
     bitmap = (rng.random((60, 60)) < 0.5).astype(np.uint8)

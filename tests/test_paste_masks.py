@@ -137,6 +137,16 @@ def test_full_mask_fills_the_box():
     assert torch.equal(pasted, expected)
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_constant_mask_at_the_threshold_is_inside(threshold):
+    """Interpolation between equal values gives exactly that value."""
+    masks = torch.full((1, 28, 28), threshold)
+    box = torch.tensor([[-60.0, -80.0, 160.0, 190.0]])  # half a cell beyond the image all around
+    assert paste_masks(masks, box, 100, 100, threshold).all()
+    counts = paste_masks_rle(masks, box, 100, 100, threshold)[0]["counts"]
+    assert counts == encode_by_coco(torch.ones(1, 100, 100).bool())[0]
+
+
 EMPTY_BOXES = {
     "zero width": [10, 10, 10, 50],
     "zero height": [10, 10, 50, 10],

@@ -90,11 +90,10 @@ HOST_DEVICE int64_t toggled_row(const PolygonEdge& edge, int64_t column, int64_t
     const int64_t before = edge.across(step), after = edge.across(step + 1);
     y = before < after ? before : after;
   } else {
-    // The first point on the far side: solve, then correct what rounding did.
+    // The first point on the far side. Solving for it, cut to an integer, is never too late.
     const bool rising = edge.slope > 0;
     int64_t step = int64_t((double(line - edge.x) + 0.5) / edge.slope);
     if (step < 1) step = 1;
-    while (step > 1 && (edge.across(step - 1) > line) == rising) --step;
     while ((edge.across(step) > line) != rising) ++step;
     y = edge.y + step - 1;
   }
