@@ -212,7 +212,7 @@ def select_detections(
     out_scores = torch.zeros(images, max_detections, dtype=torch.float64)
     labels, roi = (torch.full((images, max_detections), -1) for _ in range(2))
     for n in range(images):
-        delta = deltas[n].double().reshape(rois, -1, 4).expand(-1, classes, -1)
+        delta = deltas[n].double().reshape(rois, deltas.shape[2] // 4, 4).expand(-1, classes, -1)
         decoded = decode(delta, boxes[n].double()[:, None], delta_weights)
         box = clip(decoded, sizes[n].tolist())  # (R, C, 4)
         usable = passes[n] & valid[n, :, None] & longer_than(box, min_side)
