@@ -72,7 +72,10 @@ class ModelConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"ModelConfig: unknown fields {unknown}; made by a newer mrcnn?")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
+        }
+        return cls(**plain)
 
 
 # A small model that learns from scratch on a CPU in minutes.

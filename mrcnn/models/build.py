@@ -68,4 +68,7 @@ def build(config: ModelConfig) -> MaskRCNN:
         positive_fraction=config.roi_positive_fraction,
     )
     model = MaskRCNN(backbone, rpn, box_head, mask_head, roi_samples=config.roi_samples)
-    return model.to(memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model

@@ -47,7 +47,7 @@ class MaskHead(nn.Module):
         self.mask_logits = nn.Conv2d(width, num_classes, 1)
         for layer in (*self.convs, self.upsample):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)
         nn.init.normal_(self.mask_logits.weight, std=0.001)
         nn.init.zeros_(self.mask_logits.bias)  # type: ignore[arg-type]
 
@@ -56,9 +56,10 @@ class MaskHead(nn.Module):
         x = self.pooler(features, boxes, labels >= 0)
         for conv in self.convs:
             x = F.relu(conv(x), inplace=True)
-        logits = self.mask_logits(F.relu(self.upsample(x), inplace=True))  # (N * R, C, M, M)
+        x = F.relu(self.upsample(x), inplace=True)
+        logits: Tensor = self.mask_logits(x)  # (N * R, C, M, M)
         own_class = labels.clamp(min=0).reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
-        return logits.gather(1, own_class)[:, 0].unflatten(0, labels.shape)
+        return logits.gather(1, own_class).view(*labels.shape, *logits.shape[2:])
 
     def losses(
         self, features: dict[str, Tensor], rois: SampledRois, targets: Targets

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 class FrozenBatchNorm(nn.Module):
     """Batch norm with fixed statistics and fixed affine values, as detectors fine-tune with."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps

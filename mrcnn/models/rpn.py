@@ -36,6 +36,8 @@ class RPN(nn.Module):
         numerics: whose roundings and losses to follow.
     """
 
+    cell_anchors: Tensor  # (L, A, 4)
+
     def __init__(
         self,
         channels: int,

@@ -71,7 +71,7 @@ def train_steps(
         losses = model(images, targets)
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
         values = torch.stack([*losses.values(), total, norm]).detach()
@@ -94,7 +94,7 @@ def _read(
     """Records of the pending steps, after one read from the device."""
     rows = torch.stack([values for _, _, values, *_ in pending]).tolist()
     records = []
-    for (step, lr, values, indices, seconds, data_seconds), row in zip(pending, rows, strict=True):
+    for (step, lr, _, indices, seconds, data_seconds), row in zip(pending, rows, strict=True):
         parts = dict(zip([*names, "loss", "gradient norm"], row, strict=True))
         broken = [name for name, value in parts.items() if not abs(value) < float("inf")]
         if broken:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mrcnn.errors import UserError
 from mrcnn.training.loop import LOSSES, StepRecord
 
 COLUMNS = (
@@ -28,13 +29,19 @@ COLUMNS = (
 )
 
 
-def new_run_folder(parent: Path) -> Path:
-    """Make the next free folder `parent`/1, `parent`/2, …"""
-    parent.mkdir(parents=True, exist_ok=True)
-    used = [int(p.name) for p in parent.iterdir() if p.name.isdigit()]
-    folder = parent / str(max(used, default=0) + 1)
-    folder.mkdir()
-    return folder
+def make_run_folder(wanted: Path | None, parent: Path) -> Path:
+    """Make the wanted folder, or else the next free one of `parent`/1, `parent`/2, …
+
+    Raises:
+        UserError: if the wanted folder holds files already.
+    """
+    if wanted is None:
+        used = [int(p.name) for p in parent.glob("*") if p.name.isdigit()]
+        wanted = parent / str(max(used, default=0) + 1)
+    if wanted.exists() and not (wanted.is_dir() and not any(wanted.iterdir())):
+        raise UserError(f"--out {wanted}: exists and is not empty; name a new folder")
+    wanted.mkdir(parents=True, exist_ok=True)
+    return wanted
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
