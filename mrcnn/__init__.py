@@ -1,0 +1,54 @@
+"""Mask R-CNN with its own kernels: a box, a class and a mask for every object in an image."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrcnn.config import MODELS, ModelConfig
+    from mrcnn.errors import UserError
+    from mrcnn.models import MaskRCNN, build
+    from mrcnn.predictor import Predictor, Result, load
+    from mrcnn.structures import DetectionBatch, Detections, ImageBatch, Targets
+
+# Imported when first used: importing PyTorch takes seconds, which `mrcnn --help` must not.
+_HOMES = {
+    "MODELS": "mrcnn.config",
+    "ModelConfig": "mrcnn.config",
+    "UserError": "mrcnn.errors",
+    "MaskRCNN": "mrcnn.models",
+    "build": "mrcnn.models",
+    "Predictor": "mrcnn.predictor",
+    "Result": "mrcnn.predictor",
+    "load": "mrcnn.predictor",
+    "DetectionBatch": "mrcnn.structures",
+    "Detections": "mrcnn.structures",
+    "ImageBatch": "mrcnn.structures",
+    "Targets": "mrcnn.structures",
+}
+
+__all__ = [
+    "MODELS",
+    "DetectionBatch",
+    "Detections",
+    "ImageBatch",
+    "MaskRCNN",
+    "ModelConfig",
+    "Predictor",
+    "Result",
+    "Targets",
+    "UserError",
+    "build",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mrcnn' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

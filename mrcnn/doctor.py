@@ -1,0 +1,114 @@
+"""What is installed, which kernels are built, and the command that mends what is not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrcnn.flags import parse, run
+
+_LIBRARIES = ("numpy", "pillow", "pycocotools", "safetensors", "tyro", "matplotlib")
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Print versions and which kernels are built; exit code 1 if something needs mending."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the report."""
+    parse(DoctorConfig, argv)
+    facts, problems = examine()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+    if problems:
+        print("\nTo mend:\n" + "\n".join(f"* {problem}" for problem in problems))
+        return 1
+    print("\nAll is well.")
+    return 0
+
+
+def examine() -> tuple[dict[str, str], list[str]]:
+    """Facts by name, and what is wrong with its remedy.
+
+    PyTorch and the kernels are imported here and nowhere above, since they may be what is broken.
+    """
+    facts = {
+        "mrcnn": f"{version('mrcnn')} in {Path(__file__).parent}",
+        "python": f"{platform.python_version()} in {sys.prefix}",
+        "system": f"{platform.platform()}, {os.cpu_count()} cores",
+        "compiler": _compiler(),
+        "nvcc": _first_line(["nvcc", "--version"], line=-1),
+    }
+    facts |= {name: version(name) for name in _LIBRARIES}
+    problems = [
+        f"{name} is missing; run: pip install {name}"
+        for name in _LIBRARIES
+        if facts[name] == "not installed"
+    ]
+    try:
+        import torch
+    except ImportError as error:
+        facts["torch"] = f"does not load: {error}"
+        return facts, [*problems, "PyTorch is missing; run: pip install -r requirements.txt"]
+    facts["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads"
+    facts["cpu"] = torch.backends.cpu.get_cpu_capability()
+    facts["CUDA"] = _cuda()
+    try:
+        from mrcnn.ops import library
+
+        kernels = library.build_report()
+    except ImportError as error:
+        kernels = {"kernels": str(error)}
+    for name, state in kernels.items():
+        summary, *advice = state.splitlines()
+        facts[name] = summary.removeprefix("mrcnn: ")
+        if advice:
+            problems.append("\n".join([facts[name], *advice]))
+    return facts, problems
+
+
+def version(name: str) -> str:
+    """Of an installed distribution."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return "PyTorch is built without it"
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{torch.version.cuda}, devices: {', '.join(devices) or 'none found'}"
+
+
+def _compiler() -> str:
+    command = os.environ.get("CXX", "c++").split()
+    return _first_line([*command, "--version"])
+
+
+def _first_line(command: list[str], line: int = 0) -> str:
+    """One line of what a program says about itself."""
+    path = shutil.which(command[0])
+    if path is None:
+        return f"{command[0]} is not on PATH"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{path} does not run: {error}"
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return f"{lines[line] if lines else 'says nothing'} ({path})"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,215 @@
+"""Average precision on a data set: `python -m mrcnn.evaluate --weights RUN --data DIR`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mrcnn import checkpoints
+from mrcnn.coco_scores import score_results
+from mrcnn.data.coco import CocoDataset, read_coco
+from mrcnn.data.formats import find_splits
+from mrcnn.data.loader import eval_loader
+from mrcnn.data.problems import read_json
+from mrcnn.data.subset import subset
+from mrcnn.errors import UserError
+from mrcnn.files import write_json
+from mrcnn.flags import parse, run
+from mrcnn.predictor import Predictor, coco_results, load
+
+_TABLE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR")
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: CocoDataset,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    image_ids: Collection[int] | None = None,
+    results: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, images: None,
+) -> dict[str, float]:
+    """Detect on every image of a data set, and score boxes and masks.
+
+    Args:
+        predictor: its `max_detections` is also the limit of the scores.
+        dataset: read with the class names of the predictor.
+        image_ids: of the images to take; None takes all.
+        results: where to write the detections as a COCO result file.
+        progress: called after each batch with the images done and the images in all.
+    Returns:
+        The figures of `score_results` as bbox_AP, segm_AP, …, and `images`, `max_detections`, and
+        `images_at_limit`: how many have as many detections as are allowed.
+    Raises:
+        UserError: if an image cannot be read, or an id is of no image.
+    """
+    if image_ids is not None:
+        dataset = _chosen(dataset, image_ids)
+    if not len(dataset):
+        raise UserError(f"{dataset.annotations}: holds no images; there is nothing to evaluate")
+    limit = predictor.config.max_detections
+    entries: list[dict[str, Any]] = []
+    done = at_limit = 0
+    loader = eval_loader(dataset, predictor.config, batch_size=batch_size, workers=workers)
+    for batch in loader:
+        sizes = [(int(height), int(width)) for height, width in dataset.sizes[batch.indices]]
+        for index, found in zip(batch.indices, predictor.detect(batch.images, sizes), strict=True):
+            image_id = int(dataset.image_ids[index])
+            at_limit += len(found) == limit
+            entries += (
+                {"image_id": image_id, **entry}
+                for entry in coco_results(
+                    found.boxes.numpy(),
+                    found.scores.numpy(),
+                    found.labels.numpy(),
+                    found.masks,
+                    dataset.category_ids,
+                )
+            )
+        done += len(batch.indices)
+        progress(done, len(dataset))
+    if results is not None:
+        write_json(results, entries)
+
+    truth = read_json(dataset.annotations)
+    chosen = {int(id) for id in dataset.image_ids}
+    figures = {"images": len(dataset), "max_detections": limit, "images_at_limit": at_limit}
+    metrics: dict[str, float] = dict(figures)
+    kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
+    for kind in kinds if predictor.model.mask_head else kinds[:1]:
+        scores = score_results(truth, entries, kind, limit, chosen)
+        metrics |= {f"{kind}_{name}": value for name, value in scores.items()}
+    return metrics
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """The figures of `evaluate` as tables: overall, and per class where there are several."""
+    kinds = [kind for kind in ("bbox", "segm") if f"{kind}_AP" in metrics]
+    limit = int(metrics["max_detections"])
+    lines = [f"{int(metrics['images'])} images, at most {limit} detections each"]
+    lines.append("      " + "".join(f"{name:>8}" for name in _TABLE))
+    for kind in kinds:
+        lines.append(f"{kind:<6}" + "".join(_cell(metrics[f"{kind}_{name}"]) for name in _TABLE))
+    classes = [key.removeprefix("bbox_AP/") for key in metrics if key.startswith("bbox_AP/")]
+    if len(classes) > 1:
+        width = max(len("class"), *map(len, classes))
+        heads = "".join(f"{kind + ' AP':>10}" for kind in kinds)
+        lines += ["", f"{'class':<{width}}{heads}"]
+        for name in classes:
+            cells = "".join(f"{_cell(metrics[f'{kind}_AP/{name}']):>10}" for kind in kinds)
+            lines.append(f"{name:<{width}}{cells}")
+    if metrics["images_at_limit"]:
+        lines.append(
+            f"{int(metrics['images_at_limit'])} images have as many detections as are allowed; "
+            f"more than {limit} may be there"
+        )
+    return "\n".join(lines)
+
+
+def _cell(value: float) -> str:
+    return f"{value:8.3f}" if value > -1 else f"{'-':>8}"
+
+
+def _chosen(dataset: CocoDataset, image_ids: Collection[int]) -> CocoDataset:
+    """The images with these ids, in the order of the data set."""
+    ids = dataset.image_ids.tolist()
+    if unknown := sorted(set(image_ids) - set(ids)):
+        raise UserError(
+            f"{dataset.annotations}: has no image with id {unknown[0]} "
+            f"({len(unknown)} of the given ids are unknown); correct the list of ids"
+        )
+    return subset(dataset, [i for i, id in enumerate(ids) if id in set(image_ids)])
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a trained model on a data set: AP of boxes and masks, as COCO defines it."""
+
+    weights: Path
+    """A run folder (its best checkpoint, else its last) or a checkpoint file."""
+    data: Path
+    """Folder with images and COCO annotations."""
+    split: Literal["train", "val"] = "val"
+    max_dets: int | None = None
+    """Objects an image, for the model and the scores; by default as the model was trained."""
+    batch_size: int = 1
+    image_ids: Path | None = None
+    """File of image ids, one a line: take these images only."""
+    out: Path | None = None
+    """COCO result file to write; by default coco_results_<split>.json beside the checkpoint."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    workers: int = 0
+    """Processes that read images."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_dets", 1), ("batch_size", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} must be at least {least}, got {value}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Evaluate, print the tables, and say where the detections are."""
+    args = parse(EvaluateConfig, argv)
+    image_ids = None if args.image_ids is None else _read_ids(args.image_ids)
+    predictor = load(args.weights, args.device, max_detections=args.max_dets)
+    split = find_splits(args.data, needs=(args.split,))[args.split]
+    if split.note:
+        print(split.note)
+    config = predictor.config
+    dataset = read_coco(split.annotations, split.images, config.class_names, config.category_ids)
+    for note in dataset.notes:
+        print(note)
+    beside = checkpoints.find(args.weights).with_name(f"coco_results_{args.split}.json")
+    results = args.out or beside
+    metrics = evaluate(
+        predictor,
+        dataset,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        image_ids=image_ids,
+        results=results,
+        progress=_Progress(),
+    )
+    print(format_metrics(metrics))
+    print(f"detections: {results}")
+
+
+class _Progress:
+    """A line every few seconds."""
+
+    def __init__(self, every: float = 5.0) -> None:
+        self.every, self.start = every, time.perf_counter()
+        self.next = self.start + every
+
+    def __call__(self, done: int, images: int) -> None:
+        now = time.perf_counter()
+        if now >= self.next:
+            self.next = now + self.every
+            print(f"{done}/{images} images, {done / (now - self.start):.1f} img/s", flush=True)
+
+
+def _read_ids(path: Path) -> list[int]:
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--image-ids {path}: cannot be read ({error})") from error
+    try:
+        return [int(line) for line in lines]
+    except ValueError:
+        wrong = next(line for line in lines if not line.lstrip("-").isdigit())
+        raise UserError(
+            f"--image-ids {path}: must hold whole numbers, one a line, got {wrong!r:.40}"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

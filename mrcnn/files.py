@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mrcnn.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a draft to write, which then takes the place of `path` in one step.
+
+    After a failure or a crash the file is what it was before. The draft stands in the same folder,
+    which is made if need be; one that a crash left behind is overwritten.
+
+    Raises:
+        UserError: if the system cannot write there.
+    """
+    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            _sync(draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{path}: cannot be written ({reason}); name another place, or make room there"
+        ) from error
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write values as JSON.
+
+    Raises:
+        UserError: if the system cannot write there.
+    """
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(values), encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

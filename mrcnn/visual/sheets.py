@@ -1,0 +1,69 @@
+"""Many images on one sheet, and what a training batch looks like to the network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mrcnn.config import ModelConfig
+from mrcnn.ops.mask_targets import mask_targets
+from mrcnn.ops.paste_masks import paste_masks_rle
+from mrcnn.structures import ImageBatch, Targets
+from mrcnn.visual.draw import draw_instances
+
+_GAP = 6  # pixels between images
+_GROUND = 40  # grey
+
+
+def draw_targets(
+    images: ImageBatch, targets: Targets, config: ModelConfig, mask_size: int = 28
+) -> list[NDArray[np.uint8]]:
+    """Draw the images of a training batch with their ground truth, as the losses see it.
+
+    Pixels are those the network gets. Masks are the targets of the mask loss, pasted back.
+
+    Args:
+        mask_size: side of a mask target.
+    Returns:
+        One (h, w, 3) RGB picture an image.
+    """
+    images, targets = images.to("cpu"), targets.to("cpu")
+    mean, std = torch.tensor(config.pixel_mean), torch.tensor(config.pixel_std)
+    pictures = []
+    for n, (height, width) in enumerate(images.sizes.tolist()):
+        pixels = images.pixels[n, :, :height, :width].permute(1, 2, 0) * std + mean
+        real = targets.labels[n] >= 0  # (G,)
+        boxes = targets.boxes[n, real]
+        grids = mask_targets(targets.masks, boxes, targets.mask_index[n, real], mask_size)
+        pictures.append(
+            draw_instances(
+                pixels.round().clamp(0, 255).byte().numpy(),
+                boxes.numpy(),
+                targets.labels[n, real].numpy(),
+                paste_masks_rle(grids, boxes, height, width),
+                config.class_names,
+            )
+        )
+    return pictures
+
+
+def mosaic(images: Sequence[NDArray[np.uint8]], columns: int | None = None) -> NDArray[np.uint8]:
+    """Images side by side, each in a cell as large as the largest.
+
+    Args:
+        images: (h, w, 3) RGB each, at least one.
+        columns: as many as make the sheet about square where None.
+    """
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    rows = -(-len(images) // columns)
+    height = max(image.shape[0] for image in images) + _GAP
+    width = max(image.shape[1] for image in images) + _GAP
+    sheet = np.full((rows * height + _GAP, columns * width + _GAP, 3), _GROUND, np.uint8)
+    for i, image in enumerate(images):
+        y, x = _GAP + i // columns * height, _GAP + i % columns * width
+        sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
+    return sheet
