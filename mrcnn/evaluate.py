@@ -35,7 +35,7 @@ def evaluate(
     image_ids: Collection[int] | None = None,
     results: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, images: None,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Detect on every image of a data set, and score boxes and masks.
 
     Args:
@@ -45,8 +45,8 @@ def evaluate(
         results: where to write the detections as a COCO result file.
         progress: called after each batch with the images done and the images in all.
     Returns:
-        The figures of `score_results` as bbox_AP, segm_AP, …, and `images`, `max_detections`, and
-        `images_at_limit`: how many have as many detections as are allowed.
+        "bbox" and, with a mask head, "segm": the figures of `score_results`; and "counts": images,
+        max_detections, and at_limit, the images with as many detections as are allowed.
     Raises:
         UserError: if an image cannot be read, or an id is of no image.
     """
@@ -80,35 +80,34 @@ def evaluate(
 
     truth = read_json(dataset.annotations)
     chosen = {int(id) for id in dataset.image_ids}
-    figures = {"images": len(dataset), "max_detections": limit, "images_at_limit": at_limit}
-    metrics: dict[str, float] = dict(figures)
+    metrics: dict[str, dict[str, float]] = {}
     kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
     for kind in kinds if predictor.model.mask_head else kinds[:1]:
-        scores = score_results(truth, entries, kind, limit, chosen)
-        metrics |= {f"{kind}_{name}": value for name, value in scores.items()}
+        metrics[kind] = score_results(truth, entries, kind, limit, chosen)
+    metrics["counts"] = {"images": len(dataset), "max_detections": limit, "at_limit": at_limit}
     return metrics
 
 
-def format_metrics(metrics: Mapping[str, float]) -> str:
+def format_metrics(metrics: Mapping[str, Mapping[str, float]]) -> str:
     """The figures of `evaluate` as tables: overall, and per class where there are several."""
-    kinds = [kind for kind in ("bbox", "segm") if f"{kind}_AP" in metrics]
-    limit = int(metrics["max_detections"])
-    lines = [f"{int(metrics['images'])} images, at most {limit} detections each"]
-    lines.append("      " + "".join(f"{name:>8}" for name in _TABLE))
-    for kind in kinds:
-        lines.append(f"{kind:<6}" + "".join(_cell(metrics[f"{kind}_{name}"]) for name in _TABLE))
-    classes = [key.removeprefix("bbox_AP/") for key in metrics if key.startswith("bbox_AP/")]
+    kinds = [kind for kind in ("bbox", "segm") if kind in metrics]
+    images, limit, at_limit = (int(value) for value in metrics["counts"].values())
+    lines = [
+        f"{images} images, at most {limit} detections each",
+        "      " + "".join(f"{name:>8}" for name in _TABLE),
+        *(f"{kind:<6}" + "".join(_cell(metrics[kind][name]) for name in _TABLE) for kind in kinds),
+    ]
+    classes = [name.removeprefix("AP/") for name in metrics["bbox"] if name.startswith("AP/")]
     if len(classes) > 1:
         width = max(len("class"), *map(len, classes))
-        heads = "".join(f"{kind + ' AP':>10}" for kind in kinds)
-        lines += ["", f"{'class':<{width}}{heads}"]
+        lines += ["", f"{'class':<{width}}" + "".join(f"{kind + ' AP':>10}" for kind in kinds)]
         for name in classes:
-            cells = "".join(f"{_cell(metrics[f'{kind}_AP/{name}']):>10}" for kind in kinds)
+            cells = "".join(f"{_cell(metrics[kind][f'AP/{name}']):>10}" for kind in kinds)
             lines.append(f"{name:<{width}}{cells}")
-    if metrics["images_at_limit"]:
+    if at_limit:
         lines.append(
-            f"{int(metrics['images_at_limit'])} images have as many detections as are allowed; "
-            f"more than {limit} may be there"
+            f"{at_limit} images have as many detections as are allowed; "
+            f"they may hold more than {limit}: see max_detections"
         )
     return "\n".join(lines)
 

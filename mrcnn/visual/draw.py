@@ -20,10 +20,11 @@ Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 Colour = tuple[int, int, int]
 
 SMALLEST_CANVAS = 512  # longer side, pixels: a smaller image is enlarged so that text fits
-CROWD = 40  # from so many instances on, boxes and labels only where they do not cover others
+FEW, MANY = 12, 40  # instances: up to FEW all is written, from MANY on only what covers no other
 
 _FILL = 0.35  # of the colour, in a mask
 _GOLDEN = 0.618034  # of a turn of hue: any number of steps stays spread out
+_DARKEST = 85  # luminance of a colour, so that it shows on dark images
 
 
 def draw_detections(image: Pixels, found: Detections, class_names: Sequence[str]) -> Pixels:
@@ -49,7 +50,8 @@ def draw_instances(
     """Draw instances, the first on top.
 
     Colours tell classes apart, or instances where there is one class. With many instances, boxes
-    are left out where masks show the same, and labels where they would cover other instances.
+    are left out where masks show the same, the name of an only class is too, and so are labels
+    that would cover more than their own instance.
 
     Args:
         image: (h, w, 3) RGB.
@@ -68,7 +70,7 @@ def draw_instances(
     line = max(1, round(max(size) / 700))
     keys = labels if len(class_names) > 1 else np.arange(len(labels))
     colours = [_colour(int(key)) for key in keys]
-    crowded = len(labels) > CROWD
+    few, many = len(labels) <= FEW, len(labels) > MANY
 
     for mask, colour in reversed(list(zip(masks, colours, strict=False))):
         _draw_mask(canvas, mask, colour, factor, line)
@@ -76,16 +78,19 @@ def draw_instances(
     pen = ImageDraw.Draw(drawing)
     corners = [[round(float(v) * factor) for v in box] for box in boxes]
     for (x1, y1, x2, y2), colour in reversed(list(zip(corners, colours, strict=True))):
-        if not (crowded and len(masks)):
+        if not (many and len(masks)):
             pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
 
     font = ImageFont.load_default(min(20, max(11, max(size) // 50)))
     texts = [_text(class_names[int(label)]) for label in labels]
     if scores is not None:
-        texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
+        named = few or len(class_names) > 1
+        figures = [f"{score:.2f}" for score in scores]
+        texts = [f"{t} {f}" if named else f for t, f in zip(texts, figures, strict=True)]
+    room = 0.0 if few else 1.0 if many else 0.4  # width of a box per width of its label, at least
     taken: list[tuple[int, int, int, int]] = []
     for corner, text, colour in zip(corners, texts, colours, strict=True):
-        _draw_label(pen, font, text, corner, colour, size, taken, crowded)
+        _draw_label(pen, font, text, corner, colour, size, taken, room)
     return np.array(drawing)
 
 
@@ -113,13 +118,13 @@ def _draw_label(
     colour: Colour,
     size: tuple[int, int],
     taken: list[tuple[int, int, int, int]],
-    crowded: bool,
+    room: float,
 ) -> None:
     """Write above the box, or inside or below it, where no label stands; else nowhere."""
     x1, y1, x2, y2 = corner
     left, top, right, bottom = font.getbbox(text)
     w, h = right - left + 6, bottom - top + 5
-    if crowded and (w > x2 - x1 or 3 * h > y2 - y1):
+    if x2 - x1 < room * w or y2 - y1 < room * 2 * h:
         return
     x = max(0, min(x1, size[0] - w))
     for y in (y1 - h, y1, y2 - h, y2):
@@ -128,8 +133,8 @@ def _draw_label(
         if inside and not any(_overlap(place, other) for other in taken):
             taken.append(place)
             pen.rectangle((x, y, x + w - 1, y + h - 1), fill=colour)
-            light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 130
-            pen.text((x + 3 - left, y + 2 - top), text, "black" if light else "white", font)
+            ink = "black" if _luminance(colour) > 130 else "white"
+            pen.text((x + 3 - left, y + 2 - top), text, ink, font)
             return
 
 
@@ -146,6 +151,16 @@ def _text(name: str, longest: int = 24) -> str:
 def _colour(key: int) -> Colour:
     """The colour of a class or an instance: hues a golden section apart, three strengths."""
     hue = (0.6 + key * _GOLDEN) % 1
-    saturation, value = ((0.9, 1.0), (0.55, 1.0), (0.9, 0.75))[key // 5 % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    saturation, value = ((0.9, 1.0), (0.5, 1.0), (0.9, 0.75))[key // 5 % 3]
+    red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value))
+    lift = max(0.0, _DARKEST - _luminance((red, green, blue)))
+    white = lift / (255 - _DARKEST + lift)  # the part of white that brings it to _DARKEST
+    return (_mix(red, white), _mix(green, white), _mix(blue, white))
+
+
+def _mix(channel: int, white: float) -> int:
+    return round(channel + (255 - channel) * white)
+
+
+def _luminance(colour: Colour) -> float:
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
