@@ -35,7 +35,7 @@ def evaluate(
     image_ids: Collection[int] | None = None,
     results: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, images: None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, float]:
     """Detect on every image of a data set, and score boxes and masks.
 
     Args:
@@ -45,8 +45,8 @@ def evaluate(
         results: where to write the detections as a COCO result file.
         progress: called after each batch with the images done and the images in all.
     Returns:
-        "bbox" and, with a mask head, "segm": the figures of `score_results`; and "counts": images,
-        max_detections, and at_limit, the images with as many detections as are allowed.
+        The figures of `score_results` as bbox_AP, … and, with a mask head, segm_AP, …; and images,
+        max_detections, and images_at_limit, which have as many detections as are allowed.
     Raises:
         UserError: if an image cannot be read, or an id is of no image.
     """
@@ -80,31 +80,34 @@ def evaluate(
 
     truth = read_json(dataset.annotations)
     chosen = {int(id) for id in dataset.image_ids}
-    metrics: dict[str, dict[str, float]] = {}
+    metrics: dict[str, float] = {}
     kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
     for kind in kinds if predictor.model.mask_head else kinds[:1]:
-        metrics[kind] = score_results(truth, entries, kind, limit, chosen)
-    metrics["counts"] = {"images": len(dataset), "max_detections": limit, "at_limit": at_limit}
-    return metrics
+        scores = score_results(truth, entries, kind, limit, chosen)
+        metrics |= {f"{kind}_{name}": value for name, value in scores.items()}
+    counts = {"images": len(dataset), "max_detections": limit, "images_at_limit": at_limit}
+    return {**metrics, **counts}
 
 
-def format_metrics(metrics: Mapping[str, Mapping[str, float]]) -> str:
+def format_metrics(metrics: Mapping[str, float]) -> str:
     """The figures of `evaluate` as tables: overall, and per class where there are several."""
-    kinds = [kind for kind in ("bbox", "segm") if kind in metrics]
-    images, limit, at_limit = (int(value) for value in metrics["counts"].values())
+    kinds = [kind for kind in ("bbox", "segm") if f"{kind}_AP" in metrics]
+    images, limit = int(metrics["images"]), int(metrics["max_detections"])
     lines = [
         f"{images} images, at most {limit} detections each",
         "      " + "".join(f"{name:>8}" for name in _TABLE),
-        *(f"{kind:<6}" + "".join(_cell(metrics[kind][name]) for name in _TABLE) for kind in kinds),
     ]
-    classes = [name.removeprefix("AP/") for name in metrics["bbox"] if name.startswith("AP/")]
+    for kind in kinds:
+        lines.append(f"{kind:<6}" + "".join(_cell(metrics[f"{kind}_{name}"]) for name in _TABLE))
+    prefix = "bbox_AP/"
+    classes = [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
     if len(classes) > 1:
         width = max(len("class"), *map(len, classes))
         lines += ["", f"{'class':<{width}}" + "".join(f"{kind + ' AP':>10}" for kind in kinds)]
         for name in classes:
-            cells = "".join(f"{_cell(metrics[kind][f'AP/{name}']):>10}" for kind in kinds)
+            cells = "".join(f"{_cell(metrics[f'{kind}_AP/{name}']):>10}" for kind in kinds)
             lines.append(f"{name:<{width}}{cells}")
-    if at_limit:
+    if at_limit := int(metrics["images_at_limit"]):
         lines.append(
             f"{at_limit} images have as many detections as are allowed; "
             f"they may hold more than {limit}: see max_detections"
