@@ -248,9 +248,9 @@ def match_boxes(
     role = torch.zeros(images, count, dtype=torch.int8)
     for n in range(images):
         overlap = pairwise_iou(boxes.expand(images, -1, -1)[n].float(), targets[n].float())
-        overlap = torch.where(valid[n], overlap, 0).nan_to_num().tolist()
-        best_of_target = [max(column) for column in zip(*overlap, strict=True)]
-        for i, row in enumerate(overlap):
+        rows = torch.where(valid[n], overlap, 0).nan_to_num().tolist()
+        best_of_target = [max(column) for column in zip(*rows, strict=True)]
+        for i, row in enumerate(rows):
             best = max(row, default=0)
             matched[n, i] = row.index(best) if row else 0
             role[n, i] = 1 if best >= high else -1 if best >= low else 0
