@@ -54,6 +54,12 @@ class ModelConfig:
                 f"{self.fpn_levels} FPN levels and one for the level on top, got {self.anchor_sizes}"
             )
 
+        for name in ("anchor_sizes", "anchor_ratios"):
+            if not all(value > 0 for value in getattr(self, name)):
+                raise ValueError(
+                    f"ModelConfig: {name} must be more than 0 each, got {getattr(self, name)}"
+                )
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
@@ -81,14 +87,14 @@ class ModelConfig:
 # A small model that learns from scratch on a CPU in minutes.
 _SMALL = ModelConfig(
     backbone="resnet18",
-    norm="batch",
+    norm="group",
     frozen_stages=0,
     fpn_channels=64,
     anchor_sizes=(16, 32, 64, 128, 256),
     rpn_samples=128,
     pre_nms_top_k=500,
     post_nms_top_k=300,
-    roi_samples=128,
+    roi_samples=64,
     box_head_width=256,
     mask_head_width=64,
     min_size=128,

@@ -39,14 +39,14 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write values as JSON.
+def write_json(path: Path, values: Any, indent: int | None = None) -> None:
+    """Write values as JSON; paths become text.
 
     Raises:
         UserError: if the system cannot write there.
     """
     with replacing(path) as draft:
-        draft.write_text(json.dumps(values), encoding="utf-8")
+        draft.write_text(json.dumps(values, indent=indent, default=str), encoding="utf-8")
 
 
 def _sync(path: Path) -> None:

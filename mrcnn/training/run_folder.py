@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -42,13 +40,6 @@ def make_run_folder(wanted: Path | None, parent: Path) -> Path:
         raise UserError(f"--out {wanted}: exists and is not empty; name a new folder")
     wanted.mkdir(parents=True, exist_ok=True)
     return wanted
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write atomically: a reader finds the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2, default=str) + "\n")
-    os.replace(temporary, path)
 
 
 def environment() -> dict[str, Any]:
