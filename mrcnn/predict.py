@@ -142,8 +142,7 @@ def _overlay_names(files: list[Path]) -> list[str]:
 
 def _found(result: Result) -> str:
     counts = Counter(result.names).most_common()
-    parts = ", ".join(f"{count} {name}" for name, count in counts)
-    return f"{len(result)} objects ({parts})" if parts else "no objects"
+    return ", ".join(f"{count} {name}" for name, count in counts) or "no objects"
 
 
 if __name__ == "__main__":

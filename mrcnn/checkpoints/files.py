@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from mrcnn.config import ModelConfig
@@ -43,10 +43,7 @@ def save(
     metadata = {"mrcnn": json.dumps(described)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with replacing(path) as draft:
-        try:
-            save_file(tensors, draft, metadata)
-        except SafetensorError as error:  # it hides the system's error, as of a full disk
-            raise OSError(str(error)) from error
+        draft.write_bytes(serialize(tensors, metadata))
 
 
 def find(path: Path) -> Path:

@@ -86,10 +86,14 @@ def load_backbone(backbone: nn.Module, path: Path) -> list[str]:
         )
     backbone.load_state_dict(fits, strict=False)
     notes = [f"backbone weights from {path}: {len(fits)} of {len(own)} tensors"]
-    counters = {name for name in own if name.endswith(".num_batches_tracked")}
-    if lacking := sorted(set(own) - set(fits) - counters):
+    counter = ".num_batches_tracked"  # of live batch norm; nothing depends on it
+    if lacking := [name for name in own if name not in fits and not name.endswith(counter)]:
         notes.append(f"not in the file, initialised at random: {_some(_layers(lacking))}")
-    if unused := sorted(set(state) - set(fits) - set(_CLASSIFIER)):
+    if unused := [
+        name
+        for name in state
+        if name not in fits and name not in _CLASSIFIER and not name.endswith(counter)
+    ]:
         notes.append(f"in the file, but not in the model: {_some(_layers(unused))}")
     if any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()) and _folded(state):
         notes.append("batch norm is folded in this file: right with frozen batch norm only")

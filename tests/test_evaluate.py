@@ -1,0 +1,326 @@
+"""Scores are COCO's: published figures, hand-made cases, a detector that knows the truth."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from pycocotools import mask as rle_codec
+from pycocotools.coco import COCO
+
+from mrcnn import evaluate as verb
+from mrcnn.coco_scores import score_results
+from mrcnn.config import ModelConfig
+from mrcnn.data.coco import CocoDataset, read_coco
+from mrcnn.data.subset import subset
+from mrcnn.errors import UserError
+from mrcnn.evaluate import evaluate, format_metrics
+from mrcnn.files import write_json
+from mrcnn.predictor import coco_results
+from mrcnn.structures import Detections
+
+ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
+
+
+def published(folder: Path, kind: str) -> list[float]:
+    text = (folder / "val2014_fake_eval_res.txt").read_text()
+    section = text.partition(f"type={kind}")[2].partition("-----")[0]
+    return [float(value) for value in re.findall(r"\] = (\d\.\d+)", section)]
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_published_figures(shared_data, tmp_path, kind):
+    """COCO's own example: its detections through our form of them, our writer and our scores."""
+    folder = shared_data / "coco_eval"
+    truth = folder / "instances_val2014_100.json"
+    ids = sorted(category["id"] for category in json.loads(truth.read_text())["categories"])
+    fake = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
+    by_image: dict[int, list[dict]] = {}
+    for entry in fake:
+        by_image.setdefault(entry["image_id"], []).append(entry)
+    ours = []
+    for image_id, entries in by_image.items():
+        masks = [entry["segmentation"] for entry in entries if kind == "segm"]
+        xywh = rle_codec.toBbox(masks) if masks else np.array([e["bbox"] for e in entries])
+        boxes = torch.tensor(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)).float()
+        found = Detections(
+            boxes=boxes,
+            scores=torch.tensor([entry["score"] for entry in entries]),
+            labels=torch.tensor([ids.index(entry["category_id"]) for entry in entries]),
+            masks=masks,
+        )
+        arrays = (tensor.numpy() for tensor in (found.boxes, found.scores, found.labels))
+        results = coco_results(*arrays, found.masks, ids)
+        ours += [{"image_id": image_id, **result} for result in results]
+    write_json(tmp_path / "results.json", ours)
+    figures = score_results(truth, tmp_path / "results.json", kind)
+    expected = published(folder, kind)
+    assert len(expected) == 12
+    assert [round(figures[name], 3) for name in ORDER] == expected
+
+
+# Hand-made cases
+
+
+def square(x: float, y: float, side: float = 8) -> list[list[float]]:
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+def grid_of_squares(count: int) -> tuple[dict, list[dict]]:
+    """Ground truth of `count` squares in one image, and detections that equal them."""
+    places = [(i % 20 * 10, i // 20 * 10) for i in range(count)]
+    truth = {
+        "images": [{"id": 5, "width": 200, "height": 200}],
+        "categories": [{"id": 4, "name": "square"}],
+        "annotations": [
+            {"id": i, "image_id": 5, "category_id": 4, "segmentation": square(x, y),
+             "bbox": [x, y, 8, 8], "area": 64, "iscrowd": 0}
+            for i, (x, y) in enumerate(places, start=1)
+        ],
+    }  # fmt: skip
+    results = [
+        {"image_id": 5, "category_id": 4, "bbox": [x, y, 8, 8], "score": 1 - i / 1000,
+         "segmentation": rle_codec.frPyObjects(square(x, y), 200, 200)[0]}
+        for i, (x, y) in enumerate(places)
+    ]  # fmt: skip
+    return truth, results
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("limit", [4, 10, 100, 150, 400])
+def test_the_limit_of_detections(kind, limit):
+    """Of 150 objects `limit` can be found: AP averages precision over 101 recalls."""
+    truth, results = grid_of_squares(150)
+    figures = score_results(truth, results, kind, limit)
+    recall = min(limit, 150) / 150
+    assert figures["AR"] == pytest.approx(recall)
+    assert figures["AR10"] == pytest.approx(min(limit, 10) / 150)
+    assert figures["AR1"] == pytest.approx(1 / 150)
+    expected = sum(step / 100 <= recall for step in range(101)) / 101
+    for name in ("AP", "AP50", "AP75", "APs", "AP/square"):
+        assert figures[name] == pytest.approx(expected)
+    assert figures["APl"] == figures["ARm"] == -1
+
+
+def test_optional_fields_are_filled_in():
+    truth, results = grid_of_squares(3)
+    bare = {**truth, "annotations": [dict(record) for record in truth["annotations"]]}
+    for record, runs in zip(bare["annotations"], results, strict=True):
+        del record["area"], record["bbox"], record["iscrowd"]
+        if record["id"] == 2:  # run lengths as a list
+            mask = rle_codec.decode(runs["segmentation"]).ravel(order="F")
+            edges = np.flatnonzero(np.diff(mask, prepend=0, append=0))
+            counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
+            record["segmentation"] = {"size": [200, 200], "counts": counts}
+    for kind in ("bbox", "segm"):
+        assert score_results(bare, results, kind) == score_results(truth, results, kind)
+
+
+def test_the_area_of_a_mask_is_not_that_of_its_box():
+    """A wrong thin mask in a wide box is a small error, so it lowers the AP of small objects."""
+    truth, results = grid_of_squares(1)
+    thin = np.zeros((200, 200), np.uint8, order="F")
+    np.fill_diagonal(thin[20:, 20:], 1)
+    wrong = {"image_id": 5, "category_id": 4, "bbox": [20, 20, 180, 180], "score": 1.0,
+             "segmentation": rle_codec.encode(thin)}  # fmt: skip
+    results[0]["score"] = 0.5
+    assert score_results(truth, [wrong, *results], "segm")["APs"] == pytest.approx(0.5)
+    assert score_results(truth, [wrong, *results], "bbox")["APs"] == pytest.approx(1.0)
+
+
+def test_crowds_are_no_errors():
+    truth, results = grid_of_squares(2)
+    truth["annotations"][1]["iscrowd"] = 1
+    assert score_results(truth, results, "segm")["AP"] == pytest.approx(1)
+    assert score_results(truth, results[:1], "segm")["AR"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_no_detections(kind, tmp_path):
+    truth, _ = grid_of_squares(2)
+    assert score_results(truth, [], kind)["AP"] == 0
+    write_json(tmp_path / "none.json", [])
+    assert score_results(truth, tmp_path / "none.json", kind)["AR"] == 0
+
+
+def test_some_images():
+    truth, results = grid_of_squares(2)
+    other = {"id": 6, "width": 200, "height": 200}
+    truth["images"].append(other)
+    truth["annotations"].append({**truth["annotations"][0], "id": 9, "image_id": 6})
+    assert score_results(truth, results, "bbox")["AR"] == pytest.approx(2 / 3)
+    assert score_results(truth, results, "bbox", image_ids=[5])["AR"] == 1
+    assert score_results(truth, results, "bbox", image_ids=[6])["AR"] == 0
+
+
+BAD_RESULTS = {
+    "no list": ({"a": 1}, "must be a list of detections, got {'a': 1}"),
+    "no object": ([3], "entry 0 lacks all fields, got 3"),
+    "no score": ([{"image_id": 5, "category_id": 4, "bbox": [0, 0, 1, 1]}], "entry 0 lacks score"),
+    "another image": (
+        [{"image_id": 8, "category_id": 4, "bbox": [0, 0, 1, 1], "score": 1}],
+        "image_id must be of an image of the annotations, got 8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RESULTS)
+def test_bad_results(case, tmp_path):
+    content, message = BAD_RESULTS[case]
+    write_json(tmp_path / "results.json", content)
+    with pytest.raises(UserError) as caught:
+        score_results(grid_of_squares(1)[0], tmp_path / "results.json", "bbox")
+    assert str(tmp_path / "results.json") in str(caught.value)
+    assert message in str(caught.value)
+
+
+# A whole evaluation
+
+
+class Oracle:
+    """Stands in for a predictor, and finds what the annotations say."""
+
+    def __init__(self, dataset: CocoDataset, max_detections: int = 100) -> None:
+        self.config = ModelConfig(
+            class_names=dataset.class_names,
+            category_ids=dataset.category_ids,
+            max_detections=max_detections,
+            min_size=32,
+        )
+        self.model = SimpleNamespace(mask_head=True)
+        self.dataset, self.next = dataset, 0
+        file = COCO()
+        file.dataset = json.loads(dataset.annotations.read_text())
+        with contextlib.redirect_stdout(io.StringIO()):
+            file.createIndex()
+        self.file = file
+
+    def detect(self, images, original_sizes) -> list[Detections]:
+        found = []
+        for height, width in original_sizes:
+            rows = self.dataset.targets(self.next)[: self.config.max_detections]
+            assert (height, width) == tuple(self.dataset.sizes[self.next].tolist())
+            ids = self.dataset.annotation_ids[rows].tolist()
+            masks = [self.file.annToRLE(self.file.anns[id]) for id in ids]
+            scores = torch.linspace(1, 0.5, len(rows))
+            boxes, labels = self.dataset.boxes[rows], self.dataset.labels[rows]
+            found.append(Detections(boxes, scores, labels, masks))
+            self.next += 1
+        assert len(images.pixels) == len(original_sizes)
+        return found
+
+
+@pytest.fixture(scope="module")
+def coco_mini(shared_data) -> CocoDataset:
+    folder = shared_data / "coco_mini"
+    return read_coco(folder / "annotations.json", folder / "images")
+
+
+def test_the_truth_scores_one(coco_mini, tmp_path):
+    calls = []
+    metrics = evaluate(
+        Oracle(coco_mini),
+        coco_mini,
+        batch_size=4,
+        results=tmp_path / "new" / "results.json",
+        progress=lambda *call: calls.append(call),
+    )
+    assert metrics["segm_AP"] == metrics["segm_AR"] == pytest.approx(1)
+    assert metrics["bbox_AP50"] == pytest.approx(1)
+    assert (metrics["images"], metrics["max_detections"]) == (139, 100)
+    assert metrics["images_at_limit"] == 0
+    assert calls[-1] == (139, 139)
+    assert len(calls) == 35
+    with contextlib.redirect_stdout(io.StringIO()):
+        entries = COCO(coco_mini.annotations).loadRes(str(tmp_path / "new" / "results.json"))
+    assert len(entries.anns) == int((~coco_mini.crowd).sum())
+
+
+def test_some_images_at_the_limit(coco_mini):
+    counts = coco_mini.start.diff()
+    chosen = torch.argsort(counts, descending=True)[:3].tolist()
+    ids = coco_mini.image_ids[chosen].tolist()
+    taken = subset(coco_mini, sorted(chosen))
+    metrics = evaluate(Oracle(taken, max_detections=5), coco_mini, image_ids=ids)
+    assert metrics["images"] == metrics["images_at_limit"] == 3
+    assert metrics["max_detections"] == 5
+    assert 0 < metrics["segm_AR"] < 1
+    text = format_metrics(metrics)
+    assert "3 images, at most 5 detections each" in text
+    assert "3 images have as many detections as are allowed" in text
+
+
+def test_an_id_of_no_image(coco_mini):
+    with pytest.raises(UserError, match=r"has no image with id -1 \(1 of the given ids"):
+        evaluate(Oracle(coco_mini), coco_mini, image_ids=[-1, int(coco_mini.image_ids[0])])
+
+
+def test_subset(coco_mini):
+    taken = subset(coco_mini, [7, 2, 7])
+    assert len(taken) == 3
+    for new, old in enumerate([7, 2, 7]):
+        assert taken.path(new) == coco_mini.path(old)
+        assert taken.image_ids[new] == coco_mini.image_ids[old]
+        rows, old_rows = taken.targets(new), coco_mini.targets(old)
+        assert torch.equal(taken.annotation_ids[rows], coco_mini.annotation_ids[old_rows])
+        assert torch.equal(taken.boxes[rows], coco_mini.boxes[old_rows])
+        assert torch.equal(taken.masks.frame[rows], coco_mini.masks.frame[old_rows])
+    assert len(taken.masks) == len(taken.boxes)
+    nothing = subset(coco_mini, [])
+    assert len(nothing) == len(nothing.boxes) == len(nothing.masks) == 0
+    with pytest.raises(UserError, match="holds no images; there is nothing to evaluate"):
+        evaluate(Oracle(coco_mini), nothing)
+
+
+def test_tables():
+    figures = dict.fromkeys(ORDER, 0.25) | {"APl": -1.0, "AP/cat": 0.5, "AP/polar bear": -1.0}
+    metrics = {f"{kind}_{name}": v for kind in ("bbox", "segm") for name, v in figures.items()}
+    metrics |= {"images": 3, "max_detections": 100, "images_at_limit": 0}
+    assert format_metrics(metrics).splitlines() == [
+        "3 images, at most 100 detections each",
+        "            AP    AP50    AP75     APs     APm     APl     AR1    AR10      AR",
+        "bbox     0.250   0.250   0.250   0.250   0.250       -   0.250   0.250   0.250",
+        "segm     0.250   0.250   0.250   0.250   0.250       -   0.250   0.250   0.250",
+        "",
+        "class        bbox AP   segm AP",
+        "cat            0.500     0.500",
+        "polar bear         -         -",
+    ]
+
+
+def test_the_verb(tmp_path, capsys):
+    """Category ids are those of the file at hand, also where the model learnt from another."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "images" / "a.png")
+    Image.fromarray(noise).save(folder / "images" / "b.png")
+    truth = {
+        "images": [{"id": i, "file_name": f"{name}.png", "width": 64, "height": 48}
+                   for i, name in ((1, "a"), (2, "b"))],
+        "categories": [{"id": 50, "name": "dog"}, {"id": 60, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 60, "segmentation": square(2, 3)}],
+    }  # fmt: skip
+    (folder / "val.json").write_text(json.dumps(truth))
+    (tmp_path / "ids").write_text("1\n")
+    run = tiny.run(tmp_path / "run", dataclasses.replace(tiny.CONFIG, max_detections=9))
+    flags = ["--weights", run, "--data", folder, "--image-ids", tmp_path / "ids", "--max-dets", 7]
+    verb.main([str(flag) for flag in [*flags, "--device", "cpu"]])
+    results = run / "coco_results_val.json"
+    output = capsys.readouterr().out
+    assert "1 images, at most 7 detections each" in output
+    assert str(results) in output
+    assert "pycocotools" not in output
+    assert "DONE" not in output
+    entries = json.loads(results.read_text())
+    assert len(entries) == 7
+    assert {entry["image_id"] for entry in entries} == {1}
+    assert {entry["category_id"] for entry in entries} <= {50, 60}

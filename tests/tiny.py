@@ -1,0 +1,39 @@
+"""A model that is built in milliseconds and knows nothing: for tests of what is around it."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from mrcnn import checkpoints
+from mrcnn.config import MODELS, ModelConfig
+from mrcnn.models import MaskRCNN, build
+
+CONFIG = dataclasses.replace(
+    MODELS["small"],
+    class_names=("cat", "dog"),
+    category_ids=(3, 7),
+    norm="batch",
+    fpn_channels=8,
+    fpn_levels=2,
+    anchor_sizes=(16, 32, 64),
+    box_head_width=16,
+    mask_head_width=8,
+    min_size=64,
+    max_size=128,
+    post_nms_top_k=50,
+    score_threshold=0.0,  # random weights give every box a third
+    max_detections=20,
+)
+
+
+def model(config: ModelConfig = CONFIG, seed: int = 0) -> MaskRCNN:
+    """Random weights, the same for the same seed."""
+    torch.manual_seed(seed)
+    return build(config).eval()
+
+
+def run(folder: Path, config: ModelConfig = CONFIG) -> Path:
+    """A run folder with a checkpoint of that model."""
+    checkpoints.save(folder / "last.safetensors", model(config).state_dict(), config, {"step": 1})
+    return folder
