@@ -91,6 +91,20 @@ def test_a_batch_equals_its_images_one_by_one():
     torch.testing.assert_close(together.masks[1:], alone.masks, atol=1e-4, rtol=1e-4)
 
 
+def test_autocast_keeps_boxes_and_losses_in_float32():
+    torch.manual_seed(0)
+    model = build(small(score_threshold=0.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images(), square_targets())
+        torch.stack(list(losses.values())).sum().backward()
+        model.eval()
+        with torch.no_grad():
+            found = model(images())
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    assert found.boxes.dtype == found.scores.dtype == found.masks.dtype == torch.float32
+    assert found.counts.min() > 0
+
+
 def test_overfits_one_square():
     """The whole chain learns: a box and a mask that fit one object in 80 steps."""
     torch.manual_seed(0)
