@@ -10,6 +10,8 @@ from torch import Tensor
 from mrcnn.ops import library
 from mrcnn.ops.check import FLOATING, check_dtype, check_same_device, check_shape
 
+_host = library.load("mrcnn_host")
+
 
 def paste_masks(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
@@ -56,10 +58,9 @@ def paste_masks_rle(
     """
     _check(masks, boxes, height, width, threshold)
     counts, starts = torch.ops.mrcnn.paste_masks_rle(masks, boxes, height, width, threshold)
-    to_string = library.load("mrcnn_host").rle_to_string
     runs, at = counts.cpu().numpy(), starts.tolist()
     return [
-        {"size": [height, width], "counts": to_string(runs[begin:end])}
+        {"size": [height, width], "counts": _host.rle_to_string(runs[begin:end])}
         for begin, end in pairwise(at)
     ]
 
