@@ -113,8 +113,8 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Objects of one image as COCO writes results, without `image_id`.
 
-    Boxes are rounded to 1/1000 pixel: x and width of a file survive the way through float32 corners,
-    and an overlap that equals a threshold stays equal.
+    Boxes are rounded to 1/1000 pixel: so x and width of a file survive float32 corners, and an
+    overlap that equals a threshold stays equal.
 
     Args:
         boxes: (D, 4) xyxy.

@@ -6,6 +6,7 @@ D instances of an image of h x w pixels; the canvas may be larger by a whole fac
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ FEW, MANY = 12, 40  # instances: up to FEW all is written, from MANY on only wha
 
 _FILL = 0.35  # of the colour, in a mask
 _GOLDEN = 0.618034  # of a turn of hue: any number of steps stays spread out
-_DARKEST = 85  # luminance of a colour, so that it shows on dark images
+_DARKEST = 85  # lightness of a colour at least, so that it shows on dark images
+_WHITE_INK = 108  # lightness up to which white text has more contrast than black
 
 
 def draw_detections(image: Pixels, found: Detections, class_names: Sequence[str]) -> Pixels:
@@ -133,7 +135,7 @@ def _draw_label(
         if inside and not any(_overlap(place, other) for other in taken):
             taken.append(place)
             pen.rectangle((x, y, x + w - 1, y + h - 1), fill=colour)
-            ink = "black" if _luminance(colour) > 130 else "white"
+            ink = "white" if _lightness(colour) < _WHITE_INK else "black"
             pen.text((x + 3 - left, y + 2 - top), text, ink, font)
             return
 
@@ -153,8 +155,8 @@ def _colour(key: int) -> Colour:
     hue = (0.6 + key * _GOLDEN) % 1
     saturation, value = ((0.9, 1.0), (0.5, 1.0), (0.9, 0.75))[key // 5 % 3]
     red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value))
-    lift = max(0.0, _DARKEST - _luminance((red, green, blue)))
-    white = lift / (255 - _DARKEST + lift)  # the part of white that brings it to _DARKEST
+    lift = max(0.0, _DARKEST - _lightness((red, green, blue)))
+    white = lift / (255 - _DARKEST + lift)  # the part of white that brings it about there
     return (_mix(red, white), _mix(green, white), _mix(blue, white))
 
 
@@ -162,5 +164,7 @@ def _mix(channel: int, white: float) -> int:
     return round(channel + (255 - channel) * white)
 
 
-def _luminance(colour: Colour) -> float:
-    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+def _lightness(colour: Colour) -> float:
+    """0 to 255, the root of the relative luminance of sRGB with gamma 2."""
+    red, green, blue = colour
+    return math.sqrt(0.2126 * red**2 + 0.7152 * green**2 + 0.0722 * blue**2)

@@ -1,0 +1,235 @@
+"""From images of any kind to results, overlays and JSON."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from pycocotools import mask as rle_codec
+from pycocotools.coco import COCO
+
+import mrcnn
+from mrcnn import predict as verb
+from mrcnn.errors import UserError
+from mrcnn.predictor import Predictor, Result, find_device
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory) -> Predictor:
+    return mrcnn.load(tiny.run(tmp_path_factory.mktemp("run")))
+
+
+def same(a: Result, b: Result) -> None:
+    for name in ("image", "boxes", "scores", "labels"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert a.rles == b.rles
+
+
+def test_all_kinds_of_images_agree(predictor, tmp_path):
+    array = noise(40, 60)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    expected = predictor.predict(array, 0)
+    assert len(expected) == 20
+    for image in (str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(array), [array]):
+        result = predictor.predict(image, 0)
+        same(result[0] if isinstance(result, list) else result, expected)
+    assert predictor.predict(tmp_path / "a.png").path == tmp_path / "a.png"
+    grey = array[:, :, 0]
+    same(predictor.predict(grey, 0), predictor.predict(np.stack([grey] * 3, axis=2), 0))
+
+
+def test_a_turned_photo_is_found_upright(predictor, tmp_path):
+    array = noise(40, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn
+    Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
+    upright = np.rot90(array, -1)
+    same(predictor.predict(tmp_path / "a.png", 0), predictor.predict(upright.copy(), 0))
+    with Image.open(tmp_path / "a.png") as image:
+        same(predictor.predict(image, 0), predictor.predict(upright.copy(), 0))
+
+
+def test_a_list_is_batched(predictor):
+    """Images of one size do not see each other; results come in order, whatever the batches."""
+    images = [noise(40, 60, seed) for seed in range(3)]
+    alone = [predictor.predict(image, 0) for image in images]
+    for batch_size in (1, 2, 3):
+        for one, batched in zip(
+            alone, predictor.predict(images, 0, batch_size=batch_size), strict=True
+        ):
+            np.testing.assert_array_equal(one.image, batched.image)
+            np.testing.assert_allclose(one.scores, batched.scores, atol=1e-5)
+    mixed = predictor.predict([noise(40, 60), noise(90, 30)], 0)
+    assert [result.masks.shape[1:] for result in mixed] == [(40, 60), (90, 30)]
+    assert predictor.predict([]) == []
+
+
+def test_the_score_threshold_cuts(predictor):
+    everything = predictor.predict(noise(40, 60), 0)
+    threshold = float(everything.scores[6])
+    some = predictor.predict(noise(40, 60), threshold)
+    assert len(some) == (everything.scores >= threshold).sum() < 20
+    np.testing.assert_array_equal(some.boxes, everything.boxes[: len(some)])
+    assert some.rles == everything.rles[: len(some)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_stays_in_its_mode(training):
+    predictor = Predictor(tiny.model().train(training), tiny.CONFIG)
+    before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
+    predictor.predict(noise(40, 60))
+    assert predictor.model.training == training
+    for name, tensor in predictor.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+BAD_IMAGES = {
+    "floats": (np.zeros((4, 4, 3)), TypeError, "must be an array of uint8, got float64"),
+    "channels first": (np.zeros((3, 4, 4), np.uint8), ValueError, "or (h, w), got (3, 4, 4)"),
+    "no pixels": (np.zeros((0, 4, 3), np.uint8), ValueError, "got (0, 4, 3)"),
+    "a number": ([7], TypeError, "must be a path, a PIL image or an array"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_bad_images(predictor, case):
+    image, error, message = BAD_IMAGES[case]
+    with pytest.raises(error) as caught:
+        predictor.predict(image)
+    assert message in str(caught.value)
+
+
+def test_loading_with_changes(tmp_path):
+    run = tiny.run(tmp_path)
+    changed = mrcnn.load(run, score_threshold=0.25, max_detections=3)
+    expected = dataclasses.replace(tiny.CONFIG, score_threshold=0.25, max_detections=3)
+    assert changed.config == expected
+    assert changed.device == torch.device("cpu")
+    assert len(changed.predict(noise(40, 60), 0)) <= 3
+    assert not changed.model.training
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", ""])
+def test_no_such_device(name):
+    with pytest.raises(UserError, match=f"--device {name}: .*; give cpu"):
+        find_device(name)
+
+
+# Results
+
+
+@pytest.fixture
+def result() -> Result:
+    masks = np.zeros((3, 30, 40), np.uint8)
+    masks[0, 5:15, 10:20] = masks[1, 20:, :5] = 1
+    return Result(
+        image=noise(30, 40),
+        boxes=np.array([[10, 5, 20, 15], [0, 20, 5, 30], [1.5, 2, 3, 4]], np.float32),
+        scores=np.array([0.9, 0.8, 0.25], np.float32),
+        labels=np.array([1, 1, 0]),
+        rles=[
+            {"size": [30, 40], "counts": rle_codec.encode(np.asfortranarray(m))["counts"].decode()}
+            for m in masks
+        ],
+        class_names=("cat", "dog"),
+        category_ids=(3, 7),
+        path=Path("somewhere/a.jpg"),
+    )
+
+
+def test_what_a_result_says(result):
+    assert repr(result) == "Result(a.jpg, 30 x 40 pixels: 2 dog, 1 cat)"
+    assert result.names == ["dog", "dog", "cat"]
+    assert result.masks.dtype == bool
+    assert result.masks.shape == (3, 30, 40)
+    assert result.masks.sum(axis=(1, 2)).tolist() == [100, 50, 0]
+    assert result.masks[0, 5:15, 10:20].all()
+
+
+def test_coco_entries(result):
+    entries = result.to_coco(12)
+    assert [list(entry) for entry in entries] == [
+        ["image_id", "category_id", "bbox", "score", "segmentation"]
+    ] * 3
+    assert [entry["category_id"] for entry in entries] == [7, 7, 3]
+    assert entries[2]["bbox"] == [1.5, 2, 1.5, 2]
+    assert entries[1]["segmentation"] == result.rles[1]
+    assert json.loads(json.dumps(entries)) == entries
+    named = result.to_coco()
+    assert {entry["file_name"] for entry in named} == {"a.jpg"}
+    assert not any("image_id" in entry for entry in named)
+
+
+def test_pictures_of_a_result(result, tmp_path):
+    result.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(result.plot()))
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert shown.size == result.plot().size
+    for wrong in ("missing/a.png", "a.xyz"):
+        with pytest.raises(UserError, match=f"{wrong}: cannot be written"):
+            result.save(tmp_path / wrong)
+
+
+def test_without_masks(result):
+    boxes_only = dataclasses.replace(result, rles=[], path=None)
+    assert boxes_only.masks.shape == (0, 30, 40)
+    assert list(boxes_only.to_coco(1)[0]) == ["image_id", "category_id", "bbox", "score"]
+    assert repr(boxes_only).startswith("Result(30 x 40 pixels")
+    assert boxes_only.plot().size == result.plot().size
+
+
+# The verb
+
+
+def test_a_folder_with_broken_files(tmp_path, capsys):
+    """Every sound image gets its overlay, every broken one its message; exit code 2 says so."""
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "deeper/a.png"):
+        Image.fromarray(noise(40, 60)).save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").write_text("no image, and not asked for")
+    run, out = tiny.run(tmp_path / "run"), tmp_path / "out"
+    flags = ["--weights", run, "--out", out, "--score-threshold", 0, "--device", "cpu"]
+    code = verb.main([str(word) for word in [folder, folder / "deeper" / "a.png", *flags]])
+    assert code == 2
+    output = capsys.readouterr()
+    assert "2 of 5 images failed" in output.err
+    assert f"{folder / 'broken.png'}: cannot be read" in output.err
+    assert f"{folder / 'empty.jpg'}: is empty" in output.err
+    assert f"[1/5] {folder / 'a.png'}: " in output.out
+    assert f"3 overlays and predictions.json in {out}" in output.out
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a.jpg", "a_2.jpg", "b.jpg", "predictions.json"
+    ]  # fmt: skip
+
+    content = json.loads((out / "predictions.json").read_text())
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    assert list(files.values()) == [
+        str(folder / name) for name in ("a.png", "b.jpg", "deeper/a.png")
+    ]
+    assert len(content["annotations"]) == 60
+    assert {entry["image_id"] for entry in content["annotations"]} == set(files)
+    assert content["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+    read = COCO(out / "predictions.json")
+    assert read.annToMask(content["annotations"][0]).shape == (40, 60)
+
+
+def test_an_input_is_never_overwritten(tmp_path):
+    Image.fromarray(noise(40, 60)).save(tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    run = tiny.run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"would write over .*a\.jpg; name another folder"):
+        verb.main([str(tmp_path / "a.jpg"), "--weights", str(run), "--out", str(tmp_path)])
+    assert (tmp_path / "a.jpg").read_bytes() == before

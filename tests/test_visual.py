@@ -1,0 +1,226 @@
+"""Pictures show what they should, where they should."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from pycocotools import mask as rle_codec
+
+from mrcnn.data import instances
+from mrcnn.structures import Detections, ImageBatch, Targets
+from mrcnn.visual import curves, draw, draw_detections, draw_instances, draw_targets, mosaic
+
+NAMES = ("cat", "dog")
+
+
+def encode(mask: np.ndarray) -> dict:
+    return rle_codec.encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
+def grey(height: int = 600, width: int = 800, value: int = 100) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def test_nothing_found_is_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (600, 520, 3), dtype=np.uint8)
+    drawn = draw_instances(image, np.zeros((0, 4)), np.zeros(0, int), [], NAMES, np.zeros(0))
+    np.testing.assert_array_equal(drawn, image)
+
+
+def test_a_mask_is_tinted_and_traced():
+    mask = np.zeros((600, 800), bool)
+    mask[100:200, 300:500] = True
+    box = np.array([[300, 100, 500, 200]])
+    image = grey()
+    image.setflags(write=False)
+    drawn = draw_instances(image, box, np.array([0]), [encode(mask)], NAMES)
+    colour = np.array(draw._colour(0))
+    assert (drawn[110:190, 310:490] == (100 * 0.65 + colour * 0.35).astype(np.uint8)).all()
+    for edge in (
+        drawn[100, 300:500],
+        drawn[199, 300:500],
+        drawn[100:200, 300],
+        drawn[100:200, 499],
+    ):
+        assert (edge == colour).all()
+    outside = drawn.copy()
+    outside[80:200, 300:500] = 100  # the mask, the box, and the label above
+    assert (outside == 100).all()
+    assert (drawn[80:100, 300:500] != 100).any()
+
+
+def test_the_first_lies_on_top():
+    masks = np.zeros((2, 600, 800), bool)
+    masks[0, 100:300, 100:300] = masks[1, 200:400, 200:400] = True
+    boxes = np.array([[100, 100, 300, 300], [200, 200, 400, 400]])
+    drawn = draw_instances(grey(), boxes, np.array([0, 1]), [encode(m) for m in masks], NAMES)
+    assert (drawn[299, 200:300] == draw._colour(0)).all()
+
+
+@pytest.mark.parametrize(("size", "factor"), [((256, 200), 2), ((128, 128), 4), ((512, 40), 1)])
+def test_small_images_are_enlarged(size, factor):
+    mask = np.zeros(size, bool)
+    mask[10:14, 20:24] = True
+    drawn = draw_instances(
+        grey(*size), np.array([[20, 10, 24, 14]]), np.array([0]), [encode(mask)], NAMES
+    )
+    assert drawn.shape == (size[0] * factor, size[1] * factor, 3)
+    assert (drawn[10 * factor, 20 * factor : 24 * factor] == draw._colour(0)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("dog", "dog"), ("two\nlines\there", "two lines here"), ("x" * 40, "x" * 23 + "…")],
+)
+def test_names_stay_on_one_line(name, text):
+    assert draw._text(name) == text
+
+
+def labels_of(boxes: list[list[float]], size=(600, 800), names=NAMES) -> list[tuple]:
+    """Where labels are written for boxes, as `draw_instances` does with many."""
+    taken: list[tuple] = []
+    original = draw._draw_label
+
+    def note(*arguments):
+        original(*arguments)
+        taken[:] = arguments[6]
+
+    draw._draw_label = note
+    try:
+        count = len(boxes)
+        draw_instances(
+            grey(*size), np.array(boxes), np.zeros(count, int), [], names, np.linspace(1, 0, count)
+        )
+    finally:
+        draw._draw_label = original
+    return taken
+
+
+def test_labels_stay_inside_and_apart():
+    corners = [[0, 0, 90, 40], [710, 0, 800, 60], [0, 560, 50, 600], [770, 570, 800, 600]]
+    places = labels_of([*corners, [0, 0, 800, 600], [300, 300, 301, 301], [300, 300, 302, 302]])
+    assert len(places) == 7
+    for x1, y1, x2, y2 in places:
+        assert 0 <= x1 < x2 <= 800
+        assert 0 <= y1 < y2 <= 600
+    for a, b in itertools.combinations(places, 2):
+        assert not draw._overlap(a, b)
+
+
+def test_labels_of_many_stay_on_their_boxes():
+    boxes = [[i % 40 * 20, i // 40 * 60, i % 40 * 20 + 15, i // 40 * 60 + 50] for i in range(399)]
+    assert labels_of(boxes) == []
+    assert len(labels_of([[0, 540, 300, 600], *boxes])) == 1
+
+
+def test_a_label_that_cannot_fit_is_left_out():
+    assert labels_of([[0, 0, 500, 9]], size=(12, 600), names=("cat", "y" * 200)) == []
+
+
+def test_boxes_beyond_the_image():
+    boxes = np.array([[-50, -50, 1000, 900], [900, 700, 950, 800], [10, 10, 10, 10]])
+    assert draw_instances(grey(), boxes, np.array([0, 1, 0]), [], NAMES).shape == (600, 800, 3)
+
+
+def test_colours_differ_and_show_on_dark_images():
+    colours = [draw._colour(key) for key in range(80)]
+    assert len(set(colours)) == 80
+    for a, b in itertools.pairwise(colours):
+        assert sum(abs(x - y) for x, y in zip(a, b, strict=True)) > 100
+    assert min(draw._lightness(colour) for colour in colours) > 75
+    for colour in colours:  # of the text on them: WCAG asks for 4.5 : 1
+        ink = 255 if draw._lightness(colour) < draw._WHITE_INK else 0
+        light, dark = sorted((relative(colour), relative((ink,) * 3)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4
+
+
+def relative(colour) -> float:
+    """Relative luminance of sRGB, by WCAG 2."""
+    linear = [v / 3294.6 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_detections_are_drawn_alike():
+    mask = np.zeros((600, 800), bool)
+    mask[100:200, 300:500] = True
+    found = Detections(
+        torch.tensor([[300.0, 100, 500, 200]]),
+        torch.tensor([0.5]),
+        torch.tensor([1]),
+        [encode(mask)],
+    )
+    expected = draw_instances(
+        grey(), found.boxes.numpy(), np.array([1]), found.masks, NAMES, np.array([0.5])
+    )
+    np.testing.assert_array_equal(draw_detections(grey(), found, NAMES), expected)
+
+
+# Sheets
+
+
+def test_targets_are_drawn_as_the_network_sees_them():
+    """A mirrored image: the mask goes with it, padding does not show."""
+    image = np.random.default_rng(0).integers(0, 256, (512, 600, 3), dtype=np.uint8)
+    mean, std = torch.tensor(tiny.CONFIG.pixel_mean), torch.tensor(tiny.CONFIG.pixel_std)
+    pixels = torch.zeros(1, 3, 544, 640)
+    pixels[0, :, :512, :600] = ((torch.tensor(image) - mean) / std).permute(2, 0, 1)
+    counts = torch.tensor([100 * 512 + 50, 200, *[312, 200] * 99, 512 * 400 + 262])
+    masks = instances.empty()
+    masks = type(masks)(
+        points=masks.points,
+        ring_start=masks.ring_start,
+        instance_ring=torch.tensor([0, 0]),
+        counts=counts.int(),  # rows 50 to 250, columns 100 to 200
+        instance_count=torch.tensor([0, len(counts)]),
+        frame=torch.tensor([[512, 600]]),
+        transform=torch.tensor([[1.0, 1, 0, 0]], dtype=torch.float64),
+    )
+    assert int(counts.sum()) == 512 * 600
+    masks = instances.transformed(masks, (-1, 1), (600, 0))
+    targets = Targets(
+        boxes=torch.tensor([[[400.0, 50, 500, 250], [0, 0, 0, 0]]]),
+        labels=torch.tensor([[1, -1]]),
+        mask_index=torch.tensor([[0, -1]]),
+        masks=masks,
+    )
+    batch = ImageBatch(pixels, torch.tensor([[512, 600]]))
+    (drawn,) = draw_targets(batch, targets, tiny.CONFIG)
+    colour = np.array(draw._colour(1))
+    assert drawn.shape == image.shape
+    expected = (image[60:240, 410:490] * 0.65 + colour * 0.35).astype(np.uint8)
+    np.testing.assert_array_equal(drawn[60:240, 410:490], expected)
+    np.testing.assert_array_equal(drawn[:, :400], image[:, :400])
+    np.testing.assert_array_equal(drawn[250:], image[250:])
+
+
+def test_mosaic():
+    images = [
+        np.full((h, w, 3), 200 + i, np.uint8) for i, (h, w) in enumerate([(5, 9), (7, 3)] * 3)
+    ]
+    sheet = mosaic(images, columns=4)
+    assert sheet.shape == (2 * 7 + 3 * 6, 4 * 9 + 5 * 6, 3)
+    for i, image in enumerate(images):
+        assert (sheet == 200 + i).all(axis=2).sum() == image.shape[0] * image.shape[1]
+    assert mosaic(images[:5]).shape == (2 * 7 + 3 * 6, 3 * 9 + 4 * 6, 3)
+
+
+HEADER = "step,lr,loss,loss_mask,loss_classifier,gradient_norm,images_per_second,bbox_AP,segm_AP\n"
+TABLES = {
+    "a run": HEADER + "10,0.1,3,1,2,1,5,,\n20,0.2,2.5,1,1.5,1,5,0.2,0.1\n",
+    "not evaluated": HEADER + "10,0.1,3,1,2,1,5,,\n",
+    "no steps": HEADER,
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_curves(tmp_path, case):
+    (tmp_path / "results.csv").write_text(TABLES[case])
+    curves(tmp_path / "results.csv", tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size[0] > 1000
+        pixels = np.asarray(picture.convert("RGB"))
+    coloured = (pixels.max(axis=2).astype(int) - pixels.min(axis=2) > 60).sum()
+    assert (coloured > 100) == (case != "no steps")
