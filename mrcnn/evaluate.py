@@ -19,7 +19,7 @@ from mrcnn.data.loader import eval_loader
 from mrcnn.data.problems import read_json
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
-from mrcnn.files import write_json
+from mrcnn.files import check_writable, write_json
 from mrcnn.flags import parse, run
 from mrcnn.predictor import Predictor, coco_results, load
 
@@ -48,8 +48,10 @@ def evaluate(
         The figures of `score_results` as bbox_AP, … and, with a mask head, segm_AP, …; and images,
         max_detections, and images_at_limit, which have as many detections as are allowed.
     Raises:
-        UserError: if an image cannot be read, or an id is of no image.
+        UserError: if an image cannot be read, an id is of no image, or `results` cannot be written.
     """
+    if results is not None:
+        check_writable(results)
     if image_ids is not None:
         dataset = _chosen(dataset, image_ids)
     if not len(dataset):

@@ -49,6 +49,24 @@ def write_json(path: Path, values: Any, indent: int | None = None) -> None:
         draft.write_text(json.dumps(values, indent=indent, default=str), encoding="utf-8")
 
 
+def check_writable(path: Path) -> None:
+    """Tell before long work what would keep `replacing` from writing `path`; writes nothing.
+
+    Raises:
+        UserError: if the system cannot write there.
+    """
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir():
+        problem = "it is a folder"
+    elif not folder.is_dir():
+        problem = f"{folder} is a file"
+    elif not os.access(folder, os.W_OK):
+        problem = f"{folder} allows no new files"
+    else:
+        return
+    raise UserError(f"{path}: cannot be written ({problem}); name another place")
+
+
 def _sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from mrcnn.data.images import SUFFIXES
 from mrcnn.errors import UserError
-from mrcnn.files import replacing, write_json
+from mrcnn.files import check_writable, replacing, write_json
 from mrcnn.flags import parse, run
 from mrcnn.predictor import Predictor, Result, load
 
@@ -91,6 +91,7 @@ def predict_files(
     Returns:
         How many overlays were written, and a message for each file that was not read.
     """
+    check_writable(out / "predictions.json")
     overlays = [out / name for name in _overlay_names(files)]
     if clash := {path.resolve() for path in overlays} & {path.resolve() for path in files}:
         raise UserError(f"--out {out}: would write over {min(clash)}; name another folder")

@@ -30,6 +30,15 @@ from mrcnn.structures import Detections
 ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny models are slower with more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def published(folder: Path, kind: str) -> list[float]:
     text = (folder / "val2014_fake_eval_res.txt").read_text()
     section = text.partition(f"type={kind}")[2].partition("-----")[0]

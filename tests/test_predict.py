@@ -19,6 +19,15 @@ from mrcnn.errors import UserError
 from mrcnn.predictor import Predictor, Result, find_device
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny models are slower with more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
