@@ -152,6 +152,12 @@ def test_tied_logits_go_to_the_lower_index():
     assert chosen[0].tolist() == [*expected[:3], expected[4], [0] * 4, [0] * 4]
 
 
+def test_many_ties_match_reference():
+    logits, deltas = rpn_outputs(6)
+    _, scores = compare_proposals([x.round() for x in logits], deltas, post_nms_top_k=80)
+    assert len(scores.unique()) < 10
+
+
 def test_zero_deltas_give_the_anchors():
     cell_anchors = torch.tensor([[[-3.0, -3, 3, 3]]])
     logits = torch.arange(6.0).reshape(1, 1, 2, 3)
@@ -163,6 +169,25 @@ def test_zero_deltas_give_the_anchors():
     expected = torch.tensor([[x - 3.0, y - 3, x + 3, y + 3] for x, y in centres]).clamp(min=0)
     assert_close(boxes[0], expected, rtol=0, atol=0)
     assert scores[0].tolist() == [5, 4, 3, 2, 1, 0]
+
+
+def test_growth_is_limited():
+    """An anchor of a tenth of a pixel grows to 6.25 pixels, whatever its delta."""
+    cell_anchors = torch.tensor([[[50 - 0.05, 50 - 0.05, 50 + 0.05, 50 + 0.05]]])
+    deltas = torch.tensor([0.0, 0.0, 20.0, INF]).reshape(1, 4, 1, 1)
+    boxes, _ = compare_proposals(
+        [torch.zeros(1, 1, 1, 1)], [deltas], torch.tensor([[100, 100]]), cell_anchors
+    )
+    assert_close(boxes[0, 0], torch.tensor([46.875, 46.875, 53.125, 53.125]), rtol=0, atol=1e-3)
+
+
+def test_negative_zero_ties_with_zero():
+    cell_anchors = torch.tensor([[[0.0, 0, 8, 8], [20, 20, 28, 28]]])
+    logits = torch.tensor([-0.0, 0.0]).reshape(1, 2, 1, 1)
+    boxes, _ = compare_proposals(
+        [logits], [torch.zeros(1, 8, 1, 1)], torch.tensor([[40, 40]]), cell_anchors
+    )
+    assert boxes[0, :2].tolist() == [[0, 0, 8, 8], [20, 20, 28, 28]]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
