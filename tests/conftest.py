@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+# Small tensors gain nothing from threads, and lose much where another program uses the cores. Tests
+# of what threads change set their own number.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

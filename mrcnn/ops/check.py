@@ -24,6 +24,13 @@ def check_dtype(op: str, name: str, tensor: Tensor, dtypes: tuple[torch.dtype, .
         raise TypeError(f"{op}: {name} must be {wanted}, got {got}")
 
 
+def check_at_least(op: str, least: int, **values: int) -> None:
+    """Raise ValueError unless all numbers reach `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{op}: {name} must be at least {least}, got {value}")
+
+
 def check_same_device(op: str, **tensors: Tensor) -> None:
     """Raise ValueError unless all tensors are on one device."""
     (first, reference), *others = tensors.items()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import check_dtype, check_shape
+from mrcnn.ops.check import FLOATING, check_dtype, check_same_device, check_shape
 
 
 def match_boxes(
@@ -21,7 +21,8 @@ def match_boxes(
     """Match boxes to the target they overlap most (Faster R-CNN, section 3.1.2).
 
     The (boxes x targets) matrix of overlaps is never stored. Ties go to the lower target. A box
-    with NaN matches nothing. Not differentiable.
+    with NaN matches nothing. Overlaps are float32, and thresholds are rounded to it. Not
+    differentiable.
 
     Args:
         boxes: (N, A, 4) xyxy in image pixels, or (1, A, 4) shared by all images.
@@ -32,17 +33,22 @@ def match_boxes(
         low_quality: also make positive the boxes that overlap a target most, however little; they
             still answer for the target that they overlap most.
     Returns:
-        The target of each box, (N, A) int64, and its role, (N, A) int8: 1 positive, 0 negative,
-        -1 neither.
+        The target of each box, (N, A) int64, 0 where none overlaps it; and its role, (N, A) int8:
+        1 positive, 0 negative, -1 neither.
     Raises:
-        ValueError: if a shape does not fit.
-        TypeError: if `valid` is not bool.
+        ValueError: if a shape or device does not fit.
+        TypeError: if a dtype does not fit.
     """
     op = "match_boxes"
     check_shape(op, "targets", targets, ("N", "G", 4))
-    check_shape(op, "boxes", boxes, (1 if boxes.shape[0] == 1 else targets.shape[0], "A", 4))
+    check_shape(op, "boxes", boxes, ("N", "A", 4))
+    if boxes.shape[0] != 1:
+        check_shape(op, "boxes", boxes, (targets.shape[0], "A", 4))
     check_shape(op, "valid", valid, tuple(targets.shape[:2]))
+    check_dtype(op, "boxes", boxes, FLOATING)
+    check_dtype(op, "targets", targets, FLOATING)
     check_dtype(op, "valid", valid, (torch.bool,))
+    check_same_device(op, boxes=boxes, targets=targets, valid=valid)
     matched, role = torch.ops.mrcnn.match_boxes(
         boxes, targets, valid, low_threshold, high_threshold, low_quality
     )

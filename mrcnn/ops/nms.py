@@ -6,14 +6,21 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import FLOATING, check_dtype, check_same_device, check_shape
+from mrcnn.ops.check import (
+    FLOATING,
+    check_at_least,
+    check_dtype,
+    check_same_device,
+    check_shape,
+)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Indices of the boxes that survive, best score first; as `torchvision.ops.nms`.
 
-    A box is dropped if a better one overlaps it by more than the threshold. Ties go to the lower
-    index. A NaN score or coordinate drops its box. Boxes without area are all kept.
+    A box is dropped if a better one overlaps it by more than the threshold; an overlap of exactly
+    the threshold, both rounded to the type of the boxes, is kept. Ties go to the lower index. A
+    NaN score or coordinate drops its box. Boxes without area are all kept.
 
     Args:
         boxes: (K, 4) xyxy, any floating dtype; compared in float32 (float64 for float64).
@@ -82,8 +89,7 @@ def segmented_nms(
             f"nms: groups must have shape {tuple(boxes.shape[:2])} or ({boxes.shape[0]}, 0), "
             f"got {tuple(groups.shape)}"
         )
-    if max_keep < 0:
-        raise ValueError(f"nms: max_keep must be at least 0, got {max_keep}")
+    check_at_least("nms", 0, max_keep=max_keep)
     indices, counts = torch.ops.mrcnn.nms(boxes, scores, groups, iou_threshold, max_keep)
     return indices, counts
 

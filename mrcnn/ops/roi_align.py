@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import FLOATING, check_dtype, check_same_device, check_shape
+from mrcnn.ops.check import (
+    FLOATING,
+    check_at_least,
+    check_dtype,
+    check_same_device,
+    check_shape,
+)
 
 # FPN, equation 1: a box of ImageNet's crop size is pooled from P4, the map of stride 16.
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
@@ -28,9 +34,10 @@ def roi_align(
 ) -> Tensor:
     """Pool the features of each box from one map; as `torchvision.ops.roi_align`.
 
-    A box with NaN or infinity pools to zero and gets no gradient. Gradients flow to `input` only
-    and are the same bits for any number of threads. Under autocast the op keeps the dtype it gets;
-    sums are taken in float32 (float64 for float64).
+    A box with NaN or infinity pools to zero and gets no gradient; so does an empty box where
+    sampling is adaptive and `aligned` (otherwise boxes are at least one cell wide and high).
+    Gradients flow to `input` only and are the same bits for any number of threads. Under autocast
+    the op keeps the dtype it gets; sums are taken in float32 (float64 for float64).
 
     Args:
         input: (N, C, H, W), any floating dtype; channels_last is used without a copy.
@@ -38,7 +45,8 @@ def roi_align(
             the frame that `spatial_scale` maps to the map.
         output_size: bins, one number or (rows, columns).
         spatial_scale: cells of the map per unit of the boxes, 1 / stride.
-        sampling_ratio: samples per bin and axis; 0 or less takes one per cell, rounded up.
+        sampling_ratio: samples per bin and axis; 0 or less takes one per cell, rounded up, at most
+            1024.
         aligned: shift boxes by half a cell, so that cell centres lie at + 0.5.
     Returns:
         (K, C, rows, columns) in the dtype of `input`, channels_last.
@@ -62,7 +70,9 @@ def roi_align(
         image_index = torch.cat(
             [torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)]
         )
-    if not torch.compiler.is_compiling() and image_index.device.type == "cpu" and len(image_index):
+    # Fake tensors, a subclass, have no values to read.
+    readable = type(image_index) is Tensor and image_index.device.type == "cpu"
+    if readable and not torch.compiler.is_compiling() and len(image_index):
         low, high = int(image_index.min()), int(image_index.max())
         if low < 0 or high >= input.shape[0]:
             raise ValueError(
@@ -121,6 +131,7 @@ def multiscale_roi_align(
             f"{op}: scales must hold one number for each of {len(features)} levels (at least one), "
             f"got {len(scales)}"
         )
+    check_shape(op, "features[0]", features[0], ("N", "C", "H", "W"))
     for level, feature in enumerate(features):
         check_dtype(op, f"features[{level}]", feature, FLOATING)
         check_dtype(op, f"features[{level}]", feature, (features[0].dtype,))
@@ -130,9 +141,9 @@ def multiscale_roi_align(
     check_shape(op, "image_index", image_index, (boxes.shape[0],))
     check_dtype(op, "boxes", boxes, FLOATING)
     check_dtype(op, "image_index", image_index, (torch.int64,))
-    check_same_device(op, features=features[0], boxes=boxes, image_index=image_index)
-    if min(size) < 1:
-        raise ValueError(f"{op}: size must be at least (1, 1), got {tuple(size)}")
+    levels = {f"features[{level}]": feature for level, feature in enumerate(features)}
+    check_same_device(op, **levels, boxes=boxes, image_index=image_index)
+    check_at_least(op, 1, rows=size[0], columns=size[1])
     pooled: Tensor = torch.ops.mrcnn.roi_align(
         list(features),
         boxes,

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import check_dtype, check_shape
+from mrcnn.ops.check import (
+    FLOATING,
+    check_at_least,
+    check_dtype,
+    check_same_device,
+    check_shape,
+)
 
 
 def select_proposals(
@@ -28,9 +34,10 @@ def select_proposals(
 ) -> tuple[Tensor, Tensor]:
     """Proposals of each image (Faster R-CNN, section 3.1).
 
-    Per level the best logits are chosen (ties to the lower index, NaN never), only they are
-    decoded from anchors computed from their index, clipped to the image, dropped unless both sides
-    exceed `min_side`, and thinned by NMS; then the best of all levels are kept. Not differentiable.
+    Per level the best logits are chosen (ties to the lower index, NaN and -inf never), only they
+    are decoded from anchors computed from their index, clipped to the image, dropped unless both
+    sides exceed `min_side`, and thinned by NMS; then the best of all levels are kept. Not
+    differentiable.
 
     Args:
         logits: per level (N, A, H_l, W_l) objectness.
@@ -45,7 +52,8 @@ def select_proposals(
     Returns:
         Boxes (N, P, 4) float32 and logits (N, P) float32, best first; padded slots hold 0 and -inf.
     Raises:
-        ValueError: if a shape does not fit.
+        ValueError: if a shape, device or count does not fit.
+        TypeError: if a dtype does not fit.
     """
     op, levels = "select_proposals", len(logits)
     if not levels or len(deltas) != levels or len(strides) != levels:
@@ -53,13 +61,21 @@ def select_proposals(
             f"{op}: logits, deltas and strides must have one entry a level, "
             f"got {levels}, {len(deltas)}, {len(strides)}"
         )
+    check_shape(op, "logits[0]", logits[0], ("N", "A", "H", "W"))
     images, anchors = logits[0].shape[:2]
     check_shape(op, "cell_anchors", cell_anchors, (levels, anchors, 4))
     check_shape(op, "sizes", sizes, (images, 2))
+    maps: dict[str, Tensor] = {}
     for level in range(levels):
-        height, width = logits[level].shape[2:]
         check_shape(op, f"logits[{level}]", logits[level], (images, anchors, "H", "W"))
+        height, width = logits[level].shape[2:]
         check_shape(op, f"deltas[{level}]", deltas[level], (images, 4 * anchors, height, width))
+        maps |= {f"logits[{level}]": logits[level], f"deltas[{level}]": deltas[level]}
+    for name, tensor in (*maps.items(), ("cell_anchors", cell_anchors)):
+        check_dtype(op, name, tensor, FLOATING)
+    check_dtype(op, "sizes", sizes, (torch.int64,))
+    check_same_device(op, **maps, cell_anchors=cell_anchors, sizes=sizes)
+    check_at_least(op, 0, pre_nms_top_k=pre_nms_top_k, post_nms_top_k=post_nms_top_k)
     boxes, scores = torch.ops.mrcnn.select_proposals(
         [level.detach() for level in logits],
         [level.detach() for level in deltas],
@@ -116,17 +132,24 @@ def select_detections(
         boxes (N, D, 4), scores (N, D), labels (N, D), the RoI of each detection (N, D) and counts
         (N,); best first, padded slots hold 0, 0, -1 and -1.
     Raises:
-        ValueError: if a shape does not fit.
-        TypeError: if `valid` is not bool.
+        ValueError: if a shape, device or count does not fit.
+        TypeError: if a dtype does not fit.
     """
     op = "select_detections"
     check_shape(op, "scores", scores, ("N", "R", "C"))
     images, rois, classes = scores.shape
-    check_shape(op, "deltas", deltas, (images, rois, 4 if deltas.shape[-1] == 4 else 4 * classes))
+    if deltas.shape[-1:] != (4,):
+        check_shape(op, "deltas", deltas, (images, rois, 4 * classes))
+    check_shape(op, "deltas", deltas, (images, rois, "D"))
     check_shape(op, "boxes", boxes, (images, rois, 4))
     check_shape(op, "valid", valid, (images, rois))
-    check_dtype(op, "valid", valid, (torch.bool,))
     check_shape(op, "sizes", sizes, (images, 2))
+    for name, tensor in (("scores", scores), ("deltas", deltas), ("boxes", boxes)):
+        check_dtype(op, name, tensor, FLOATING)
+    check_dtype(op, "valid", valid, (torch.bool,))
+    check_dtype(op, "sizes", sizes, (torch.int64,))
+    check_same_device(op, scores=scores, deltas=deltas, boxes=boxes, valid=valid, sizes=sizes)
+    check_at_least(op, 0, max_detections=max_detections)
     out_boxes, out_scores, labels, roi, counts = torch.ops.mrcnn.select_detections(
         scores.detach(),
         deltas.detach(),
