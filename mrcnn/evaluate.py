@@ -111,8 +111,8 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
             lines.append(f"{name:<{width}}{cells}")
     if at_limit := int(metrics["images_at_limit"]):
         lines.append(
-            f"{at_limit} images have as many detections as are allowed; "
-            f"they may hold more than {limit}: see max_detections"
+            f"images with as many detections as are allowed ({limit}): {at_limit}; "
+            "they may hold more, see max_detections"
         )
     return "\n".join(lines)
 

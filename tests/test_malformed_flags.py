@@ -49,8 +49,12 @@ CASES = {  # verb, words changed (None leaves the flag out), what the message sa
     "no such ids": ("evaluate", {"--image-ids": "no.txt"}, ["--image-ids no.txt: cannot be read"]),
     "no such image": ("predict", {"images": "data/b.png"}, ["data/b.png: does not exist"]),
     "folder without images": ("predict", {"images": "run"}, ["run: holds no images"]),
-    "output under a file": ("predict", {"--out": "ids/out"}, ["ids/out/predictions.json: cannot be written", "ids is a file"]),
-    "results over a folder": ("evaluate", {"--out": "data"}, ["data: cannot be written (it is a folder)"]),
+    "output under a file": (
+        "predict", {"--out": "ids/out"}, ["ids/out/predictions.json: cannot be", "ids is a file"]
+    ),
+    "results over a folder": (
+        "evaluate", {"--out": "data"}, ["data: cannot be written (it is a folder)"]
+    ),
 }  # fmt: skip
 
 

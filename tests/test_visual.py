@@ -116,6 +116,14 @@ def test_labels_of_many_stay_on_their_boxes():
     assert len(labels_of([[0, 540, 300, 600], *boxes])) == 1
 
 
+def test_the_name_of_an_only_class_is_written_on_few():
+    boxes = [[x * 50, 100, x * 50 + 40, 150] for x in range(14)]
+    narrow, wide = (labels_of(boxes[:count], names=["elephant"])[0] for count in (13, 12))
+    assert narrow[2] - narrow[0] < wide[2] - wide[0]
+    unscored = draw_instances(grey(), np.array(boxes), np.zeros(14, int), [], ["elephant"])
+    assert (unscored[:100] == 100).all()
+
+
 def test_a_label_that_cannot_fit_is_left_out():
     assert labels_of([[0, 0, 500, 9]], size=(12, 600), names=("cat", "y" * 200)) == []
 
@@ -201,10 +209,11 @@ def test_mosaic():
         np.full((h, w, 3), 200 + i, np.uint8) for i, (h, w) in enumerate([(5, 9), (7, 3)] * 3)
     ]
     sheet = mosaic(images, columns=4)
-    assert sheet.shape == (2 * 7 + 3 * 6, 4 * 9 + 5 * 6, 3)
+    assert sheet.shape == (7 + 7 + 3 * 6, 9 + 3 + 9 + 3 + 5 * 6, 3)
     for i, image in enumerate(images):
         assert (sheet == 200 + i).all(axis=2).sum() == image.shape[0] * image.shape[1]
-    assert mosaic(images[:5]).shape == (2 * 7 + 3 * 6, 3 * 9 + 4 * 6, 3)
+    assert mosaic(images).shape == (7 + 7 + 3 * 6, 9 * 3 + 4 * 6, 3)
+    assert mosaic(images[:1], columns=4).shape == (5 + 2 * 6, 9 + 2 * 6, 3)
 
 
 HEADER = "step,lr,loss,loss_mask,loss_classifier,gradient_norm,images_per_second,bbox_AP,segm_AP\n"

@@ -44,5 +44,5 @@ def curves(results: Path, picture: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(names) > 1:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="upper right" if title == "loss" else "upper left")
     figure.savefig(picture, dpi=110)

@@ -84,15 +84,15 @@ def draw_instances(
             pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
 
     font = ImageFont.load_default(min(20, max(11, max(size) // 50)))
-    texts = [_text(class_names[int(label)]) for label in labels]
+    parts = [[_text(class_names[int(label)])] for label in labels]
+    if len(class_names) == 1 and not few:
+        parts = [[] for _ in labels]
     if scores is not None:
-        named = few or len(class_names) > 1
-        figures = [f"{score:.2f}" for score in scores]
-        texts = [f"{t} {f}" if named else f for t, f in zip(texts, figures, strict=True)]
+        parts = [[*part, f"{score:.2f}"] for part, score in zip(parts, scores, strict=True)]
     room = 0.0 if few else 1.0 if many else 0.4  # width of a box per width of its label, at least
     taken: list[tuple[int, int, int, int]] = []
-    for corner, text, colour in zip(corners, texts, colours, strict=True):
-        _draw_label(pen, font, text, corner, colour, size, taken, room)
+    for corner, part, colour in zip(corners, parts, colours, strict=True):
+        _draw_label(pen, font, " ".join(part), corner, colour, size, taken, room)
     return np.array(drawing)
 
 
@@ -126,7 +126,7 @@ def _draw_label(
     x1, y1, x2, y2 = corner
     left, top, right, bottom = font.getbbox(text)
     w, h = right - left + 6, bottom - top + 5
-    if x2 - x1 < room * w or y2 - y1 < room * 2 * h:
+    if not text or x2 - x1 < room * w or y2 - y1 < room * 2 * h:
         return
     x = max(0, min(x1, size[0] - w))
     for y in (y1 - h, y1, y2 - h, y2):

@@ -52,18 +52,22 @@ def draw_targets(
 
 
 def mosaic(images: Sequence[NDArray[np.uint8]], columns: int | None = None) -> NDArray[np.uint8]:
-    """Images side by side, each in a cell as large as the largest.
+    """Images side by side; rows are as high, and columns as wide, as what stands in them.
 
     Args:
         images: (h, w, 3) RGB each, at least one.
         columns: as many as make the sheet about square where None.
     """
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    rows = -(-len(images) // columns)
-    height = max(image.shape[0] for image in images) + _GAP
-    width = max(image.shape[1] for image in images) + _GAP
-    sheet = np.full((rows * height + _GAP, columns * width + _GAP, 3), _GROUND, np.uint8)
-    for i, image in enumerate(images):
-        y, x = _GAP + i // columns * height, _GAP + i % columns * width
-        sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    heights = [_GAP + max(image.shape[0] for image in row) for row in _rows(images, columns)]
+    widths = [_GAP + max(image.shape[1] for image in images[i::columns]) for i in range(columns)]
+    sheet = np.full((sum(heights) + _GAP, sum(widths) + _GAP, 3), _GROUND, np.uint8)
+    for j, row in enumerate(_rows(images, columns)):
+        for i, image in enumerate(row):
+            y, x = _GAP + sum(heights[:j]), _GAP + sum(widths[:i])
+            sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
     return sheet
+
+
+def _rows(images: Sequence[NDArray[np.uint8]], columns: int) -> list[Sequence[NDArray[np.uint8]]]:
+    return [images[first : first + columns] for first in range(0, len(images), columns)]
