@@ -115,11 +115,8 @@ def predict_files(
             annotations.append({"id": len(annotations) + 1, **entry, "area": area, "iscrowd": 0})
         seconds = time.perf_counter() - start
         print(f"[{number}/{len(files)}] {file}: {_found(result)}, {seconds:.2f} s", flush=True)
-    config = predictor.config
-    categories = [
-        {"id": id, "name": name}
-        for id, name in zip(config.category_ids, config.class_names, strict=True)
-    ]
+    ids, class_names = predictor.category_ids, predictor.config.class_names
+    categories = [{"id": id, "name": name} for id, name in zip(ids, class_names, strict=True)]
     write_json(
         out / "predictions.json",
         {"images": images, "categories": categories, "annotations": annotations},

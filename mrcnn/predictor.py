@@ -146,6 +146,11 @@ class Predictor:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Of each class in the annotation file the model learnt from; else counted from 1."""
+        return self.config.category_ids or tuple(range(1, self.config.num_classes + 1))
+
     # A str is a sequence of str, too; the first overload is meant to win.
     @overload
     def predict(  # type: ignore[overload-overlap]
@@ -221,7 +226,7 @@ class Predictor:
             labels=found.labels[:count].numpy(),
             rles=found.masks[:count],
             class_names=self.config.class_names,
-            category_ids=self.config.category_ids,
+            category_ids=self.category_ids,
             path=path,
         )
 

@@ -127,6 +127,12 @@ def test_loading_with_changes(tmp_path):
     assert not changed.model.training
 
 
+def test_category_ids_of_a_model_without_any():
+    predictor = Predictor(tiny.model(), dataclasses.replace(tiny.CONFIG, category_ids=()))
+    entries = predictor.predict(noise(40, 60), 0).to_coco(1)
+    assert {entry["category_id"] for entry in entries} <= {1, 2}
+
+
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", ""])
 def test_no_such_device(name):
     with pytest.raises(UserError, match=f"--device {name}: .*; give cpu"):

@@ -29,7 +29,7 @@ def curves(results: Path, picture: Path) -> None:
         "AP on validation images": [name for name in columns if name.endswith("_AP")],
         "learning rate": [name for name in columns if name == "lr"],
     }
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(15, 4), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for name in names:
             steps, values = series(name)
@@ -44,5 +44,5 @@ def curves(results: Path, picture: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(names) > 1:
-            axes.legend(frameon=False, loc="upper right" if title == "loss" else "upper left")
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(picture, dpi=110)
