@@ -26,7 +26,7 @@ CASES = {  # verb, words changed (None leaves the flag out), what the message sa
     "rate that is no number": ("train", {"--lr": "nan"}, ["--lr must be more than 0, got nan"]),
     "unknown model": ("train", {"--model": "resnet19"}, ["--model", "resnet19", "resnet18-fpn"]),
     "anchors of other levels": (
-        "train", {"--anchor-sizes": "8"}, ["anchor_sizes", "5 sizes", "got (8.0,)"]
+        "train", {"--anchor-sizes": "8"}, ["anchor_sizes", "sizes, one for each of", "got (8.0,)"]
     ),
     "no such device": ("train", {"--device": "gpu"}, ["--device gpu", "give cpu"]),
     "device that is not there": ("predict", {"--device": "cuda:99"}, ["--device cuda:99", "cpu"]),
