@@ -1,8 +1,8 @@
 """setuptools' build backend, told to compile against the PyTorch that the user already has.
 
 Under build isolation pip hides the target environment, and a plain `requires = ["torch"]` would
-download a second PyTorch, gigabytes of it, maybe of another version. The kernels use the stable ABI,
-so the PyTorch next door serves; only where there is none is the tested one fetched for the build.
+download a second PyTorch, gigabytes of it, maybe of another version. The kernels use the stable
+ABI, so the PyTorch next door serves; only where there is none is the tested one fetched.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What a model is, as plain values: stored in its checkpoint, turned into modules by `models.build`."""
+"""What a model is, in plain values: stored in checkpoints, made into modules by `models.build`."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ class ModelConfig:
             raise ValueError(f"ModelConfig: numerics must be one of {known}, got {self.numerics!r}")
         if len(self.anchor_sizes) != self.fpn_levels + 1:
             raise ValueError(
-                f"ModelConfig: anchor_sizes must hold {self.fpn_levels + 1} sizes, one for each of "
-                f"{self.fpn_levels} FPN levels and one for the level on top, got {self.anchor_sizes}"
+                f"ModelConfig: anchor_sizes must hold {self.fpn_levels + 1} sizes, one for each "
+                f"of {self.fpn_levels} FPN levels and one for the level on top, "
+                f"got {self.anchor_sizes}"
             )
 
         for name in ("anchor_sizes", "anchor_ratios"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Numerics:
-    """Choices that change numbers but not shapes; a checkpoint names the set it was trained with."""
+    """Choices that change numbers but not shapes; a checkpoint names the set it needs."""
 
     roi_aligned: bool  # shift RoIs by half a pixel, so that cell centres lie at + 0.5
     roi_sampling_ratio: int  # samples per bin and axis; 0 adapts to the size of the bin

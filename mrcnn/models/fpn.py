@@ -26,7 +26,8 @@ class FPN(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1) for _ in body_channels
         )
         for conv in [*self.lateral, *self.output]:
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
 

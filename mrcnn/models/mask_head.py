@@ -52,7 +52,7 @@ class MaskHead(nn.Module):
         nn.init.zeros_(self.mask_logits.bias)  # type: ignore[arg-type]
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits (N, R, M, M) of boxes (N, R, 4) for their own labels (N, R), -1 in padding."""
+        """Mask logits (N, R, M, M) of boxes (N, R, 4) for their labels (N, R), -1 in padding."""
         x = self.pooler(features, boxes, labels >= 0)
         for conv in self.convs:
             x = F.relu(conv(x), inplace=True)
