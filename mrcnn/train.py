@@ -35,6 +35,7 @@ from mrcnn.visual import curves, draw_targets, mosaic
 RUNS = Path("runs")
 SHAPES = RUNS / "shapes"  # where the generated data set is kept
 PICTURES = 9  # images on a sheet
+LEARNING_RATES = {"sgd": 0.01, "adamw": 0.0004}
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,20 @@ class TrainConfig:
     """Which model; its other numbers are below."""
     weights: Path | None = None
     """Start from a run, a checkpoint, or a backbone's state dict under torchvision's names."""
-    steps: int = 600
+    steps: int = 1500
     """Batches to train on."""
-    batch_size: int = 8
+    batch_size: int = 2
     """Images a batch."""
-    lr: float = 0.02
-    """Learning rate after warm-up."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum fine-tunes well; AdamW learns faster from scratch."""
+    lr: float | None = None
+    """Learning rate after warm-up; by default 0.01 for sgd, 0.0004 for adamw."""
     warmup: int = 50
     """Steps until the learning rate is reached."""
     schedule: Literal["cosine", "step"] = "cosine"
     """How the rate falls: along a cosine, or tenfold at 2/3 and 8/9 of the steps."""
     momentum: float = 0.9
+    """Of SGD, and of the first moment of AdamW."""
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
     """Limit of the global gradient norm."""
@@ -87,8 +91,8 @@ class TrainConfig:
     """Steps between progress lines."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "lr", "clip_norm", "print_every")
-        if_given = ("image_size", "scale", "crop", "max_detections")
+        positive = ("steps", "batch_size", "clip_norm", "print_every")
+        if_given = ("lr", "image_size", "scale", "crop", "max_detections")
         for name in (*positive, *(n for n in if_given if getattr(self, n) is not None)):
             if not getattr(self, name) > 0:  # NaN fails, too
                 raise self._wrong(name, "must be more than 0")
@@ -192,14 +196,21 @@ class Run:
         """Train all steps; evaluate on the way where asked, and at the end."""
         args, training = self.args, self.splits["train"]
         progress = Progress(args.steps)
+        lr = args.lr or LEARNING_RATES[args.optimizer]
         seconds, cpu_seconds = 0.0, -time.process_time()
         evaluations = 0
         for records in train_steps(
             self.model,
             self._batches(),
-            make_optimizer(self.model, args.lr, args.momentum, args.weight_decay),
+            make_optimizer(
+                self.model,
+                args.optimizer,
+                lr,
+                momentum=args.momentum,
+                weight_decay=args.weight_decay,
+            ),
             lambda step: learning_rate(
-                step, args.steps, lr=args.lr, warmup=args.warmup, schedule=args.schedule
+                step, args.steps, lr=lr, warmup=args.warmup, schedule=args.schedule
             ),
             device=self.predictor.device,
             clip_norm=args.clip_norm,

@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_names_step_part_and_images(shapes):
     steps = train_steps(
         model,
         poisoned(),
-        make_optimizer(model, 0.01, 0.9, 0.0),
+        make_optimizer(model, "sgd", 0.01, momentum=0.9, weight_decay=0.0),
         lambda step: 0.01,
         device=torch.device("cpu"),
         clip_norm=1.0,
@@ -157,9 +157,11 @@ def test_learning_rate_warms_up_and_falls():
     assert cosine == sorted(cosine, reverse=True)
 
 
-def test_norms_and_biases_are_not_decayed():
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_norms_and_biases_are_not_decayed(name):
     model = build(dataclasses.replace(MODELS["small"], class_names=("disc",)))
-    decayed, plain = make_optimizer(model, 0.1, 0.9, 1e-4).param_groups
+    optimizer = make_optimizer(model, name, 0.1, momentum=0.9, weight_decay=1e-4)
+    decayed, plain = optimizer.param_groups
     assert decayed["weight_decay"] == 1e-4
     assert plain["weight_decay"] == 0
     assert {p.dim() for p in plain["params"]} == {1}
@@ -196,8 +198,8 @@ def test_overfits_eight_real_images(shared_data, tmp_path):
     for _ in train_steps(
         model,
         train_loader(dataset, config, Augmentation(), batch_size=4, steps=steps),
-        make_optimizer(model, 0.02, 0.9, 1e-4),
-        lambda step: learning_rate(step, steps, lr=0.02, warmup=50, schedule="cosine"),
+        make_optimizer(model, "adamw", 4e-4, momentum=0.9, weight_decay=1e-4),
+        lambda step: learning_rate(step, steps, lr=4e-4, warmup=50, schedule="cosine"),
         device=torch.device("cpu"),
         clip_norm=5.0,
         read_every=50,

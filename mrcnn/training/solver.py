@@ -1,4 +1,4 @@
-"""How weights move: SGD with momentum under a warm-up and a schedule."""
+"""How weights move: an optimiser under a warm-up and a schedule."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 
 
 def make_optimizer(
-    model: nn.Module, lr: float, momentum: float, weight_decay: float
-) -> torch.optim.SGD:
-    """SGD over the trainable parameters; norms and biases are not decayed."""
+    model: nn.Module, name: str, lr: float, *, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """`sgd` with momentum, or `adamw`; norms and biases are not decayed."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for parameter in model.parameters():
@@ -21,6 +21,8 @@ def make_optimizer(
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)
 
 
