@@ -96,7 +96,7 @@ _SMALL = ModelConfig(
     anchor_sizes=(16, 32, 64, 128),
     pre_nms_top_k=500,
     post_nms_top_k=500,
-    roi_samples=128,
+    roi_samples=64,
     box_head_width=256,
     mask_head_width=64,
     min_size=128,
@@ -105,6 +105,8 @@ _SMALL = ModelConfig(
 
 MODELS: dict[str, ModelConfig] = {
     "small": _SMALL,
+    # The same for a backbone that brings ImageNet's weights and batch statistics.
+    "small-imagenet": dataclasses.replace(_SMALL, norm="frozen_batch", frozen_stages=2),
     "resnet18-fpn": ModelConfig(backbone="resnet18"),
     "resnet34-fpn": ModelConfig(backbone="resnet34"),
     "resnet50-fpn": ModelConfig(backbone="resnet50"),

@@ -52,11 +52,11 @@ def test_it_is_a_sound_data_set(shapes):
         assert dataset.class_names == CLASS_NAMES
         assert (dataset.sizes == 128).all()
         assert (dataset.start.diff() >= 1).all()
-        assert (dataset.start.diff() <= 6).all()
+        assert (dataset.start.diff() <= 5).all()
     assert len(set(dataset.labels.tolist())) == len(CLASS_NAMES)
     sides = (dataset.boxes[:, 2:] - dataset.boxes[:, :2]).amax(1)
-    assert sides.max() <= 81
-    assert sides.quantile(0.2) < 26
+    assert sides.max() <= 85
+    assert sides.quantile(0.2) < 34
     assert sides.quantile(0.9) > 50
 
 

@@ -25,13 +25,13 @@ from mrcnn.errors import UserError
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-CLASS_NAMES = ("circle", "triangle", "star", "ring")
+CLASS_NAMES = ("circle", "square", "triangle", "ring")
 VERSION = 1  # of the pictures; a folder written by another one is written again
 
-_MAX_OBJECTS = 6
-_SIZES = (20.0, 80.0)  # diameter of the circle around an object, pixels
-_MIN_SHOWN = 0.4  # no object is hidden further than this part of its own area
-_MIN_CONTRAST = 50  # between the mean colours of an object and of what it covers, of 255
+_MAX_OBJECTS = 5
+_SIZES = (28.0, 84.0)  # diameter of the circle around an object, pixels
+_MIN_SHOWN = 0.7  # no object is hidden further than this part of its own area
+_MIN_CONTRAST = 70  # between the mean colours of an object and of what it covers, of 255
 _TRIES = 5  # places tried for an object before it is given up
 
 
@@ -120,7 +120,7 @@ def _mask_record(mask: Bools) -> dict[str, object]:
 
 
 def _draw_scene(size: int, rng: np.random.Generator) -> _Scene:
-    """Ground, some clutter that is no object, then 1 to 6 objects, later ones in front."""
+    """Ground, some clutter that is no object, then 1 to 5 objects, later ones in front."""
     canvas = _texture(size, size, rng)
     for _ in range(rng.integers(0, 4)):
         _paint(canvas, _stroke(size, rng), _texture(size, size, rng))
@@ -164,12 +164,9 @@ def _distance(name: str, x: Floats, y: Floats, radius: float, turn: float) -> Fl
         centre = np.hypot(x, y)
         inner = 0.5 * radius if name == "ring" else 0.0
         return np.maximum(centre - radius, inner - centre)
-    points = {"triangle": 3, "star": 10}[name]
+    points = {"square": 4, "triangle": 3}[name]
     angles = turn + 2 * np.pi * np.arange(points) / points
-    reach = np.full(points, radius)
-    if name == "star":
-        reach[1::2] *= 0.45
-    corners = np.stack([reach * np.cos(angles), reach * np.sin(angles)], axis=1)  # (points, 2)
+    corners = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (points, 2)
 
     nearest, inside = np.full(x.shape, np.inf), np.zeros(x.shape, bool)
     for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
