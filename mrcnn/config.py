@@ -99,8 +99,8 @@ _SMALL = ModelConfig(
     roi_samples=64,
     box_head_width=256,
     mask_head_width=64,
-    min_size=128,
-    max_size=256,
+    min_size=256,
+    max_size=448,
 )
 
 MODELS: dict[str, ModelConfig] = {

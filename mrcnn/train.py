@@ -34,8 +34,9 @@ from mrcnn.visual import curves, draw_targets, mosaic
 
 RUNS = Path("runs")
 SHAPES = RUNS / "shapes"  # where the generated data set is kept
+SHAPES_SIZE = 128  # pixels; its images are trained on as they are
 PICTURES = 9  # images on a sheet
-LEARNING_RATES = {"sgd": 0.01, "adamw": 0.0004}
+LEARNING_RATES = {"sgd": 0.01, "adamw": 0.0005}
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class TrainConfig:
     """Batches to train on."""
     batch_size: int = 2
     """Images a batch."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum fine-tunes well; AdamW learns faster from scratch."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """AdamW learns faster from scratch; SGD with momentum is what the published models used."""
     lr: float | None = None
-    """Learning rate after warm-up; by default 0.01 for sgd, 0.0004 for adamw."""
+    """Learning rate after warm-up; by default 0.0005 for adamw, 0.01 for sgd."""
     warmup: int = 50
     """Steps until the learning rate is reached."""
     schedule: Literal["cosine", "step"] = "cosine"
@@ -96,9 +97,11 @@ class TrainConfig:
         for name in (*positive, *(n for n in if_given if getattr(self, n) is not None)):
             if not getattr(self, name) > 0:  # NaN fails, too
                 raise self._wrong(name, "must be more than 0")
-        for name in ("warmup", "eval_every", "workers", "weight_decay", "momentum"):
+        for name in ("warmup", "eval_every", "workers", "weight_decay", "momentum", "seed"):
             if not getattr(self, name) >= 0:
                 raise self._wrong(name, "must be 0 or more")
+        if not all(size > 0 for size in self.multi_scale):
+            raise self._wrong("multi_scale", "must be more than 0 each")
 
     def _wrong(self, name: str, rule: str) -> UserError:
         return UserError(f"--{name.replace('_', '-')} {rule}, got {getattr(self, name)}")
@@ -107,15 +110,16 @@ class TrainConfig:
 def model_config(args: TrainConfig, dataset: CocoDataset) -> ModelConfig:
     """The named model with the classes of the data and the numbers given as flags."""
     base = MODELS[args.model]
+    image_size = args.image_size or (None if args.data else SHAPES_SIZE)
     given: dict[str, Any] = {
-        "min_size": args.image_size,
+        "min_size": image_size,
         "scale": args.scale,
         "anchor_sizes": args.anchor_sizes or None,
         "max_detections": args.max_detections,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
-    if args.image_size is not None:
-        overrides["max_size"] = max(base.max_size, 2 * args.image_size)
+    if image_size is not None:
+        overrides["max_size"] = max(base.max_size, 2 * image_size)
     try:
         return dataclasses.replace(
             base,
@@ -147,7 +151,7 @@ class Progress:
         waiting = sum(r.data_seconds for r in records) / seconds
         print(
             f"step {last.step}/{self.steps}  loss {mean['loss']:.3f} ({parts})  "
-            f"lr {last.lr:.4f}  {speed:.1f} img/s (data {waiting:.0%})  "
+            f"lr {last.lr:.2g}  {speed:.1f} img/s (data {waiting:.0%})  "
             f"{int(left) // 60}:{int(left) % 60:02d} left",
             flush=True,
         )
@@ -158,7 +162,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(TrainConfig, argv)
     device = find_device(args.device)
     torch.manual_seed(args.seed)
-    splits = read_splits(find_splits(args.data) if args.data else write_shapes(SHAPES))
+    splits = read_splits(
+        find_splits(args.data) if args.data else write_shapes(SHAPES, size=SHAPES_SIZE)
+    )
     for dataset in splits.values():
         for note in dataset.notes:
             print(note)
