@@ -1,6 +1,7 @@
 """Kernels that are missing, stale or foreign say so, with the command that mends it."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,23 @@ def test_a_library_that_does_not_load_names_the_command(monkeypatch, tmp_path):
         library.load("mrcnn_broken")
     assert "does not load beside PyTorch" in str(error.value)
     assert library.BUILD_COMMAND in str(error.value)
+
+
+def test_a_command_shows_the_message_alone(tmp_path):
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (tmp_path / f"mrcnn_C{suffix}").write_bytes(b"not a library")
+    done = subprocess.run(
+        [sys.executable, "-m", "mrcnn.train"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "mrcnn_C does not load beside PyTorch" in done.stderr
+    assert library.BUILD_COMMAND in done.stderr
+    assert len(done.stderr.splitlines()) <= 4
 
 
 @pytest.mark.slow

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, where mrcnn runs from one
 BUILD_COMMAND = "pip install --no-build-isolation --no-deps ."
+
+
+class KernelError(ImportError):
+    """The compiled kernels cannot be used; the message holds the command that mends it."""
 
 
 def source_hash(root: Path = ROOT) -> str | None:
@@ -29,7 +34,7 @@ def load(name: str) -> ModuleType:
     """Import one compiled library.
 
     Raises:
-        ImportError: if it is missing, does not load, or is older than its sources; the message
+        KernelError: if it is missing, does not load, or is older than its sources; the message
             holds the command that mends it.
     """
     try:
@@ -37,18 +42,18 @@ def load(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise ImportError(
+        raise KernelError(
             f"mrcnn: the kernels are not built: no module {name} for this Python.\n"
             f"  In the repository, run: {BUILD_COMMAND}"
         ) from None
     except ImportError as error:
-        raise ImportError(
+        raise KernelError(
             f"mrcnn: {name} does not load beside PyTorch {torch.__version__}: {error}\n"
             f"  Rebuild it for this environment; in the repository, run: {BUILD_COMMAND}"
         ) from error
     built, current = build_info(name, library).split()[0], source_hash()
     if current is not None and built != current:
-        raise ImportError(
+        raise KernelError(
             f"mrcnn: {name} was built from other sources than those in {ROOT / 'csrc'}\n"
             f"  (built {built}, now {current}; library {library.__file__}).\n"
             f"  In the repository, run: {BUILD_COMMAND}"
@@ -78,4 +83,16 @@ def build_report() -> dict[str, str]:
     return report
 
 
-load("mrcnn_C")
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An exception hook: of kernels that cannot be used the message says all."""
+    if isinstance(error, KernelError):
+        sys.stderr.write(f"{error}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+try:
+    load("mrcnn_C")
+except KernelError:
+    sys.excepthook = _show
+    raise
