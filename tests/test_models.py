@@ -10,6 +10,7 @@ from mrcnn.boxes import box_iou
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.models import build
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
+from mrcnn.models.postprocess import to_detections
 from mrcnn.models.resnet import RESNETS, FrozenBatchNorm, ResNet
 from mrcnn.models.sampling import draw_samples
 from mrcnn.structures import Targets
@@ -80,6 +81,17 @@ def test_detections_are_padded_sorted_and_inside():
         assert (found.labels[n, count:] == -1).all()
 
 
+def test_images_without_detections_give_empty_padding():
+    model = build(small(score_threshold=0.99, max_detections=5)).eval()
+    with torch.no_grad():
+        found = model(images())
+    assert found.counts.tolist() == [0, 0]
+    assert found.masks.shape == (2, 5, 28, 28)
+    assert (found.labels == -1).all()
+    detections = to_detections(found, images().sizes, [(64, 96), (50, 70)])
+    assert [len(d) for d in detections] == [0, 0]
+
+
 def test_a_batch_equals_its_images_one_by_one():
     torch.manual_seed(0)
     model = build(small(score_threshold=0.0, max_detections=10)).eval()
@@ -106,14 +118,14 @@ def test_autocast_keeps_boxes_and_losses_in_float32():
 
 
 def test_overfits_one_square():
-    """The whole chain learns: a box and a mask that fit one object in 80 steps."""
+    """The whole chain learns: a box and a mask that fit one object in 150 steps."""
     torch.manual_seed(0)
-    model = build(small(norm="group"))
+    model = build(small())
     batch, targets = images(), square_targets()
     batch.pixels.mul_(0.1)
     batch.pixels[0, :, 12:44, 10:40] += 1
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    for _ in range(80):
+    for _ in range(150):
         loss = torch.stack(list(model(batch, targets).values())).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -125,7 +137,7 @@ def test_overfits_one_square():
     assert found.scores[0, 0] > 0.8
     assert found.labels[0, 0] == 1
     assert box_iou(found.boxes[0, :1], targets.boxes[0, :1]) > 0.75  # COCO's strict match
-    assert found.masks[0, 0].mean() > 0.9  # the object fills its box
+    assert (found.masks[0, 0] >= 0.5).float().mean() > 0.9  # the object fills its box
     assert found.scores[1].max() < 0.5
 
 
@@ -225,7 +237,7 @@ def test_build_names_what_is_wrong(change, words):
 
 
 def test_config_names_what_is_wrong():
-    with pytest.raises(ValueError, match="anchor_sizes must hold 5 sizes"):
+    with pytest.raises(ValueError, match="anchor_sizes must hold 4 sizes"):
         small(anchor_sizes=(32, 64))
     with pytest.raises(ValueError, match="numerics must be one of detectron2, torchvision"):
         small(numerics="caffe")
