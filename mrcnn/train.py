@@ -51,7 +51,7 @@ class TrainConfig:
     """Which model; its other numbers are below."""
     weights: Path | None = None
     """Start from a run, a checkpoint, or a backbone's state dict under torchvision's names."""
-    steps: int = 1300
+    steps: int = 1350
     """Batches to train on."""
     batch_size: int = 2
     """Images a batch."""

@@ -25,7 +25,7 @@ from mrcnn.errors import UserError
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-CLASS_NAMES = ("circle", "square", "triangle", "ring")
+CLASS_NAMES = ("circle", "triangle", "ring")
 VERSION = 1  # of the pictures; a folder written by another one is written again
 
 _MAX_OBJECTS = 5
@@ -164,9 +164,8 @@ def _distance(name: str, x: Floats, y: Floats, radius: float, turn: float) -> Fl
         centre = np.hypot(x, y)
         inner = 0.5 * radius if name == "ring" else 0.0
         return np.maximum(centre - radius, inner - centre)
-    points = {"square": 4, "triangle": 3}[name]
-    angles = turn + 2 * np.pi * np.arange(points) / points
-    corners = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (points, 2)
+    angles = turn + 2 * np.pi * np.arange(3) / 3
+    corners = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (3, 2)
 
     nearest, inside = np.full(x.shape, np.inf), np.zeros(x.shape, bool)
     for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
