@@ -12,6 +12,7 @@ from PIL import Image
 
 import mrcnn
 from mrcnn import train
+from mrcnn.checkpoints import load_backbone
 from mrcnn.config import MODELS
 from mrcnn.data.coco import read_coco
 from mrcnn.data.loader import train_loader
@@ -188,23 +189,29 @@ def test_overfits_eight_real_images(shared_data, tmp_path):
     (tmp_path / "few.json").write_text(json.dumps(content))
     dataset = read_coco(tmp_path / "few.json", source / "images")
     config = dataclasses.replace(
-        MODELS["small"],
+        MODELS["small-imagenet"],
         class_names=dataset.class_names,
         category_ids=dataset.category_ids,
+        anchor_sizes=(24, 64, 128, 256),
         min_size=256,
-        max_size=448,
+        max_size=384,
     )
     torch.manual_seed(0)
     model = build(config)
-    steps = 500
+    load_backbone(
+        model.backbone.body, shared_data / "weights" / "resnet18_imagenet_stem_to_layer3.pt"
+    )
+    steps, lr = 1100, 1e-3
     for _ in train_steps(
         model,
-        train_loader(dataset, config, Augmentation(), batch_size=4, steps=steps),
-        make_optimizer(model, "adamw", 4e-4, momentum=0.9, weight_decay=1e-4),
-        lambda step: learning_rate(step, steps, lr=4e-4, warmup=50, schedule="cosine"),
+        train_loader(
+            dataset, config, Augmentation(horizontal_flip=False), batch_size=2, steps=steps
+        ),
+        make_optimizer(model, "adamw", lr, momentum=0.9, weight_decay=1e-4),
+        lambda step: learning_rate(step, steps, lr=lr, warmup=50, schedule="cosine"),
         device=torch.device("cpu"),
         clip_norm=5.0,
-        read_every=50,
+        read_every=100,
     ):
         pass
     assert evaluate(Predictor(model, config), dataset)["segm_AP"] >= 0.8
