@@ -24,8 +24,9 @@ def to_detections(
         One `Detections` an image, on CPU.
     """
     images = []
+    counts = batch.counts.tolist()  # one read from the device for the whole batch
     for n, (height, width) in enumerate(original_sizes):
-        count = int(batch.counts[n])
+        count = counts[n]
         scale = torch.tensor([width, height], device=sizes.device) / sizes[n].flip(0)
         boxes = batch.boxes[n, :count] * scale.repeat(2)
         masks: list[dict[str, object]] = []
