@@ -1,0 +1,219 @@
+"""What all benchmarks share: the command line, timing in turn, the table and the JSON file.
+
+Every case runs ours and the peer in one process, in turn, on the same inputs; a wrong result is not
+timed. The floor of a case is the memory that must move at least once, at the bandwidth of a copy
+measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+try:
+    import torchvision
+except ImportError:
+    torchvision = None
+
+ALLOCATOR = ("THP_MEM_ALLOC_ENABLE", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+MIN_SECONDS = 2e-3  # a shorter case is called several times for one reading
+
+
+@dataclass
+class Timing:
+    """Seconds of one call over the repeats."""
+
+    median: float
+    minimum: float
+    cpu: float  # median of the process's CPU time, all threads
+
+
+@dataclass
+class Row:
+    """One line of the table; None where there is nothing to compare with."""
+
+    case: str
+    threads: int
+    ours_ms: float
+    ours_min_ms: float
+    ours_cpu_ms: float
+    peer: str | None = None
+    peer_ms: float | None = None
+    ratio: float | None = None
+    floor_ms: float | None = None
+    percent_of_floor: float | None = None
+    error: float | None = None
+
+
+def parse(doc: str, *, threads: tuple[int, ...] = (1, 2), repeats: int = 9) -> argparse.Namespace:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=list(threads))
+    parser.add_argument("--repeats", type=int, default=repeats, help="readings of each case")
+    parser.add_argument("--quick", action="store_true", help="3 readings, small cases: < 30 s")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    args = parser.parse_args()
+    if args.quick:
+        args.repeats = 3
+    torch.manual_seed(0)
+    return args
+
+
+def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Time every side, in turn: A B A B …, after one call of each that does not count.
+
+    A side that needs preparation of its own per call returns the seconds of what counts, as a
+    float; any other result is dropped before the next call.
+    """
+    calls: dict[str, int] = {}
+    for name, run in sides.items():
+        run()
+        seconds = min(_seconds(run)[0] for _ in range(2))
+        calls[name] = max(1, min(1000, int(MIN_SECONDS / max(seconds, 1e-7))))
+    readings: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            wall = cpu = 0.0
+            for _ in range(calls[name]):
+                one_wall, one_cpu = _seconds(run)
+                wall, cpu = wall + one_wall, cpu + one_cpu
+            readings[name].append((wall / calls[name], cpu / calls[name]))
+    return {
+        name: Timing(
+            statistics.median(wall for wall, _ in found),
+            min(wall for wall, _ in found),
+            statistics.median(cpu for _, cpu in found),
+        )
+        for name, found in readings.items()
+    }
+
+
+def _seconds(run: Callable[[], object]) -> tuple[float, float]:
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = run()
+    wall = time.perf_counter() - wall
+    cpu = time.process_time() - cpu
+    return (result if isinstance(result, float) else wall), cpu
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, read and write counted, of copying 256 MB with the current threads."""
+    source = torch.ones(64 << 20)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(_seconds(lambda: target.copy_(source))[0] for _ in range(6))
+
+
+def row(
+    case: str,
+    times: dict[str, Timing],
+    *,
+    peer: str | None = None,
+    floor_bytes: float | None = None,
+    bandwidth: float | None = None,
+    error: float | None = None,
+) -> Row:
+    """A line from the timings of "ours" and, where it was measured, of `peer`."""
+    ours, theirs = times["ours"], times.get(peer) if peer else None
+    floor = floor_bytes / bandwidth if floor_bytes is not None and bandwidth else None
+    return Row(
+        case=case,
+        threads=torch.get_num_threads(),
+        ours_ms=1e3 * ours.median,
+        ours_min_ms=1e3 * ours.minimum,
+        ours_cpu_ms=1e3 * ours.cpu,
+        peer=peer if theirs else None,
+        peer_ms=1e3 * theirs.median if theirs else None,
+        ratio=theirs.median / ours.median if theirs else None,
+        floor_ms=1e3 * floor if floor is not None else None,
+        percent_of_floor=100 * floor / ours.median if floor is not None else None,
+        error=error,
+    )
+
+
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "commit": _git("rev-parse", "--short", "HEAD")
+        + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        "device": "cpu",
+        "machine": _cpu_name(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__ if torchvision else None,
+        "kernels": torch.ops.mrcnn.build_info(),
+        "allocator": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
+        "threads": args.threads,
+        "repeats": args.repeats,
+        "quick": args.quick,
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def _git(*arguments: str) -> str:
+    found = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    return found.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def finish(
+    args: argparse.Namespace, facts: dict[str, Any], rows: Iterable[Row], notes: Iterable[str] = ()
+) -> None:
+    """Print the table and the notes, and write the JSON file where one is asked for."""
+    rows, notes = list(rows), list(notes)
+    if torchvision is None:
+        notes.append("torchvision is not installed: nothing to compare with")
+    facts |= {"load_after": os.getloadavg()[0]}
+    print(
+        f"{facts['machine']}, {facts['cores']} cores, torch {facts['torch']}, "
+        f"commit {facts['commit']}, allocator {facts['allocator'] or 'default'}, "
+        f"load {facts['load_before']:.1f} to {facts['load_after']:.1f}"
+    )
+    width = max([len(r.case) for r in rows], default=0)
+    print(
+        f"{'case':<{width}} threads    ours ms (    min)    peer ms    ratio   floor ms  of floor"
+        "     error  peer"
+    )
+    for r in rows:
+        print(
+            f"{r.case:<{width}} {r.threads:>7} {r.ours_ms:>10.3f} ({r.ours_min_ms:>7.3f}) "
+            f"{_cell(r.peer_ms, '10.3f')} {_cell(r.ratio, '7.2f', 'x')} "
+            f"{_cell(r.floor_ms, '10.3f')} {_cell(r.percent_of_floor, '8.0f', '%')} "
+            f"{_cell(r.error, '9.1e')}  {r.peer or ''}"
+        )
+    for note in notes:
+        print(note)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        content = {"about": facts, "rows": [asdict(r) for r in rows], "notes": notes}
+        args.out.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _cell(value: float | None, form: str, unit: str = "") -> str:
+    width = int(form.split(".")[0]) + len(unit)
+    return f"{'':>{width}}" if value is None else f"{value:{form}}{unit}"
