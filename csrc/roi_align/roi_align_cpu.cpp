@@ -1,7 +1,6 @@
-// RoIAlign over channels_last maps: every tap reads or writes one contiguous vector of channels.
+// RoIAlign on the host: which taps a RoI reads, in which order RoIs are taken, who writes where.
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
+#include <span>
 
 #include "common/tensor.h"
 #include "roi_align/roi_align.h"
@@ -9,34 +8,26 @@
 namespace mrcnn {
 namespace {
 
-// Channels held in registers while the taps of a bin are summed.
-constexpr int64_t kChannelBlock = 64;
-constexpr int64_t kVectorBytes = 32;
-
 template <typename T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(kVectorBytes)));
+struct Tap {
+  int64_t cell;
+  T weight;
 };
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(kVectorBytes)));
-};
-
-// The merged taps of all bins along one axis: bin b has taps[start[b]] up to taps[start[b + 1]].
 template <typename T>
-struct AxisTaps {
-  struct Tap {
-    int64_t cell;
-    T weight;
-  };
-  std::vector<Tap> taps;
-  std::vector<int64_t> start;
+using Taps = std::span<const Tap<T>>;
+
+// The merged taps of all bins along one axis.
+template <typename T>
+class AxisTaps {
+ public:
+  int64_t bins() const { return int64_t(start_.size()) - 1; }
+  Taps<T> of_bin(int64_t bin) const {
+    return {taps_.data() + start_[bin], taps_.data() + start_[bin + 1]};
+  }
 
   void build(const RoiAxis<T>& axis, int64_t bins, int64_t cells) {
-    taps.clear();
-    start.assign(1, 0);
+    taps_.clear();
+    start_.assign(1, 0);
     for (int64_t bin = 0; bin < bins; ++bin) {
       for (int64_t sample = 0; sample < axis.samples; ++sample) {
         LinearTap<T> tap;
@@ -44,21 +35,24 @@ struct AxisTaps {
         add(tap.low, tap.weight_low / axis.samples);
         if (tap.weight_high != 0) add(tap.high, tap.weight_high / axis.samples);
       }
-      start.push_back(int64_t(taps.size()));
+      start_.push_back(int64_t(taps_.size()));
     }
   }
 
  private:
   // Samples of a bin advance, so a cell seen before is one of the last two.
   void add(int64_t cell, T weight) {
-    const int64_t first = start.back(), size = int64_t(taps.size());
+    const int64_t first = start_.back(), size = int64_t(taps_.size());
     for (int64_t i = size - 1; i >= std::max(first, size - 2); --i)
-      if (taps[i].cell == cell) {
-        taps[i].weight += weight;
+      if (taps_[i].cell == cell) {
+        taps_[i].weight += weight;
         return;
       }
-    taps.push_back({cell, weight});
+    taps_.push_back({cell, weight});
   }
+
+  std::vector<Tap<T>> taps_;
+  std::vector<int64_t> start_;  // bin b has taps_[start_[b]] up to taps_[start_[b + 1]]
 };
 
 struct Level {
@@ -88,88 +82,14 @@ struct RoiPlan {
   }
 };
 
-template <typename A, typename T>
-[[gnu::always_inline]] inline void load(const T* p, typename VectorOf<A>::type& v) {
-  if constexpr (std::is_same_v<A, T>) {
-    std::memcpy(&v, p, kVectorBytes);
-  } else {
-    for (size_t i = 0; i < kVectorBytes / sizeof(A); ++i) v[i] = A(p[i]);
-  }
-}
+}  // namespace
+}  // namespace mrcnn
 
-template <typename A, typename T>
-[[gnu::always_inline]] inline void store(T* p, const typename VectorOf<A>::type& v) {
-  if constexpr (std::is_same_v<A, T>) {
-    std::memcpy(p, &v, kVectorBytes);
-  } else {
-    for (size_t i = 0; i < kVectorBytes / sizeof(A); ++i) p[i] = T(v[i]);
-  }
-}
+#define LOOPS "roi_align/roi_align_loops.h"
+#include "common/each_isa.h"
 
-// map (height, width, channels) -> out (bins_h, bins_w, channels).
-template <typename T, typename A>
-MULTIVERSION void pool(const T* map, int64_t width, int64_t channels, const AxisTaps<A>& rows,
-                       const AxisTaps<A>& columns, T* out) {
-  using V = typename VectorOf<A>::type;
-  constexpr int64_t kLanes = kVectorBytes / sizeof(A), kVectors = kChannelBlock / kLanes;
-  const int64_t bins_h = int64_t(rows.start.size()) - 1, bins_w = int64_t(columns.start.size()) - 1;
-  for (int64_t by = 0; by < bins_h; ++by)
-    for (int64_t bx = 0; bx < bins_w; ++bx, out += channels) {
-      int64_t c = 0;
-      for (; c + kChannelBlock <= channels; c += kChannelBlock) {
-        V sum[kVectors] = {};
-        for (int64_t i = rows.start[by]; i < rows.start[by + 1]; ++i) {
-          const T* row = map + rows.taps[i].cell * width * channels + c;
-          for (int64_t j = columns.start[bx]; j < columns.start[bx + 1]; ++j) {
-            const T* cell = row + columns.taps[j].cell * channels;
-            const A weight = rows.taps[i].weight * columns.taps[j].weight;
-            for (int64_t v = 0; v < kVectors; ++v) {
-              V value;
-              load<A>(cell + v * kLanes, value);
-              sum[v] += weight * value;
-            }
-          }
-        }
-        for (int64_t v = 0; v < kVectors; ++v) store<A>(out + c + v * kLanes, sum[v]);
-      }
-      for (; c < channels; ++c) {
-        A sum = 0;
-        for (int64_t i = rows.start[by]; i < rows.start[by + 1]; ++i)
-          for (int64_t j = columns.start[bx]; j < columns.start[bx + 1]; ++j)
-            sum += rows.taps[i].weight * columns.taps[j].weight *
-                   A(map[(rows.taps[i].cell * width + columns.taps[j].cell) * channels + c]);
-        out[c] = T(sum);
-      }
-    }
-}
-
-// The transpose of `pool` for channels [first, last): adds grad (bins_h, bins_w, channels) to map.
-template <typename T, typename A>
-MULTIVERSION void scatter(const T* grad, int64_t width, int64_t channels, int64_t first,
-                          int64_t last, const AxisTaps<A>& rows, const AxisTaps<A>& columns,
-                          A* map) {
-  using V = typename VectorOf<A>::type;
-  constexpr int64_t kLanes = kVectorBytes / sizeof(A), kVectors = kChannelBlock / kLanes;
-  const int64_t bins_h = int64_t(rows.start.size()) - 1, bins_w = int64_t(columns.start.size()) - 1;
-  for (int64_t by = 0; by < bins_h; ++by)
-    for (int64_t bx = 0; bx < bins_w; ++bx, grad += channels)
-      for (int64_t i = rows.start[by]; i < rows.start[by + 1]; ++i)
-        for (int64_t j = columns.start[bx]; j < columns.start[bx + 1]; ++j) {
-          A* cell = map + (rows.taps[i].cell * width + columns.taps[j].cell) * channels;
-          const A weight = rows.taps[i].weight * columns.taps[j].weight;
-          int64_t c = first;
-          for (; c + kChannelBlock <= last; c += kChannelBlock)
-            for (int64_t v = 0; v < kVectors; ++v) {
-              A* p = cell + c + v * kLanes;
-              V sum, value;
-              load<A>(p, sum);
-              load<A>(grad + c + v * kLanes, value);
-              sum += weight * value;
-              std::memcpy(p, &sum, kVectorBytes);
-            }
-          for (; c < last; ++c) cell[c] += weight * A(grad[c]);
-        }
-}
+namespace mrcnn {
+namespace {
 
 void check_image_index(const int64_t* image_index, int64_t rois, int64_t images) {
   for (int64_t k = 0; k < rois; ++k)
@@ -216,6 +136,7 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
     using A = typename Accumulate<T>::type;
     const A* box_data = boxes.const_data_ptr<A>();
     T* out_data = out.mutable_data_ptr<T>();
+    prefer_huge_pages(out_data, out.numel() * sizeof(T));
     std::vector<const T*> maps;
     for (const Tensor& map : features) maps.push_back(map.const_data_ptr<T>());
     const int64_t roi_numel = channels * bins_h * bins_w;
@@ -230,8 +151,8 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
           continue;
         }
         const Level& l = levels[plan.level];
-        pool(maps[plan.level] + plan.image * l.height * l.width * channels, l.width, channels,
-             plan.rows, plan.columns, roi_out);
+        BY_ISA(pool(maps[plan.level] + plan.image * l.height * l.width * channels, l.width,
+                    channels, plan.rows, plan.columns, roi_out));
       }
     });
   });
@@ -268,18 +189,19 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
 
     // Threads own slices of channels and walk all RoIs in order: no two write to one place, and
     // every sum is taken in the same order for any number of threads.
-    const int64_t slices = (channels + kChannelBlock - 1) / kChannelBlock;
+    constexpr int64_t kSlice = 64;
+    const int64_t slices = (channels + kSlice - 1) / kSlice;
     torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
       RoiPlan<A> plan;
-      const int64_t first = begin * kChannelBlock, last = std::min(end * kChannelBlock, channels);
+      const int64_t first = begin * kSlice, last = std::min(end * kSlice, channels);
       for (int64_t k = 0; k < rois; ++k) {
         if (!plan.build(box_data + k * 4, image_of[k], levels, bins_h, bins_w, sampling_ratio,
                         aligned, canonical_size, canonical_level))
           continue;
         const Level& l = levels[plan.level];
-        scatter(grad_data + k * channels * bins_h * bins_w, l.width, channels, first, last,
-                plan.rows, plan.columns,
-                maps[plan.level] + plan.image * l.height * l.width * channels);
+        BY_ISA(scatter(grad_data + k * channels * bins_h * bins_w, l.width, channels, first, last,
+                       plan.rows, plan.columns,
+                       maps[plan.level] + plan.image * l.height * l.width * channels));
       }
     });
   });

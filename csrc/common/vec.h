@@ -1,0 +1,99 @@
+// Vectors of VEC_BYTES bytes with the arithmetic operators of GCC's vector extension; included by
+// common/each_isa.h once for each width, without an include guard.
+
+typedef float FloatVec __attribute__((vector_size(VEC_BYTES)));
+typedef double DoubleVec __attribute__((vector_size(VEC_BYTES)));
+typedef uint32_t WordVec __attribute__((vector_size(VEC_BYTES)));
+typedef uint16_t HalfWordVec __attribute__((vector_size(VEC_BYTES / 2)));
+
+// The vector in which sums of A (float, double) are kept.
+template <typename A>
+struct VecOf {
+  using type = FloatVec;
+};
+template <>
+struct VecOf<double> {
+  using type = DoubleVec;
+};
+template <typename A>
+using Vec = typename VecOf<A>::type;
+
+template <typename A>
+constexpr int64_t kLanes = VEC_BYTES / sizeof(A);
+
+inline FloatVec load(const float* p) {
+  FloatVec v;
+  std::memcpy(&v, p, VEC_BYTES);
+  return v;
+}
+
+inline DoubleVec load(const double* p) {
+  DoubleVec v;
+  std::memcpy(&v, p, VEC_BYTES);
+  return v;
+}
+
+// A bfloat16 is the upper half of a float.
+inline FloatVec load(const c10::BFloat16* p) {
+  HalfWordVec half;
+  std::memcpy(&half, p, VEC_BYTES / 2);
+  const WordVec bits = __builtin_convertvector(half, WordVec) << 16;
+  FloatVec v;
+  std::memcpy(&v, &bits, VEC_BYTES);
+  return v;
+}
+
+inline FloatVec load(const c10::Half* p) {
+#if VEC_BYTES == 64
+  return FloatVec(
+      _mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif VEC_BYTES == 32
+  return FloatVec(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  FloatVec v;
+  for (int64_t i = 0; i < kLanes<float>; ++i) v[i] = float(p[i]);
+  return v;
+#endif
+}
+
+inline void store(float* p, const FloatVec& v) { std::memcpy(p, &v, VEC_BYTES); }
+
+inline void store(double* p, const DoubleVec& v) { std::memcpy(p, &v, VEC_BYTES); }
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline void store(c10::BFloat16* p, const FloatVec& v) {
+  WordVec bits;
+  std::memcpy(&bits, &v, VEC_BYTES);
+  const WordVec rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+  const WordVec nan = (bits >> 16) | 0x40;
+  const HalfWordVec half = __builtin_convertvector(v == v ? rounded : nan, HalfWordVec);
+  std::memcpy(p, &half, VEC_BYTES / 2);
+}
+
+inline void store(c10::Half* p, const FloatVec& v) {
+#if VEC_BYTES == 64
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xFFFF, __m512(v), 0));
+#elif VEC_BYTES == 32
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(__m256(v), 0));
+#else
+  for (int64_t i = 0; i < kLanes<float>; ++i) p[i] = c10::Half(v[i]);
+#endif
+}
+
+// a * b + c, rounded once where the machine can.
+template <typename V>
+inline V multiply_add(const V& a, const V& b, const V& c) {
+#if VEC_BYTES == 64
+  if constexpr (std::is_same_v<V, FloatVec>)
+    return V(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+  else
+    return V(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
+#elif VEC_BYTES == 32
+  if constexpr (std::is_same_v<V, FloatVec>)
+    return V(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+  else
+    return V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
+#else
+  return a * b + c;
+#endif
+}
