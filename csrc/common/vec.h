@@ -80,6 +80,40 @@ inline void store(c10::Half* p, const FloatVec& v) {
 #endif
 }
 
+// Stores past the caches, to an address that is a multiple of the vector's bytes: of an output
+// larger than the caches no line is read before it is overwritten, and none evicts an input.
+template <typename T, typename V>
+inline void stream(T* p, const V& v) {
+#if VEC_BYTES == 64
+  if constexpr (sizeof(T) == 2) {
+    alignas(32) T half[kLanes<float>];
+    store(half, v);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p),
+                        _mm256_load_si256(reinterpret_cast<const __m256i*>(half)));
+  } else {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), __m512i(v));
+  }
+#elif VEC_BYTES == 32
+  if constexpr (sizeof(T) == 2) {
+    alignas(16) T half[kLanes<float>];
+    store(half, v);
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_load_si128(reinterpret_cast<const __m128i*>(half)));
+  } else {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), __m256i(v));
+  }
+#else
+  store(p, v);
+#endif
+}
+
+// Makes streamed values visible to other threads before whatever is stored next.
+inline void stream_fence() {
+#if VEC_BYTES > 16
+  _mm_sfence();
+#endif
+}
+
 // a * b + c, rounded once where the machine can.
 template <typename V>
 inline V multiply_add(const V& a, const V& b, const V& c) {
