@@ -80,6 +80,38 @@ inline void store(c10::Half* p, const FloatVec& v) {
 #endif
 }
 
+template <typename V>
+inline V smaller(const V& a, const V& b) {
+  return a < b ? a : b;
+}
+
+template <typename V>
+inline V larger(const V& a, const V& b) {
+  return a > b ? a : b;
+}
+
+inline bool any_greater(const FloatVec& a, const FloatVec& b) {
+#if VEC_BYTES == 64
+  return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_GT_OQ) != 0;
+#elif VEC_BYTES == 32
+  return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_GT_OQ)) != 0;
+#else
+  const auto greater = a > b;
+  return greater[0] | greater[1] | greater[2] | greater[3];
+#endif
+}
+
+inline bool any_greater(const DoubleVec& a, const DoubleVec& b) {
+#if VEC_BYTES == 64
+  return _mm512_cmp_pd_mask(__m512d(a), __m512d(b), _CMP_GT_OQ) != 0;
+#elif VEC_BYTES == 32
+  return _mm256_movemask_pd(_mm256_cmp_pd(__m256d(a), __m256d(b), _CMP_GT_OQ)) != 0;
+#else
+  const auto greater = a > b;
+  return greater[0] | greater[1];
+#endif
+}
+
 // Stores past the caches, to an address that is a multiple of the vector's bytes: of an output
 // larger than the caches no line is read before it is overwritten, and none evicts an input.
 template <typename T, typename V>
