@@ -46,6 +46,9 @@ STABLE_TORCH_LIBRARY(mrcnn, m) {
   m.def(
       "paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
   m.def(
+      "paste_masks_packed(Tensor masks, Tensor boxes, int height, int width, float threshold) "
+      "-> Tensor");
+  m.def(
       "paste_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold) "
       "-> (Tensor, Tensor)");
 }

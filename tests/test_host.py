@@ -45,6 +45,32 @@ def test_rle_text_of_long_runs_equals_pycocotools():
         assert host.rle_from_string(text["counts"], height, width).tolist() == counts
 
 
+def test_rle_texts_of_many_masks_are_those_of_each():
+    rng = np.random.default_rng(2)
+    masks = [random_mask(rng) for _ in range(50)]
+    texts = [judge.encode(mask)["counts"].decode() for mask in masks]
+    runs = [host.rle_from_string(t, *mask.shape) for t, mask in zip(texts, masks, strict=True)]
+    starts = np.cumsum([0, *map(len, runs)])
+    assert host.rle_to_strings(np.concatenate(runs), starts) == texts
+    assert host.rle_to_strings(np.zeros(0, np.int32), np.zeros(1, np.int64)) == []
+
+
+BAD_RUNS = {
+    "negative count": (np.array([3, -1], np.int32), np.array([0, 2]), ValueError, "negative"),
+    "int64 counts": (np.array([3, 2**31]), np.array([0, 2]), TypeError, "incompatible"),
+    "falling starts": (np.array([3], np.int32), np.array([0, 2, 1]), ValueError, "must rise from"),
+    "short starts": (np.array([3], np.int32), np.array([0]), ValueError, "from 0 to 1"),
+    "no starts": (np.array([3], np.int32), np.zeros(0, np.int64), ValueError, "from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RUNS)
+def test_bad_runs_of_many_masks_are_refused(case):
+    counts, starts, error, message = BAD_RUNS[case]
+    with pytest.raises(error, match=message):
+        host.rle_to_strings(counts, starts)
+
+
 def test_real_rle_round_trips_and_boxes_equal_pycocotools(shared_data):
     content = json.loads((shared_data / "nuclei" / "val.json").read_text())
     assert len(content["annotations"]) == 5849

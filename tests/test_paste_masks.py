@@ -1,4 +1,4 @@
-"""Pasted masks against the float64 reference; run lengths against pycocotools.
+"""Pasted masks against the float64 reference; bits against numpy, run lengths against pycocotools.
 
 D detections, M the side of a mask.
 """
@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from torch.testing import assert_close
 
 from mrcnn.ops import reference_masks as reference
-from mrcnn.ops.paste_masks import paste_masks, paste_masks_rle
+from mrcnn.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_rle
 
 INF, NAN = float("inf"), float("nan")
 
@@ -60,19 +60,23 @@ def encode_by_coco(dense):
 
 @pytest.mark.parametrize("kind", ["noise", "blobs", "ties", "constant"])
 @pytest.mark.parametrize("extent", ["pixels", "cells", "image", "huge"])
-def test_run_lengths_equal_encoded_pixels(kind, extent):
+def test_bits_and_run_lengths_equal_encoded_pixels(kind, extent):
     generator = torch.Generator().manual_seed(0)
     cases = [  # (height, width), detections, M, threshold
         ((1, 1), 12, 28, 0.5),
         ((33, 70), 20, 28, 0.5),
         ((80, 61), 10, 14, 0.25),
         ((80, 61), 10, 1, 0.75),
+        ((90, 47), 10, 31, 0.5),  # as many segments as a word of sides has bits, or more
+        ((150, 200), 6, 70, 0.5),
         ((240, 320), 12, 28, 0.5),
     ]
     for (height, width), count, cells, threshold in cases:
         masks = random_masks(kind, count, cells, generator)
         boxes = random_boxes(extent, count, height, width, generator)
         dense = paste_masks(masks, boxes, height, width, threshold)
+        packed = paste_masks_packed(masks, boxes, height, width, threshold)
+        assert np.array_equal(packed.numpy(), np.packbits(dense.numpy(), axis=2))
         rles = paste_masks_rle(masks, boxes, height, width, threshold)
         assert [rle["counts"] for rle in rles] == encode_by_coco(dense)
         assert all(rle["size"] == [height, width] for rle in rles)
@@ -164,6 +168,7 @@ EMPTY_BOXES = {
 def test_empty_masks(case):
     masks, box = torch.ones(1, 28, 28), torch.tensor([EMPTY_BOXES[case]]).float()
     assert not paste_masks(masks, box, 40, 60).any()
+    assert not paste_masks_packed(masks, box, 40, 60).any()
     assert paste_masks_rle(masks, box, 40, 60) == [
         {"size": [40, 60], "counts": encode_by_coco(torch.zeros(1, 40, 60).bool())[0]}
     ]
@@ -172,19 +177,25 @@ def test_empty_masks(case):
 def test_mask_that_fills_the_image():
     masks, box = torch.ones(2, 28, 28), torch.tensor([[-1e4, -1e4, 1e4, 1e4], [-3.0, -3, 60, 50]])
     assert paste_masks(masks, box, 40, 50).all()
+    packed = paste_masks_packed(masks, box, 40, 50)
+    assert (packed[..., :6] == 255).all()
+    assert (packed[..., 6] == 0b11000000).all()  # bits beyond the image are 0
     counts, starts = torch.ops.mrcnn.paste_masks_rle(masks, box, 40, 50, 0.5)
     assert counts.tolist() == [0, 2000, 0, 2000]
     assert starts.tolist() == [0, 2, 4]
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_masks_that_are_not_finite_agree_in_both_outputs(value):
+def test_masks_that_are_not_finite_agree_in_all_outputs(value):
     generator = torch.Generator().manual_seed(4)
     masks = random_masks("noise", 20, 14, generator)
     masks[torch.rand(masks.shape, generator=generator) < 0.05] = value
     boxes = random_boxes("image", 20, 40, 50, generator)
+    dense = paste_masks(masks, boxes, 40, 50)
     rles = paste_masks_rle(masks, boxes, 40, 50)
-    assert [rle["counts"] for rle in rles] == encode_by_coco(paste_masks(masks, boxes, 40, 50))
+    assert [rle["counts"] for rle in rles] == encode_by_coco(dense)
+    packed = paste_masks_packed(masks, boxes, 40, 50)
+    assert np.array_equal(packed.numpy(), np.packbits(dense.numpy(), axis=2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -192,7 +203,8 @@ def test_other_dtypes_are_computed_in_float32(dtype):
     generator = torch.Generator().manual_seed(5)
     masks = random_masks("noise", 5, 28, generator).to(dtype)
     boxes = random_boxes("image", 5, 40, 50, generator)
-    assert torch.equal(paste_masks(masks, boxes, 40, 50), paste_masks(masks.float(), boxes, 40, 50))
+    for op in (paste_masks, paste_masks_packed):
+        assert torch.equal(op(masks, boxes, 40, 50), op(masks.float(), boxes, 40, 50))
     assert paste_masks_rle(masks, boxes, 40, 50) == paste_masks_rle(masks.float(), boxes, 40, 50)
 
 
@@ -212,13 +224,16 @@ def test_any_number_of_threads_gives_the_same(threads):
     generator = torch.Generator().manual_seed(7)
     masks = random_masks("noise", 30, 28, generator)
     boxes = random_boxes("image", 30, 60, 80, generator)
-    pixels, runs = paste_masks(masks, boxes, 60, 80), paste_masks_rle(masks, boxes, 60, 80)
+    # Enough pixels that every output is shared among the threads.
+    pixels, bits = paste_masks(masks, boxes, 600, 800), paste_masks_packed(masks, boxes, 600, 800)
+    runs = paste_masks_rle(masks, boxes, 600, 800)
     torch.set_num_threads(threads)
-    assert torch.equal(paste_masks(masks, boxes, 60, 80), pixels)
-    assert paste_masks_rle(masks, boxes, 60, 80) == runs
+    assert torch.equal(paste_masks(masks, boxes, 600, 800), pixels)
+    assert torch.equal(paste_masks_packed(masks, boxes, 600, 800), bits)
+    assert paste_masks_rle(masks, boxes, 600, 800) == runs
 
 
-@pytest.mark.parametrize("op", ["paste_masks", "paste_masks_rle"])
+@pytest.mark.parametrize("op", ["paste_masks", "paste_masks_packed", "paste_masks_rle"])
 @pytest.mark.parametrize("count", [0, 1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_registration(op, count, dtype):
@@ -231,7 +246,17 @@ def test_registration(op, count, dtype):
 def test_no_detections():
     masks, boxes = torch.zeros(0, 28, 28), torch.zeros(0, 4)
     assert paste_masks(masks, boxes, 20, 30).shape == (0, 20, 30)
+    assert paste_masks_packed(masks, boxes, 20, 30).shape == (0, 20, 4)
     assert paste_masks_rle(masks, boxes, 20, 30) == []
+
+
+@pytest.mark.parametrize("width", [30, 32])
+def test_fake_tensors_have_the_right_shape(width):
+    masks, boxes = torch.zeros(3, 28, 28, device="meta"), torch.zeros(3, 4, device="meta")
+    assert paste_masks(masks, boxes, 20, width).shape == (3, 20, width)
+    packed = paste_masks_packed(masks, boxes, 20, width)
+    assert packed.shape == (3, 20, 4)
+    assert packed.dtype == torch.uint8
 
 
 WRONG = {
@@ -252,7 +277,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("op", [paste_masks, paste_masks_rle])
+@pytest.mark.parametrize("op", [paste_masks, paste_masks_packed, paste_masks_rle])
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_arguments_are_named(op, case):
     change, error, message = WRONG[case]

@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 
@@ -23,6 +24,15 @@ void require(bool condition, const char* message) {
 void check_frame(int64_t height, int64_t width) {
   require(height >= 0 && width >= 0, "rle: height and width must not be negative");
   require(height == 0 || width <= INT32_MAX / height, "rle: a mask must have at most 2^31 pixels");
+}
+
+// Offsets start at 0, never fall, and end at `total`.
+void check_offsets(const Array<int64_t>& offsets, int64_t total, const std::string& name) {
+  bool sound = offsets.ndim() == 1 && offsets.size() > 0 && offsets.data()[0] == 0 &&
+               offsets.data()[offsets.size() - 1] == total;
+  for (py::ssize_t i = 1; sound && i < offsets.size(); ++i)
+    sound = offsets.data()[i - 1] <= offsets.data()[i];
+  if (!sound) throw py::value_error(name + " must rise from 0 to " + std::to_string(total));
 }
 
 Array<int32_t> to_int32(const std::vector<int64_t>& counts) {
@@ -51,23 +61,26 @@ Array<int32_t> from_counts(const Array<int64_t>& counts, int64_t height, int64_t
   return to_int32({counts.data(), counts.data() + counts.size()});
 }
 
+py::list to_strings(const Array<int32_t>& counts, const Array<int64_t>& starts) {
+  require(counts.ndim() == 1, "rle_to_strings: counts must have one dimension");
+  check_offsets(starts, counts.size(), "rle_to_strings: starts");
+  require(
+      counts.size() == 0 || *std::min_element(counts.data(), counts.data() + counts.size()) >= 0,
+      "rle_to_strings: counts must not be negative");
+  py::list texts(starts.size() - 1);
+  for (py::ssize_t i = 0; i + 1 < starts.size(); ++i) {
+    const int64_t begin = starts.data()[i], end = starts.data()[i + 1];
+    texts[i] = mrcnn::rle_to_string(counts.data() + begin, end - begin);
+  }
+  return texts;
+}
+
 py::tuple rle_box(const Array<int64_t>& counts, int64_t height, int64_t width) {
   const Array<int32_t> runs = from_counts(counts, height, width);
   const auto all = mrcnn::Bounds{0, 0, static_cast<double>(width), static_cast<double>(height)};
   auto box = mrcnn::run_bounds(runs.data(), runs.size(), height, all);
   if (box.empty()) box = {0, 0, 0, 0};
   return py::make_tuple(box.x1, box.y1, box.x2, box.y2);
-}
-
-// Offsets start at 0, never fall, and end at `total`.
-void check_offsets(const Array<int64_t>& offsets, int64_t total, const char* name) {
-  bool sound = offsets.ndim() == 1 && offsets.size() > 0 && offsets.data()[0] == 0 &&
-               offsets.data()[offsets.size() - 1] == total;
-  for (py::ssize_t i = 1; sound && i < offsets.size(); ++i)
-    sound = offsets.data()[i - 1] <= offsets.data()[i];
-  if (!sound)
-    throw py::value_error(std::string("mask_boxes: ") + name + " must rise from 0 to " +
-                          std::to_string(total));
 }
 
 Array<double> mask_boxes(const Array<double>& points, const Array<int64_t>& ring_start,
@@ -79,9 +92,9 @@ Array<double> mask_boxes(const Array<double>& points, const Array<int64_t>& ring
   const int64_t instances = frame.shape(0);
   require(windows.ndim() == 2 && windows.shape(0) == instances && windows.shape(1) == 4,
           "mask_boxes: windows must have shape (I, 4)");
-  check_offsets(ring_start, points.shape(0), "ring_start");
-  check_offsets(instance_ring, ring_start.size() - 1, "instance_ring");
-  check_offsets(instance_count, counts.size(), "instance_count");
+  check_offsets(ring_start, points.shape(0), "mask_boxes: ring_start");
+  check_offsets(instance_ring, ring_start.size() - 1, "mask_boxes: instance_ring");
+  check_offsets(instance_count, counts.size(), "mask_boxes: instance_count");
   require(instance_ring.size() == instances + 1 && instance_count.size() == instances + 1,
           "mask_boxes: instance_ring and instance_count must have I + 1 entries");
 
@@ -111,6 +124,8 @@ PYBIND11_MODULE(mrcnn_host, m) {
   m.def("build_info", [] { return std::string(MRCNN_BUILD_INFO); });
   m.def("rle_to_string", &to_string, py::arg("counts"),
         "COCO text of run lengths (down the columns, background first).");
+  m.def("rle_to_strings", &to_strings, py::arg("counts").noconvert(), py::arg("starts").noconvert(),
+        "COCO texts of many masks: mask i has the runs counts[starts[i]] up to starts[i + 1].");
   m.def("rle_from_string", &from_string, py::arg("text"), py::arg("height"), py::arg("width"),
         "int32 run lengths of a COCO text; ValueError unless they fill height x width.");
   m.def("rle_from_counts", &from_counts, py::arg("counts"), py::arg("height"), py::arg("width"),

@@ -5,6 +5,7 @@
 // last group is the sign.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -15,19 +16,28 @@ namespace mrcnn {
 
 constexpr int kMaxGroups = 7;  // 35 bits hold every difference of two int32
 
-inline std::string rle_to_string(const int64_t* counts, int64_t n) {
-  std::string text;
-  text.reserve(2 * n);
-  for (int64_t i = 0; i < n; ++i) {
-    int64_t value = counts[i] - (i > 2 ? counts[i - 2] : 0);
-    bool more = true;
-    while (more) {
-      int group = static_cast<int>(value & 0x1f);
-      value >>= 5;
-      more = (group & 0x10) ? value != -1 : value != 0;
-      text.push_back(static_cast<char>('0' + (more ? group | 0x20 : group)));
-    }
-  }
+// Writes the groups of one value, at least 1 and at most kMaxGroups of the 8 bytes at `out`,
+// without a branch, which would be mispredicted. Returns their number.
+inline int write_groups(int64_t value, char* out) {
+  const uint64_t magnitude = static_cast<uint64_t>(value < 0 ? ~value : value);
+  const int bits = 65 - std::countl_zero(magnitude);  // with the sign
+  const int groups = (bits + 4) / 5;
+  uint64_t text = ((uint64_t{1} << 8 * (groups - 1)) - 1) & 0x2020202020202020;  // more follow
+  for (int group = 0; group < kMaxGroups; ++group)
+    text |= static_cast<uint64_t>(value >> 5 * group & 0x1f) << 8 * group;
+  text += 0x3030303030303030;
+  for (int i = 0; i < 8; ++i) out[i] = static_cast<char>(text >> 8 * i);
+  return groups;
+}
+
+// Counts must lie in [0, 2^31).
+template <typename T>
+std::string rle_to_string(const T* counts, int64_t n) {
+  std::string text(kMaxGroups * n + 1, '\0');
+  int64_t size = 0;
+  for (int64_t i = 0; i < n; ++i)
+    size += write_groups(int64_t{counts[i]} - (i > 2 ? counts[i - 2] : 0), &text[size]);
+  text.resize(size);
   return text;
 }
 

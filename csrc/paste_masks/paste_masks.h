@@ -6,7 +6,6 @@
 // rounding: build with -ffp-contract=off or -fmad=false.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "common/box.h"
@@ -25,14 +24,15 @@ struct PasteAxis {
 
 // A mask with a frame of zeros has cells + 2 knots an axis; this lies between knot and knot + 1.
 struct PasteTap {
-  int64_t knot;
+  int32_t knot;
   float fraction;
 };
 
 // For coordinates in [-1, cells), which all others are zero beyond.
 HOST_DEVICE PasteTap paste_tap(float coordinate) {
-  const float cell = std::floor(coordinate);
-  return {int64_t(cell) + 1, coordinate - cell};
+  const int32_t cut = int32_t(coordinate);  // towards zero
+  const int32_t cell = cut - (float(cut) > coordinate);
+  return {cell + 1, coordinate - float(cell)};
 }
 
 // The first of the pixels 0 to `pixels` whose coordinate is not below the one given.

@@ -4,7 +4,7 @@ from mrcnn.boxes import box_iou
 from mrcnn.ops.mask_targets import mask_targets
 from mrcnn.ops.match_boxes import match_boxes
 from mrcnn.ops.nms import batched_nms, nms, segmented_nms
-from mrcnn.ops.paste_masks import paste_masks, paste_masks_rle
+from mrcnn.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_rle
 from mrcnn.ops.roi_align import multiscale_roi_align, roi_align
 from mrcnn.ops.selection import select_detections, select_proposals
 
@@ -16,6 +16,7 @@ __all__ = [
     "multiscale_roi_align",
     "nms",
     "paste_masks",
+    "paste_masks_packed",
     "paste_masks_rle",
     "roi_align",
     "segmented_nms",

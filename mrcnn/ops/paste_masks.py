@@ -1,8 +1,6 @@
-"""Masks predicted inside boxes, pasted into the image: as pixels, or straight as run lengths."""
+"""Masks predicted inside boxes, pasted into the image: as pixels, bits, or straight as runs."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,6 +36,30 @@ def paste_masks(
     return pasted
 
 
+def paste_masks_packed(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
+) -> Tensor:
+    """`paste_masks` with eight pixels a byte, an eighth of the memory.
+
+    Args:
+        masks: (D, M, M) probabilities inside each box, any floating dtype.
+        boxes: (D, 4) xyxy in image pixels, float32.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        threshold: above 0; pixels from this probability on are inside.
+    Returns:
+        (D, height, ceil(width / 8)) uint8 in the order of `numpy.packbits`: the highest bit of a
+        byte is its leftmost pixel, and bits beyond the image are 0.
+        `numpy.unpackbits(packed, axis=2, count=width)` gives the pixels back.
+    Raises:
+        ValueError: if a shape, the device or a number does not fit.
+        TypeError: if a dtype does not fit.
+    """
+    _check(masks, boxes, height, width, threshold)
+    packed: Tensor = torch.ops.mrcnn.paste_masks_packed(masks, boxes, height, width, threshold)
+    return packed
+
+
 def paste_masks_rle(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
 ) -> list[dict[str, object]]:
@@ -58,11 +80,8 @@ def paste_masks_rle(
     """
     _check(masks, boxes, height, width, threshold)
     counts, starts = torch.ops.mrcnn.paste_masks_rle(masks, boxes, height, width, threshold)
-    runs, at = counts.cpu().numpy(), starts.tolist()
-    return [
-        {"size": [height, width], "counts": _host.rle_to_string(runs[begin:end])}
-        for begin, end in pairwise(at)
-    ]
+    texts = _host.rle_to_strings(counts.cpu().numpy(), starts.cpu().numpy())
+    return [{"size": [height, width], "counts": text} for text in texts]
 
 
 def _check(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> None:
@@ -85,6 +104,11 @@ def _check(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: flo
 @torch.library.register_fake("mrcnn::paste_masks")
 def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
     return masks.new_empty((masks.shape[0], height, width), dtype=torch.bool)
+
+
+@torch.library.register_fake("mrcnn::paste_masks_packed")
+def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
+    return masks.new_empty((masks.shape[0], height, (width + 7) // 8), dtype=torch.uint8)
 
 
 @torch.library.register_fake("mrcnn::paste_masks_rle")
