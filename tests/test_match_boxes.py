@@ -78,7 +78,7 @@ def grid_boxes(seed: int, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_matches_reference(options, shared, dtype):
     for seed in range(6):
-        boxes = grid_boxes(seed, 1 if shared else 3, 600).to(dtype)  # more than one block of 256
+        boxes = grid_boxes(seed, 1 if shared else 3, 600).to(dtype)  # more than one block
         targets = grid_boxes(100 + seed, 3, 16).to(dtype)
         valid = torch.rand(3, 16, generator=torch.Generator().manual_seed(seed)) < 0.6
         valid[1] = False  # an image without objects
@@ -89,6 +89,23 @@ def test_matches_reference(options, shared, dtype):
         assert actual[1].dtype == torch.int8
         assert not actual[1][1].any()
         assert {-1, 0, 1} - {-1 if options is HEAD else 0} <= set(actual[1].flatten().tolist())
+
+
+@pytest.mark.parametrize("options", [RPN, HEAD], ids=["anchors", "proposals"])
+def test_boxes_in_order_of_place_match_reference(options):
+    """Blocks of neighbours skip the targets that lie elsewhere; some hold NaN and infinity."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = grid_boxes(0, 1, 1500)
+    boxes += torch.arange(1500).view(1, -1, 1) // 100 * 40 * torch.tensor([1, 0, 1, 0])
+    for value in (NAN, INF, -INF):
+        boxes[torch.rand(boxes.shape, generator=generator) < 0.003] = value
+    targets = grid_boxes(1, 2, 30)
+    targets += torch.randint(0, 600, (2, 30, 1), generator=generator) * torch.tensor([1, 0, 1, 0])
+    valid = torch.ones(2, 30, dtype=torch.bool)
+    actual = match_boxes(boxes, targets, valid, **options)
+    expected = reference.match_boxes(boxes, targets, valid, **options)
+    assert_close(actual, expected, rtol=0, atol=0)
+    assert (actual[1] == 1).any()
 
 
 def test_padded_targets_change_nothing():

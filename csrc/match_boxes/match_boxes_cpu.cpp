@@ -1,6 +1,6 @@
 // Which ground-truth box each box overlaps most, without the matrix of all overlaps.
 #include <algorithm>
-#include <mutex>
+#include <limits>
 #include <tuple>
 
 #include "common/box.h"
@@ -9,30 +9,34 @@
 namespace mrcnn {
 namespace {
 
-constexpr int64_t kBlock = 256;  // boxes that meet all targets together, held as columns
+constexpr int64_t kBlock = 256;  // boxes that meet each target together
 
+// Boxes as columns, and their hull. Neighbours in memory are neighbours in the image where boxes
+// are anchors, so most targets lie outside of most hulls.
 struct BoxBlock {
+  int64_t count;
   float x1[kBlock], y1[kBlock], x2[kBlock], y2[kBlock], area[kBlock];
+  Box<float> hull;
 
-  void load(const float* boxes, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      const Box<float> box = load_box(boxes + i * 4);
-      x1[i] = box.x1, y1[i] = box.y1, x2[i] = box.x2, y2[i] = box.y2, area[i] = mrcnn::area(box);
-    }
+  // Where this is false, no box overlaps the target.
+  bool near(const Box<float>& target) const {
+    return target.x1 < hull.x2 && target.x2 > hull.x1 && target.y1 < hull.y2 && target.y2 > hull.y1;
   }
 };
 
-// out[i] = IoU of box i and the target; both passes call this one function, so equal inputs give
-// equal bits.
-MULTIVERSION void overlaps(const BoxBlock& block, int64_t count, const Box<float>& target,
-                           float target_area, float* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    const Box<float> box{block.x1[i], block.y1[i], block.x2[i], block.y2[i]};
-    out[i] = iou(box, block.area[i], target, target_area);
-  }
-}
+// The largest overlap of each box of a block, and the target it is with.
+struct BestTargets {
+  float overlap[kBlock];
+  int32_t slot[kBlock];
+};
 
 }  // namespace
+}  // namespace mrcnn
+
+#define LOOPS "match_boxes/match_boxes_loops.h"
+#include "common/each_isa.h"
+
+namespace mrcnn {
 
 std::tuple<Tensor, Tensor> match_boxes_cpu(Tensor boxes, Tensor targets, Tensor valid,
                                            double low_threshold, double high_threshold,
@@ -54,57 +58,49 @@ std::tuple<Tensor, Tensor> match_boxes_cpu(Tensor boxes, Tensor targets, Tensor 
   int8_t* role_data = role.mutable_data_ptr<int8_t>();
 
   const int64_t blocks = (count + kBlock - 1) / kBlock;
-  std::vector<float> best_of_target(images * slots, 0.0f);
-  std::mutex merge;
-  torch::stable::parallel_for(0, images * blocks, 8, [&](int64_t begin, int64_t end) {
-    std::vector<float> best_here(images * slots, 0.0f);
+  const int64_t grain = 1024 / (slots + 1) + 1;
+  const auto load = [&](int64_t i, BoxBlock& block) {
+    const int64_t n = i / blocks, first = i % blocks * kBlock;
+    BY_ISA(load_block(box_data + ((shared_boxes ? 0 : n * count) + first) * 4,
+                      std::min(kBlock, count - first), block));
+    return n * count + first;  // where its results go
+  };
+
+  // The largest overlap of each target within each block (images, blocks, slots).
+  std::vector<float> most_in_block(images * blocks * slots, 0.0f);
+  torch::stable::parallel_for(0, images * blocks, grain, [&](int64_t begin, int64_t end) {
     BoxBlock block;
-    float best[kBlock], overlap[kBlock];
+    BestTargets best;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t n = i / blocks, first = i % blocks * kBlock;
-      const int64_t size = std::min(kBlock, count - first);
-      block.load(box_data + ((shared_boxes ? 0 : n * count) + first) * 4, size);
-      int64_t* best_slot = matched_data + n * count + first;
-      std::fill(best, best + size, 0.0f);
-      std::fill(best_slot, best_slot + size, int64_t(0));
+      const int64_t out = load(i, block), n = i / blocks;
+      std::fill(best.overlap, best.overlap + kBlock, 0.0f);
+      std::fill(best.slot, best.slot + kBlock, 0);
       for (int64_t g = 0; g < slots; ++g) {
-        if (!valid_data[n * slots + g]) continue;
         const Box<float> target = load_box(target_data + (n * slots + g) * 4);
-        overlaps(block, size, target, area(target), overlap);
-        float most = 0;
-        for (int64_t j = 0; j < size; ++j) {
-          if (overlap[j] > best[j]) best[j] = overlap[j], best_slot[j] = g;
-          most = overlap[j] > most ? overlap[j] : most;
-        }
-        best_here[n * slots + g] = std::max(best_here[n * slots + g], most);
+        if (valid_data[n * slots + g] && block.near(target))
+          most_in_block[i * slots + g] = BY_ISA(raise_best(block, target, int32_t(g), best));
       }
-      for (int64_t j = 0; j < size; ++j)
-        role_data[n * count + first + j] = best[j] >= high ? 1 : best[j] >= low ? -1 : 0;
+      BY_ISA(write_matches(best, block.count, low, high, matched_data + out, role_data + out));
     }
-    const std::lock_guard<std::mutex> lock(merge);
-    for (size_t g = 0; g < best_here.size(); ++g)
-      best_of_target[g] = std::max(best_of_target[g], best_here[g]);
   });
+  if (!low_quality) return {matched, role};
 
   // Every target keeps the boxes that overlap it most, however little (Faster R-CNN, 3.1.2).
-  if (low_quality)
-    torch::stable::parallel_for(0, images * blocks, 8, [&](int64_t begin, int64_t end) {
-      BoxBlock block;
-      float overlap[kBlock];
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t n = i / blocks, first = i % blocks * kBlock;
-        const int64_t size = std::min(kBlock, count - first);
-        block.load(box_data + ((shared_boxes ? 0 : n * count) + first) * 4, size);
-        for (int64_t g = 0; g < slots; ++g) {
-          const float most = best_of_target[n * slots + g];
-          if (!(most > 0)) continue;
-          const Box<float> target = load_box(target_data + (n * slots + g) * 4);
-          overlaps(block, size, target, area(target), overlap);
-          for (int64_t j = 0; j < size; ++j)
-            if (overlap[j] == most) role_data[n * count + first + j] = 1;
-        }
-      }
-    });
+  std::vector<float> most(images * slots, 0.0f);
+  for (int64_t i = 0; i < images * blocks; ++i)
+    for (int64_t g = 0; g < slots; ++g) {
+      float& largest = most[i / blocks * slots + g];
+      largest = std::max(largest, most_in_block[i * slots + g]);
+    }
+  // Few blocks hold such a box, so that this is not worth threads.
+  BoxBlock block;
+  for (int64_t i = 0; i < images * blocks; ++i)
+    for (int64_t g = 0; g < slots; ++g) {
+      const int64_t t = i / blocks * slots + g;
+      if (most_in_block[i * slots + g] != most[t] || most[t] == 0) continue;
+      int8_t* block_role = role_data + load(i, block);
+      BY_ISA(mark_equal(block, load_box(target_data + t * 4), most[t], block_role));
+    }
   return {matched, role};
 }
 
