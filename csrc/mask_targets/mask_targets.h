@@ -16,7 +16,7 @@
 
 namespace mrcnn {
 
-constexpr int64_t kMaxTargetSize = 128;  // the rows of a column fit two 64-bit words
+constexpr int64_t kMaxTargetSize = 128;
 
 // Corners beyond this many grid units are moved there, so that integers cannot overflow. COCO's
 // own integers overflow from twice as far on.
@@ -43,67 +43,44 @@ HOST_DEVICE TargetAxis target_axis(float low, float high, int64_t size) {
 }
 
 // A position in target pixels, rounded to the grid as COCO does. NaN becomes the lower limit.
-HOST_DEVICE int64_t grid_point(double position) {
+HOST_DEVICE int32_t grid_point(double position) {
   const double p = 5 * position + 0.5;
-  return int64_t(p > -kMaxGrid ? (p < kMaxGrid ? p : kMaxGrid) : -kMaxGrid);
+  return int32_t(p > -kMaxGrid ? (p < kMaxGrid ? p : kMaxGrid) : -kMaxGrid);
 }
 
-// One edge of a ring on the grid, walked from (x, y) in the direction of its longer axis.
-struct PolygonEdge {
-  int64_t x, y;
-  bool wide;                          // |dx| >= |dy|: one boundary point a column, else one a row
-  double slope;                       // of the shorter axis over the longer, in [-1, 1]
-  int64_t first_column, last_column;  // whose centre lines it passes; none if last < first
+// The columns whose centre lines an edge between these x passes: from the first to the last, none
+// if last < first. Column c is passed between the grid points 5 c + 2 and 5 c + 3.
+HOST_DEVICE int32_t first_column(int32_t left) { return left <= 2 ? 0 : (left + 2) / 5; }
+HOST_DEVICE int32_t last_column(int32_t right, int32_t size) {
+  const int32_t last = right < 3 ? -1 : (right - 3) / 5;
+  return last < size ? last : size - 1;
+}
 
-  // The shorter axis's coordinate after `step` points. Casts cut towards zero, as COCO's do.
-  HOST_DEVICE int64_t across(int64_t step) const {
-    return int64_t(double(wide ? y : x) + slope * double(step) + 0.5);
-  }
+// Of the shorter axis over the longer, in [-1, 1], for either direction of the edge; NaN for an
+// edge without length, which passes no column.
+HOST_DEVICE double edge_slope(int32_t x1, int32_t y1, int32_t x2, int32_t y2) {
+  const double dx = double(x2) - double(x1), dy = double(y2) - double(y1);
+  const bool wide = std::fabs(dx) >= std::fabs(dy);
+  return (wide ? dy : dx) / (wide ? dx : dy);
+}
+
+// One edge of a ring on the grid, walked from (x, y) in the direction of its longer axis. Its
+// points are `step` grid units along that axis, and along the other at the integer part, cut
+// towards zero as COCO cuts it, of start + slope * step + 0.5. The doubles hold integers.
+struct PolygonEdge {
+  double x, y;
+  bool wide;  // |dx| >= |dy|: one point a column of the grid, else one a row
+  double slope;
 };
 
-HOST_DEVICE PolygonEdge polygon_edge(int64_t x1, int64_t y1, int64_t x2, int64_t y2, int64_t size) {
-  const int64_t dx = x2 > x1 ? x2 - x1 : x1 - x2, dy = y2 > y1 ? y2 - y1 : y1 - y2;
-  const int64_t left = x1 < x2 ? x1 : x2, right = left + dx;
-  PolygonEdge edge;
-  // Column c is passed between the grid points 5 c + 2 and 5 c + 3.
-  edge.first_column = left <= 2 ? 0 : (left + 2) / 5;
-  edge.last_column = right < 3 ? -1 : (right - 3) / 5;
-  if (edge.last_column >= size) edge.last_column = size - 1;
-  edge.wide = dx >= dy;
-  const bool swap = edge.wide ? x1 > x2 : y1 > y2;
-  edge.x = swap ? x2 : x1;
-  edge.y = swap ? y2 : y1;
-  const int64_t end_x = swap ? x1 : x2, end_y = swap ? y1 : y2;
-  edge.slope = dx == 0     ? 0
-               : edge.wide ? double(end_y - edge.y) / double(dx)
-                           : double(end_x - edge.x) / double(dy);
-  return edge;
-}
-
-// The row that the edge toggles in a column that it passes, from first_column to last_column;
-// `size` if that lies below the target.
-HOST_DEVICE int64_t toggled_row(const PolygonEdge& edge, int64_t column, int64_t size) {
-  const int64_t line = 5 * column + 2;
-  int64_t y;  // the upper of the two boundary points beside the line
-  if (edge.wide) {
-    const int64_t step = line - edge.x;
-    const int64_t before = edge.across(step), after = edge.across(step + 1);
-    y = before < after ? before : after;
-  } else {
-    // The first point on the far side. Solving for it, cut to an integer, is never too late.
-    const bool rising = edge.slope > 0;
-    int64_t step = int64_t((double(line - edge.x) + 0.5) / edge.slope);
-    if (step < 1) step = 1;
-    while ((edge.across(step) > line) != rising) ++step;
-    y = edge.y + step - 1;
-  }
-  const int64_t row = y < 0 ? 0 : (y + 2) / 5;
-  return row < size ? row : size;
+HOST_DEVICE PolygonEdge polygon_edge(double x1, double y1, double x2, double y2, double slope) {
+  const bool wide = std::fabs(x2 - x1) >= std::fabs(y2 - y1), swap = wide ? x1 > x2 : y1 > y2;
+  return {swap ? x2 : x1, swap ? y2 : y1, wide, slope};
 }
 
 // Bit i becomes the parity of the bits 0 to i.
-HOST_DEVICE uint64_t prefix_xor(uint64_t bits) {
-  for (int shift = 1; shift < 64; shift *= 2) bits ^= bits << shift;
+HOST_DEVICE uint32_t prefix_xor(uint32_t bits) {
+  for (int shift = 1; shift < 32; shift *= 2) bits ^= bits << shift;
   return bits;
 }
 

@@ -3,7 +3,7 @@
 
 #include "common/tensor.h"
 #include "mask_targets/mask_targets.h"
-#include "roi_align/roi_align.h"
+#include "mask_targets/run_targets.h"
 
 namespace mrcnn {
 namespace {
@@ -17,161 +17,32 @@ void check_offsets(const Tensor& offsets, int64_t limit, const char* name) {
   STD_TORCH_CHECK(sound, "mask_targets: masks.", name, " must rise from 0 to at most ", limit);
 }
 
-// One bit a pixel, column by column.
-class TargetBits {
- public:
-  explicit TargetBits(int64_t size) : size_(size) { clear(inside_); }
+// The closed ring at hand on the grid: corner i and the edge from it. The scratch of one thread.
+struct RingEdges {
+  std::vector<int32_t> x, y;  // one more than edges: the first again
+  std::vector<int32_t> first_column, last_column;
+  std::vector<double> slope;
 
-  // Adds the inside of a ring of n corners.
-  void draw_ring(const double* xy, int64_t n, const AxisTransform transform[2],
-                 const TargetAxis axis[2]) {
-    clear(toggles_);
-    const auto corner = [&](int64_t i, int d) {
-      return grid_point(axis[d].position(transform[d].to_image(xy[2 * i + d])));
-    };
-    const int64_t first_x = corner(0, 0), first_y = corner(0, 1);
-    int64_t x = first_x, y = first_y;
-    for (int64_t i = 1; i <= n; ++i) {
-      const int64_t next_x = i < n ? corner(i, 0) : first_x;
-      const int64_t next_y = i < n ? corner(i, 1) : first_y;
-      const PolygonEdge edge = polygon_edge(x, y, next_x, next_y, size_);
-      for (int64_t c = edge.first_column; c <= edge.last_column; ++c) {
-        const int64_t row = toggled_row(edge, c, size_);
-        if (row < size_) toggles_[c][row / 64] ^= uint64_t(1) << row % 64;
-      }
-      x = next_x, y = next_y;
-    }
-    for (int64_t c = 0; c < size_; ++c) {
-      const uint64_t top = prefix_xor(toggles_[c][0]), bottom = prefix_xor(toggles_[c][1]);
-      inside_[c][0] |= top;
-      inside_[c][1] |= top >> 63 ? ~bottom : bottom;
-    }
+  void resize(int64_t n) {
+    x.resize(n + 1), y.resize(n + 1);
+    first_column.resize(n), last_column.resize(n), slope.resize(n);
   }
-
-  void write(float* out) const {
-    for (int64_t row = 0; row < size_; ++row)
-      for (int64_t c = 0; c < size_; ++c) *out++ = float(inside_[c][row / 64] >> row % 64 & 1);
-  }
-
- private:
-  using Columns = uint64_t[kMaxTargetSize][2];
-
-  void clear(Columns& columns) { std::fill_n(columns[0], 2 * size_, uint64_t(0)); }
-
-  int64_t size_;
-  Columns toggles_, inside_;
 };
 
-// How much each cell of an axis weighs in the average of each bin (RoIAlign, adaptive samples).
-class BinWeights {
- public:
-  void build(double low, double high, int64_t bins, int64_t cells) {
-    const RoiAxis<double> axis = roi_axis(low, high, 1.0, bins, int64_t(0), true);
-    bins_.clear();
-    below_.clear();
-    for (int64_t b = 0; b < bins; ++b) {
-      Bin bin{0, 0, int64_t(below_.size())};
-      for (int64_t s = 0; s < axis.samples; ++s) {
-        LinearTap<double> tap;
-        if (!linear_tap(axis.position(b, s), cells, tap)) continue;
-        if (bin.end == 0) bin.begin = tap.low;
-        bin.end = tap.high + 1;  // samples advance
-        below_.resize(bin.offset + bin.end - bin.begin + 1, 0.0);
-        double* below = below_.data() + bin.offset + 1 - bin.begin;
-        below[tap.low] += tap.weight_low / axis.samples;
-        below[tap.high] += tap.weight_high / axis.samples;
-      }
-      for (int64_t i = bin.offset + 1; i < int64_t(below_.size()); ++i) below_[i] += below_[i - 1];
-      bins_.push_back(bin);
-    }
-  }
-
-  // The cells that any bin reads: begin to end.
-  int64_t begin() const {
-    for (const Bin& bin : bins_)
-      if (bin.end) return bin.begin;
-    return 0;
-  }
-  int64_t end() const {
-    int64_t last = 0;
-    for (const Bin& bin : bins_) last = std::max(last, bin.end);
-    return last;
-  }
-
-  int64_t begin(int64_t b) const { return bins_[b].begin; }
-  int64_t end(int64_t b) const { return bins_[b].end; }
-
-  // Weight in bin b of the cells from `begin` to `end`.
-  double weight(int64_t b, int64_t begin, int64_t end) const {
-    const Bin& bin = bins_[b];
-    begin = std::max(begin, bin.begin), end = std::min(end, bin.end);
-    if (begin >= end) return 0;
-    const double* below = below_.data() + bin.offset - bin.begin;
-    return below[end] - below[begin];
-  }
-
- private:
-  struct Bin {
-    int64_t begin, end;  // cells with weight
-    int64_t offset;      // below_[offset + i]: weight of its first i cells
-  };
-  std::vector<Bin> bins_;
-  std::vector<double> below_;
-};
-
-// Targets of run-length masks; holds the scratch of one thread.
-class RunTargets {
- public:
-  // Bins of `box` (x1, y1, x2, y2 in file pixels; x1 > x2 reads from right to left) in a mask of
-  // height x width, given as n runs down the columns.
-  void write(const int32_t* counts, int64_t n, int64_t height, int64_t width,
-             const Box<double>& box, int64_t size, float* out) {
-    rows_.build(std::min(box.y1, box.y2), std::max(box.y1, box.y2), size, height);
-    columns_.build(std::min(box.x1, box.x2), std::max(box.x1, box.x2), size, width);
-    cover_runs(counts, n, height, size);
-    average_columns(size);
-    for (int64_t y = 0; y < size; ++y)
-      for (int64_t x = 0; x < size; ++x) {
-        const int64_t row = box.y1 > box.y2 ? size - 1 - y : y;
-        const int64_t column = box.x1 > box.x2 ? size - 1 - x : x;
-        *out++ = is_foreground(cover_[column * size + row]);
-      }
-  }
-
- private:
-  // column_cover_[(x - first) * size + bin]: foreground of column x in each bin of rows.
-  void cover_runs(const int32_t* counts, int64_t n, int64_t height, int64_t size) {
-    const int64_t first = columns_.begin(), last = columns_.end();
-    column_cover_.assign((last - first) * size, 0.0);
-    int64_t end = 0;
-    for (int64_t i = 0; i < n && end < last * height; ++i) {
-      const int64_t begin = end;
-      end += std::max(counts[i], 0);
-      if (i % 2 == 0 || begin == end) continue;
-      for (int64_t x = std::max(begin / height, first); x < last && x * height < end; ++x) {
-        const int64_t top = begin - x * height, bottom = end - x * height;
-        double* cover = column_cover_.data() + (x - first) * size;
-        for (int64_t bin = 0; bin < size; ++bin) cover[bin] += rows_.weight(bin, top, bottom);
-      }
-    }
-  }
-
-  // cover_[column_bin * size + row_bin]
-  void average_columns(int64_t size) {
-    cover_.assign(size * size, 0.0);
-    for (int64_t bin = 0; bin < size; ++bin)
-      for (int64_t x = columns_.begin(bin); x < columns_.end(bin); ++x) {
-        const double weight = columns_.weight(bin, x, x + 1);
-        const double* cover = column_cover_.data() + (x - columns_.begin()) * size;
-        for (int64_t row = 0; row < size; ++row) cover_[bin * size + row] += weight * cover[row];
-      }
-  }
-
-  BinWeights rows_, columns_;
-  std::vector<double> column_cover_, cover_;
+// One bit a pixel: bit b of [w][c] is row 32 w + b of column c.
+struct TargetBits {
+  static constexpr int64_t kWords = kMaxTargetSize / 32;
+  static constexpr int64_t kGroup = 4;  // columns that are toggled together, at most
+  uint32_t toggled[kWords][kMaxTargetSize + kGroup], inside[kWords][kMaxTargetSize];
 };
 
 }  // namespace
+}  // namespace mrcnn
+
+#define LOOPS "mask_targets/mask_targets_loops.h"
+#include "common/each_isa.h"
+
+namespace mrcnn {
 
 Tensor mask_targets_cpu(Tensor points, Tensor ring_start, Tensor instance_ring, Tensor counts,
                         Tensor instance_count, Tensor frame, Tensor transform, Tensor boxes,
@@ -207,6 +78,8 @@ Tensor mask_targets_cpu(Tensor points, Tensor ring_start, Tensor instance_ring, 
 
   torch::stable::parallel_for(0, rois, 8, [&](int64_t begin, int64_t end) {
     RunTargets run_targets;
+    RingEdges edges;
+    TargetBits bits;
     for (int64_t r = begin; r < end; ++r) {
       float* target = out_data + r * size * size;
       std::fill_n(target, size * size, 0.0f);
@@ -228,12 +101,12 @@ Tensor mask_targets_cpu(Tensor points, Tensor ring_start, Tensor instance_ring, 
       }
       const TargetAxis axis[2] = {target_axis(box.x1, box.x2, size),
                                   target_axis(box.y1, box.y2, size)};
-      TargetBits bits(size);
+      for (auto& word : bits.inside) std::fill_n(word, size, 0u);
       for (int64_t q = instance_ring_data[i]; q < instance_ring_data[i + 1]; ++q)
         if (ring_data[q] < ring_data[q + 1])
-          bits.draw_ring(point_data + 2 * ring_data[q], ring_data[q + 1] - ring_data[q], to_image,
-                         axis);
-      bits.write(target);
+          BY_ISA(draw_ring(point_data + 2 * ring_data[q], ring_data[q + 1] - ring_data[q], to_image,
+                           axis, int32_t(size), edges, bits));
+      BY_ISA(write_target(bits, size, target));
     }
   });
   return out;
