@@ -299,6 +299,21 @@ def test_rings_without_area_draw_nothing(case):
     assert mask_targets(masks, box, torch.tensor([0]), 28).sum() == 0
 
 
+def test_polygons_with_far_corners_equal_reference():
+    """Long edges, nearly upright or level, pass the target between corners far outside."""
+    rng = np.random.default_rng(8)
+    rings = []
+    for _ in range(100):
+        ring = rng.uniform(0, 28, (rng.integers(3, 6), 2))
+        far = rng.random(ring.shape) < 0.5
+        rings.append([np.where(far, rng.uniform(-1e4, 1e4, ring.shape), ring)])
+    boxes = torch.tensor([[0.0, 0.0, 28.0, 28.0]]).expand(100, 4)
+    masks = instance_masks(rings)
+    actual = mask_targets(masks, boxes, torch.arange(100), 28)
+    assert 0.1 < actual.mean() < 0.9
+    assert torch.equal(actual, reference.mask_targets(masks, boxes, torch.arange(100), 28))
+
+
 def test_far_corners_cost_no_time():
     far = 1e300
     masks = instance_masks([[[[-far, -far], [far, -far], [far, far], [-far, far]]]])

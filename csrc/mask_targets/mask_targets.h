@@ -56,11 +56,16 @@ HOST_DEVICE int32_t last_column(int32_t right, int32_t size) {
   return last < size ? last : size - 1;
 }
 
+// Whether the longer axis is x.
+HOST_DEVICE bool is_wide(double x1, double y1, double x2, double y2) {
+  return std::fabs(x2 - x1) >= std::fabs(y2 - y1);
+}
+
 // Of the shorter axis over the longer, in [-1, 1], for either direction of the edge; NaN for an
 // edge without length, which passes no column.
-HOST_DEVICE double edge_slope(int32_t x1, int32_t y1, int32_t x2, int32_t y2) {
-  const double dx = double(x2) - double(x1), dy = double(y2) - double(y1);
-  const bool wide = std::fabs(dx) >= std::fabs(dy);
+HOST_DEVICE double edge_slope(double x1, double y1, double x2, double y2) {
+  const double dx = x2 - x1, dy = y2 - y1;
+  const bool wide = is_wide(x1, y1, x2, y2);
   return (wide ? dy : dx) / (wide ? dx : dy);
 }
 
@@ -74,7 +79,7 @@ struct PolygonEdge {
 };
 
 HOST_DEVICE PolygonEdge polygon_edge(double x1, double y1, double x2, double y2, double slope) {
-  const bool wide = std::fabs(x2 - x1) >= std::fabs(y2 - y1), swap = wide ? x1 > x2 : y1 > y2;
+  const bool wide = is_wide(x1, y1, x2, y2), swap = wide ? x1 > x2 : y1 > y2;
   return {swap ? x2 : x1, swap ? y2 : y1, wide, slope};
 }
 

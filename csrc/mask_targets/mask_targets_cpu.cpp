@@ -22,10 +22,13 @@ struct RingEdges {
   std::vector<int32_t> x, y;  // one more than edges: the first again
   std::vector<int32_t> first_column, last_column;
   std::vector<double> slope;
+  std::vector<uint8_t> wide;
+  std::vector<int32_t> order;  // in which edges are drawn
 
   void resize(int64_t n) {
     x.resize(n + 1), y.resize(n + 1);
     first_column.resize(n), last_column.resize(n), slope.resize(n);
+    wide.resize(n), order.resize(n);
   }
 };
 

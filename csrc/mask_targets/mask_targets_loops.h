@@ -19,6 +19,8 @@ inline void build_edges(const double* xy, int64_t n, const AxisTransform* transf
   }
   double* slope = edges.slope.data();
   for (int64_t i = 0; i < n; ++i) slope[i] = edge_slope(x[i], y[i], x[i + 1], y[i + 1]);
+  uint8_t* wide = edges.wide.data();
+  for (int64_t i = 0; i < n; ++i) wide[i] = is_wide(x[i], y[i], x[i + 1], y[i + 1]);
 }
 
 // Columns that are toggled together: few, since most edges pass one or two.
@@ -90,13 +92,21 @@ inline void draw_ring(const double* xy, int64_t n, const AxisTransform* transfor
                       const TargetAxis* axis, int32_t size, RingEdges& edges, TargetBits& bits) {
   build_edges(xy, n, transform, axis, size, edges);
   for (int64_t word = 0; word < (size + 31) / 32; ++word) std::fill_n(bits.toggled[word], size, 0u);
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t first = edges.first_column[i], last = edges.last_column[i];
-    if (first > last) continue;
+  const auto draw = [&](int64_t i) {
     const PolygonEdge edge =
         polygon_edge(edges.x[i], edges.y[i], edges.x[i + 1], edges.y[i + 1], edges.slope[i]);
-    toggle_columns(edge, first, last, size, bits);
+    toggle_columns(edge, edges.first_column[i], edges.last_column[i], size, bits);
+  };
+  // Wide edges, then the others: which kind comes next in the ring could not be predicted.
+  int64_t wide_end = 0, others_begin = n;
+  for (int64_t i = 0; i < n; ++i) {
+    const bool passes = edges.first_column[i] <= edges.last_column[i], wide = edges.wide[i];
+    edges.order[wide_end] = edges.order[others_begin - 1] = int32_t(i);
+    wide_end += passes & wide;
+    others_begin -= passes & !wide;
   }
+  for (int64_t k = 0; k < wide_end; ++k) draw(edges.order[k]);
+  for (int64_t k = others_begin; k < n; ++k) draw(edges.order[k]);
   uint32_t above[kMaxTargetSize] = {};  // all bits where the row above the word is inside
   for (int64_t word = 0; word < (size + 31) / 32; ++word)
     for (int64_t c = 0; c < size; ++c) {
