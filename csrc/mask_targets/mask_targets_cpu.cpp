@@ -79,7 +79,7 @@ Tensor mask_targets_cpu(Tensor points, Tensor ring_start, Tensor instance_ring, 
   const float* box_data = boxes.const_data_ptr<float>();
   float* out_data = out.mutable_data_ptr<float>();
 
-  torch::stable::parallel_for(0, rois, 8, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, rois, 32, [&](int64_t begin, int64_t end) {
     RunTargets run_targets;
     RingEdges edges;
     TargetBits bits;

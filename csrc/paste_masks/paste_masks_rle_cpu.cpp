@@ -87,7 +87,7 @@ std::tuple<Tensor, Tensor> paste_masks_rle_cpu(Tensor masks, Tensor boxes, int64
   const float* mask_data = masks.const_data_ptr<float>();
   const float* box_data = boxes.const_data_ptr<float>();
   std::vector<std::vector<int32_t>> runs(count);
-  torch::stable::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
     Paste paste;
     MaskSegments segments;
     std::vector<int32_t> changes;
