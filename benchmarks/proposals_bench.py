@@ -2,10 +2,10 @@
 
 Five levels of an 832 x 1344 image (279,279 anchors), 1000 boxes a level before NMS and 1000 an
 image after. (832, since torchvision divides the image's height by the map's, rounded down, to get
-the stride: with 800 it takes 61 for the coarsest level, whose stride is 64.) Logits are smooth blobs, as a trained head gives them, so that neighbours compete.
-torchvision's part is its `RegionProposalNetwork` without the convolutions: anchors, decoding,
-top-k, clipping, filtering, NMS. The error is the largest difference of the boxes that both keep,
-in pixels.
+the stride: with 800 it takes 61 for the coarsest level, whose stride is 64.) Logits are smooth
+blobs, as a trained head gives them, so that neighbours compete. torchvision's part is its
+`RegionProposalNetwork` without the convolutions: anchors, decoding, top-k, clipping, filtering,
+NMS. The error is the largest difference of the boxes that both keep, in pixels.
 
     python benchmarks/proposals_bench.py --threads 1
 """
