@@ -16,6 +16,7 @@ BOXES = {
     "whole map": [[0.0, 0.0, 11.0, 10.0]],
     "crosses the border": [[-4.0, -3.0, 4.0, 5.0], [8.0, 7.0, 30.0, 40.0]],
     "outside": [[20.0, 20.0, 30.0, 30.0], [-9.0, -9.0, -5.0, -5.0]],
+    "just below a half": [[0.49999997, 0.49999997, 3.4999998, 3.4999998]],
     "halves round away from zero": [[0.5, 1.5, 2.5, 3.5], [-0.5, -1.5, 4.5, 5.5]],
     "point": [[3.0, 3.0, 3.0, 3.0]],
     "reversed": [[8.0, 7.0, 2.0, 1.0]],
@@ -119,8 +120,14 @@ def test_image_index_out_of_range(index):
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (2, 3, 4, 0)], ids=str)
 def test_empty_maps(shape):
     boxes = torch.tensor([[0.0, 0, 0, 3, 3]])[: shape[0]]
-    found = roi_pool(torch.rand(shape), boxes, 2)
-    assert torch.equal(found, torch.zeros(len(boxes), shape[1], 2, 2))
+    features = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    found = roi_pool(features, boxes, 2)
+    assert torch.equal(found, torch.zeros(len(boxes), shape[1], 2, 2, dtype=torch.float64))
+    assert gradgradcheck(lambda x: roi_pool(x, boxes, 2).sum(), features)
+
+
+def test_no_images():
+    assert roi_pool(torch.rand(0, 3, 4, 4), [], 2).shape == (0, 3, 2, 2)
 
 
 def test_gradients():

@@ -12,11 +12,11 @@ namespace mrcnn {
 // Cells beyond this are beyond any map; limits what casts to integers meet.
 constexpr int64_t kMaxCell = int64_t(1) << 30;
 
+// NaN becomes the lower limit.
 template <typename T>
 HOST_DEVICE int64_t to_cell(T position) {
-  return position <= -T(kMaxCell)  ? -kMaxCell
-         : position >= T(kMaxCell) ? kMaxCell
-                                   : int64_t(position);
+  return position > -T(kMaxCell) ? (position < T(kMaxCell) ? int64_t(position) : kMaxCell)
+                                 : -kMaxCell;
 }
 
 HOST_DEVICE int64_t clamp_cell(int64_t cell, int64_t cells) {

@@ -101,7 +101,8 @@ def roi_pool(
         if image < 0 or not box.isfinite().all():
             continue
         # Rounded as in C, halves away from zero.
-        cells = (box * scale).abs().add(0.5).floor().copysign(box * scale)
+        cells = (box * scale).trunc()
+        cells = cells + ((box * scale - cells).abs() >= 0.5) * (box * scale).sign()
         x1, y1, x2, y2 = cells.clamp(-MAX_CELL, MAX_CELL).long().tolist()
         rows = touched_cells(y1, y2, size[0], maps.shape[2], dtype)
         columns = touched_cells(x1, x2, size[1], maps.shape[3], dtype)

@@ -84,7 +84,7 @@ def rois_of(op: str, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> tuple[T
         for of_image in boxes:
             check_shape(op, "boxes of an image", of_image, ("K", 4))
         corners = torch.cat(list(boxes)) if boxes else input.new_empty((0, 4))
-        counts = torch.tensor([len(b) for b in boxes], device=corners.device)
+        counts = torch.tensor([len(b) for b in boxes], dtype=torch.int64, device=corners.device)
         image_index = torch.arange(len(boxes), device=corners.device).repeat_interleave(
             counts, output_size=len(corners)
         )

@@ -96,6 +96,8 @@ def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     # The backward is linear: its derivative reads the map where the largest values were.
     argmax, image_index = ctx.saved_tensors
+    if grad.shape[2:].numel() == 0:
+        return torch.zeros_like(argmax, dtype=grad.dtype), *[None] * 5
     channels = torch.arange(grad.shape[1], device=grad.device)[None, :, None, None]
     flat = grad.flatten(2)[image_index.clamp(min=0)[:, None, None, None], channels, argmax.long()]
     used = (argmax >= 0) & (image_index >= 0)[:, None, None, None]
