@@ -5,9 +5,12 @@
 #include <string>
 
 #include "build_info.h"
+#include "common/isa.h"
 
 // Read by mrcnn/ops/library.py, to tell kernels that are older than their sources.
-std::string build_info() { return MRCNN_BUILD_INFO; }
+std::string build_info() {
+  return std::string(MRCNN_BUILD_INFO) + ", " + mrcnn::isa_name() + " loops";
+}
 
 STABLE_TORCH_LIBRARY(mrcnn, m) {
   m.def("build_info() -> str");
@@ -20,6 +23,13 @@ STABLE_TORCH_LIBRARY(mrcnn, m) {
       "roi_align_backward(Tensor grad, Tensor[] features, Tensor boxes, Tensor image_index, "
       "float[] scales, int sampling_ratio, bool aligned, "
       "float canonical_size, int canonical_level) -> Tensor[]");
+
+  m.def(
+      "roi_pool(Tensor features, Tensor boxes, Tensor image_index, float scale, int bins_h, "
+      "int bins_w) -> (Tensor, Tensor)");
+  m.def(
+      "roi_pool_backward(Tensor grad, Tensor argmax, Tensor image_index, int images, int height, "
+      "int width) -> Tensor");
 
   m.def(
       "nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, int max_keep) "
