@@ -34,7 +34,7 @@ inline bool overlap_some(const BoxBlock& block, int64_t i, const Box<float>& tar
   const FloatVec height =
       smaller(load(block.y2 + i), target.y2 - zero) - larger(load(block.y1 + i), target.y1 - zero);
   const FloatVec overlap = larger(zero, width) * larger(zero, height);  // NaN stays NaN
-  if (!any_greater(overlap, zero)) return false;
+  if (!any(overlap > zero)) return false;
   iou = overlap / (load(block.area + i) + target_area - overlap);
   return true;
 }
@@ -48,10 +48,10 @@ inline float raise_best(const BoxBlock& block, const Box<float>& target, int32_t
     if (!overlap_some(block, i, target, area(target), iou)) continue;
     most = larger(iou, most);  // NaN never
     const FloatVec before = load(best.overlap + i);
-    const auto better = iou > before;
-    decltype(better + better) slots;
+    const FloatIndexVec better = iou > before;
+    FloatIndexVec slots;
     std::memcpy(&slots, best.slot + i, VEC_BYTES);
-    slots = better ? slot - decltype(slots){} : slots;
+    slots = better ? slot - FloatIndexVec{} : slots;
     std::memcpy(best.slot + i, &slots, VEC_BYTES);
     store(best.overlap + i, better ? iou : before);
   }
