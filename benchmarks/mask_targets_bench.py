@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from common import Row, about, finish, measure, parse, row
 from torch import Tensor
 
+from common import Row, about, finish, measure, parse, row
 from mrcnn.ops import library, mask_targets
 from mrcnn.ops.mask_targets import InstanceMasks
 from mrcnn.ops.reference_masks import mask_targets as reference_mask_targets

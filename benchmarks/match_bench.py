@@ -15,9 +15,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from common import Row, about, copy_bandwidth, finish, measure, parse, row
 from torch import Tensor
 
+from common import Row, about, copy_bandwidth, finish, measure, parse, row
 from mrcnn.ops import match_boxes
 from mrcnn.ops.reference import match_boxes as reference_match_boxes
 

@@ -22,9 +22,9 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Row, about, copy_bandwidth, finish, measure, parse, row
 from torch import Tensor
 
+from common import Row, about, copy_bandwidth, finish, measure, parse, row
 from mrcnn.ops import library, paste_masks, paste_masks_packed, paste_masks_rle
 from mrcnn.ops.reference_masks import paste_values
 
