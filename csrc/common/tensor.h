@@ -37,7 +37,7 @@ struct Accumulate<double> {
 inline void prefer_huge_pages(void* data, size_t bytes) {
 #ifdef __linux__
   constexpr uintptr_t kPage = 4096;
-  constexpr size_t kLarge = size_t(4) << 20;
+  constexpr size_t kLarge = size_t(2) << 20;
   if (bytes < kLarge) return;
   const uintptr_t begin = (uintptr_t(data) + kPage - 1) / kPage * kPage;
   const uintptr_t end = (uintptr_t(data) + bytes) / kPage * kPage;
@@ -81,13 +81,5 @@ void dispatch_floating(ScalarType dtype, const char* op, Body&& body) {
       STD_TORCH_CHECK(false, op, ": dtype must be float32, float64, float16 or bfloat16");
   }
 }
-
-// The loops of a kernel compiled twice, for AVX2 machines and for all others; the choice is made
-// once, when the library is loaded.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define MULTIVERSION __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define MULTIVERSION
-#endif
 
 }  // namespace mrcnn
