@@ -8,6 +8,7 @@ measured in the same run.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -110,6 +111,17 @@ def _seconds(run: Callable[[], object]) -> tuple[float, float]:
     wall = time.perf_counter() - wall
     cpu = time.process_time() - cpu
     return (result if isinstance(result, float) else wall), cpu
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep what tensors have freed, so that later outputs lie where earlier ones
+    did and no page is mapped anew; False where the system has no glibc to be told."""
+    trim_threshold, mmap_max = -1, -4  # of glibc's mallopt (malloc.h)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))
 
 
 def make_boxes(count: int) -> torch.Tensor:

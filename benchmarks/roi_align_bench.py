@@ -6,8 +6,8 @@ Boxes are those of an 800 x 1344 image: sqrt(area) log-uniform from 16 to 600 pi
 contiguous maps, too, and converts them.
 
 "fresh" is a call as it comes: its output is new memory, which the system maps page by page.
-"reused" keeps freed memory in the process, as the commands of mrcnn do, so that later outputs lie
-where earlier ones did; torchvision is measured under the same setting.
+"reused" keeps freed memory in the process (glibc's mallopt), so that later outputs lie where
+earlier ones did; torchvision is measured under the same setting.
 
     python benchmarks/roi_align_bench.py --threads 1 2
 """
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 import common
-from mrcnn.memory import keep_freed_memory
 from mrcnn.ops import multiscale_roi_align
 from mrcnn.ops.reference import roi_align as reference_roi_align
 
@@ -148,7 +147,7 @@ def main() -> None:
     args = common.parse(__doc__)
     facts, rows = common.about(args), []
     for memory in ("fresh", "reused"):
-        if memory == "reused" and not keep_freed_memory():
+        if memory == "reused" and not common.keep_freed_memory():
             print("this system cannot keep freed memory: no reused figures")
             break
         for threads in args.threads:
