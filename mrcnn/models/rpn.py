@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrcnn.boxes import encode_boxes
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
+from mrcnn.models.layers import conv
 from mrcnn.models.losses import binary_loss, box_loss
 from mrcnn.models.sampling import draw_samples, take
 from mrcnn.numerics import Numerics
@@ -59,14 +59,16 @@ class RPN(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.objectness_logits = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
-        for conv in (self.conv, self.objectness_logits, self.deltas):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        for layer in (self.conv, self.objectness_logits, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness logits (N, A, H_l, W_l) and deltas (N, 4 A, H_l, W_l) of every level."""
-        hidden = [F.relu(self.conv(x), inplace=True) for x in features.values()]
-        return [self.objectness_logits(x) for x in hidden], [self.deltas(x) for x in hidden]
+        hidden = [conv(x, self.conv, relu=True) for x in features.values()]
+        return [conv(x, self.objectness_logits) for x in hidden], [
+            conv(x, self.deltas) for x in hidden
+        ]
 
     def propose(
         self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor, training: bool
