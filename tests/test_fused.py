@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mrcnn.models.layers import FrozenBatchNorm, conv
 from mrcnn.models.resnet import ResNet
-from mrcnn.ops.fused import conv2d, linear_relu
+from mrcnn.ops.fused import conv2d, linear
 
 UNIT = 2.0**-24  # rounding of float32
 
@@ -29,19 +29,21 @@ def test_conv2d_equals_its_steps(grad, with_add, relu, layout, kernel, stride, g
         expected, size = expected + add, size + add.abs()
     if relu:
         expected = expected.relu()
-    with torch.set_grad_enabled(grad):
-        found = conv2d(x, weight, bias, *how, add=add, relu=relu)
+    found = conv2d(x, weight.requires_grad_(grad), bias, *how, add=add, relu=relu)
+    assert found.requires_grad == grad
     terms = weight[0].numel() + 2  # each addition rounds once
     assert ((found - expected).abs() <= terms * UNIT * size).all()
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_linear_relu_equals_its_steps(grad):
-    x, weight, bias = torch.randn(2, 5, 7), torch.randn(3, 7), torch.randn(3)
-    expected = F.linear(x.double(), weight.double(), bias.double()).relu()
+@pytest.mark.parametrize("relu", [False, True])
+def test_linear_equals_its_steps(grad, relu):
+    x, weight, bias = torch.randn(5, 7), torch.randn(3, 7), torch.randn(3)
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    expected = expected.relu() if relu else expected
     size = F.linear(x.double().abs(), weight.double().abs(), bias.double().abs())
-    with torch.set_grad_enabled(grad):
-        found = linear_relu(x, weight, bias)
+    found = linear(x, weight.requires_grad_(grad), bias, relu=relu)
+    assert found.requires_grad == grad
     assert ((found - expected).abs() <= 8 * UNIT * size).all()
 
 
@@ -50,7 +52,7 @@ def test_empty_batches_pass():
         x = torch.empty(0, 4, 5, 5)
         how = ((1, 1), (1, 1))
         assert conv2d(x, torch.ones(2, 4, 3, 3), None, *how, relu=True).shape == (0, 2, 5, 5)
-        assert linear_relu(torch.empty(0, 4), torch.ones(2, 4), torch.ones(2)).shape == (0, 2)
+        assert linear(torch.empty(0, 4), torch.ones(2, 4), torch.ones(2)).shape == (0, 2)
 
 
 def frozen_norm(channels: int) -> FrozenBatchNorm:
@@ -98,5 +100,5 @@ def test_fused_stages_equal_those_in_steps(name, norm):
         fused = body(pixels)
     assert torch.equal(pixels, kept)
     for found, expected in zip(fused, body(pixels), strict=True):
-        scale = float(expected.abs().max())  # roundings of 53 layers, few of which add up
+        scale = expected.detach().abs().max()  # roundings of 53 layers, few of which add up
         torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=0)

@@ -14,7 +14,7 @@ from mrcnn.models.losses import box_loss
 from mrcnn.models.pooling import RoIPooler
 from mrcnn.models.sampling import take
 from mrcnn.ops import select_detections
-from mrcnn.ops.fused import linear_relu
+from mrcnn.ops.fused import linear
 from mrcnn.structures import DetectionBatch, Proposals, SampledRois, Targets
 
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # deltas of RoIs have a standard deviation of 0.1, 0.2
@@ -67,8 +67,8 @@ class BoxHead(nn.Module):
         """Class logits (N, R, C + 1) and deltas (N, R, 4 C) of boxes (N, R, 4)."""
         pooled = self.pooler(features, boxes, valid)
         x = pooled.permute(0, 2, 3, 1).flatten(1)
-        x = linear_relu(x, self.fc6.weight, self.fc6.bias)
-        x = linear_relu(x, self.fc7.weight, self.fc7.bias)
+        x = linear(x, self.fc6.weight, self.fc6.bias, relu=True)
+        x = linear(x, self.fc7.weight, self.fc7.bias, relu=True)
         return self.class_logits(x).unflatten(0, valid.shape), self.deltas(x).unflatten(
             0, valid.shape
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mrcnn.models.layers import conv
 from mrcnn.models.losses import binary_loss
 from mrcnn.models.pooling import RoIPooler
-from mrcnn.ops.fused import linear_relu
+from mrcnn.ops.fused import linear
 from mrcnn.ops.mask_targets import mask_targets
 from mrcnn.structures import DetectionBatch, SampledRois, Targets
 
@@ -63,9 +63,9 @@ class MaskHead(nn.Module):
         up, last, half = self.upsample, self.mask_logits, self.pooler.size
         assert up.bias is not None
         assert last.bias is not None
-        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # (N * R, M * M / 4, width)
-        x = linear_relu(cells, up.weight.permute(2, 3, 1, 0).flatten(0, 2), up.bias.repeat(4))
-        x = x.view(len(x), 4 * half * half, up.out_channels)
+        cells = x.permute(0, 2, 3, 1).reshape(-1, up.in_channels)  # (N * R * M * M / 4, width)
+        x = linear(cells, up.weight.permute(2, 3, 1, 0).flatten(0, 2), up.bias.repeat(4), relu=True)
+        x = x.view(labels.numel(), 4 * half * half, up.out_channels)
         own_class = labels.clamp(min=0).reshape(-1)
         weight = last.weight.flatten(1)[own_class]  # (N * R, width)
         logits = x @ weight[:, :, None] + last.bias[own_class][:, None, None]

@@ -17,6 +17,7 @@ from mrcnn.models.losses import binary_loss, box_loss
 from mrcnn.models.sampling import draw_samples, take
 from mrcnn.numerics import Numerics
 from mrcnn.ops import match_boxes, select_proposals
+from mrcnn.ops.fused import linear
 from mrcnn.structures import Proposals, Targets
 
 POSITIVE_IOU, NEGATIVE_IOU, POSITIVE_FRACTION, NMS_IOU = 0.7, 0.3, 0.5, 0.7  # Faster R-CNN, 3.1.2
@@ -66,9 +67,20 @@ class RPN(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness logits (N, A, H_l, W_l) and deltas (N, 4 A, H_l, W_l) of every level."""
         hidden = [conv(x, self.conv, relu=True) for x in features.values()]
-        return [conv(x, self.objectness_logits) for x in hidden], [
-            conv(x, self.deltas) for x in hidden
-        ]
+        # Both 1 x 1 convolutions in one product over the pixels: the maps are read once, and in
+        # training their gradient is written once.
+        layers = (self.objectness_logits, self.deltas)
+        weight = torch.cat([layer.weight for layer in layers]).flatten(1)
+        bias = torch.cat([layer.bias for layer in layers])  # type: ignore[misc]
+        logits, deltas = [], []
+        for x in hidden:
+            pixels = x.permute(0, 2, 3, 1)  # (N, H, W, channels)
+            both = linear(pixels.reshape(-1, x.shape[1]), weight, bias)
+            both = both.view(*pixels.shape[:3], len(bias)).permute(0, 3, 1, 2)
+            anchors = self.objectness_logits.out_channels
+            logits.append(both[:, :anchors])
+            deltas.append(both[:, anchors:])
+        return logits, deltas
 
     def propose(
         self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor, training: bool

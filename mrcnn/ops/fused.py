@@ -1,8 +1,8 @@
 """Convolutions and matrix products that end in a sum or a ReLU, in one pass where PyTorch has it.
 
-In eager inference in float32 on CPU oneDNN applies what follows a product while the result is in
-registers. PyTorch offers that to its compiler as `torch.ops.mkldnn`; everywhere else the same is
-computed step by step.
+Without gradients, in eager mode, in float32 on CPU, oneDNN applies what follows a product while the
+result is in registers. PyTorch offers that to its compiler as `torch.ops.mkldnn`; everywhere else
+the same is computed step by step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def conv2d(
         bias: (channels,) or None.
         add: of the result's shape, a value that nobody needs afterwards: it may be overwritten.
     """
-    if _fuses(x):
+    if _fuses(x, weight, bias, add):
         how = (weight, bias, padding, stride, dilation, groups)
         mkldnn = torch.ops.mkldnn
         fused: Tensor
@@ -48,28 +48,31 @@ def conv2d(
     return F.relu(y, inplace=True) if relu else y
 
 
-def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
     """`relu(x @ weight.T + bias)`.
 
     Args:
-        x: (…, inputs).
+        x: (rows, inputs).
         weight: (outputs, inputs).
         bias: (outputs,).
     """
-    if _fuses(x):
-        fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], "")
+    if _fuses(x, weight, bias):
+        last = "relu" if relu else "none"
+        fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, last, [], None)
         return fused
-    return F.relu(F.linear(x, weight, bias), inplace=True)
+    y = F.linear(x, weight, bias)
+    return F.relu(y, inplace=True) if relu else y
 
 
-def _fuses(x: Tensor) -> bool:
+def _fuses(x: Tensor, *others: Tensor | None) -> bool:
     """Whether oneDNN can take `x`; fake tensors, which have no values, are of another type."""
+    needs_grad = any(tensor is not None and tensor.requires_grad for tensor in (x, *others))
     return (
         type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
-        and not torch.is_grad_enabled()
+        and not (needs_grad and torch.is_grad_enabled())
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
