@@ -32,11 +32,6 @@ struct Accumulate<double> {
   using type = double;
 };
 
-inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype,
-                         MemoryFormat format = MemoryFormat::Contiguous) {
-  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt, format);
-}
-
 // Asks for huge pages where an output on the host is large. Fresh memory is mapped page by page as
 // it is first written, and for 50 MB in pages of 4 KB this takes longer than pooling 1000 RoIs.
 inline void prefer_huge_pages(void* data, size_t bytes) {
@@ -48,6 +43,26 @@ inline void prefer_huge_pages(void* data, size_t bytes) {
   const uintptr_t end = (uintptr_t(data) + bytes) / kPage * kPage;
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
+}
+
+inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype,
+                         MemoryFormat format = MemoryFormat::Contiguous) {
+  Tensor out =
+      torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt, format);
+  if (out.is_cpu()) prefer_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
+  return out;
+}
+
+// `map` (N, C, H, W) with the channels of a cell side by side; a copy only where they are not.
+inline Tensor channels_last(const Tensor& map) {
+  const int64_t c = map.size(1), h = map.size(2), w = map.size(3);
+  const int64_t strides[4] = {h * w * c, 1, w * c, c};
+  bool is_channels_last = true;
+  for (int d = 0; d < 4; ++d) is_channels_last &= map.size(d) == 1 || map.stride(d) == strides[d];
+  if (is_channels_last) return map;
+  Tensor copy =
+      new_tensor(map, {map.size(0), c, h, w}, map.scalar_type(), MemoryFormat::ChannelsLast);
+  return torch::stable::copy_(copy, map);
 }
 
 // Calls `body` with a value of the C++ type of `dtype`.

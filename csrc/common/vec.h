@@ -4,6 +4,8 @@
 typedef float FloatVec __attribute__((vector_size(VEC_BYTES)));
 typedef double DoubleVec __attribute__((vector_size(VEC_BYTES)));
 typedef uint32_t WordVec __attribute__((vector_size(VEC_BYTES)));
+typedef int32_t FloatIndexVec __attribute__((vector_size(VEC_BYTES)));
+typedef int64_t DoubleIndexVec __attribute__((vector_size(VEC_BYTES)));
 typedef uint16_t HalfWordVec __attribute__((vector_size(VEC_BYTES / 2)));
 
 // The vector in which sums of A (float, double) are kept.
@@ -77,6 +79,71 @@ inline void store(c10::Half* p, const FloatVec& v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(__m256(v), 0));
 #else
   for (int64_t i = 0; i < kLanes<float>; ++i) p[i] = c10::Half(v[i]);
+#endif
+}
+
+template <typename V>
+inline V smaller(const V& a, const V& b) {
+  return a < b ? a : b;
+}
+
+template <typename V>
+inline V larger(const V& a, const V& b) {
+  return a > b ? a : b;
+}
+
+// Whether any lane of a comparison holds.
+inline bool any(const FloatIndexVec& mask) {
+#if VEC_BYTES == 64
+  return _mm512_movepi32_mask(__m512i(mask)) != 0;
+#elif VEC_BYTES == 32
+  return _mm256_movemask_ps(__m256(mask)) != 0;
+#else
+  return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+#endif
+}
+
+inline bool any(const DoubleIndexVec& mask) {
+#if VEC_BYTES == 64
+  return _mm512_movepi64_mask(__m512i(mask)) != 0;
+#elif VEC_BYTES == 32
+  return _mm256_movemask_pd(__m256d(mask)) != 0;
+#else
+  return (mask[0] | mask[1]) != 0;
+#endif
+}
+
+// Stores past the caches, to an address that is a multiple of the vector's bytes: of an output
+// larger than the caches no line is read before it is overwritten, and none evicts an input.
+template <typename T, typename V>
+inline void stream(T* p, const V& v) {
+#if VEC_BYTES == 64
+  if constexpr (sizeof(T) == 2) {
+    alignas(32) T half[kLanes<float>];
+    store(half, v);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p),
+                        _mm256_load_si256(reinterpret_cast<const __m256i*>(half)));
+  } else {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), __m512i(v));
+  }
+#elif VEC_BYTES == 32
+  if constexpr (sizeof(T) == 2) {
+    alignas(16) T half[kLanes<float>];
+    store(half, v);
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_load_si128(reinterpret_cast<const __m128i*>(half)));
+  } else {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), __m256i(v));
+  }
+#else
+  store(p, v);
+#endif
+}
+
+// Makes streamed values visible to other threads before whatever is stored next.
+inline void stream_fence() {
+#if VEC_BYTES > 16
+  _mm_sfence();
 #endif
 }
 

@@ -1,10 +1,12 @@
 // From the outputs of the box head to detections: threshold, decode, clip, suppress within each
 // class, keep the best of each image.
 #include <algorithm>
-#include <functional>
+#include <cstring>
 #include <tuple>
 
+#include "common/tensor.h"
 #include "nms/nms.h"
+#include "nms/rank.h"
 
 namespace mrcnn {
 
@@ -43,16 +45,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
 
   torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
     KeptBoxes<float> kept;
-    std::vector<uint64_t> keys;
+    std::vector<uint64_t> keys, scratch;
     for (int64_t n = begin; n < end; ++n) {
       const float* image_scores = score_data + n * rois * classes;
       keys.clear();
       for (int64_t i = 0; i < rois * classes; ++i)
         if (image_scores[i] > min_score && valid_data[n * rois + i / classes])
           keys.push_back(rank_key(image_scores[i], uint32_t(i)));
-      std::sort(keys.begin(), keys.end(), std::greater<>());
+      sort_keys(keys, scratch);
 
-      kept.clear();
+      kept.start(max_iou);
       float* box_out = out_box_data + n * max_detections * 4;
       float* score_out = out_score_data + n * max_detections;
       int64_t* label_out = out_label_data + n * max_detections;
@@ -72,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
                  float(size_data[n * 2]), float(size_data[n * 2 + 1]));
         // Written so that NaN is filtered, too.
         if (!(box.x2 - box.x1 > side && box.y2 - box.y1 > side)) continue;
-        if (!kept.add(box, label, max_iou)) continue;
+        if (!kept.add(box, label)) continue;
         std::memcpy(box_out + slot * 4, &box, sizeof(box));
         score_out[slot] = image_scores[index];
         label_out[slot] = label;

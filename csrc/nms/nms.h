@@ -2,74 +2,67 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "common/box.h"
-#include "common/tensor.h"
 
 namespace mrcnn {
 
-// One 64-bit key orders candidates by falling score, then by rising index: larger keys come first.
-// Floats compare like their bits once negative ones are flipped.
-inline uint64_t rank_key(float score, uint32_t index) {
-  score += 0.0f;  // -0 ranks with 0
-  uint32_t bits;
-  std::memcpy(&bits, &score, 4);
-  bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return uint64_t(bits) << 32 | (0xFFFFFFFFu - index);
-}
+constexpr int64_t kBlockBoxes = 16;
 
-inline uint32_t key_index(uint64_t key) { return 0xFFFFFFFFu - uint32_t(key); }
+// Kept boxes as columns, so that a candidate meets several of them per instruction.
+template <typename T>
+struct alignas(64) KeptBlock {
+  T x1[kBlockBoxes], y1[kBlockBoxes], x2[kBlockBoxes], y2[kBlockBoxes], area[kBlockBoxes];
+  int32_t size, next;  // next block of the chain, -1 at its end
+};
 
-// Boxes kept so far, as columns, so that a candidate meets several of them per instruction.
+// The boxes kept so far, in chains of blocks: a candidate meets those chains only that can hold a
+// box of its group which overlaps it by more than the threshold t.
+//
+// A group has one chain, until one grows long. Then chains are split by where boxes lie: such a box
+// is at most 1/t times as wide or as narrow as the candidate, and its left edge is nearer than
+// 1 - t of the greater width. So a chain holds one class of widths (class k: from b^k to b^(k+1),
+// b = 1/t) and one vertical strip of left edges, as wide as 1 - t of the greatest width in the
+// class; a candidate meets three classes and in each a few strips.
 template <typename T>
 class KeptBoxes {
  public:
-  void clear() { size_ = 0; }
+  // Forgets all boxes.
+  void start(T threshold);
+
   int64_t size() const { return size_; }
 
-  // Adds `box` unless a kept box of its group overlaps it by more than `threshold`, which has the
-  // precision of the overlaps: an IoU of 3 / 10 does not exceed 0.3.
-  bool add(const Box<T>& box, int64_t group, T threshold) {
-    const T box_area = area(box);
-    if (suppressed(box, box_area, group, threshold)) return false;
-    if (size_ == int64_t(x1_.size())) {
-      const size_t capacity = x1_.empty() ? 256 : 2 * x1_.size();
-      for (auto* column : {&x1_, &y1_, &x2_, &y2_, &area_}) column->resize(capacity);
-      group_.resize(capacity);
-    }
-    x1_[size_] = box.x1, y1_[size_] = box.y1, x2_[size_] = box.x2, y2_[size_] = box.y2;
-    area_[size_] = box_area, group_[size_] = group;
-    ++size_;
-    return true;
-  }
+  // Adds `box` unless a kept box of its group overlaps it by more than the threshold, which has
+  // the precision of the overlaps: an IoU of 3 / 10 does not exceed 0.3.
+  bool add(const Box<T>& box, int64_t group);
 
  private:
-  bool suppressed(const Box<T>& box, T box_area, int64_t group, T threshold) const {
-    return suppressed_by(box, box_area, group, threshold, x1_.data(), y1_.data(), x2_.data(),
-                         y2_.data(), area_.data(), group_.data(), size_);
-  }
+  struct Chain {
+    int64_t group, width_class, strip;
+    int32_t head, blocks;  // head is -1 where the slot is free
+  };
+  static constexpr Chain kFree{0, 0, 0, -1, 0};
 
-  MULTIVERSION static bool suppressed_by(const Box<T>& box, T box_area, int64_t group, T threshold,
-                                         const T* x1, const T* y1, const T* x2, const T* y2,
-                                         const T* areas, const int64_t* groups, int64_t size) {
-    constexpr int64_t kBlock = 64;
-    for (int64_t i = 0; i < size; i += kBlock) {
-      const int64_t end = i + kBlock < size ? i + kBlock : size;
-      int hits = 0;
-      for (int64_t j = i; j < end; ++j) {
-        const Box<T> kept{x1[j], y1[j], x2[j], y2[j]};
-        hits += (iou(kept, areas[j], box, box_area) > threshold) & (groups[j] == group);
-      }
-      if (hits) return true;
-    }
-    return false;
-  }
+  int64_t class_of(const Box<T>& box) const;
+  double strip_width(int64_t width_class) const;
+  // The slot of a chain, or the free one where it would be.
+  Chain& find(int64_t group, int64_t width_class, int64_t strip);
+  void find_heads(const Box<T>& box, int64_t group);
+  void insert(const Box<T>& box, int64_t group);
+  void split();
+  void grow();
 
-  std::vector<T> x1_, y1_, x2_, y2_, area_;
-  std::vector<int64_t> group_;
-  int64_t size_ = 0;
+  T threshold_ = 0;
+  bool in_strips_ = false, can_split_ = false;
+  double shrink_ = 0, log_base_ = 0;  // t and log b, with room for roundings
+  int64_t size_ = 0, used_ = 0;
+  std::vector<KeptBlock<T>> blocks_;
+  std::vector<Chain> chains_;   // a hash table with a power of two slots, `used_` of them taken
+  std::vector<int32_t> heads_;  // of the chains that the candidate meets
 };
+
+extern template class KeptBoxes<float>;
+extern template class KeptBoxes<double>;
 
 }  // namespace mrcnn

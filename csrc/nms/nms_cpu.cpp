@@ -2,10 +2,46 @@
 #include <algorithm>
 #include <limits>
 #include <tuple>
+#include <type_traits>
 
+#include "common/tensor.h"
 #include "nms/nms.h"
+#include "nms/rank.h"
 
 namespace mrcnn {
+namespace {
+
+// The indices of the boxes that compete, best first; ties to the lower index.
+class Order {
+ public:
+  template <typename T>
+  const std::vector<int64_t>& of(const T* scores, const T* boxes, int64_t count) {
+    order_.clear();
+    const auto box_competes = [&](int64_t i) {
+      // Padding (-inf) and NaN never compete.
+      return scores[i] > -std::numeric_limits<T>::infinity() && !has_nan(load_box(boxes + i * 4));
+    };
+    if constexpr (std::is_same_v<T, float>) {
+      keys_.clear();
+      for (int64_t i = 0; i < count; ++i)
+        if (box_competes(i)) keys_.push_back(rank_key(scores[i], uint32_t(i)));
+      sort_keys(keys_, scratch_);
+      for (const uint64_t key : keys_) order_.push_back(key_index(key));
+    } else {
+      for (int64_t i = 0; i < count; ++i)
+        if (box_competes(i)) order_.push_back(i);
+      std::stable_sort(order_.begin(), order_.end(),
+                       [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
+    }
+    return order_;
+  }
+
+ private:
+  std::vector<int64_t> order_;
+  std::vector<uint64_t> keys_, scratch_;
+};
+
+}  // namespace
 
 std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, double iou_threshold,
                                    int64_t max_keep) {
@@ -15,6 +51,7 @@ std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, d
   scores = torch::stable::contiguous(torch::stable::to(scores, dtype));
   groups = torch::stable::contiguous(groups);
   const int64_t segments = boxes.size(0), count = boxes.size(1);
+  STD_TORCH_CHECK(count <= INT32_MAX, "nms: a segment must hold less than 2^31 boxes, got ", count);
   const int64_t* group_data = groups.numel() ? groups.const_data_ptr<int64_t>() : nullptr;
 
   Tensor indices = new_tensor(boxes, {segments, max_keep}, ScalarType::Long);
@@ -29,24 +66,15 @@ std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, d
     const T* score_data = scores.const_data_ptr<T>();
     torch::stable::parallel_for(0, segments, 1, [&](int64_t begin, int64_t end) {
       KeptBoxes<T> kept;
-      std::vector<int64_t> order;
+      Order order;
       for (int64_t s = begin; s < end; ++s) {
         const T* segment_boxes = box_data + s * count * 4;
-        const T* segment_scores = score_data + s * count;
-        order.clear();
-        // Padding (-inf) and NaN never compete.
-        for (int64_t i = 0; i < count; ++i)
-          if (segment_scores[i] > -std::numeric_limits<T>::infinity() &&
-              !has_nan(load_box(segment_boxes + i * 4)))
-            order.push_back(i);
-        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-          return segment_scores[a] > segment_scores[b];
-        });
-        kept.clear();
-        for (const int64_t i : order) {
+        const auto& best_first = order.of(score_data + s * count, segment_boxes, count);
+        kept.start(T(iou_threshold));
+        for (const int64_t i : best_first) {
           if (kept.size() == max_keep) break;
           const int64_t group = group_data ? group_data[s * count + i] : 0;
-          if (kept.add(load_box(segment_boxes + i * 4), group, T(iou_threshold)))
+          if (kept.add(load_box(segment_boxes + i * 4), group))
             index_data[s * max_keep + kept.size() - 1] = i;
         }
         count_data[s] = kept.size();

@@ -1,11 +1,13 @@
 // From the outputs of the RPN head to proposals: choose by logit, decode the winners only, clip,
 // filter, suppress within each level, keep the best of each image.
 #include <algorithm>
-#include <functional>
+#include <cstring>
 #include <limits>
 #include <tuple>
 
+#include "common/tensor.h"
 #include "nms/nms.h"
+#include "nms/rank.h"
 #include "proposals/proposals.h"
 
 namespace mrcnn {
@@ -22,28 +24,22 @@ std::vector<Proposal> select_level(const float* logits, const float* deltas, int
                                    float stride, float image_height, float image_width,
                                    int64_t pre_nms_top_k, int64_t max_keep, float nms_threshold,
                                    float min_side) {
-  std::vector<uint64_t> keys;
-  const int64_t count = height * width * anchors;
-  keys.reserve(count);
-  // -inf and NaN never compete.
-  for (int64_t i = 0; i < count; ++i)
-    if (logits[i] > -std::numeric_limits<float>::infinity())
-      keys.push_back(rank_key(logits[i], uint32_t(i)));
-  const auto top = keys.begin() + std::min<int64_t>(pre_nms_top_k, int64_t(keys.size()));
-  if (top != keys.end()) std::nth_element(keys.begin(), top, keys.end(), std::greater<>());
-  std::sort(keys.begin(), top, std::greater<>());
+  std::vector<uint64_t> keys, scratch;
+  select_best(logits, height * width * anchors, pre_nms_top_k, keys, scratch);
 
   const float weights[4] = {1, 1, 1, 1};
   KeptBoxes<float> kept;
+  kept.start(nms_threshold);
   std::vector<Proposal> proposals;
-  for (auto key = keys.begin(); key != top && kept.size() < max_keep; ++key) {
-    const int64_t index = key_index(*key);
+  for (const uint64_t key : keys) {
+    if (kept.size() == max_keep) break;
+    const int64_t index = key_index(key);
     const Box<float> anchor = anchor_at(index, width, anchors, stride, cell_anchors);
     const Box<float> box =
         clip(decode(anchor, deltas + index * 4, weights), image_height, image_width);
     // Written so that NaN is filtered, too.
     if (!(box.x2 - box.x1 > min_side && box.y2 - box.y1 > min_side)) continue;
-    if (kept.add(box, 0, nms_threshold)) proposals.push_back({box, logits[index]});
+    if (kept.add(box, 0)) proposals.push_back({box, logits[index]});
   }
   return proposals;
 }
@@ -61,9 +57,7 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
                   "select_proposals: pre_nms_top_k and post_nms_top_k must be at least 0, got ",
                   pre_nms_top_k, " and ", post_nms_top_k);
   for (auto* maps : {&logits, &deltas})
-    for (Tensor& map : *maps)
-      map = torch::stable::contiguous(torch::stable::to(map, ScalarType::Float),
-                                      MemoryFormat::ChannelsLast);
+    for (Tensor& map : *maps) map = channels_last(torch::stable::to(map, ScalarType::Float));
   cell_anchors = torch::stable::contiguous(torch::stable::to(cell_anchors, ScalarType::Float));
   sizes = torch::stable::contiguous(torch::stable::to(sizes, ScalarType::Long));
   const float* cell_data = cell_anchors.const_data_ptr<float>();

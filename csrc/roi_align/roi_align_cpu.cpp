@@ -1,6 +1,7 @@
 // RoIAlign on the host: which taps a RoI reads, in which order RoIs are taken, who writes where.
 #include <algorithm>
 #include <span>
+#include <tuple>
 
 #include "common/tensor.h"
 #include "roi_align/roi_align.h"
@@ -91,6 +92,10 @@ struct RoiPlan {
 namespace mrcnn {
 namespace {
 
+// A larger output would push the maps out of the caches.
+constexpr size_t kCacheBytes = size_t(8) << 20;
+constexpr size_t kAlignment = 64;  // of the widest vector
+
 void check_image_index(const int64_t* image_index, int64_t rois, int64_t images) {
   for (int64_t k = 0; k < rois; ++k)
     STD_TORCH_CHECK(image_index[k] >= -1 && image_index[k] < images,
@@ -104,6 +109,33 @@ std::vector<Level> levels_of(const std::vector<Tensor>& features,
   for (size_t i = 0; i < features.size(); ++i)
     levels.push_back({features[i].size(2), features[i].size(3), scales[i]});
   return levels;
+}
+
+// RoIs that share cells follow each other, so that the second finds them in the cache: by image,
+// level, band of rows, column.
+template <typename A>
+std::vector<int64_t> order_of_rois(const A* boxes, const int64_t* image_of, int64_t rois,
+                                   const std::vector<Level>& levels, double canonical_size,
+                                   int64_t canonical_level) {
+  constexpr uint64_t kBand = 8;
+  std::vector<std::tuple<uint64_t, uint64_t, uint64_t, uint64_t, int64_t>> keys(rois);
+  for (int64_t k = 0; k < rois; ++k) {
+    const Box<A> box = load_box(boxes + k * 4);
+    const int64_t level =
+        finite(box) ? roi_level(box, A(canonical_size), canonical_level, int64_t(levels.size()))
+                    : 0;
+    const Level& l = levels[level];
+    const auto cell = [&](A low, A high, int64_t cells) {
+      const A center = (low + high) / 2 * A(l.scale);
+      return uint64_t(center > 0 ? std::min(center, A(cells)) : A(0));
+    };
+    const uint64_t row = cell(box.y1, box.y2, l.height), column = cell(box.x1, box.x2, l.width);
+    keys[k] = {uint64_t(image_of[k] + 1), uint64_t(level), row / kBand, column, k};
+  }
+  std::sort(keys.begin(), keys.end());
+  std::vector<int64_t> order(rois);
+  for (int64_t k = 0; k < rois; ++k) order[k] = std::get<4>(keys[k]);
+  return order;
 }
 
 // Boxes are computed in the type that sums are kept in.
@@ -122,7 +154,7 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
   const ScalarType dtype = features[0].scalar_type();
   const int64_t rois = boxes.size(0), channels = features[0].size(1);
   const int64_t images = features[0].size(0);
-  for (Tensor& map : features) map = torch::stable::contiguous(map, MemoryFormat::ChannelsLast);
+  for (Tensor& map : features) map = channels_last(map);
   boxes = boxes_for(boxes, dtype);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
@@ -136,14 +168,19 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
     using A = typename Accumulate<T>::type;
     const A* box_data = boxes.const_data_ptr<A>();
     T* out_data = out.mutable_data_ptr<T>();
-    prefer_huge_pages(out_data, out.numel() * sizeof(T));
     std::vector<const T*> maps;
     for (const Tensor& map : features) maps.push_back(map.const_data_ptr<T>());
     const int64_t roi_numel = channels * bins_h * bins_w;
 
+    const size_t bytes = out.numel() * sizeof(T);
+    const bool past_caches = bytes > kCacheBytes && channels * sizeof(T) % kAlignment == 0 &&
+                             uintptr_t(out_data) % kAlignment == 0;
+    const std::vector<int64_t> order =
+        order_of_rois(box_data, image_of, rois, levels, canonical_size, canonical_level);
     torch::stable::parallel_for(0, rois, 8, [&](int64_t begin, int64_t end) {
       RoiPlan<A> plan;
-      for (int64_t k = begin; k < end; ++k) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t k = order[i];
         T* roi_out = out_data + k * roi_numel;
         if (!plan.build(box_data + k * 4, image_of[k], levels, bins_h, bins_w, sampling_ratio,
                         aligned, canonical_size, canonical_level)) {
@@ -152,7 +189,7 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
         }
         const Level& l = levels[plan.level];
         BY_ISA(pool(maps[plan.level] + plan.image * l.height * l.width * channels, l.width,
-                    channels, plan.rows, plan.columns, roi_out));
+                    channels, plan.rows, plan.columns, past_caches, roi_out));
       }
     });
   });
@@ -166,7 +203,7 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
   const ScalarType dtype = grad.scalar_type();
   const int64_t rois = grad.size(0), channels = grad.size(1);
   const int64_t bins_h = grad.size(2), bins_w = grad.size(3);
-  grad = torch::stable::contiguous(grad, MemoryFormat::ChannelsLast);
+  grad = channels_last(grad);
   boxes = boxes_for(boxes, dtype);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
@@ -187,14 +224,16 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
     std::vector<A*> maps;
     for (Tensor& map : grads) maps.push_back(map.mutable_data_ptr<A>());
 
+    const std::vector<int64_t> order =
+        order_of_rois(box_data, image_of, rois, levels, canonical_size, canonical_level);
     // Threads own slices of channels and walk all RoIs in order: no two write to one place, and
     // every sum is taken in the same order for any number of threads.
-    constexpr int64_t kSlice = 64;
+    constexpr int64_t kSlice = 64;  // channels
     const int64_t slices = (channels + kSlice - 1) / kSlice;
     torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
       RoiPlan<A> plan;
       const int64_t first = begin * kSlice, last = std::min(end * kSlice, channels);
-      for (int64_t k = 0; k < rois; ++k) {
+      for (const int64_t k : order) {
         if (!plan.build(box_data + k * 4, image_of[k], levels, bins_h, bins_w, sampling_ratio,
                         aligned, canonical_size, canonical_level))
           continue;

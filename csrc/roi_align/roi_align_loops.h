@@ -4,7 +4,7 @@
 // One bin of kVectors vectors of channels, which stay in registers while its taps are summed.
 template <int kVectors, typename T, typename A>
 inline void pool_bin(const T* map, int64_t row_stride, int64_t channels, const Taps<A>& rows,
-                     const Taps<A>& columns, T* out) {
+                     const Taps<A>& columns, bool past_caches, T* out) {
   Vec<A> sum[kVectors] = {};
   for (const auto& row : rows)
     for (const auto& column : columns) {
@@ -13,7 +13,10 @@ inline void pool_bin(const T* map, int64_t row_stride, int64_t channels, const T
       for (int v = 0; v < kVectors; ++v)
         sum[v] = multiply_add(weight, load(cell + v * kLanes<A>), sum[v]);
     }
-  for (int v = 0; v < kVectors; ++v) store(out + v * kLanes<A>, sum[v]);
+  if (past_caches)
+    for (int v = 0; v < kVectors; ++v) stream(out + v * kLanes<A>, sum[v]);
+  else
+    for (int v = 0; v < kVectors; ++v) store(out + v * kLanes<A>, sum[v]);
 }
 
 // One channel of one bin, for what is left over.
@@ -27,23 +30,54 @@ inline void pool_channel(const T* map, int64_t row_stride, int64_t channels, con
   *out = T(sum);
 }
 
-// map (height, width, channels) -> out (bins_h, bins_w, channels).
+// Fetches the first lines of the rows that bin row `next` reads and `done` did not. The processor
+// follows a row once it has begun, but cannot know where the next one does.
+template <typename T, typename A>
+inline void prefetch_rows(const T* map, int64_t row_stride, int64_t channels, const Taps<A>& done,
+                          const Taps<A>& next, const Taps<A>& columns) {
+  constexpr int64_t kLine = 64, kLines = 3;
+  if (columns.empty()) return;
+  for (const auto& row : next) {
+    if (!done.empty() && row.cell <= done.back().cell) continue;
+    const T* cell = map + row.cell * row_stride + columns.front().cell * channels;
+    for (int64_t i = 0; i < kLines; ++i)
+      __builtin_prefetch(reinterpret_cast<const char*>(cell) + i * kLine, 0, 2);
+  }
+}
+
+// map (height, width, channels) -> out (bins_h, bins_w, channels), stored past the caches where
+// that is asked for.
 template <typename T, typename A>
 void pool(const T* map, int64_t width, int64_t channels, const AxisTaps<A>& rows,
-          const AxisTaps<A>& columns, T* out) {
-  const auto walk = [&](int64_t c, auto&& pool_one) {
-    for (int64_t by = 0; by < rows.bins(); ++by)
+          const AxisTaps<A>& columns, bool past_caches, T* out) {
+  const int64_t row_stride = width * channels;
+  for (int64_t by = 0; by < rows.bins(); ++by, out += columns.bins() * channels) {
+    const Taps<A> row_taps = rows.of_bin(by);
+    if (by + 1 < rows.bins())
+      prefetch_rows(map, row_stride, channels, row_taps, rows.of_bin(by + 1), columns.of_bin(0));
+    // All bins of the row before the next channels: neighbours share cells, still in the L1 cache.
+    const auto along_row = [&](int64_t c, auto&& pool_one) {
       for (int64_t bx = 0; bx < columns.bins(); ++bx)
-        pool_one(map + c, width * channels, channels, rows.of_bin(by), columns.of_bin(bx),
-                 out + (by * columns.bins() + bx) * channels + c);
-  };
-  // All bins before the next channels: neighbours share cells, which are still in the cache.
-  int64_t c = 0;
-  for (; c + 8 * kLanes<A> <= channels; c += 8 * kLanes<A>)
-    walk(c, [](auto... args) { pool_bin<8>(args...); });
-  for (; c + kLanes<A> <= channels; c += kLanes<A>)
-    walk(c, [](auto... args) { pool_bin<1>(args...); });
-  for (; c < channels; ++c) walk(c, [](auto... args) { pool_channel(args...); });
+        pool_one(map + c, columns.of_bin(bx), out + bx * channels + c);
+    };
+    const auto vectors = [&]<int kVectors>() {
+      return [&](const T* cells, const Taps<A>& column_taps, T* bin) {
+        pool_bin<kVectors>(cells, row_stride, channels, row_taps, column_taps, past_caches, bin);
+      };
+    };
+    int64_t c = 0;
+    for (; c + 8 * kLanes<A> <= channels; c += 8 * kLanes<A>)
+      along_row(c, vectors.template operator()<8>());
+    for (; c + 4 * kLanes<A> <= channels; c += 4 * kLanes<A>)
+      along_row(c, vectors.template operator()<4>());
+    for (; c + kLanes<A> <= channels; c += kLanes<A>)
+      along_row(c, vectors.template operator()<1>());
+    for (; c < channels; ++c)
+      along_row(c, [&](const T* cells, const Taps<A>& column_taps, T* bin) {
+        pool_channel(cells, row_stride, channels, row_taps, column_taps, bin);
+      });
+  }
+  if (past_caches) stream_fence();
 }
 
 // The transpose of `pool` for channels [first, last): adds grad (bins_h, bins_w, channels) to map.
