@@ -79,8 +79,11 @@ class MaskHead(nn.Module):
         positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
         boxes, labels = rois.boxes[:, :positives], rois.labels[:, :positives]
         labels = torch.where(labels < self.num_classes, labels, -1)
+        slots = max(_used_slots(labels), 1)  # one at least, so that gradients reach all weights
+        boxes, labels = boxes[:, :slots], labels[:, :slots]
+        matched = rois.matched[:, :slots]
         logits = self(features, boxes, labels)  # (N, R', M, M)
-        instance = targets.mask_index.gather(1, rois.matched[:, :positives])
+        instance = targets.mask_index.gather(1, matched)
         size = logits.shape[-1]
         wanted = mask_targets(
             targets.masks,
@@ -94,19 +97,19 @@ class MaskHead(nn.Module):
 
     def detect(self, features: dict[str, Tensor], detections: DetectionBatch) -> DetectionBatch:
         """Detections with the masks of their classes as probabilities."""
-        slots = _used_slots(detections)
+        slots = _used_slots(detections.labels)
         boxes, labels = detections.boxes[:, :slots], detections.labels[:, :slots]
         masks = self(features, boxes, labels).float().sigmoid()
         padding = detections.labels.shape[1] - slots
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, padding)))
 
 
-def _used_slots(detections: DetectionBatch) -> int:
-    """How many slots to compute masks for.
+def _used_slots(labels: Tensor) -> int:
+    """How many of the slots (N, R), which fill from the front, to compute masks for.
 
     Everywhere all of them, so that shapes stay fixed; but in eager mode on CPU, where reading a
     count costs nothing and a convolution over padding does, as many as the fullest image has.
     """
-    if detections.counts.device.type == "cpu" and not torch.compiler.is_compiling():
-        return int(detections.counts.max())
-    return detections.labels.shape[1]
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        return int((labels >= 0).sum(1).max())
+    return labels.shape[1]
