@@ -90,7 +90,7 @@ def test_the_recorder_sees_what_it_looks_for():
 
 def test_inference_reads_nothing_on_the_host(model, monkeypatch):
     # The one documented exception, masks for used slots only, is for eager mode on CPU.
-    monkeypatch.setattr(mask_head, "_used_slots", lambda detections: detections.labels.shape[1])
+    monkeypatch.setattr(mask_head, "_used_slots", lambda labels: labels.shape[1])
     model.eval()
     with torch.no_grad(), RecordHostReads() as recorder:
         model(images())
@@ -104,12 +104,25 @@ def test_cpu_inference_reads_one_count(model):
     assert recorder.found == ["aten._local_scalar_dense.default"]
 
 
-def test_training_step_reads_nothing_on_the_host(model):
+def test_training_step_reads_nothing_on_the_host(model, monkeypatch):
+    monkeypatch.setattr(mask_head, "_used_slots", lambda labels: labels.shape[1])
     model.train()
     with RecordHostReads() as recorder:
         losses = model(images(), square_targets())
         torch.stack(list(losses.values())).sum().backward()
     assert recorder.found == []
+
+
+def test_cpu_training_step_reads_one_count_and_has_the_same_losses(model, monkeypatch):
+    model.train()
+    torch.manual_seed(0)
+    with RecordHostReads() as recorder:
+        cut = model(images(), square_targets())
+        torch.stack(list(cut.values())).sum().backward()
+    assert recorder.found == ["aten._local_scalar_dense.default"]
+    monkeypatch.setattr(mask_head, "_used_slots", lambda labels: labels.shape[1])
+    torch.manual_seed(0)
+    torch.testing.assert_close(cut, model(images(), square_targets()))
 
 
 def test_shapes_need_no_values(model):

@@ -10,8 +10,9 @@ from mrcnn.boxes import box_iou
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.models import build
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
+from mrcnn.models.layers import FrozenBatchNorm
 from mrcnn.models.postprocess import to_detections
-from mrcnn.models.resnet import RESNETS, FrozenBatchNorm, ResNet
+from mrcnn.models.resnet import RESNETS, ResNet
 from mrcnn.models.sampling import draw_samples
 from mrcnn.structures import Targets
 
@@ -101,6 +102,27 @@ def test_a_batch_equals_its_images_one_by_one():
         together, alone = model(batch), model(one)
     torch.testing.assert_close(together.boxes[1:], alone.boxes, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(together.masks[1:], alone.masks, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_masks_are_those_of_the_layers_one_by_one(grad):
+    """The upsampling as a product per cell, and the own class alone, change nothing."""
+    torch.manual_seed(0)
+    head = build(small()).mask_head
+    torch.nn.init.normal_(head.mask_logits.weight)
+    torch.nn.init.normal_(head.mask_logits.bias)
+    pooled = torch.randn(6, 64, 14, 14)
+    head.pooler.forward = lambda *_: pooled
+    labels = torch.tensor([[0, 1, -1], [1, 1, 0]])
+    with torch.set_grad_enabled(grad):
+        found = head({}, torch.empty(2, 3, 4), labels)
+    x = pooled
+    for layer in head.convs:
+        x = layer(x).relu()
+    every_class = head.mask_logits(head.upsample(x).relu()).view(2, 3, 2, 28, 28)
+    for n, r in torch.cartesian_prod(torch.arange(2), torch.arange(3)):
+        expected = every_class[n, r, labels[n, r].clamp(min=0)]
+        torch.testing.assert_close(found[n, r], expected, atol=1e-4, rtol=1e-5)
 
 
 def test_autocast_keeps_boxes_and_losses_in_float32():

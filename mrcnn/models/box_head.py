@@ -14,6 +14,7 @@ from mrcnn.models.losses import box_loss
 from mrcnn.models.pooling import RoIPooler
 from mrcnn.models.sampling import take
 from mrcnn.ops import select_detections
+from mrcnn.ops.fused import linear
 from mrcnn.structures import DetectionBatch, Proposals, SampledRois, Targets
 
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # deltas of RoIs have a standard deviation of 0.1, 0.2
@@ -65,8 +66,9 @@ class BoxHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Class logits (N, R, C + 1) and deltas (N, R, 4 C) of boxes (N, R, 4)."""
         pooled = self.pooler(features, boxes, valid)
-        x = F.relu(self.fc6(pooled.permute(0, 2, 3, 1).flatten(1)), inplace=True)
-        x = F.relu(self.fc7(x), inplace=True)
+        x = pooled.permute(0, 2, 3, 1).flatten(1)
+        x = linear(x, self.fc6.weight, self.fc6.bias, relu=True)
+        x = linear(x, self.fc7.weight, self.fc7.bias, relu=True)
         return self.class_logits(x).unflatten(0, valid.shape), self.deltas(x).unflatten(
             0, valid.shape
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mrcnn.models.layers import conv
+
 
 class FPN(nn.Module):
     """A backbone with lateral connections, and one coarser level subsampled from the last.
@@ -25,17 +27,22 @@ class FPN(nn.Module):
         self.output = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, padding=1) for _ in body_channels
         )
-        for conv in [*self.lateral, *self.output]:
-            assert isinstance(conv, nn.Conv2d)
-            assert conv.bias is not None
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+        for layer in [*self.lateral, *self.output]:
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) to {"p2": (N, channels, H / 4, W / 4), …}, fine to coarse."""
-        laterals = [conv(x) for conv, x in zip(self.lateral, self.body(pixels), strict=True)]
-        for fine, coarse in zip(laterals[-2::-1], laterals[:0:-1], strict=True):
-            fine += F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
-        maps = [conv(x) for conv, x in zip(self.output, laterals, strict=True)]
+        return self.merge(self.body(pixels))
+
+    def merge(self, stages: list[Tensor]) -> dict[str, Tensor]:
+        """Maps of the body to those of the pyramid."""
+        merged: list[Tensor] = []  # coarse to fine
+        for x, lateral in zip(stages[::-1], reversed(self.lateral), strict=True):
+            above = F.interpolate(merged[-1], x.shape[-2:], mode="nearest") if merged else None
+            merged.append(conv(x, lateral, add=above))
+        maps = [conv(x, output) for x, output in zip(merged[::-1], self.output, strict=True)]
         maps.append(F.max_pool2d(maps[-1], 1, 2))
         return dict(zip(self.levels, maps, strict=True))

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mrcnn.models.layers import conv
 from mrcnn.models.losses import binary_loss
 from mrcnn.models.pooling import RoIPooler
+from mrcnn.ops.fused import linear
 from mrcnn.ops.mask_targets import mask_targets
 from mrcnn.structures import DetectionBatch, SampledRois, Targets
 
@@ -54,12 +56,21 @@ class MaskHead(nn.Module):
     def forward(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Mask logits (N, R, M, M) of boxes (N, R, 4) for their labels (N, R), -1 in padding."""
         x = self.pooler(features, boxes, labels >= 0)
-        for conv in self.convs:
-            x = F.relu(conv(x), inplace=True)
-        x = F.relu(self.upsample(x), inplace=True)
-        logits: Tensor = self.mask_logits(x)  # (N * R, C, M, M)
-        own_class = labels.clamp(min=0).reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
-        return logits.gather(1, own_class).view(*labels.shape, *logits.shape[2:])
+        for layer in self.convs:
+            x = conv(x, layer, relu=True)
+        # A transposed convolution whose stride is its kernel is a matrix product per cell, with
+        # 2 x 2 pixels in a row of the result; they are put in their places as logits, not as maps.
+        up, last, half = self.upsample, self.mask_logits, self.pooler.size
+        assert up.bias is not None
+        assert last.bias is not None
+        cells = x.permute(0, 2, 3, 1).reshape(-1, up.in_channels)  # (N * R * M * M / 4, width)
+        x = linear(cells, up.weight.permute(2, 3, 1, 0).flatten(0, 2), up.bias.repeat(4), relu=True)
+        x = x.view(labels.numel(), 4 * half * half, up.out_channels)
+        own_class = labels.clamp(min=0).reshape(-1)
+        weight = last.weight.flatten(1)[own_class]  # (N * R, width)
+        logits = x @ weight[:, :, None] + last.bias[own_class][:, None, None]
+        logits = logits.view(*labels.shape, half, half, 2, 2).transpose(3, 4)
+        return logits.reshape(*labels.shape, 2 * half, 2 * half)
 
     def losses(
         self, features: dict[str, Tensor], rois: SampledRois, targets: Targets
@@ -68,8 +79,11 @@ class MaskHead(nn.Module):
         positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
         boxes, labels = rois.boxes[:, :positives], rois.labels[:, :positives]
         labels = torch.where(labels < self.num_classes, labels, -1)
+        slots = max(_used_slots(labels), 1)  # one at least, so that gradients reach all weights
+        boxes, labels = boxes[:, :slots], labels[:, :slots]
+        matched = rois.matched[:, :slots]
         logits = self(features, boxes, labels)  # (N, R', M, M)
-        instance = targets.mask_index.gather(1, rois.matched[:, :positives])
+        instance = targets.mask_index.gather(1, matched)
         size = logits.shape[-1]
         wanted = mask_targets(
             targets.masks,
@@ -83,19 +97,19 @@ class MaskHead(nn.Module):
 
     def detect(self, features: dict[str, Tensor], detections: DetectionBatch) -> DetectionBatch:
         """Detections with the masks of their classes as probabilities."""
-        slots = _used_slots(detections)
+        slots = _used_slots(detections.labels)
         boxes, labels = detections.boxes[:, :slots], detections.labels[:, :slots]
         masks = self(features, boxes, labels).float().sigmoid()
         padding = detections.labels.shape[1] - slots
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, padding)))
 
 
-def _used_slots(detections: DetectionBatch) -> int:
-    """How many slots to compute masks for.
+def _used_slots(labels: Tensor) -> int:
+    """How many of the slots (N, R), which fill from the front, to compute masks for.
 
     Everywhere all of them, so that shapes stay fixed; but in eager mode on CPU, where reading a
     count costs nothing and a convolution over padding does, as many as the fullest image has.
     """
-    if detections.counts.device.type == "cpu" and not torch.compiler.is_compiling():
-        return int(detections.counts.max())
-    return detections.labels.shape[1]
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        return int((labels >= 0).sum(1).max())
+    return labels.shape[1]

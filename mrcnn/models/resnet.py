@@ -7,31 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class FrozenBatchNorm(nn.Module):
-    """Batch norm with fixed statistics and fixed affine values, as detectors fine-tune with."""
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+from mrcnn.models.layers import FrozenBatchNorm, conv
 
 
 def _group_norm(channels: int) -> nn.Module:
@@ -70,8 +49,8 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(channels_in, width, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x), inplace=True)
+        y = conv(x, self.conv1, self.bn1, relu=True)
+        return conv(y, self.conv2, self.bn2, add=_run_shortcut(self.downsample, x), relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -90,9 +69,9 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(channels_in, channels_out, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x), inplace=True)
+        y = conv(x, self.conv1, self.bn1, relu=True)
+        y = conv(y, self.conv2, self.bn2, relu=True)
+        return conv(y, self.conv3, self.bn3, add=_run_shortcut(self.downsample, x), relu=True)
 
 
 def _shortcut(
@@ -101,6 +80,10 @@ def _shortcut(
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
     return nn.Sequential(_conv(channels_in, channels_out, 1, stride), norm(channels_out))
+
+
+def _run_shortcut(shortcut: nn.Module, x: Tensor) -> Tensor:
+    return conv(x, *shortcut) if isinstance(shortcut, nn.Sequential) else x
 
 
 RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
@@ -148,7 +131,7 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(N, 3, H, W) to one map a stage, (N, channels[i], H / strides[i], W / strides[i])."""
-        x = F.relu(self.bn1(self.conv1(pixels)), inplace=True)
+        x = conv(pixels, self.conv1, self.bn1, relu=True)
         x = F.max_pool2d(x, 3, 2, 1)
         maps = []
         for stage in self.stages:

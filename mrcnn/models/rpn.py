@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrcnn.boxes import encode_boxes
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
+from mrcnn.models.layers import conv
 from mrcnn.models.losses import binary_loss, box_loss
 from mrcnn.models.sampling import draw_samples, take
 from mrcnn.numerics import Numerics
 from mrcnn.ops import match_boxes, select_proposals
+from mrcnn.ops.fused import linear
 from mrcnn.structures import Proposals, Targets
 
 POSITIVE_IOU, NEGATIVE_IOU, POSITIVE_FRACTION, NMS_IOU = 0.7, 0.3, 0.5, 0.7  # Faster R-CNN, 3.1.2
@@ -59,14 +60,27 @@ class RPN(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.objectness_logits = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
-        for conv in (self.conv, self.objectness_logits, self.deltas):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        for layer in (self.conv, self.objectness_logits, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness logits (N, A, H_l, W_l) and deltas (N, 4 A, H_l, W_l) of every level."""
-        hidden = [F.relu(self.conv(x), inplace=True) for x in features.values()]
-        return [self.objectness_logits(x) for x in hidden], [self.deltas(x) for x in hidden]
+        hidden = [conv(x, self.conv, relu=True) for x in features.values()]
+        # Both 1 x 1 convolutions in one product over the pixels: the maps are read once, and in
+        # training their gradient is written once.
+        layers = (self.objectness_logits, self.deltas)
+        weight = torch.cat([layer.weight for layer in layers]).flatten(1)
+        bias = torch.cat([layer.bias for layer in layers])  # type: ignore[misc]
+        logits, deltas = [], []
+        for x in hidden:
+            pixels = x.permute(0, 2, 3, 1)  # (N, H, W, channels)
+            both = linear(pixels.reshape(-1, x.shape[1]), weight, bias)
+            both = both.view(*pixels.shape[:3], len(bias)).permute(0, 3, 1, 2)
+            anchors = self.objectness_logits.out_channels
+            logits.append(both[:, :anchors])
+            deltas.append(both[:, anchors:])
+        return logits, deltas
 
     def propose(
         self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor, training: bool

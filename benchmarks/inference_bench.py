@@ -1,0 +1,227 @@
+"""Mask R-CNN R50-FPN from padded pixels to detections with masks: ours against torchvision's.
+
+One 800 x 1216 image in float32 (with --quick 256 x 384, 100 proposals and 10 detections), the same
+weights (see twins.py).
+Torchvision pastes its masks into the image as floats, as its model does; ours are run lengths, the
+default. Its resizing and normalising of the image, and our reading of files, are left out.
+
+Before anything is timed, both are compared with torchvision's model in float64: detections that it
+has, too (same class, corners within a pixel), must be as many, but for ties of scores that rounding
+decides, and their errors no larger than four times torchvision's own.
+
+    python benchmarks/inference_bench.py --threads 1 2
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from twins import build_twins
+
+from common import Row, Timing, about, finish, measure, parse, row
+from mrcnn.models import MaskRCNN
+from mrcnn.models.postprocess import to_detections
+from mrcnn.structures import ImageBatch
+
+PEER = "torchvision"
+STAGES = (
+    "backbone body",
+    "FPN",
+    "RPN head",
+    "proposals",
+    "box RoIAlign",
+    "box head",
+    "detections",
+    "mask RoIAlign",
+    "mask head",
+    "masks into image",
+)
+
+
+class Stopwatch:
+    """Wall and CPU seconds of each stage, without those of stages called within it."""
+
+    def __init__(self) -> None:
+        self.runs: list[dict[str, tuple[float, float]]] = []
+        self.open: list[tuple[float, float]] = []  # spent inside the calls that are running
+
+    def wrap(self, owner: Any, method: str, stage: str) -> None:
+        """Time a method of one object."""
+        setattr(owner, method, self.timed(getattr(owner, method), stage))
+
+    def timed(self, run: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def timed_run(*args: Any, **kwargs: Any) -> Any:
+            self.open.append((0.0, 0.0))
+            wall, cpu = time.perf_counter(), time.process_time()
+            result = run(*args, **kwargs)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            inner_wall, inner_cpu = self.open.pop()
+            before_wall, before_cpu = self.runs[-1].get(stage, (0.0, 0.0))
+            own = (before_wall + wall - inner_wall, before_cpu + cpu - inner_cpu)
+            self.runs[-1][stage] = own
+            if self.open:
+                outer_wall, outer_cpu = self.open.pop()
+                self.open.append((outer_wall + wall, outer_cpu + cpu))
+            return result
+
+        return timed_run
+
+    def timing(self, stage: str, repeats: int) -> Timing:
+        found = [run.get(stage, (0.0, 0.0)) for run in self.runs[-repeats:]]
+        return Timing(
+            statistics.median(wall for wall, _ in found),
+            min(wall for wall, _ in found),
+            statistics.median(cpu for _, cpu in found),
+        )
+
+
+class Ours:
+    """Our model with a stopwatch on its stages."""
+
+    def __init__(self, model: MaskRCNN, pixels: Tensor) -> None:
+        self.model, self.watch = model, Stopwatch()
+        self.size = (pixels.shape[2], pixels.shape[3])
+        self.images = ImageBatch(pixels, torch.tensor([self.size]))
+        assert model.mask_head is not None
+        for owner, method, stage in (
+            (model.backbone.body, "forward", "backbone body"),
+            (model.backbone, "merge", "FPN"),
+            (model.rpn, "forward", "RPN head"),
+            (model.rpn, "propose", "proposals"),
+            (model.box_head.pooler, "forward", "box RoIAlign"),
+            (model.box_head, "forward", "box head"),
+            (model.box_head, "detect", "detections"),
+            (model.mask_head.pooler, "forward", "mask RoIAlign"),
+            (model.mask_head, "detect", "mask head"),
+        ):
+            self.watch.wrap(owner, method, stage)
+        self.paste = self.watch.timed(to_detections, "masks into image")
+
+    @torch.inference_mode()
+    def detect(self) -> list[dict[str, Tensor]]:
+        self.watch.runs.append({})
+        found = self.batch = self.model(self.images)
+        count = slice(int(found.counts[0]))
+        return [
+            {
+                "boxes": found.boxes[0, count],
+                "scores": found.scores[0, count],
+                "labels": found.labels[0, count] + 1,
+                "masks": found.masks[0, count, None],
+            }
+        ]
+
+    @torch.inference_mode()
+    def __call__(self) -> object:
+        self.detect()
+        return self.paste(self.batch, self.images.sizes, [self.size])
+
+
+class Theirs:
+    """Torchvision's model with a stopwatch on its stages."""
+
+    def __init__(self, model: nn.Module, pixels: Tensor) -> None:
+        from torchvision.models.detection.image_list import ImageList
+
+        self.model, self.watch = model, Stopwatch()
+        self.images = ImageList(pixels, [(pixels.shape[2], pixels.shape[3])])
+        heads = model.roi_heads
+        for owner, method, stage in (
+            (model.backbone.body, "forward", "backbone body"),
+            (model.backbone.fpn, "forward", "FPN"),
+            (model.rpn.head, "forward", "RPN head"),
+            (model.rpn, "forward", "proposals"),
+            (heads.box_roi_pool, "forward", "box RoIAlign"),
+            (heads.box_head, "forward", "box head"),
+            (heads.box_predictor, "forward", "box head"),
+            (heads, "postprocess_detections", "detections"),
+            (heads.mask_roi_pool, "forward", "mask RoIAlign"),
+            (heads, "forward", "mask head"),
+            (model.transform, "postprocess", "masks into image"),
+        ):
+            self.watch.wrap(owner, method, stage)
+
+    @torch.inference_mode()
+    def detect(self) -> list[dict[str, Tensor]]:
+        self.watch.runs.append({})
+        features = self.model.backbone(self.images.tensors)
+        proposals, _ = self.model.rpn(self.images, features)
+        found: list[dict[str, Tensor]]
+        found, _ = self.model.roi_heads(features, proposals, self.images.image_sizes)
+        return found
+
+    @torch.inference_mode()
+    def __call__(self) -> object:
+        sizes = self.images.image_sizes
+        return self.model.transform.postprocess(self.detect(), sizes, sizes)
+
+
+def compare(found: dict[str, Tensor], exact: dict[str, Tensor]) -> tuple[int, dict[str, float]]:
+    """How many detections are in `exact`, too, and the largest errors of these."""
+    distance = (found["boxes"][:, None] - exact["boxes"]).abs().amax(2)
+    distance[found["labels"][:, None] != exact["labels"]] = torch.inf
+    nearest, index = distance.min(1)
+    same = nearest < 1
+    errors = {
+        name: float((found[name][same] - exact[name][index[same]]).abs().max())
+        for name in ("boxes", "scores", "masks")
+    }
+    return int(same.sum()), errors
+
+
+def check(ours: Ours, theirs: Theirs, exact: dict[str, Tensor]) -> tuple[list[str], float]:
+    """Sentences about the agreement with `exact`, and our largest error of a score.
+
+    Raises:
+        AssertionError: if it is worse than the module's docstring says.
+    """
+    total = len(exact["scores"])
+    our_count, our_errors = compare(ours.detect()[0], exact)
+    their_count, their_errors = compare(theirs.detect()[0], exact)
+    notes = [
+        f"of {total} detections of torchvision in float64, ours in float32 has {our_count}, "
+        f"torchvision in float32 {their_count}"
+    ]
+    for name, error in our_errors.items():
+        theirs_too = their_errors[name]
+        notes.append(f"largest error of {name}: ours {error:.1e}, torchvision {theirs_too:.1e}")
+        assert error <= 4 * theirs_too, notes[-1]
+    assert our_count >= their_count - max(2, total // 20), notes[0]
+    return notes, our_errors["scores"]
+
+
+def main() -> None:
+    args = parse(__doc__, repeats=5)
+    height, width = (256, 384) if args.quick else (800, 1216)
+    facts = about(args)
+    torch.set_num_threads(max(args.threads))
+    pixels = torch.randn(1, 3, height, width)
+    small = {"proposals": 100, "detections": 10} if args.quick else {}
+    our_model, their_model = build_twins(pixels, **small)
+    ours = Ours(our_model, pixels)
+    sides: dict[str, Ours | Theirs] = {"ours": ours}
+    notes: list[str] = []
+    error = None
+    if their_model is not None:
+        exact = Theirs(copy.deepcopy(their_model).double(), pixels.double()).detect()[0]
+        sides[PEER] = theirs = Theirs(their_model, pixels)
+        notes, error = check(ours, theirs, exact)
+    rows: list[Row] = []
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        times = measure(sides, args.repeats)
+        rows.append(row(f"{height} x {width} end to end", times, peer=PEER, error=error))
+        for stage in STAGES:
+            parts = {name: side.watch.timing(stage, args.repeats) for name, side in sides.items()}
+            rows.append(row(f"  {stage}", parts, peer=PEER))
+    finish(args, facts, rows, notes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""One training step of Mask R-CNN R50-FPN: ours against torchvision's.
+
+Forward, backward and a step of SGD with momentum on two 800 x 1216 images (with --quick 192 x 256)
+with 10 objects each, in float32, with the same weights (see twins.py), the same trainable layers
+and torchvision's sampling: 256 anchors and 512 RoIs an image. Masks are polygons for ours and, as
+its models require, bitmaps for torchvision; drawing those bitmaps is not timed. Both keep as many
+proposals an image, 1000; torchvision would keep 2000 in training.
+
+The learning rate is 0, so that both see the same weights at every step. The losses are printed next
+to each other: each draws its samples with random numbers of its own, so that they agree only
+roughly, and nothing is timed where their sums differ by more than half.
+
+    python benchmarks/training_bench.py --threads 2
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+from twins import CLASSES, build_twins
+
+from common import about, finish, measure, parse, row
+from mrcnn.models import MaskRCNN
+from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.structures import ImageBatch, Targets
+
+PEER = "torchvision"
+IMAGES, OBJECTS, CORNERS = 2, 10, 32
+
+
+def make_objects(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ellipses anywhere, up to half as wide and high as the image.
+
+    Returns:
+        boxes (N, G, 4), labels (N, G) and polygons (N, G, CORNERS, 2).
+    """
+    frame = torch.tensor([width, height], dtype=torch.float32)
+    size = (0.05 + 0.45 * torch.rand(IMAGES, OBJECTS, 2)) * frame
+    corner = torch.rand(IMAGES, OBJECTS, 2) * (frame - size)
+    angle = torch.arange(CORNERS) * 2 * math.pi / CORNERS
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    polygons = (corner + size / 2)[:, :, None] + size[:, :, None] / 2 * circle
+    labels = torch.randint(CLASSES, (IMAGES, OBJECTS))
+    return torch.cat([corner, corner + size], dim=2), labels, polygons
+
+
+def our_targets(
+    boxes: Tensor, labels: Tensor, polygons: Tensor, height: int, width: int
+) -> Targets:
+    count = IMAGES * OBJECTS
+    masks = InstanceMasks(
+        points=polygons.reshape(-1, 2).double(),
+        ring_start=torch.arange(count + 1) * CORNERS,
+        instance_ring=torch.arange(count + 1),
+        counts=torch.zeros(0, dtype=torch.int32),
+        instance_count=torch.zeros(count + 1, dtype=torch.int64),
+        frame=torch.tensor([[height, width]] * count),
+        transform=torch.tensor([[1.0, 1.0, 0.0, 0.0]] * count, dtype=torch.float64),
+    )
+    return Targets(boxes, labels, torch.arange(count).view(IMAGES, OBJECTS), masks)
+
+
+def their_targets(
+    boxes: Tensor, labels: Tensor, polygons: Tensor, height: int, width: int
+) -> list[dict[str, Tensor]]:
+    def bitmaps(rings: Tensor) -> Tensor:
+        flat = rings.flatten(1).tolist()
+        drawn = coco_mask.decode(coco_mask.frPyObjects(flat, height, width))
+        return torch.from_numpy(drawn).permute(2, 0, 1).contiguous()
+
+    return [
+        {"boxes": boxes[n], "labels": labels[n] + 1, "masks": bitmaps(polygons[n])}
+        for n in range(IMAGES)
+    ]
+
+
+class Step:
+    """Forward, backward, update; keeps the losses."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.train()
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(trainable, lr=0.0, momentum=0.9, weight_decay=1e-4)
+        self.losses: dict[str, Tensor] = {}
+
+    def forward(self) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def __call__(self) -> None:
+        self.losses = self.forward()
+        total = torch.stack(list(self.losses.values())).sum()
+        self.optimizer.zero_grad()
+        total.backward()
+        self.optimizer.step()
+
+
+class OurStep(Step):
+    def __init__(self, model: MaskRCNN, pixels: Tensor, targets: Targets) -> None:
+        super().__init__(model)
+        self.images = ImageBatch(pixels, torch.tensor([pixels.shape[2:]] * IMAGES))
+        self.targets = targets
+
+    def forward(self) -> dict[str, Tensor]:
+        return self.model(self.images, self.targets)
+
+
+class TheirStep(Step):
+    def __init__(self, model: nn.Module, pixels: Tensor, targets: list[dict[str, Tensor]]) -> None:
+        from torchvision.models.detection.image_list import ImageList
+
+        super().__init__(model)
+        self.images = ImageList(pixels, [(pixels.shape[2], pixels.shape[3])] * IMAGES)
+        self.targets = targets
+
+    def forward(self) -> dict[str, Tensor]:
+        features = self.model.backbone(self.images.tensors)
+        proposals, losses = self.model.rpn(self.images, features, self.targets)
+        sizes = self.images.image_sizes
+        _, of_heads = self.model.roi_heads(features, proposals, sizes, self.targets)
+        return {**losses, **of_heads}
+
+
+def main() -> None:
+    args = parse(__doc__, threads=(2,), repeats=5)
+    height, width = (192, 256) if args.quick else (800, 1216)
+    facts = about(args)
+    torch.set_num_threads(max(args.threads))
+    pixels = torch.randn(IMAGES, 3, height, width)
+    our_model, their_model = build_twins(pixels[:1])
+    objects = make_objects(height, width)
+    ours = OurStep(our_model, pixels, our_targets(*objects, height, width))
+    sides: dict[str, Step] = {"ours": ours}
+    ours()
+    notes = ["losses of ours: " + _listed(ours.losses)]
+    if their_model is not None:
+        theirs = TheirStep(their_model, pixels, their_targets(*objects, height, width))
+        sides[PEER] = theirs
+        theirs()
+        notes.append(f"losses of {PEER}: " + _listed(theirs.losses))
+        our_sum, their_sum = (sum(s.losses.values()).item() for s in (ours, theirs))
+        assert abs(our_sum - their_sum) < 0.5 * their_sum, notes
+    rows = []
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        times = measure(sides, args.repeats)
+        rows.append(row(f"step, {IMAGES} x {height} x {width}", times, peer=PEER))
+    finish(args, facts, rows, notes)
+
+
+def _listed(losses: dict[str, Tensor]) -> str:
+    names = sorted(losses)
+    return ", ".join(f"{name.removeprefix('loss_')} {losses[name].item():.3f}" for name in names)
+
+
+if __name__ == "__main__":
+    main()

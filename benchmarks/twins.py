@@ -1,0 +1,104 @@
+"""Mask R-CNN R50-FPN of ours and of torchvision with the same weights, for end-to-end benchmarks.
+
+Weights are random, from one seed. So that work flows as in a trained model, the norms of the
+backbone get random statistics that keep activations bounded, and the layers that predict are
+rescaled until their outputs over the image at hand have the standard deviations of `SPREAD`; then
+about 1000 proposals and 100 detections pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from common import torchvision
+from mrcnn.checkpoints.torchvision import convert_torchvision
+from mrcnn.config import ModelConfig
+from mrcnn.models import MaskRCNN, build
+from mrcnn.structures import ImageBatch
+
+CLASSES = 90
+SPREAD = {"objectness": 3.0, "rpn deltas": 0.2, "classes": 2.0, "deltas": 0.5, "masks": 2.0}
+
+
+def build_twins(
+    pixels: Tensor, *, proposals: int = 1000, detections: int = 100
+) -> tuple[MaskRCNN, nn.Module | None]:
+    """Our model, and torchvision's where it is installed, in evaluation mode.
+
+    Three stages of the backbone are trainable in both, and its norms are frozen.
+
+    Args:
+        pixels: (1, 3, H, W), the image to rescale the outputs for.
+        proposals, detections: of an image in inference.
+    """
+    torch.manual_seed(0)
+    config = ModelConfig(
+        class_names=tuple(f"class {i}" for i in range(CLASSES)),
+        numerics="torchvision",
+        post_nms_top_k=proposals,
+        max_detections=detections,
+    )
+    ours = build(config).eval()
+    theirs = None
+    if torchvision is not None:
+        from torchvision.models.detection import MaskRCNN as TheirMaskRCNN
+        from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+        backbone = resnet_fpn_backbone(
+            backbone_name="resnet50",
+            weights=None,
+            norm_layer=torchvision.ops.FrozenBatchNorm2d,
+            trainable_layers=3,
+        )
+        theirs = TheirMaskRCNN(
+            backbone,
+            CLASSES + 1,
+            rpn_post_nms_top_n_train=proposals,
+            rpn_post_nms_top_n_test=proposals,
+            box_detections_per_img=detections,
+        ).eval()
+    model = ours if theirs is None else theirs
+    for name in model.state_dict():
+        if name.endswith((".running_mean", ".running_var")):
+            norm = name.rpartition(".")[0]
+            _randomise(model.get_submodule(norm), last=norm.endswith("bn3"))
+    if theirs is not None:
+        ours.load_state_dict(convert_torchvision(theirs.state_dict()))
+    _rescale(ours, theirs, pixels)
+    return ours, theirs
+
+
+def _randomise(norm: nn.Module, last: bool) -> None:
+    """Statistics and affine values; small ones where a block ends, so that sums stay bounded."""
+    for name, value in norm.state_dict().items():
+        low, high = {
+            "weight": (0.1, 0.3) if last else (0.5, 1.5),
+            "running_var": (0.5, 1.5),
+        }.get(name, (-0.1, 0.1))
+        value.uniform_(low, high)
+
+
+@torch.no_grad()
+def _rescale(ours: MaskRCNN, theirs: nn.Module | None, pixels: Tensor) -> None:
+    sizes = torch.tensor([pixels.shape[2:]])
+    assert ours.mask_head is not None
+
+    def apply(name: str, values: Tensor, layer: nn.Module, twin: str) -> None:
+        factor = SPREAD[name] / values.std()
+        layer.weight.mul_(factor)
+        if theirs is not None:
+            theirs.get_submodule(twin).weight.mul_(factor)
+
+    rpn, box_head, mask_head = ours.rpn, ours.box_head, ours.mask_head
+    features = ours.backbone(pixels)
+    logits, deltas = (torch.cat([x.flatten() for x in maps]) for maps in rpn(features))
+    apply("objectness", logits, rpn.objectness_logits, "rpn.head.cls_logits")
+    apply("rpn deltas", deltas, rpn.deltas, "rpn.head.bbox_pred")
+    proposals = rpn.propose(*rpn(features), sizes, training=False)
+    classes, deltas = box_head(features, proposals.boxes, proposals.scores > -torch.inf)
+    apply("classes", classes, box_head.class_logits, "roi_heads.box_predictor.cls_score")
+    apply("deltas", deltas, box_head.deltas, "roi_heads.box_predictor.bbox_pred")
+    found = ours(ImageBatch(pixels, sizes))
+    masks = found.masks[:, : int(found.counts[0])].logit()
+    apply("masks", masks, mask_head.mask_logits, "roi_heads.mask_predictor.mask_fcn_logits")
