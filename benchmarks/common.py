@@ -30,6 +30,9 @@ ALLOCATOR = ("THP_MEM_ALLOC_ENABLE", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRE
 MIN_SECONDS = 2e-3  # a shorter case is called several times for one reading
 
 
+HEIGHT, WIDTH = 800, 1344  # of the image that boxes lie in, pixels
+
+
 @dataclass
 class Timing:
     """Seconds of one call over the repeats."""
@@ -107,6 +110,34 @@ def _seconds(run: Callable[[], object]) -> tuple[float, float]:
     wall = time.perf_counter() - wall
     cpu = time.process_time() - cpu
     return (result if isinstance(result, float) else wall), cpu
+
+
+def make_boxes(count: int) -> torch.Tensor:
+    """(count, 4) xyxy: sqrt(area) log-uniform from 16 to 600 pixels, aspect 1/2 to 2, centres
+    uniform."""
+    size = torch.exp(torch.empty(count).uniform_(2.7726, 6.3969))  # log 16 … log 600
+    aspect = torch.exp(torch.empty(count).uniform_(-0.3466, 0.3466))  # sqrt(1/2) … sqrt(2)
+    center = torch.rand(count, 2) * torch.tensor([WIDTH, HEIGHT])
+    half = torch.stack([size * aspect, size / aspect], dim=1) / 2
+    return torch.cat([center - half, center + half], dim=1)
+
+
+def backward_of(pool: Callable[..., torch.Tensor], maps: Any) -> Callable[[], float]:
+    """A side of `measure`: the seconds of the backward of `pool(maps)` alone."""
+    leaves = [m.detach().requires_grad_() for m in maps]
+    upstream: list[torch.Tensor] = []
+
+    def run() -> float:
+        out = pool(leaves)
+        if not upstream:
+            upstream.append(torch.ones_like(out))
+        start = time.perf_counter()
+        gradients = torch.autograd.grad(out, leaves, upstream[0])
+        seconds = time.perf_counter() - start
+        del gradients
+        return seconds
+
+    return run
 
 
 def copy_bandwidth() -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,12 +77,12 @@ def main() -> None:
                     boxes, scores = make_boxes(count, clustered, seed)
                     found = nms(boxes, scores, THRESHOLD)
                     kept = len(found)
-                    sides = {"ours": lambda b=boxes, s=scores: nms(b, s, THRESHOLD)}
+                    sides = {"ours": partial(nms, boxes, scores, THRESHOLD)}
                     if common.torchvision:
                         expected = peer_nms(boxes, scores, THRESHOLD)
                         if not torch.equal(found, expected):
                             raise SystemExit(f"{count} boxes, seed {seed}: other indices")
-                        sides["torchvision"] = lambda b=boxes, s=scores: peer_nms(b, s, THRESHOLD)
+                        sides["torchvision"] = partial(peer_nms, boxes, scores, THRESHOLD)
                     repeats = min(args.repeats, 3) if count == COUNTS[-1] else args.repeats
                     of_seeds.append(
                         common.row("", common.measure(sides, repeats), peer="torchvision")
@@ -90,10 +91,10 @@ def main() -> None:
                 rows.append(mean_of_seeds(of_seeds, f"{count} {kind} boxes, {kept} kept"))
         boxes, scores = make_boxes(4_000, clustered=True, seed=0)
         classes = torch.randint(CLASSES, (len(boxes),), generator=torch.Generator().manual_seed(0))
-        sides = {"ours": lambda: batched_nms(boxes, scores, classes, THRESHOLD)}
+        sides = {"ours": partial(batched_nms, boxes, scores, classes, THRESHOLD)}
         if common.torchvision:
             # Its coordinate offsets round boxes, so that a few indices may differ.
-            sides["torchvision"] = lambda: peer_batched_nms(boxes, scores, classes, THRESHOLD)
+            sides["torchvision"] = partial(peer_batched_nms, boxes, scores, classes, THRESHOLD)
         rows.append(
             common.row(
                 f"batched: 4000 boxes of {CLASSES} classes",

@@ -22,6 +22,13 @@ STABLE_TORCH_LIBRARY(mrcnn, m) {
       "float canonical_size, int canonical_level) -> Tensor[]");
 
   m.def(
+      "roi_pool(Tensor features, Tensor boxes, Tensor image_index, float scale, int bins_h, "
+      "int bins_w) -> (Tensor, Tensor)");
+  m.def(
+      "roi_pool_backward(Tensor grad, Tensor argmax, Tensor image_index, int images, int height, "
+      "int width) -> Tensor");
+
+  m.def(
       "nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, int max_keep) "
       "-> (Tensor, Tensor)");
 

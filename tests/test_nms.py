@@ -51,6 +51,7 @@ CASES = {  # boxes, scores, threshold, kept
         [[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]], [-0.5, 0.0, -0.1], 0.5, [1, 2, 0],
     ),
     "-0 ties with 0": ([[0, 0, 9, 9], [0, 0, 9, 9]], [-0.0, 0.0], 0.5, [0]),
+    "denormal areas": ([[0, 0, 1e-22, 1e-22]] * 2, [1.0, 0.5], 0.95, [0]),
     "areas beyond half precision": (
         [[0, 0, 1000, 1000], [0, 0, 1000, 400]], [0.9, 0.8], 0.5, [0, 1],
     ),
@@ -169,6 +170,37 @@ def test_many_boxes():
     kept, counts = segmented_nms(boxes[None], torch.rand(1, side**2), ONE_GROUP, 0.5, 300)
     assert counts.tolist() == [300]
     assert len(set(kept[0].tolist())) == 300
+
+
+def greedy(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
+    """The definition, row by row of the matrix of all pairs."""
+    order = scores.argsort(descending=True, stable=True)
+    rival = (reference.pairwise_iou(boxes, boxes) > threshold) & (groups[:, None] == groups)
+    alive, kept = torch.ones(len(boxes), dtype=torch.bool), []
+    for i in order.tolist():
+        if alive[i]:
+            kept.append(i)
+            alive &= ~rival[i]
+    return kept
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 0.95, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e6, 1e-22], ids=str)
+def test_more_boxes_than_a_chain_holds(threshold, scale):
+    """Sides from 1 to 3000, pairs of near twins, so that suppressors lie in other strips, too."""
+    generator = torch.Generator().manual_seed(0)
+    count = 2400
+    side = torch.exp(torch.rand(count, 2, generator=generator) * 8)
+    low = torch.rand(count, 2, generator=generator) * 20_000 - 10_000
+    boxes = torch.cat([low, low + side], dim=1)
+    twins = boxes + torch.randn(count, 4, generator=generator) * side.repeat(1, 2) * 0.05
+    boxes = torch.cat([boxes, twins]) * scale
+    boxes[::100, 2] = boxes[::100, 0]  # without area
+    scores = torch.rand(2 * count, generator=generator)
+    groups = (torch.arange(2 * count) % 17 == 0).long()
+    expected = greedy(boxes, scores, groups, threshold)
+    assert (groups[expected] == 0).sum() > 1100
+    assert batched_nms(boxes, scores, groups, threshold).tolist() == expected
 
 
 @pytest.mark.slow

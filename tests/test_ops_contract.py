@@ -13,6 +13,7 @@ from mrcnn.ops import (
     multiscale_roi_align,
     nms,
     roi_align,
+    roi_pool,
     segmented_nms,
     select_detections,
     select_proposals,
@@ -26,6 +27,7 @@ FACES = {
         multiscale_roi_align,
         nms,
         roi_align,
+        roi_pool,
         segmented_nms,
         select_detections,
         select_proposals,
@@ -44,6 +46,11 @@ def arguments(face: str, count: int = 3, dtype: torch.dtype = torch.float32) -> 
             "boxes": torch.cat([torch.arange(count)[:, None] % 2, boxes], dim=1),
             "output_size": (2, 3),
             "aligned": True,
+        },
+        "roi_pool": lambda: {
+            "input": rand(2, 3, 9, 8).to(dtype),
+            "boxes": torch.cat([torch.arange(count)[:, None] % 2, boxes], dim=1),
+            "output_size": (2, 3),
         },
         "multiscale_roi_align": lambda: {
             "features": [rand(2, 3, 8, 8).to(dtype), rand(2, 3, 4, 5).to(dtype)],
@@ -105,6 +112,8 @@ def positional(face: str, **options) -> tuple:
     if face == "multiscale_roi_align":
         tail = (a["scales"], *a["size"], 0, True, a["canonical_size"], 1)
         return (a["features"], a["boxes"], a["image_index"], *tail)
+    if face == "roi_pool":
+        return (a["input"], a["boxes"][:, 1:], a["boxes"][:, 0].long(), 1.0, *a["output_size"])
     if face == "select_detections":
         a["delta_weights"] = list(a["delta_weights"])
     return tuple(a.values())
@@ -112,6 +121,7 @@ def positional(face: str, **options) -> tuple:
 
 OPS = {
     "roi_align": (torch.ops.mrcnn.roi_align.default, "multiscale_roi_align"),
+    "roi_pool": (torch.ops.mrcnn.roi_pool.default, "roi_pool"),
     "nms": (torch.ops.mrcnn.nms.default, "segmented_nms"),
     "select_proposals": (torch.ops.mrcnn.select_proposals.default, "select_proposals"),
     "select_detections": (torch.ops.mrcnn.select_detections.default, "select_detections"),
@@ -143,6 +153,17 @@ def test_registration_of_roi_align_backward(count):
         torch.ops.mrcnn.roi_align_backward.default,
         (grad, features, boxes, image_index, scales, *rest),
     )
+
+
+@pytest.mark.parametrize("count", [3, 0], ids=["some", "none"])
+def test_registration_of_roi_pool_with_gradient(count):
+    features, boxes, image_index, *rest = positional("roi_pool", count=count)
+    opcheck(
+        torch.ops.mrcnn.roi_pool.default, (features.requires_grad_(), boxes, image_index, *rest)
+    )
+    pooled, argmax = torch.ops.mrcnn.roi_pool(features, boxes, image_index, *rest)
+    grad = torch.randn(pooled.shape, requires_grad=True)
+    opcheck(torch.ops.mrcnn.roi_pool_backward.default, (grad, argmax, image_index, 2, 9, 8))
 
 
 def layout(results) -> list[tuple]:
@@ -188,7 +209,7 @@ def test_gradient_compiles_without_a_break():
 
 def changed(argument: str, change):
     """Replaces one argument by what `change` makes of it."""
-    return lambda given: {**given, argument: change(given[argument])}
+    return lambda given: {**given, argument: change(given.get(argument))}
 
 
 META = "must be on the device of"
@@ -219,6 +240,30 @@ WRONG = {  # face, what is wrong: change of the arguments, error, message
     ),
     ("roi_align", "no bins"): (
         changed("output_size", lambda _: 0), ValueError, r"rows must be at least 1, got 0",
+    ),
+    ("roi_align", "too many samples"): (
+        changed("sampling_ratio", lambda _: 1025), ValueError,
+        r"sampling_ratio must be at most 1024, got 1025",
+    ),
+    ("roi_pool", "boxes without index"): (
+        changed("boxes", lambda x: x[:, 1:]), ValueError,
+        r"roi_pool: boxes must have shape \(K, 5\), got \(3, 4\)",
+    ),
+    ("roi_pool", "integer features"): (
+        changed("input", lambda x: x.long()), TypeError,
+        r"roi_pool: input must be float32 or float64 or float16 or bfloat16, got int64",
+    ),
+    ("roi_pool", "boxes elsewhere"): (
+        changed("boxes", lambda x: x.to("meta")), ValueError,
+        rf"roi_pool: boxes {META} input, cpu, got meta",
+    ),
+    ("roi_pool", "no bins"): (
+        changed("output_size", lambda _: (0, 2)), ValueError,
+        r"roi_pool: rows must be at least 1, got 0",
+    ),
+    ("multiscale_roi_align", "a level beyond sense"): (
+        changed("canonical_level", lambda _: -(2**63)), ValueError,
+        r"canonical_level must lie in \[-64, 64\], got -9223372036854775808",
     ),
     ("multiscale_roi_align", "no levels"): (
         changed("features", lambda _: []), ValueError, r"scales must hold one number for each of 0",

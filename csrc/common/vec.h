@@ -4,6 +4,8 @@
 typedef float FloatVec __attribute__((vector_size(VEC_BYTES)));
 typedef double DoubleVec __attribute__((vector_size(VEC_BYTES)));
 typedef uint32_t WordVec __attribute__((vector_size(VEC_BYTES)));
+typedef int32_t FloatIndexVec __attribute__((vector_size(VEC_BYTES)));
+typedef int64_t DoubleIndexVec __attribute__((vector_size(VEC_BYTES)));
 typedef uint16_t HalfWordVec __attribute__((vector_size(VEC_BYTES / 2)));
 
 // The vector in which sums of A (float, double) are kept.
@@ -90,25 +92,24 @@ inline V larger(const V& a, const V& b) {
   return a > b ? a : b;
 }
 
-inline bool any_greater(const FloatVec& a, const FloatVec& b) {
+// Whether any lane of a comparison holds.
+inline bool any(const FloatIndexVec& mask) {
 #if VEC_BYTES == 64
-  return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_GT_OQ) != 0;
+  return _mm512_movepi32_mask(__m512i(mask)) != 0;
 #elif VEC_BYTES == 32
-  return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_GT_OQ)) != 0;
+  return _mm256_movemask_ps(__m256(mask)) != 0;
 #else
-  const auto greater = a > b;
-  return greater[0] | greater[1] | greater[2] | greater[3];
+  return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
 #endif
 }
 
-inline bool any_greater(const DoubleVec& a, const DoubleVec& b) {
+inline bool any(const DoubleIndexVec& mask) {
 #if VEC_BYTES == 64
-  return _mm512_cmp_pd_mask(__m512d(a), __m512d(b), _CMP_GT_OQ) != 0;
+  return _mm512_movepi64_mask(__m512i(mask)) != 0;
 #elif VEC_BYTES == 32
-  return _mm256_movemask_pd(_mm256_cmp_pd(__m256d(a), __m256d(b), _CMP_GT_OQ)) != 0;
+  return _mm256_movemask_pd(__m256d(mask)) != 0;
 #else
-  const auto greater = a > b;
-  return greater[0] | greater[1];
+  return (mask[0] | mask[1]) != 0;
 #endif
 }
 

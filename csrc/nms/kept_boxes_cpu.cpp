@@ -13,7 +13,8 @@ namespace mrcnn {
 namespace {
 
 constexpr int32_t kLongChain = 64;  // blocks; beyond, strips are faster
-constexpr double kLimit = 1e15;     // of strips, far beyond any image
+constexpr int64_t kTiny = std::numeric_limits<int64_t>::min();
+constexpr double kLimit = 1e15;  // of strips, far beyond any image
 
 int64_t to_strip(double position) {
   return int64_t(std::floor(std::clamp(position, -kLimit, kLimit)));
@@ -67,6 +68,7 @@ void KeptBoxes<T>::find_heads(const Box<T>& box, int64_t group) {
     if (head >= 0) heads_.push_back(head);
   };
   if (!in_strips_) return add_head(0, 0);
+  add_head(kTiny, 0);
   const double width = box.x2 - box.x1, left = box.x1;
   const int64_t own = class_of(box);
   for (const int64_t width_class : {own, own - 1, own + 1}) {
@@ -80,7 +82,9 @@ void KeptBoxes<T>::find_heads(const Box<T>& box, int64_t group) {
 template <typename T>
 void KeptBoxes<T>::insert(const Box<T>& box, int64_t group) {
   int64_t width_class = 0, strip = 0;
-  if (in_strips_) {
+  if (in_strips_ && area(box) < std::numeric_limits<T>::min()) {
+    width_class = kTiny;  // the rounding of a denormal area can hide any ratio of widths
+  } else if (in_strips_) {
     width_class = class_of(box);
     strip = to_strip(double(box.x1) / strip_width(width_class));
   }

@@ -18,8 +18,7 @@ bool overlaps_any(const KeptBlock<T>* blocks, const int32_t* heads, int64_t chai
         const V height = smaller(load(kept.y2 + i), y2) - larger(load(kept.y1 + i), y1);
         const V overlap = larger(width, zero) * larger(height, zero);
         const V total = load(kept.area + i) + box_area - overlap;
-        if (any_greater(overlap, enough * total) && any_greater(overlap / total, threshold - zero))
-          return true;
+        if (any(overlap >= enough * total) && any(overlap / total > threshold - zero)) return true;
       }
     }
   return false;

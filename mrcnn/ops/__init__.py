@@ -6,6 +6,7 @@ from mrcnn.ops.match_boxes import match_boxes
 from mrcnn.ops.nms import batched_nms, nms, segmented_nms
 from mrcnn.ops.paste_masks import paste_masks, paste_masks_rle
 from mrcnn.ops.roi_align import multiscale_roi_align, roi_align
+from mrcnn.ops.roi_pool import roi_pool
 from mrcnn.ops.selection import select_detections, select_proposals
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "paste_masks",
     "paste_masks_rle",
     "roi_align",
+    "roi_pool",
     "segmented_nms",
     "select_detections",
     "select_proposals",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 MAX_SAMPLES_PER_BIN = 1024  # of adaptive sampling, along one axis
+MAX_CELL = 2**30  # RoIPool takes cells further away as this one
 MAX_LOG_GROWTH = math.log(1000 / 16)
 
 
@@ -81,6 +82,45 @@ def averaging_matrix(
     distance = position.clamp(0, max(cells - 1, 0))[..., None] - torch.arange(cells)
     weight = (1 - distance.abs()).clamp(min=0) * inside[..., None]  # (bins, samples, cells)
     return weight.mean(dim=1)
+
+
+def roi_pool(
+    features: Tensor,
+    boxes: Tensor,
+    image_index: Tensor,
+    *,
+    scale: float,
+    size: tuple[int, int],
+) -> Tensor:
+    """As `roi_pool`. Cells are found in float32 (float64 for float64 maps), as in torchvision: a
+    rounding decides whether a bin touches one more cell."""
+    maps = features.double()
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    pooled = maps.new_zeros((len(boxes), maps.shape[1], *size))
+    for k, (box, image) in enumerate(zip(boxes.to(dtype), image_index.tolist(), strict=True)):
+        if image < 0 or not box.isfinite().all():
+            continue
+        # Rounded as in C, halves away from zero.
+        cells = (box * scale).abs().add(0.5).floor().copysign(box * scale)
+        x1, y1, x2, y2 = cells.clamp(-MAX_CELL, MAX_CELL).long().tolist()
+        rows = touched_cells(y1, y2, size[0], maps.shape[2], dtype)
+        columns = touched_cells(x1, x2, size[1], maps.shape[3], dtype)
+        for by, (top, bottom) in enumerate(rows):
+            for bx, (left, right) in enumerate(columns):
+                values = maps[image, :, top:bottom, left:right].flatten(1)
+                if values.shape[1]:
+                    pooled[k, :, by, bx] = values.max(dim=1).values
+    return pooled
+
+
+def touched_cells(
+    first: int, last: int, bins: int, cells: int, dtype: torch.dtype
+) -> list[list[int]]:
+    """One axis of RoIPool: the cells of each bin, from the first up to the second number."""
+    bin_size = torch.tensor(max(last - first + 1, 1), dtype=dtype) / bins
+    begin = (torch.arange(bins, dtype=dtype) * bin_size).floor().long() + first
+    end = (torch.arange(1, bins + 1, dtype=dtype) * bin_size).ceil().long() + first
+    return torch.stack([begin, end], dim=1).clamp(0, cells).tolist()
 
 
 def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:

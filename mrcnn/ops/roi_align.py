@@ -22,6 +22,8 @@ from mrcnn.ops.check import (
 
 # FPN, equation 1: a box of ImageNet's crop size is pooled from P4, the map of stride 16.
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
+MAX_SAMPLING_RATIO = 1024  # adaptive sampling is limited to the same number
+MAX_LEVEL = 64  # of canonical_level, either way
 
 
 def roi_align(
@@ -45,8 +47,8 @@ def roi_align(
             the frame that `spatial_scale` maps to the map.
         output_size: bins, one number or (rows, columns).
         spatial_scale: cells of the map per unit of the boxes, 1 / stride.
-        sampling_ratio: samples per bin and axis; 0 or less takes one per cell, rounded up, at most
-            1024.
+        sampling_ratio: samples per bin and axis, at most 1024; 0 or less takes one per cell,
+            rounded up, within the same limit.
         aligned: shift boxes by half a cell, so that cell centres lie at + 0.5.
     Returns:
         (K, C, rows, columns) in the dtype of `input`, channels_last.
@@ -54,31 +56,7 @@ def roi_align(
         ValueError: if a shape, the device or an image index does not fit.
         TypeError: if a dtype does not fit.
     """
-    check_shape("roi_align", "input", input, ("N", "C", "H", "W"))
-    if isinstance(boxes, Tensor):
-        check_shape("roi_align", "boxes", boxes, ("K", 5))
-        image_index, corners = boxes[:, 0].long(), boxes[:, 1:]
-    else:
-        if len(boxes) != input.shape[0]:
-            raise ValueError(
-                f"roi_align: boxes must be a list of {input.shape[0]} tensors, one an image, "
-                f"got {len(boxes)}"
-            )
-        for of_image in boxes:
-            check_shape("roi_align", "boxes of an image", of_image, ("K", 4))
-        corners = torch.cat(list(boxes))
-        image_index = torch.cat(
-            [torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)]
-        )
-    # Fake tensors, a subclass, have no values to read.
-    readable = type(image_index) is Tensor and image_index.device.type == "cpu"
-    if readable and not torch.compiler.is_compiling() and len(image_index):
-        low, high = int(image_index.min()), int(image_index.max())
-        if low < 0 or high >= input.shape[0]:
-            raise ValueError(
-                f"roi_align: image index must lie in [0, {input.shape[0]}), "
-                f"got {low if low < 0 else high}"
-            )
+    corners, image_index = rois_of("roi_align", input, boxes)
     rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
     return multiscale_roi_align(
         [input],
@@ -89,6 +67,37 @@ def roi_align(
         sampling_ratio=sampling_ratio,
         aligned=aligned,
     )
+
+
+def rois_of(op: str, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The boxes (K, 4) and image indices (K,) of an op with torchvision's arguments."""
+    check_shape(op, "input", input, ("N", "C", "H", "W"))
+    if isinstance(boxes, Tensor):
+        check_shape(op, "boxes", boxes, ("K", 5))
+        image_index, corners = boxes[:, 0].long(), boxes[:, 1:]
+    else:
+        if len(boxes) != input.shape[0]:
+            raise ValueError(
+                f"{op}: boxes must be a list of {input.shape[0]} tensors, one an image, "
+                f"got {len(boxes)}"
+            )
+        for of_image in boxes:
+            check_shape(op, "boxes of an image", of_image, ("K", 4))
+        corners = torch.cat(list(boxes)) if boxes else input.new_empty((0, 4))
+        counts = torch.tensor([len(b) for b in boxes], device=corners.device)
+        image_index = torch.arange(len(boxes), device=corners.device).repeat_interleave(
+            counts, output_size=len(corners)
+        )
+    # Fake tensors, a subclass, have no values to read.
+    readable = type(image_index) is Tensor and image_index.device.type == "cpu"
+    if readable and not torch.compiler.is_compiling() and len(image_index):
+        low, high = int(image_index.min()), int(image_index.max())
+        if low < 0 or high >= input.shape[0]:
+            raise ValueError(
+                f"{op}: image index must lie in [0, {input.shape[0]}), "
+                f"got {low if low < 0 else high}"
+            )
+    return corners, image_index
 
 
 def multiscale_roi_align(
@@ -144,6 +153,14 @@ def multiscale_roi_align(
     levels = {f"features[{level}]": feature for level, feature in enumerate(features)}
     check_same_device(op, **levels, boxes=boxes, image_index=image_index)
     check_at_least(op, 1, rows=size[0], columns=size[1])
+    if sampling_ratio > MAX_SAMPLING_RATIO:
+        raise ValueError(
+            f"{op}: sampling_ratio must be at most {MAX_SAMPLING_RATIO}, got {sampling_ratio}"
+        )
+    if abs(canonical_level) > MAX_LEVEL:
+        raise ValueError(
+            f"{op}: canonical_level must lie in [-{MAX_LEVEL}, {MAX_LEVEL}], got {canonical_level}"
+        )
     pooled: Tensor = torch.ops.mrcnn.roi_align(
         list(features),
         boxes,

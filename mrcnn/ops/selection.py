@@ -79,7 +79,7 @@ def select_proposals(
     boxes, scores = torch.ops.mrcnn.select_proposals(
         [level.detach() for level in logits],
         [level.detach() for level in deltas],
-        cell_anchors,
+        cell_anchors.detach(),
         list(strides),
         sizes,
         pre_nms_top_k,
@@ -153,7 +153,7 @@ def select_detections(
     out_boxes, out_scores, labels, roi, counts = torch.ops.mrcnn.select_detections(
         scores.detach(),
         deltas.detach(),
-        boxes,
+        boxes.detach(),
         valid,
         sizes,
         list(delta_weights),

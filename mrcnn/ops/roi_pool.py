@@ -1,0 +1,107 @@
+"""RoIPool: the largest features of a box on a grid of bins (Fast R-CNN, section 2.1).
+
+N images, C channels, K boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrcnn.ops import library  # noqa: F401  registers the ops
+from mrcnn.ops.check import FLOATING, check_at_least, check_dtype, check_same_device
+from mrcnn.ops.roi_align import rois_of
+
+
+def roi_pool(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+) -> Tensor:
+    """Pool the features of each box from one map; as `torchvision.ops.roi_pool`.
+
+    Boxes are rounded to whole cells, last cell included. A bin without cells pools to zero, and so
+    does a box with NaN or infinity. NaN features never win; a bin that holds nothing else, or only
+    -inf, pools to -inf without gradient. Gradients flow to `input` only, to the first of equal
+    cells, and are the same bits for any number of threads.
+
+    Args:
+        input: (N, C, H, W), any floating dtype; channels_last is used without a copy.
+        boxes: (K, 5) as (image index, x1, y1, x2, y2), or a list of N tensors (K_i, 4) xyxy, in
+            the frame that `spatial_scale` maps to the map.
+        output_size: bins, one number or (rows, columns).
+        spatial_scale: cells of the map per unit of the boxes, 1 / stride.
+    Returns:
+        (K, C, rows, columns) in the dtype of `input`, channels_last.
+    Raises:
+        ValueError: if a shape, the device or an image index does not fit.
+        TypeError: if a dtype does not fit.
+    """
+    corners, image_index = rois_of("roi_pool", input, boxes)
+    check_dtype("roi_pool", "input", input, FLOATING)
+    check_dtype("roi_pool", "boxes", corners, FLOATING)
+    check_same_device("roi_pool", input=input, boxes=corners)
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    check_at_least("roi_pool", 1, rows=rows, columns=columns)
+    pooled: Tensor = torch.ops.mrcnn.roi_pool(
+        input, corners, image_index, spatial_scale, rows, columns
+    )[0]
+    return pooled
+
+
+@torch.library.register_fake("mrcnn::roi_pool")
+def _(features, boxes, image_index, scale, bins_h, bins_w):  # type: ignore[no-untyped-def]
+    shape = (boxes.shape[0], features.shape[1], bins_h, bins_w)
+    options = {"device": features.device, "memory_format": torch.channels_last}
+    return (
+        torch.empty(shape, dtype=features.dtype, **options),
+        torch.empty(shape, dtype=torch.int32, **options),
+    )
+
+
+@torch.library.register_fake("mrcnn::roi_pool_backward")
+def _(grad, argmax, image_index, images, height, width):  # type: ignore[no-untyped-def]
+    return torch.empty(
+        (images, grad.shape[1], height, width),
+        dtype=grad.dtype,
+        device=grad.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    features, _, image_index, *_ = inputs
+    _, argmax = output
+    ctx.mark_non_differentiable(argmax)
+    ctx.save_for_backward(argmax, image_index)
+    ctx.map = features.shape[0], *features.shape[2:]
+
+
+def _backward(ctx: Any, grad: Tensor, _: None) -> tuple[Any, ...]:
+    return torch.ops.mrcnn.roi_pool_backward(grad, *ctx.saved_tensors, *ctx.map), *[None] * 5
+
+
+torch.library.register_autograd("mrcnn::roi_pool", _backward, setup_context=_setup_context)
+
+
+def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, argmax, image_index, *_ = inputs
+    ctx.save_for_backward(argmax, image_index)
+
+
+def _double_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    # The backward is linear: its derivative reads the map where the largest values were.
+    argmax, image_index = ctx.saved_tensors
+    channels = torch.arange(grad.shape[1], device=grad.device)[None, :, None, None]
+    flat = grad.flatten(2)[image_index.clamp(min=0)[:, None, None, None], channels, argmax.long()]
+    used = (argmax >= 0) & (image_index >= 0)[:, None, None, None]
+    return torch.where(used, flat, 0.0), *[None] * 5
+
+
+torch.library.register_autograd(
+    "mrcnn::roi_pool_backward", _double_backward, setup_context=_backward_setup_context
+)
