@@ -139,6 +139,12 @@ def draw_pyramid(draw: Draw) -> Drawn:
     if rois and draw.chance(0.05):
         image_index[draw.random.randrange(rois)] = draw.pick(images, -2, 10**6, -(2**63), 2**63 - 1)
         wrong = "image_index"
+    sampling_ratio = draw.pick(0, 0, -1, 1, 2, 2, 3, 17, 1024 if rois < 4 else 2)
+    canonical_level = draw.pick(0, 1, 2, 3, -3, 40)
+    if wrong is None and draw.chance(0.02):
+        sampling_ratio, wrong = draw.pick(1025, 2**62), "sampling_ratio"
+    elif wrong is None and draw.chance(0.02):
+        canonical_level, wrong = draw.pick(65, 2**62, -(2**63)), "canonical_level"
     box_dtype = torch.float64 if dtype == torch.float64 else draw.pick(torch.float32, torch.float64)
     return {
         "features": features,
@@ -146,28 +152,29 @@ def draw_pyramid(draw: Draw) -> Drawn:
         "image_index": draw.laid_out(image_index),
         "scales": scales,
         "size": size,
-        "sampling_ratio": draw.pick(0, 0, -1, 1, 2, 2, 3, 17, 2000 if rois < 4 else 2),
+        "sampling_ratio": sampling_ratio,
         "aligned": draw.chance(0.5),
         "canonical_size": extent * draw.pick(0.01, 0.1, 0.3, 1.0, 1e10, 1e-10),
-        "canonical_level": draw.pick(0, 1, 2, 3, -3, 40),
+        "canonical_level": canonical_level,
     }, wrong
 
 
 def draw_map_and_boxes(draw: Draw) -> Drawn:
     """Arguments of `roi_align`."""
-    given, _ = draw_pyramid(draw)
+    given, wrong = draw_pyramid(draw)
+    wrong = "sampling_ratio" if wrong == "sampling_ratio" else None
     feature = given["features"][0]
     images, rois = feature.shape[0], len(given["boxes"])
-    corners, wrong = given["boxes"], None
+    corners = given["boxes"]
     index = given["image_index"].clamp(0, max(images - 1, 0))
     if images == 0:
         corners, index, rois = corners[:0], index[:0], 0
-    if rois and draw.chance(0.05):
+    if rois and wrong is None and draw.chance(0.05):
         index = index.clone()
         index[0] = draw.pick(images, -1, 10**6)
         wrong = "image index"
     boxes: Any = torch.cat([index[:, None].to(corners.dtype), corners], dim=1)
-    if images and wrong is None and draw.chance(0.3):
+    if wrong in (None, "sampling_ratio") and draw.chance(0.3):
         boxes = [draw.laid_out(corners[index == image]) for image in range(images)]
     return {
         "input": feature,
@@ -177,6 +184,13 @@ def draw_map_and_boxes(draw: Draw) -> Drawn:
         "sampling_ratio": given["sampling_ratio"],
         "aligned": given["aligned"],
     }, wrong
+
+
+def draw_map_boxes_and_bins(draw: Draw) -> Drawn:
+    """Arguments of `roi_pool`."""
+    given, wrong = draw_map_and_boxes(draw)
+    del given["sampling_ratio"], given["aligned"]
+    return given, None if wrong == "sampling_ratio" else wrong
 
 
 def draw_scores(draw: Draw, *shape: int) -> Tensor:

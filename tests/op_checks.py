@@ -26,6 +26,7 @@ from op_calls import (
     draw_head_rows,
     draw_instances,
     draw_map_and_boxes,
+    draw_map_boxes_and_bins,
     draw_pasted,
     draw_pyramid,
     draw_segments,
@@ -240,24 +241,62 @@ def axis_certainty(
 
 def check_roi_align_of_one_map(given: Arguments, pooled: Tensor) -> float:
     """Arguments of `roi_align`."""
-    boxes, size = given["boxes"], given["output_size"]
-    if isinstance(boxes, Tensor):
-        index, corners = boxes[:, 0].long(), boxes[:, 1:]
-    else:
-        corners = torch.cat(boxes)
-        index = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes]))
+    corners, index, size = plain_rois(given)
     pyramid = {
         "features": [given["input"]],
         "boxes": corners,
         "image_index": index,
         "scales": [given["spatial_scale"]],
-        "size": (size, size) if isinstance(size, int) else size,
+        "size": size,
         "sampling_ratio": given["sampling_ratio"],
         "aligned": given["aligned"],
         "canonical_size": 224.0,
         "canonical_level": 2,
     }
     return check_roi_align(pyramid, pooled)
+
+
+def plain_rois(given: Arguments) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Boxes (K, 4), image indices (K,) and bins of an op with torchvision's arguments."""
+    boxes, size = given["boxes"], given["output_size"]
+    size = (size, size) if isinstance(size, int) else size
+    if isinstance(boxes, Tensor):
+        return boxes[:, 1:], boxes[:, 0].long(), size
+    index = [i for i, of_image in enumerate(boxes) for _ in of_image]
+    corners = torch.cat([torch.zeros(0, 4), *boxes])
+    return corners, torch.tensor(index, dtype=torch.int64), size
+
+
+def check_roi_pool(given: Arguments, pooled: Tensor) -> float:
+    """Values exactly; gradients as sums of so many terms round."""
+    corners, index, size = plain_rois(given)
+    feature = given["input"]
+    seen = feature.detach().double().nan_to_num(-math.inf, math.inf, -math.inf).requires_grad_()
+    expected = reference.roi_pool(
+        seen.to(torch.promote_types(feature.dtype, torch.float32)),
+        corners,
+        index,
+        scale=given["spatial_scale"],
+        size=size,
+    )
+    assert pooled.dtype == feature.dtype
+    assert_close(pooled.double(), expected.double(), rtol=0, atol=0)
+    if feature.requires_grad:
+        upstream = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(0))
+        upstream = upstream.to(pooled.dtype)
+        (actual,) = torch.autograd.grad(pooled, feature, upstream)
+        winners = expected > -math.inf
+        counts = upstream.double() * winners
+        loss = (expected.where(winners, 0) * counts).sum() + seen.where(seen.isfinite(), 0).sum() * 0
+        (right,) = torch.autograd.grad(loss, seen)
+        once, eps = torch.finfo(pooled.dtype).eps, torch.finfo(torch.float32).eps
+        if pooled.dtype == torch.float64:
+            eps = once
+        total = counts.abs().sum((0, 2, 3))[:, None, None]  # of a channel
+        terms = len(pooled) * size[0] * size[1]
+        bound = once * right.abs() + torch.finfo(pooled.dtype).smallest_normal * once
+        assert ((actual.double() - right).abs() <= bound + eps * terms * total).all(), "gradient"
+    return 1.0
 
 
 # --- NMS and matching: exact ------------------------------------------------------------------
@@ -504,6 +543,7 @@ def check_run_lengths(given: Arguments, rles: list[dict[str, Any]]) -> float:
 OPS = {
     "roi_align": Op(ops.roi_align, draw_map_and_boxes, check_roi_align_of_one_map),
     "multiscale_roi_align": Op(ops.multiscale_roi_align, draw_pyramid, check_roi_align),
+    "roi_pool": Op(ops.roi_pool, draw_map_boxes_and_bins, check_roi_pool),
     "nms": Op(ops.nms, draw_candidates, check_nms),
     "batched_nms": Op(ops.batched_nms, draw_groups, check_nms),
     "segmented_nms": Op(ops.segmented_nms, draw_segments, check_segmented_nms),
