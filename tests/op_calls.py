@@ -190,6 +190,9 @@ def draw_map_boxes_and_bins(draw: Draw) -> Drawn:
     """Arguments of `roi_pool`."""
     given, wrong = draw_map_and_boxes(draw)
     del given["sampling_ratio"], given["aligned"]
+    if draw.large:  # the gradient of the reference takes a step for each bin
+        boxes = given["boxes"]
+        given["boxes"] = boxes[:24] if isinstance(boxes, Tensor) else [b[:12] for b in boxes]
     return given, None if wrong == "sampling_ratio" else wrong
 
 
@@ -391,7 +394,10 @@ def draw_pasted(draw: Draw) -> Drawn:
         masks = (masks * 4).round() / 4
     draw.spoil(masks, draw.pick(0, 0, 0, 0.05))
     masks = torch.where(masks.abs() < 1e30, masks.clamp(-6e4, 6e4), masks)
-    height, width = draw.random.randint(1, 60), draw.random.randint(1, 60)
+    height, width = (draw.random.randint(1, draw.pick(20, 60, 300)) for _ in range(2))
+    if draw.large:
+        height, width = 400, 650
+    extent = float(max(height, width))
     threshold, wrong = draw.pick(0.5, 0.5, 0.25, 0.7, math.inf), None
     attack = draw.random.random()
     if attack < 0.03:
@@ -400,7 +406,7 @@ def draw_pasted(draw: Draw) -> Drawn:
         threshold, wrong = draw.pick(0.0, -1.0, math.nan), "threshold"
     return {
         "masks": draw.laid_out(masks, draw.dtype()),
-        "boxes": draw.laid_out(draw.boxes(count, extent=50.0), torch.float32),
+        "boxes": draw.laid_out(draw.boxes(count, extent=extent), torch.float32),
         "height": height,
         "width": width,
         "threshold": threshold,

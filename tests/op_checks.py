@@ -35,6 +35,7 @@ from op_calls import (
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 from mrcnn import ops
 from mrcnn.ops import reference, reference_masks
@@ -69,6 +70,15 @@ class Call:
 
     def answer(self) -> Any:
         return OPS[self.op].face(**self.arguments)
+
+    def answer_and_gradients(self) -> list[Any]:
+        """The parts of the answer and, where features ask for it, their gradients."""
+        answer = tree_leaves(self.answer())
+        given = [x for x in tree_leaves(self.arguments) if isinstance(x, Tensor)]
+        if leaves := [x for x in given if x.requires_grad]:
+            upstream = torch.randn(answer[0].shape, generator=torch.Generator().manual_seed(0))
+            answer += torch.autograd.grad(answer[0], leaves, upstream.to(answer[0].dtype))
+        return answer
 
 
 def draw_call(op: str, seed: int, *, large: bool = False, sound: bool = False) -> Call:
@@ -287,7 +297,9 @@ def check_roi_pool(given: Arguments, pooled: Tensor) -> float:
         (actual,) = torch.autograd.grad(pooled, feature, upstream)
         winners = expected > -math.inf
         counts = upstream.double() * winners
-        loss = (expected.where(winners, 0) * counts).sum() + seen.where(seen.isfinite(), 0).sum() * 0
+        loss = (expected.where(winners, 0) * counts).sum() + seen.where(
+            seen.isfinite(), 0
+        ).sum() * 0
         (right,) = torch.autograd.grad(loss, seen)
         once, eps = torch.finfo(pooled.dtype).eps, torch.finfo(torch.float32).eps
         if pooled.dtype == torch.float64:

@@ -5,7 +5,6 @@ import torch
 from op_checks import OPS, draw_call, judge, judge_many
 from sanitized import build, can_build, run
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 # What a caller is warned of, as casts of complex numbers, is part of the attack.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -23,16 +22,6 @@ def test_random_calls(op):
     assert sum(answered) / len(answered) > 0.6
 
 
-def answer_and_gradients(call) -> list[Tensor]:
-    """The answer and, where features ask for it, their gradients."""
-    answer = tree_leaves(call.answer())
-    leaves = [x for x in tree_leaves(call.arguments) if isinstance(x, Tensor) and x.requires_grad]
-    if leaves:
-        upstream = torch.randn(answer[0].shape, generator=torch.Generator().manual_seed(0))
-        answer += torch.autograd.grad(answer[0], leaves, upstream.to(answer[0].dtype))
-    return answer
-
-
 def bits(answer: list[object]) -> list[object]:
     """NaN equals NaN, and -0 is not 0."""
     flat = [x.detach().reshape(-1) if isinstance(x, Tensor) else x for x in answer]
@@ -48,7 +37,7 @@ def test_any_number_of_threads_gives_the_same_bits(op, seed):
     try:
         for count in (1, 2, 3, 4):
             torch.set_num_threads(count)
-            found.append(bits(answer_and_gradients(call)))
+            found.append(bits(call.answer_and_gradients()))
     finally:
         torch.set_num_threads(threads)
     assert found[1:] == found[:1] * 3

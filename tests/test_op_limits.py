@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from op_checks import OPS, draw_call
-from test_attacks import answer_and_gradients
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
@@ -40,10 +39,10 @@ def growth(op: str, calls: int) -> int:
         if all(x.numel() for x in tree_leaves(call.arguments) if isinstance(x, Tensor))
     )
     for _ in range(WARM_UP):
-        answer_and_gradients(call)
+        call.answer_and_gradients()
     before = resident()
     for _ in range(calls):
-        answer_and_gradients(call)
+        call.answer_and_gradients()
     return resident() - before
 
 
