@@ -5,9 +5,12 @@
 #include <string>
 
 #include "build_info.h"
+#include "common/isa.h"
 
 // Read by mrcnn/ops/library.py, to tell kernels that are older than their sources.
-std::string build_info() { return MRCNN_BUILD_INFO; }
+std::string build_info() {
+  return std::string(MRCNN_BUILD_INFO) + ", " + mrcnn::isa_name() + " loops";
+}
 
 STABLE_TORCH_LIBRARY(mrcnn, m) {
   m.def("build_info() -> str");

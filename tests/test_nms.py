@@ -184,8 +184,8 @@ def greedy(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> l
     return kept
 
 
-@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 0.95, 1.0])
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e6, 1e-22], ids=str)
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-22], ids=str)
 def test_more_boxes_than_a_chain_holds(threshold, scale):
     """Sides from 1 to 3000, pairs of near twins, so that suppressors lie in other strips, too."""
     generator = torch.Generator().manual_seed(0)

@@ -35,14 +35,20 @@ inline DoubleVec load(const double* p) {
   return v;
 }
 
-// A bfloat16 is the upper half of a float.
+// A bfloat16 is the upper half of a float. (GCC splits __builtin_convertvector of this kind into
+// many instructions.)
 inline FloatVec load(const c10::BFloat16* p) {
+#if VEC_BYTES == 64
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return FloatVec(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+#elif VEC_BYTES == 32
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return FloatVec(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+#else
   HalfWordVec half;
   std::memcpy(&half, p, VEC_BYTES / 2);
-  const WordVec bits = __builtin_convertvector(half, WordVec) << 16;
-  FloatVec v;
-  std::memcpy(&v, &bits, VEC_BYTES);
-  return v;
+  return FloatVec(__builtin_convertvector(half, WordVec) << 16);
+#endif
 }
 
 inline FloatVec load(const c10::Half* p) {
@@ -64,12 +70,19 @@ inline void store(double* p, const DoubleVec& v) { std::memcpy(p, &v, VEC_BYTES)
 
 // Rounds to nearest, ties to even; NaN stays NaN.
 inline void store(c10::BFloat16* p, const FloatVec& v) {
-  WordVec bits;
-  std::memcpy(&bits, &v, VEC_BYTES);
-  const WordVec rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-  const WordVec nan = (bits >> 16) | 0x40;
-  const HalfWordVec half = __builtin_convertvector(v == v ? rounded : nan, HalfWordVec);
+  const WordVec bits = WordVec(v);
+  const WordVec rounded = bits + 0x7FFF + (bits >> 16 & 1);
+  const WordVec word = (v == v ? rounded : bits | 0x400000) >> 16;
+#if VEC_BYTES == 64
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(__m512i(word)));
+#elif VEC_BYTES == 32
+  const __m256i packed = _mm256_packus_epi32(__m256i(word), __m256i(word));  // within 128 bits
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x8)));
+#else
+  const HalfWordVec half = __builtin_convertvector(word, HalfWordVec);
   std::memcpy(p, &half, VEC_BYTES / 2);
+#endif
 }
 
 inline void store(c10::Half* p, const FloatVec& v) {

@@ -66,6 +66,10 @@ void pool(const T* map, int64_t width, int64_t channels, const AxisTaps<A>& rows
       };
     };
     int64_t c = 0;
+#if VEC_BYTES == 64
+    for (; c + 16 * kLanes<A> <= channels; c += 16 * kLanes<A>)
+      along_row(c, vectors.template operator()<16>());
+#endif
     for (; c + 8 * kLanes<A> <= channels; c += 8 * kLanes<A>)
       along_row(c, vectors.template operator()<8>());
     for (; c + 4 * kLanes<A> <= channels; c += 4 * kLanes<A>)
