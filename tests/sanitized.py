@@ -1,0 +1,110 @@
+"""Kernels built with AddressSanitizer and UBSan, and random calls run on them.
+
+python tests/sanitized.py --calls 20000 --isa avx2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPILER = os.environ.get("CXX", "c++").split()[0]
+# vptr needs the type information of PyTorch's own classes.
+FLAGS = (
+    "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=vptr -fno-sanitize-recover=all "
+    "-fno-omit-frame-pointer"
+)
+CHILD = """
+import sys
+import torch
+torch.set_num_threads(1)
+from mrcnn.ops import library
+assert library.load("mrcnn_C").__file__.startswith(sys.argv[1]), "not the sanitized kernels"
+from op_checks import judge_many
+shares = judge_many(range(int(sys.argv[2]), int(sys.argv[3])))
+print(*(f"{op}: {len(found)} answered" for op, found in shares.items()), sep="\\n")
+"""
+
+
+def runtime_library(name: str) -> Path:
+    """Where the compiler keeps a library; a relative path if it has none."""
+    command = [COMPILER, f"-print-file-name={name}"]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+
+
+def can_build() -> bool:
+    return (
+        sys.platform == "linux"
+        and shutil.which(COMPILER) is not None
+        and runtime_library("libasan.so").is_absolute()
+    )
+
+
+def build(folder: Path) -> Path:
+    """Build both libraries below `folder`; returns where they lie."""
+    libraries = folder / "lib"
+    command = [sys.executable, "setup.py", "-q", "build_ext", f"--build-lib={libraries}"]
+    done = subprocess.run(
+        [*command, f"--build-temp={folder / 'objects'}"],
+        cwd=ROOT,
+        env=os.environ | {"CFLAGS": FLAGS, "LDFLAGS": "-fsanitize=address,undefined"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    content = next(libraries.glob("mrcnn_C*")).read_bytes()
+    assert b"__asan_report_load" in content
+    assert b"__ubsan_handle" in content
+    return libraries
+
+
+def run(libraries: Path, isa: str, seeds: range) -> str:
+    """Judge one call of each op and seed in a process of its own; any report ends it."""
+    preload = " ".join(str(runtime_library(name)) for name in ("libasan.so", "libstdc++.so"))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            CHILD,
+            str(libraries),
+            str(seeds.start),
+            str(seeds.stop),
+        ],
+        cwd=libraries,
+        env=os.environ
+        | {
+            "LD_PRELOAD": preload,
+            "ASAN_OPTIONS": "detect_leaks=0",  # Python itself keeps memory to its end
+            "MRCNN_ISA": isa,
+            "PYTHONPATH": os.pathsep.join([str(libraries), str(ROOT), str(ROOT / "tests")]),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=1000, help="of each op")
+    parser.add_argument("--isa", default="avx512", help="baseline, avx2 or avx512")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(run(build(Path(folder)), args.isa, range(args.calls)), end="")
+
+
+if __name__ == "__main__":
+    main()
