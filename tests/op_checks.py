@@ -542,6 +542,13 @@ def check_paste_masks(given: Arguments, pasted: Tensor) -> float:
     return mean(finite.tolist())
 
 
+def check_packed(given: Arguments, packed: Tensor) -> float:
+    """Equal to numpy's packing of the dense masks."""
+    dense = ops.paste_masks(**given)
+    assert torch.equal(packed, torch.from_numpy(np.packbits(dense.numpy(), axis=-1)))
+    return check_paste_masks(given, dense)
+
+
 def check_run_lengths(given: Arguments, rles: list[dict[str, Any]]) -> float:
     """Equal to the encoded pixels, even where masks hold NaN."""
     dense = ops.paste_masks(**given)
@@ -564,6 +571,7 @@ OPS = {
     "match_boxes": Op(ops.match_boxes, draw_targets, check_match_boxes),
     "mask_targets": Op(ops.mask_targets, draw_instances, check_mask_targets),
     "paste_masks": Op(ops.paste_masks, draw_pasted, check_paste_masks),
+    "paste_masks_packed": Op(ops.paste_masks_packed, draw_pasted, check_packed),
     "paste_masks_rle": Op(ops.paste_masks_rle, draw_pasted, check_run_lengths),
 }
 
