@@ -22,7 +22,7 @@ SPREAD = {"objectness": 3.0, "rpn deltas": 0.2, "classes": 2.0, "deltas": 0.5, "
 
 
 def build_twins(
-    pixels: Tensor, *, proposals: int = 1000, detections: int = 100
+    pixels: Tensor, *, proposals: int = 1000, detections: int = 100, roi_samples: int = 512
 ) -> tuple[MaskRCNN, nn.Module | None]:
     """Our model, and torchvision's where it is installed, in evaluation mode.
 
@@ -30,7 +30,8 @@ def build_twins(
 
     Args:
         pixels: (1, 3, H, W), the image to rescale the outputs for.
-        proposals, detections: of an image in inference.
+        proposals, detections: of an image.
+        roi_samples: RoIs an image in training.
     """
     torch.manual_seed(0)
     config = ModelConfig(
@@ -38,6 +39,7 @@ def build_twins(
         numerics="torchvision",
         post_nms_top_k=proposals,
         max_detections=detections,
+        roi_samples=roi_samples,
     )
     ours = build(config).eval()
     theirs = None
@@ -57,6 +59,7 @@ def build_twins(
             rpn_post_nms_top_n_train=proposals,
             rpn_post_nms_top_n_test=proposals,
             box_detections_per_img=detections,
+            box_batch_size_per_image=roi_samples,
         ).eval()
     model = ours if theirs is None else theirs
     for name in model.state_dict():
