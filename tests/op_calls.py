@@ -174,7 +174,7 @@ def draw_map_and_boxes(draw: Draw) -> Drawn:
         index[0] = draw.pick(images, -1, 10**6)
         wrong = "image index"
     boxes: Any = torch.cat([index[:, None].to(corners.dtype), corners], dim=1)
-    if images and wrong in (None, "sampling_ratio") and draw.chance(0.3):
+    if wrong in (None, "sampling_ratio") and draw.chance(0.3):
         boxes = [draw.laid_out(corners[index == image]) for image in range(images)]
     return {
         "input": feature,
