@@ -83,6 +83,16 @@ struct RoiPlan {
   }
 };
 
+// The rows of a map that one of `count` workers adds to: bands in turn, so that all have work
+// wherever the RoIs lie. (Slices of channels would be simpler, but two cores that write to halves
+// of one cell steal its lines from each other.)
+struct RowShare {
+  static constexpr int64_t kBand = 8;
+  int64_t index, count;
+
+  bool has(int64_t row) const { return row / kBand % count == index; }
+};
+
 }  // namespace
 }  // namespace mrcnn
 
@@ -226,22 +236,21 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
 
     const std::vector<int64_t> order =
         order_of_rois(box_data, image_of, rois, levels, canonical_size, canonical_level);
-    // Threads own slices of channels and walk all RoIs in order: no two write to one place, and
-    // every sum is taken in the same order for any number of threads.
-    constexpr int64_t kSlice = 64;  // channels
-    const int64_t slices = (channels + kSlice - 1) / kSlice;
-    torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
+    // Threads own rows and walk all RoIs in order: no two write to one place, and every sum is
+    // taken in the same order for any number of threads.
+    const int64_t shares = torch::stable::get_num_threads();
+    torch::stable::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
       RoiPlan<A> plan;
-      const int64_t first = begin * kSlice, last = std::min(end * kSlice, channels);
-      for (const int64_t k : order) {
-        if (!plan.build(box_data + k * 4, image_of[k], levels, bins_h, bins_w, sampling_ratio,
-                        aligned, canonical_size, canonical_level))
-          continue;
-        const Level& l = levels[plan.level];
-        BY_ISA(scatter(grad_data + k * channels * bins_h * bins_w, l.width, channels, first, last,
-                       plan.rows, plan.columns,
-                       maps[plan.level] + plan.image * l.height * l.width * channels));
-      }
+      for (RowShare share{begin, shares}; share.index < end; ++share.index)
+        for (const int64_t k : order) {
+          if (!plan.build(box_data + k * 4, image_of[k], levels, bins_h, bins_w, sampling_ratio,
+                          aligned, canonical_size, canonical_level))
+            continue;
+          const Level& l = levels[plan.level];
+          BY_ISA(scatter(grad_data + k * channels * bins_h * bins_w, l.width, channels, share,
+                         plan.rows, plan.columns,
+                         maps[plan.level] + plan.image * l.height * l.width * channels));
+        }
     });
   });
   for (Tensor& map : grads) map = torch::stable::to(map, dtype);

@@ -84,20 +84,23 @@ void pool(const T* map, int64_t width, int64_t channels, const AxisTaps<A>& rows
   if (past_caches) stream_fence();
 }
 
-// The transpose of `pool` for channels [first, last): adds grad (bins_h, bins_w, channels) to map.
+// The transpose of `pool` for the rows of one share: adds grad (bins_h, bins_w, channels) to map.
 template <typename T, typename A>
-void scatter(const T* grad, int64_t width, int64_t channels, int64_t first, int64_t last,
+void scatter(const T* grad, int64_t width, int64_t channels, const RowShare& share,
              const AxisTaps<A>& rows, const AxisTaps<A>& columns, A* map) {
   for (int64_t by = 0; by < rows.bins(); ++by)
-    for (int64_t bx = 0; bx < columns.bins(); ++bx, grad += channels)
-      for (const auto& row : rows.of_bin(by))
+    for (const auto& row : rows.of_bin(by)) {
+      if (!share.has(row.cell)) continue;
+      const T* bin = grad + by * columns.bins() * channels;
+      for (int64_t bx = 0; bx < columns.bins(); ++bx, bin += channels)
         for (const auto& column : columns.of_bin(bx)) {
           A* cell = map + (row.cell * width + column.cell) * channels;
           const A weight = row.weight * column.weight;
           const Vec<A> weights = weight - Vec<A>{};
-          int64_t c = first;
-          for (; c + kLanes<A> <= last; c += kLanes<A>)
-            store(cell + c, multiply_add(weights, load(grad + c), load(cell + c)));
-          for (; c < last; ++c) cell[c] += weight * A(grad[c]);
+          int64_t c = 0;
+          for (; c + kLanes<A> <= channels; c += kLanes<A>)
+            store(cell + c, multiply_add(weights, load(bin + c), load(cell + c)));
+          for (; c < channels; ++c) cell[c] += weight * A(bin[c]);
         }
+    }
 }
