@@ -329,12 +329,9 @@ def draw_rings(draw: Draw) -> list[Tensor]:
 
 
 def draw_runs(draw: Draw, pixels: int) -> list[int]:
-    """Run lengths that fill `pixels`, some empty; now and then too many, too few or negative."""
+    """Run lengths that fill `pixels`, some empty."""
     cuts = sorted(draw.random.randint(0, pixels) for _ in range(draw.count(20)))
-    runs = [b - a for a, b in zip([0, *cuts], [*cuts, pixels], strict=True)]
-    if draw.chance(0.1):
-        runs[draw.random.randrange(len(runs))] = draw.pick(-5, 2**31 - 1, -(2**31), 0)
-    return runs
+    return [b - a for a, b in zip([0, *cuts], [*cuts, pixels], strict=True)]
 
 
 def draw_instances(draw: Draw) -> Drawn:
@@ -367,6 +364,12 @@ def draw_instances(draw: Draw) -> Drawn:
     elif attack < 0.1:
         wrong = draw.pick(*offsets)
         offsets[wrong][0] = draw.pick(-1, 2**62, -(2**63))
+    elif attack < 0.16 and any(runs):
+        part, wrong = draw.pick(*filter(None, runs)), "counts"
+        part[draw.random.randrange(len(part))] = draw.pick(-5, 2**31 - 1, -(2**31))
+    elif attack < 0.2 and any(runs):
+        broken = next(i for i, part in enumerate(runs) if part)
+        frame[broken], wrong = torch.tensor(draw.pick([2**62, 2**62], [-1, 5], [0, 0])), "frame"
     size = draw.pick(1, 7, 28, 64, 65, 128) if wrong or draw.chance(0.95) else draw.pick(0, 129, -1)
     if not 1 <= size <= 128:
         wrong = "size"

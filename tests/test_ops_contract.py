@@ -430,3 +430,21 @@ def test_wrong_arguments_are_named(face, wrong):
     change, error, message = WRONG[face, wrong]
     with pytest.raises(error, match=message):
         FACES[face](**change(arguments(face)))
+
+
+WRONG_RAW = {
+    "roi_align": lambda a: (a[0], a[1][:, :3], *a[2:]),
+    "roi_pool": lambda a: (a[0], a[1], a[2][:1], *a[3:]),
+    "nms": lambda a: (a[0], a[1][:, :1], *a[2:]),
+    "select_proposals": lambda a: (a[0], a[1][:1], *a[2:]),
+    "select_detections": lambda a: (*a[:3], a[3][:1], *a[4:]),
+    "match_boxes": lambda a: (a[0], a[1], a[2][:, :1], *a[3:]),
+}
+
+
+@pytest.mark.parametrize("op", WRONG_RAW)
+def test_ops_without_their_faces_refuse_what_they_would_misread(op):
+    """Exported graphs call the registered ops alone."""
+    overload, face = OPS[op]
+    with pytest.raises(RuntimeError, match=rf"{op}: .*(the other arguments|one entry a level)"):
+        overload(*WRONG_RAW[op](positional(face)))

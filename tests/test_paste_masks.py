@@ -272,8 +272,12 @@ WRONG = {
         ValueError,
         r".* below 2\^31, got 65536 x 32768",
     ),
-    "threshold": ({"threshold": 0.0}, ValueError, "threshold must be above 0, got 0.0"),
-    "NaN threshold": ({"threshold": NAN}, ValueError, "threshold must be above 0, got nan"),
+    "threshold": ({"threshold": 0.0}, ValueError, "threshold must be above 0 in float32, got 0.0"),
+    "NaN threshold": (
+        {"threshold": NAN},
+        ValueError,
+        "threshold must be above 0 in float32, got nan",
+    ),
 }
 
 

@@ -10,6 +10,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #ifdef __linux__
@@ -63,6 +64,19 @@ inline Tensor channels_last(const Tensor& map) {
   Tensor copy =
       new_tensor(map, {map.size(0), c, h, w}, map.scalar_type(), MemoryFormat::ChannelsLast);
   return torch::stable::copy_(copy, map);
+}
+
+// Refuses a tensor that a kernel would read out of bounds; -1 stands for any size. The faces in
+// Python say more, but exported graphs call the ops without them.
+inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> sizes,
+                        const char* what) {
+  bool fits = tensor.dim() == int64_t(sizes.size());
+  int64_t d = 0;
+  for (const int64_t size : sizes) {
+    fits = fits && (size < 0 || tensor.size(d) == size);
+    ++d;
+  }
+  STD_TORCH_CHECK(fits, what, ": the shape does not fit that of the other arguments");
 }
 
 // Calls `body` with a value of the C++ type of `dtype`.

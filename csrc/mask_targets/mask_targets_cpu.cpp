@@ -17,6 +17,24 @@ void check_offsets(const Tensor& offsets, int64_t limit, const char* name) {
   STD_TORCH_CHECK(sound, "mask_targets: masks.", name, " must rise from 0 to at most ", limit);
 }
 
+// The runs of every instance that has any fill its frame.
+void check_runs(const int32_t* counts, const int64_t* starts, const int64_t* frame,
+                int64_t instances) {
+  for (int64_t i = 0; i < instances; ++i) {
+    if (starts[i] == starts[i + 1]) continue;
+    const int64_t height = frame[2 * i], width = frame[2 * i + 1];
+    bool sound = height >= 0 && width >= 0 && (height == 0 || width <= INT32_MAX / height);
+    int64_t sum = 0;
+    for (int64_t run = starts[i]; run < starts[i + 1]; ++run) {
+      sound &= counts[run] >= 0;
+      sum += counts[run];
+    }
+    STD_TORCH_CHECK(sound && sum == height * width, "mask_targets: masks.counts of instance ", i,
+                    " must be at least 0 and sum to height * width of masks.frame, ", height, " * ",
+                    width, ", got a sum of ", sum);
+  }
+}
+
 // The closed ring at hand on the grid: corner i and the edge from it. The scratch of one thread.
 struct RingEdges {
   std::vector<int32_t> x, y;  // one more than edges: the first again
@@ -53,15 +71,23 @@ Tensor mask_targets_cpu(Tensor points, Tensor ring_start, Tensor instance_ring, 
   for (Tensor* tensor : {&points, &ring_start, &instance_ring, &counts, &instance_count, &frame,
                          &transform, &boxes, &instance})
     *tensor = torch::stable::contiguous(*tensor);
+  check_shape(points, {-1, 2}, "mask_targets: masks.points (V, 2)");
+  check_shape(ring_start, {-1}, "mask_targets: masks.ring_start (Q + 1)");
+  check_shape(counts, {-1}, "mask_targets: masks.counts (T)");
+  check_shape(frame, {-1, 2}, "mask_targets: masks.frame (I, 2)");
+  check_shape(boxes, {-1, 4}, "mask_targets: boxes (R, 4)");
+  check_shape(instance, {boxes.size(0)}, "mask_targets: instance (R)");
   const int64_t instances = frame.size(0), rois = boxes.size(0);
+  check_shape(instance_ring, {instances + 1}, "mask_targets: masks.instance_ring (I + 1)");
+  check_shape(instance_count, {instances + 1}, "mask_targets: masks.instance_count (I + 1)");
+  check_shape(transform, {instances, 4}, "mask_targets: masks.transform (I, 4)");
   STD_TORCH_CHECK(size >= 0 && size <= kMaxTargetSize, "mask_targets: size must lie in [0, ",
                   kMaxTargetSize, "], got ", size);
-  STD_TORCH_CHECK(instance_ring.size(0) == instances + 1 &&
-                      instance_count.size(0) == instances + 1 && transform.size(0) == instances,
-                  "mask_targets: masks must describe one number of instances");
   check_offsets(ring_start, points.size(0), "ring_start");
   check_offsets(instance_ring, ring_start.size(0) - 1, "instance_ring");
   check_offsets(instance_count, counts.size(0), "instance_count");
+  check_runs(counts.const_data_ptr<int32_t>(), instance_count.const_data_ptr<int64_t>(),
+             frame.const_data_ptr<int64_t>(), instances);
   const int64_t* instance_data = instance.const_data_ptr<int64_t>();
   for (int64_t r = 0; r < rois; ++r)
     STD_TORCH_CHECK(instance_data[r] >= -1 && instance_data[r] < instances,

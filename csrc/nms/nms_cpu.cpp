@@ -45,6 +45,10 @@ class Order {
 
 std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, double iou_threshold,
                                    int64_t max_keep) {
+  check_shape(boxes, {-1, -1, 4}, "nms: boxes (S, K, 4)");
+  check_shape(scores, {boxes.size(0), boxes.size(1)}, "nms: scores (S, K)");
+  check_shape(groups, {boxes.size(0), groups.numel() ? boxes.size(1) : -1}, "nms: groups (S, K)");
+  STD_TORCH_CHECK(max_keep >= 0, "nms: max_keep must be at least 0, got ", max_keep);
   const ScalarType dtype =
       boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   boxes = torch::stable::contiguous(torch::stable::to(boxes, dtype));

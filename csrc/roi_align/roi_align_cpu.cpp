@@ -113,6 +113,18 @@ void check_image_index(const int64_t* image_index, int64_t rois, int64_t images)
                     image_index[k], " for box ", k);
 }
 
+void check_arguments(const std::vector<Tensor>& features, const Tensor& boxes,
+                     const Tensor& image_index, const std::vector<double>& scales) {
+  STD_TORCH_CHECK(!features.empty() && scales.size() == features.size(),
+                  "roi_align: features and scales must have one entry a level");
+  check_shape(features[0], {-1, -1, -1, -1}, "roi_align: features (N, C, H, W)");
+  for (const Tensor& map : features)
+    check_shape(map, {features[0].size(0), features[0].size(1), -1, -1},
+                "roi_align: features (N, C, H, W)");
+  check_shape(boxes, {-1, 4}, "roi_align: boxes (K, 4)");
+  check_shape(image_index, {boxes.size(0)}, "roi_align: image_index (K)");
+}
+
 std::vector<Level> levels_of(const std::vector<Tensor>& features,
                              const std::vector<double>& scales) {
   std::vector<Level> levels;
@@ -161,6 +173,8 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
                      std::vector<double> scales, int64_t bins_h, int64_t bins_w,
                      int64_t sampling_ratio, bool aligned, double canonical_size,
                      int64_t canonical_level) {
+  check_arguments(features, boxes, image_index, scales);
+  STD_TORCH_CHECK(bins_h > 0 && bins_w > 0, "roi_align: bins must be at least 1");
   const ScalarType dtype = features[0].scalar_type();
   const int64_t rois = boxes.size(0), channels = features[0].size(1);
   const int64_t images = features[0].size(0);
@@ -210,6 +224,8 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
                                            Tensor image_index, std::vector<double> scales,
                                            int64_t sampling_ratio, bool aligned,
                                            double canonical_size, int64_t canonical_level) {
+  check_arguments(features, boxes, image_index, scales);
+  check_shape(grad, {boxes.size(0), features[0].size(1), -1, -1}, "roi_align: grad (K, C, h, w)");
   const ScalarType dtype = grad.scalar_type();
   const int64_t rois = grad.size(0), channels = grad.size(1);
   const int64_t bins_h = grad.size(2), bins_w = grad.size(3);

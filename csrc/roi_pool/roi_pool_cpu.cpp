@@ -33,6 +33,10 @@ void check_image_index(const int64_t* image_index, int64_t rois, int64_t images)
 
 std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor image_index,
                                         double scale, int64_t bins_h, int64_t bins_w) {
+  check_shape(features, {-1, -1, -1, -1}, "roi_pool: features (N, C, H, W)");
+  check_shape(boxes, {-1, 4}, "roi_pool: boxes (K, 4)");
+  check_shape(image_index, {boxes.size(0)}, "roi_pool: image_index (K)");
+  STD_TORCH_CHECK(bins_h > 0 && bins_w > 0, "roi_pool: bins must be at least 1");
   const ScalarType dtype = features.scalar_type();
   const int64_t images = features.size(0), channels = features.size(1);
   const int64_t height = features.size(2), width = features.size(3), rois = boxes.size(0);
@@ -83,6 +87,10 @@ std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor im
 
 Tensor roi_pool_backward_cpu(Tensor grad, Tensor argmax, Tensor image_index, int64_t images,
                              int64_t height, int64_t width) {
+  check_shape(grad, {-1, -1, -1, -1}, "roi_pool: grad (K, C, h, w)");
+  check_shape(argmax, {grad.size(0), grad.size(1), grad.size(2), grad.size(3)},
+              "roi_pool: argmax (K, C, h, w)");
+  check_shape(image_index, {grad.size(0)}, "roi_pool: image_index (K)");
   const ScalarType dtype = grad.scalar_type();
   const int64_t rois = grad.size(0), channels = grad.size(1);
   const int64_t bins = grad.size(2) * grad.size(3);
@@ -113,7 +121,7 @@ Tensor roi_pool_backward_cpu(Tensor grad, Tensor argmax, Tensor image_index, int
         A* map = maps + image_of[k] * height * width * channels;
         for (int64_t i = k * bins * channels; i < (k + 1) * bins * channels; i += channels)
           for (int64_t c = first; c < last; ++c)
-            if (argmax_data[i + c] >= 0)
+            if (argmax_data[i + c] >= 0 && argmax_data[i + c] < height * width)
               map[argmax_data[i + c] * channels + c] += A(grad_data[i + c]);
       }
     });

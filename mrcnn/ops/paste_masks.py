@@ -97,8 +97,8 @@ def _check(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: flo
             f"{op}: height and width must be at least 1 and their product below 2^31, "
             f"got {height} x {width}"
         )
-    if not threshold > 0:
-        raise ValueError(f"{op}: threshold must be above 0, got {threshold}")
+    if not threshold >= torch.finfo(torch.float32).tiny:
+        raise ValueError(f"{op}: threshold must be above 0 in float32, got {threshold}")
 
 
 @torch.library.register_fake("mrcnn::paste_masks")
