@@ -84,8 +84,9 @@ def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, T
     """
     calls: dict[str, int] = {}
     for name, run in sides.items():
-        run()
-        seconds = min(_seconds(run)[0] for _ in range(2))
+        seconds = _seconds(run)[0]
+        if seconds < 50 * MIN_SECONDS:  # else warm enough
+            seconds = min(_seconds(run)[0] for _ in range(2))
         calls[name] = max(1, min(1000, int(MIN_SECONDS / max(seconds, 1e-7))))
     readings: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(repeats):
