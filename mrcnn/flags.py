@@ -10,7 +10,6 @@ from typing import TypeVar
 import tyro
 
 from mrcnn.errors import UserError
-from mrcnn.memory import use_huge_pages
 
 T = TypeVar("T")
 
@@ -34,7 +33,6 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     Returns:
         The exit code: that of `main`, 2 after a `UserError`, 130 when stopped from the keyboard.
     """
-    use_huge_pages()
     try:
         code = main(argv)
         sys.stdout.flush()

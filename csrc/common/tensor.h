@@ -13,10 +13,6 @@
 #include <initializer_list>
 #include <vector>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 namespace mrcnn {
 
 using torch::headeronly::MemoryFormat;
@@ -33,25 +29,9 @@ struct Accumulate<double> {
   using type = double;
 };
 
-// Asks for huge pages where an output on the host is large. Fresh memory is mapped page by page as
-// it is first written, and for 50 MB in pages of 4 KB this takes longer than pooling 1000 RoIs.
-inline void prefer_huge_pages(void* data, size_t bytes) {
-#ifdef __linux__
-  constexpr uintptr_t kPage = 4096;
-  constexpr size_t kLarge = size_t(2) << 20;
-  if (bytes < kLarge) return;
-  const uintptr_t begin = (uintptr_t(data) + kPage - 1) / kPage * kPage;
-  const uintptr_t end = (uintptr_t(data) + bytes) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
-
 inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype,
                          MemoryFormat format = MemoryFormat::Contiguous) {
-  Tensor out =
-      torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt, format);
-  if (out.is_cpu()) prefer_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
-  return out;
+  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt, format);
 }
 
 // `map` (N, C, H, W) with the channels of a cell side by side; a copy only where they are not.
