@@ -2,8 +2,8 @@
 
 Clustered boxes jitter around one object for every eight boxes, as proposals do; sparse boxes lie
 anywhere. Both in an 800 x 1344 image (3000 x 5000 for 100,000 boxes), at IoU 0.7; every case is
-measured for three seeds, and the table shows the mean of their times. (100,000 boxes take torchvision
-a quarter of a minute: one seed, two readings.)
+measured for three seeds, and the table shows the mean of their times. (100,000 boxes take
+torchvision a quarter of a minute: one seed, two readings.)
 
     python benchmarks/nms_bench.py --threads 1
 """

@@ -62,8 +62,8 @@ def mask_targets(masks: InstanceMasks, boxes: Tensor, instance: Tensor, size: in
     Raises:
         ValueError: if a shape, the device or `size` does not fit.
         TypeError: if a dtype does not fit.
-        RuntimeError: if an offset in `masks` or an `instance` is out of range, or run lengths do not
-            fill their frame.
+        RuntimeError: if an offset in `masks` or an `instance` is out of range, or if run lengths
+            do not fill their frame.
     """
     op = "mask_targets"
     instances = len(masks)
