@@ -1,7 +1,7 @@
 """The table of README.md and docs/benchmarks.png from benchmarks/results/cpu/*.json.
 
-Every file is the `--out` of the benchmark of its name. All must come from one commit, machine and
-set of versions, and none from a quick run.
+Every file is the `--out` of the benchmark of its name. All must come from one machine and set of
+versions, and none from a quick run; where commits differ, the line below the table names them.
 
     python benchmarks/report.py
 """
@@ -21,9 +21,20 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 # Which cases of a benchmark are shown, as file name patterns; all, of one that is not listed.
-CHOSEN = {"nms": ("4000 *", "100000 *", "batched*")}
+CHOSEN = {
+    "inference": ("*end to end",),
+    "match": ("* x 100",),
+    "nms": ("* clustered*",),
+    "paste_masks": ("100 masks*",),
+    "roi_align": (
+        "*head: * forward, *",
+        "*head: * backward, *",
+        "box head: *from NCHW, reused",
+        "box head: *bfloat16, reused",
+    ),
+}
 
-SAME = ("commit", "machine", "cores", "torch", "torchvision", "allocator")  # in all files
+SAME = ("machine", "cores", "torch", "torchvision", "allocator")  # in all files
 REQUIRED = {"case": str, "threads": int, "ours_ms": (int, float)}
 OPTIONAL = {"peer": str, **dict.fromkeys(("peer_ms", "ratio", "percent_of_floor"), (int, float))}
 
@@ -59,15 +70,23 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Line]]:
     if not paths:
         raise ReportError(f"no results: {folder} holds no .json file")
     about: dict[str, Any] = {}
+    commits: dict[str, list[str]] = {}
     lines: list[Line] = []
     first = paths[0].name
     for path in paths:
         facts, rows = read_file(path)
         if facts.get("quick"):
             raise ReportError(f"{path.name}: measured with --quick, run it without")
-        for key in SAME:
+        for key in ("commit", *SAME):
             if key not in facts:
                 raise ReportError(f"{path.name}: damaged: about lacks {key!r}")
+        if "+" in facts["commit"]:
+            raise ReportError(
+                f"{path.name}: measured with uncommitted changes ({facts['commit']}); "
+                "commit and measure again"
+            )
+        commits.setdefault(facts["commit"], []).append(path.stem)
+        for key in SAME:
             if about and facts[key] != about[key]:
                 raise ReportError(
                     f"results of different {key}: {first} has {about[key]!r}, "
@@ -75,7 +94,13 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Line]]:
                 )
         about = about or facts
         lines += chosen(path, rows)
-    return about, lines
+    return about | {"commit": name_commits(commits)}, lines
+
+
+def name_commits(commits: dict[str, list[str]]) -> str:
+    """The commit that most files are from, and each other one with its benchmarks."""
+    main, *others = sorted(commits, key=lambda commit: -len(commits[commit]))
+    return ", ".join([main, *(f"{other} ({', '.join(commits[other])})" for other in others)])
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], list[Line]]:

@@ -1,8 +1,9 @@
 """RoIPool on one map: ours against torchvision's, forward and backward, with the same bits.
 
 1000 boxes on the stride-16 map of an 800 x 1344 image with 256 channels: sqrt(area) log-uniform
-from 16 to 600 pixels, aspect 1/2 to 2, centres uniform. torchvision gets a contiguous map, ours a
-channels_last one.
+from 16 to 600 pixels, aspect 1/2 to 2, centres uniform. "fresh" and "reused" mean what they do in
+roi_align_bench.py. torchvision gets a contiguous map, ours a channels_last one; without a gradient
+to come, ours does not write which cells won.
 
     python benchmarks/roi_pool_bench.py --threads 1
 """
@@ -42,26 +43,33 @@ def main() -> None:
         sides["torchvision"] = (peer, [features])
         if not torch.equal(ours([features]), peer([features])):
             raise SystemExit("the results differ")
-    # The output and the place of every maximum; and the map, once.
-    moved = features.nbytes + 2 * 4 * CHANNELS * count * BINS * BINS
-    for threads in args.threads:
-        torch.set_num_threads(threads)
-        bandwidth = common.copy_bandwidth()
-        runs = {
-            "forward": {n: partial(pool, maps) for n, (pool, maps) in sides.items()},
-            "backward": {n: common.backward_of(pool, maps) for n, (pool, maps) in sides.items()},
-        }
-        for step, of_step in runs.items():
-            rows.append(
-                common.row(
-                    f"{count} boxes, {BINS} x {BINS}, {step}",
-                    common.measure(of_step, args.repeats),
-                    peer="torchvision",
-                    floor_bytes=moved,
-                    bandwidth=bandwidth,
-                    error=0.0 if common.torchvision else None,
+    output = 4 * CHANNELS * count * BINS * BINS
+    for memory in ("fresh", "reused"):
+        if memory == "reused" and not common.keep_freed_memory():
+            print("this system cannot keep freed memory: no reused figures")
+            break
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            bandwidth = common.copy_bandwidth()
+            runs = {
+                "forward": {n: partial(pool, maps) for n, (pool, maps) in sides.items()},
+                "backward": {
+                    n: common.backward_of(pool, maps) for n, (pool, maps) in sides.items()
+                },
+            }
+            for step, of_step in runs.items():
+                # The map and the output; backward also reads the place of every maximum.
+                moved = features.nbytes + output * (2 if step == "backward" else 1)
+                rows.append(
+                    common.row(
+                        f"{count} boxes, {BINS} x {BINS}, {step}, {memory}",
+                        common.measure(of_step, args.repeats),
+                        peer="torchvision",
+                        floor_bytes=moved,
+                        bandwidth=bandwidth,
+                        error=0.0 if common.torchvision else None,
+                    )
                 )
-            )
     common.finish(args, facts, rows)
 
 

@@ -26,7 +26,7 @@ STABLE_TORCH_LIBRARY(mrcnn, m) {
 
   m.def(
       "roi_pool(Tensor features, Tensor boxes, Tensor image_index, float scale, int bins_h, "
-      "int bins_w) -> (Tensor, Tensor)");
+      "int bins_w, bool with_argmax) -> (Tensor, Tensor)");
   m.def(
       "roi_pool_backward(Tensor grad, Tensor argmax, Tensor image_index, int images, int height, "
       "int width) -> Tensor");

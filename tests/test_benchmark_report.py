@@ -42,8 +42,9 @@ README = f"# Title\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n"
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A folder with a README and, below it, two good results."""
+def place(tmp_path, monkeypatch):
+    """A folder with a README and, below it, two good results; every case is shown."""
+    monkeypatch.setattr(report, "CHOSEN", {})
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "results").mkdir()
     write(tmp_path, "roi_align", [FAST, FAST | {"case": "slow", "ratio": 0.5, "threads": 2}])
@@ -87,6 +88,13 @@ def test_table_stands_between_the_markers(place):
     assert (place / "docs" / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_other_commits_are_named(place):
+    write(place, "match", [FAST], commit="7654321")
+    write(place, "nms", [FAST])
+    assert run(place) == 0
+    assert "commit 1234567, 7654321 (match); " in (place / "README.md").read_text()
+
+
 def test_allocator_and_absent_torchvision_are_told(place):
     for path in (place / "results").iterdir():
         path.unlink()
@@ -110,9 +118,9 @@ def spoil(place, change):
 
 
 DAMAGES = {
-    "another commit": (
-        lambda c: c["about"].update(commit="7654321"),
-        "results of different commit: match.json has '1234567', roi_align.json has '7654321'",
+    "uncommitted changes": (
+        lambda c: c["about"].update(commit="7654321+changes"),
+        "roi_align.json: measured with uncommitted changes (7654321+changes); commit and measure",
     ),
     "another machine": (
         lambda c: c["about"].update(machine="Other"),

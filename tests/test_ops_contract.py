@@ -113,7 +113,14 @@ def positional(face: str, **options) -> tuple:
         tail = (a["scales"], *a["size"], 0, True, a["canonical_size"], 1)
         return (a["features"], a["boxes"], a["image_index"], *tail)
     if face == "roi_pool":
-        return (a["input"], a["boxes"][:, 1:], a["boxes"][:, 0].long(), 1.0, *a["output_size"])
+        return (
+            a["input"],
+            a["boxes"][:, 1:],
+            a["boxes"][:, 0].long(),
+            1.0,
+            *a["output_size"],
+            True,
+        )
     if face == "select_detections":
         a["delta_weights"] = list(a["delta_weights"])
     return tuple(a.values())
@@ -162,6 +169,9 @@ def test_registration_of_roi_pool_with_gradient(count):
         torch.ops.mrcnn.roi_pool.default, (features.requires_grad_(), boxes, image_index, *rest)
     )
     pooled, argmax = torch.ops.mrcnn.roi_pool(features, boxes, image_index, *rest)
+    without = (features.detach(), boxes, image_index, *rest[:-1], False)
+    opcheck(torch.ops.mrcnn.roi_pool.default, without)
+    assert torch.equal(torch.ops.mrcnn.roi_pool(*without)[0], pooled)
     grad = torch.randn(pooled.shape, requires_grad=True)
     opcheck(torch.ops.mrcnn.roi_pool_backward.default, (grad, argmax, image_index, 2, 9, 8))
 

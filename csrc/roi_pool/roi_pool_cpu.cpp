@@ -32,7 +32,8 @@ void check_image_index(const int64_t* image_index, int64_t rois, int64_t images)
 }  // namespace
 
 std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor image_index,
-                                        double scale, int64_t bins_h, int64_t bins_w) {
+                                        double scale, int64_t bins_h, int64_t bins_w,
+                                        bool with_argmax) {
   check_shape(features, {-1, -1, -1, -1}, "roi_pool: features (N, C, H, W)");
   check_shape(boxes, {-1, 4}, "roi_pool: boxes (K, 4)");
   check_shape(image_index, {boxes.size(0)}, "roi_pool: image_index (K)");
@@ -51,14 +52,16 @@ std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor im
 
   const std::vector<int64_t> sizes{rois, channels, bins_h, bins_w};
   Tensor out = new_tensor(boxes, sizes, dtype, MemoryFormat::ChannelsLast);
-  Tensor argmax = new_tensor(boxes, sizes, ScalarType::Int, MemoryFormat::ChannelsLast);
+  Tensor argmax = with_argmax
+                      ? new_tensor(boxes, sizes, ScalarType::Int, MemoryFormat::ChannelsLast)
+                      : new_tensor(boxes, {0}, ScalarType::Int);
   dispatch_floating(dtype, "roi_pool", [&](auto zero) {
     using T = decltype(zero);
     using A = typename Accumulate<T>::type;
     const T* maps = features.const_data_ptr<T>();
     const A* box_data = boxes.const_data_ptr<A>();
     T* out_data = out.mutable_data_ptr<T>();
-    int32_t* argmax_data = argmax.mutable_data_ptr<int32_t>();
+    int32_t* argmax_data = with_argmax ? argmax.mutable_data_ptr<int32_t>() : nullptr;
     torch::stable::parallel_for(0, rois, 8, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
         const Box<A> box = load_box(box_data + k * 4);
@@ -73,10 +76,10 @@ std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor im
             const CellRange x{columns.begin(bx, width), columns.end(bx, width)};
             if (pools && y.begin < y.end && x.begin < x.end) {
               BY_ISA(max_pool_bin(map, width, channels, y, x, A(0), out_data + bin,
-                                  argmax_data + bin));
+                                  argmax_data ? argmax_data + bin : nullptr));
             } else {
               std::fill_n(out_data + bin, channels, T(0));
-              std::fill_n(argmax_data + bin, channels, -1);
+              if (argmax_data) std::fill_n(argmax_data + bin, channels, -1);
             }
           }
       }

@@ -6,9 +6,9 @@ using Index = std::conditional_t<std::is_same_v<A, double>, int64_t, int32_t>;
 template <typename A>
 using IndexVec = std::conditional_t<std::is_same_v<A, double>, DoubleIndexVec, FloatIndexVec>;
 
-// The largest value of each channel over the cells of a bin, and which cell of the map it came
-// from. NaN is larger than nothing.
-template <int kVectors, typename T, typename A>
+// The largest value of each channel over the cells of a bin and, where asked for, which cell of the
+// map it came from. NaN is larger than nothing.
+template <int kVectors, bool kArgmax, typename T, typename A>
 inline void max_bin(const T* map, int64_t width, int64_t channels, const CellRange& rows,
                     const CellRange& columns, T* out, int32_t* argmax) {
   Vec<A> most[kVectors];
@@ -25,11 +25,12 @@ inline void max_bin(const T* map, int64_t width, int64_t channels, const CellRan
         const Vec<A> value = load(cell + v * kLanes<A>);
         const auto greater = value > most[v];
         most[v] = greater ? value : most[v];
-        from[v] = greater ? here : from[v];
+        if constexpr (kArgmax) from[v] = greater ? here : from[v];
       }
     }
   for (int v = 0; v < kVectors; ++v) {
     store(out + v * kLanes<A>, most[v]);
+    if constexpr (!kArgmax) continue;
     if constexpr (sizeof(from[v]) == sizeof(int32_t) * kLanes<A>)
       std::memcpy(argmax + v * kLanes<A>, &from[v], sizeof(from[v]));
     else
@@ -49,18 +50,23 @@ inline void max_channel(const T* map, int64_t width, int64_t channels, const Cel
       if (value > most) most = value, from = int32_t(y * width + x);
     }
   *out = T(most);
-  *argmax = from;
+  if (argmax) *argmax = from;
 }
 
-// map (height, width, channels) -> one bin of all channels.
+// map (height, width, channels) -> one bin of all channels; argmax may be null.
 template <typename T, typename A>
 void max_pool_bin(const T* map, int64_t width, int64_t channels, const CellRange& rows,
                   const CellRange& columns, A, T* out, int32_t* argmax) {
+  const auto vectors = [&]<int kVectors>(int64_t c) {
+    if (argmax)
+      max_bin<kVectors, true, T, A>(map + c, width, channels, rows, columns, out + c, argmax + c);
+    else
+      max_bin<kVectors, false, T, A>(map + c, width, channels, rows, columns, out + c, nullptr);
+  };
   int64_t c = 0;
-  for (; c + 4 * kLanes<A> <= channels; c += 4 * kLanes<A>)
-    max_bin<4, T, A>(map + c, width, channels, rows, columns, out + c, argmax + c);
-  for (; c + kLanes<A> <= channels; c += kLanes<A>)
-    max_bin<1, T, A>(map + c, width, channels, rows, columns, out + c, argmax + c);
+  for (; c + 4 * kLanes<A> <= channels; c += 4 * kLanes<A>) vectors.template operator()<4>(c);
+  for (; c + kLanes<A> <= channels; c += kLanes<A>) vectors.template operator()<1>(c);
   for (; c < channels; ++c)
-    max_channel<T, A>(map + c, width, channels, rows, columns, out + c, argmax + c);
+    max_channel<T, A>(map + c, width, channels, rows, columns, out + c,
+                      argmax ? argmax + c : nullptr);
 }

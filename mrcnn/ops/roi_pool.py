@@ -47,20 +47,21 @@ def roi_pool(
     check_same_device("roi_pool", input=input, boxes=corners)
     rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
     check_at_least("roi_pool", 1, rows=rows, columns=columns)
+    needs_argmax = torch.is_grad_enabled() and input.requires_grad
     pooled: Tensor = torch.ops.mrcnn.roi_pool(
-        input, corners, image_index, spatial_scale, rows, columns
+        input, corners, image_index, spatial_scale, rows, columns, needs_argmax
     )[0]
     return pooled
 
 
 @torch.library.register_fake("mrcnn::roi_pool")
-def _(features, boxes, image_index, scale, bins_h, bins_w):  # type: ignore[no-untyped-def]
+def _(features, boxes, image_index, scale, bins_h, bins_w, with_argmax):  # type: ignore[no-untyped-def]
     shape = (boxes.shape[0], features.shape[1], bins_h, bins_w)
     options = {"device": features.device, "memory_format": torch.channels_last}
-    return (
-        torch.empty(shape, dtype=features.dtype, **options),
-        torch.empty(shape, dtype=torch.int32, **options),
-    )
+    pooled = torch.empty(shape, dtype=features.dtype, **options)
+    if not with_argmax:
+        return pooled, features.new_empty(0, dtype=torch.int32)
+    return pooled, torch.empty(shape, dtype=torch.int32, **options)
 
 
 @torch.library.register_fake("mrcnn::roi_pool_backward")
@@ -82,7 +83,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, grad: Tensor, _: None) -> tuple[Any, ...]:
-    return torch.ops.mrcnn.roi_pool_backward(grad, *ctx.saved_tensors, *ctx.map), *[None] * 5
+    return torch.ops.mrcnn.roi_pool_backward(grad, *ctx.saved_tensors, *ctx.map), *[None] * 6
 
 
 torch.library.register_autograd("mrcnn::roi_pool", _backward, setup_context=_setup_context)
