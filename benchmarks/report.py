@@ -23,6 +23,7 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 # Which cases of a benchmark are shown, as file name patterns; all, of one that is not listed.
 CHOSEN = {
     "inference": ("*end to end",),
+    "mask_targets": ("*of polygons",),
     "match": ("* x 100",),
     "nms": ("* clustered*",),
     "paste_masks": ("100 masks*",),
@@ -32,7 +33,10 @@ CHOSEN = {
         "box head: *from NCHW, reused",
         "box head: *bfloat16, reused",
     ),
+    "roi_pool": ("*forward*",),
 }
+
+END_TO_END = ("inference", "training")  # shown for every number of threads
 
 SAME = ("machine", "cores", "torch", "torchvision", "allocator")  # in all files
 REQUIRED = {"case": str, "threads": int, "ours_ms": (int, float)}
@@ -136,12 +140,20 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[Line]]:
 
 
 def chosen(path: Path, lines: list[Line]) -> list[Line]:
-    """The lines that the benchmark's patterns name."""
+    """The lines that the benchmark's patterns name; of an operator those of one thread."""
     patterns = CHOSEN.get(path.stem, ("*",))
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(line.case, pattern) for line in lines):
             raise ReportError(f"{path.name}: no case is like {pattern!r}, which is to be shown")
-    return [x for x in lines if any(fnmatch.fnmatchcase(x.case, p) for p in patterns)]
+    threads = {line.threads for line in lines}
+    if path.stem not in END_TO_END:
+        threads = {min(threads)}
+    return [
+        line
+        for line in lines
+        if line.threads in threads
+        and any(fnmatch.fnmatchcase(line.case, pattern) for pattern in patterns)
+    ]
 
 
 def milliseconds(value: float) -> str:
@@ -259,7 +271,8 @@ def draw(about: dict[str, Any], lines: list[Line], path: Path) -> None:
     figure.suptitle(
         f"Times faster than {peers}  (behind each bar: time of ours / theirs)", fontsize=10
     )
-    axes.set_xlabel(footer(about), fontsize=7, color="0.35")
+    # Over the whole figure: the line is longer than the axes.
+    figure.supxlabel(footer(about), fontsize=7, color="0.35", x=0.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160, metadata={"Software": None})
     plt.close(figure)

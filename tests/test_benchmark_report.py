@@ -45,6 +45,7 @@ README = f"# Title\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n"
 def place(tmp_path, monkeypatch):
     """A folder with a README and, below it, two good results; every case is shown."""
     monkeypatch.setattr(report, "CHOSEN", {})
+    monkeypatch.setattr(report, "END_TO_END", ("roi_align",))
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "results").mkdir()
     write(tmp_path, "roi_align", [FAST, FAST | {"case": "slow", "ratio": 0.5, "threads": 2}])
@@ -86,6 +87,14 @@ def test_table_stands_between_the_markers(place):
     assert run(place) == 0
     assert (place / "README.md").read_text() == text
     assert (place / "docs" / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_operators_are_shown_with_one_thread(place, monkeypatch):
+    monkeypatch.setattr(report, "END_TO_END", ())
+    assert run(place) == 0
+    text = (place / "README.md").read_text()
+    assert "| roi align | 1000 boxes | 1 |" in text
+    assert "slow" not in text
 
 
 def test_other_commits_are_named(place):
