@@ -15,7 +15,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,21 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))
+
+
+def settings(args: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """(memory, copy bandwidth) of every round of a benchmark whose outputs are large.
+
+    The number of threads is set. "fresh" memory is the system's default; "reused" comes last, since
+    it cannot be undone.
+    """
+    for memory in ("fresh", "reused"):
+        if memory == "reused" and not keep_freed_memory():
+            print("this system cannot keep freed memory: no reused figures")
+            return
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            yield memory, copy_bandwidth()
 
 
 def make_boxes(count: int) -> torch.Tensor:

@@ -192,7 +192,10 @@ def check(ours: Ours, theirs: Theirs, exact: dict[str, Tensor]) -> tuple[list[st
         theirs_too = their_errors[name]
         notes.append(f"largest error of {name}: ours {error:.1e}, torchvision {theirs_too:.1e}")
         assert error <= 4 * theirs_too, notes[-1]
-    assert our_count >= their_count - max(2, total // 20), notes[0]
+    # Of detections whose scores lie within rounding of the last one kept, either may be kept.
+    last = exact["scores"].min()
+    ties = int((exact["scores"] - last <= 2 * our_errors["scores"]).sum())
+    assert our_count >= their_count - ties, notes[0]
     return notes, our_errors["scores"]
 
 

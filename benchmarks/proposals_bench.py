@@ -66,6 +66,10 @@ def compare(ours: tuple[Tensor, Tensor], theirs: list[Tensor]) -> tuple[float, i
     return worst, matched, total
 
 
+def count_of(images: int) -> str:
+    return f"{images} image{'s' if images > 1 else ''}"
+
+
 def main() -> None:
     args = common.parse(__doc__)
     facts, rows, notes = common.about(args), [], []
@@ -105,13 +109,15 @@ def main() -> None:
                 # Boxes on the edge of the NMS threshold may fall to either side of a rounding.
                 if matched < 0.995 * total:
                     raise SystemExit(f"only {matched} of {total} proposals are torchvision's")
-                notes.append(f"{images} images: {matched} of {total} proposals are torchvision's")
+                notes.append(
+                    f"{count_of(images)}: {matched} of {total} proposals are torchvision's"
+                )
                 sides["torchvision"] = peer
             # Every logit is read; of the deltas only those of the winners.
             moved = sum(m.nbytes for m in logits) + images * len(STRIDES) * 1000 * 16
             rows.append(
                 common.row(
-                    f"{images} images, {sum(m[0].numel() for m in logits)} anchors each",
+                    f"{count_of(images)}, {sum(m[0].numel() for m in logits)} anchors each",
                     common.measure(sides, args.repeats),
                     peer="torchvision",
                     floor_bytes=moved,

@@ -146,19 +146,13 @@ def measure_growth(repeats: int) -> list[common.Row]:
 def main() -> None:
     args = common.parse(__doc__)
     facts, rows = common.about(args), []
-    for memory in ("fresh", "reused"):
-        if memory == "reused" and not common.keep_freed_memory():
-            print("this system cannot keep freed memory: no reused figures")
-            break
-        for threads in args.threads:
-            torch.set_num_threads(threads)
-            bandwidth = common.copy_bandwidth()
-            for name, (count, bins) in CASES.items():
-                torch.manual_seed(0)
-                count = count // 4 if args.quick else count
-                rows += measure_case(name, count, bins, memory, args.repeats, bandwidth)
-            if memory == "reused" and not args.quick:
-                rows += measure_growth(args.repeats)
+    for memory, bandwidth in common.settings(args):
+        for name, (count, bins) in CASES.items():
+            torch.manual_seed(0)
+            count = count // 4 if args.quick else count
+            rows += measure_case(name, count, bins, memory, args.repeats, bandwidth)
+        if memory == "reused" and not args.quick:
+            rows += measure_growth(args.repeats)
     common.finish(args, facts, rows)
 
 

@@ -44,32 +44,24 @@ def main() -> None:
         if not torch.equal(ours([features]), peer([features])):
             raise SystemExit("the results differ")
     output = 4 * CHANNELS * count * BINS * BINS
-    for memory in ("fresh", "reused"):
-        if memory == "reused" and not common.keep_freed_memory():
-            print("this system cannot keep freed memory: no reused figures")
-            break
-        for threads in args.threads:
-            torch.set_num_threads(threads)
-            bandwidth = common.copy_bandwidth()
-            runs = {
-                "forward": {n: partial(pool, maps) for n, (pool, maps) in sides.items()},
-                "backward": {
-                    n: common.backward_of(pool, maps) for n, (pool, maps) in sides.items()
-                },
-            }
-            for step, of_step in runs.items():
-                # The map and the output; backward also reads the place of every maximum.
-                moved = features.nbytes + output * (2 if step == "backward" else 1)
-                rows.append(
-                    common.row(
-                        f"{count} boxes, {BINS} x {BINS}, {step}, {memory}",
-                        common.measure(of_step, args.repeats),
-                        peer="torchvision",
-                        floor_bytes=moved,
-                        bandwidth=bandwidth,
-                        error=0.0 if common.torchvision else None,
-                    )
+    for memory, bandwidth in common.settings(args):
+        runs = {
+            "forward": {n: partial(pool, maps) for n, (pool, maps) in sides.items()},
+            "backward": {n: common.backward_of(pool, maps) for n, (pool, maps) in sides.items()},
+        }
+        for step, of_step in runs.items():
+            # The map and the output; backward also reads the place of every maximum.
+            moved = features.nbytes + output * (2 if step == "backward" else 1)
+            rows.append(
+                common.row(
+                    f"{count} boxes, {BINS} x {BINS}, {step}, {memory}",
+                    common.measure(of_step, args.repeats),
+                    peer="torchvision",
+                    floor_bytes=moved,
+                    bandwidth=bandwidth,
+                    error=0.0 if common.torchvision else None,
                 )
+            )
     common.finish(args, facts, rows)
 
 

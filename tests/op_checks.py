@@ -1,4 +1,4 @@
-"""What the answer to any call of an op must be: that of the reference, or an error that says why.
+"""What the answer of an op on boxes and features must be: that of the reference.
 
 Tolerances follow from the number of roundings. Where the answer hangs on a rounding, as at the
 border of a map or where an IoU meets the threshold, a call is undecided there, and its answer has
@@ -9,111 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from op_calls import (
     Arguments,
-    Draw,
-    Drawn,
-    break_one,
-    draw_candidates,
-    draw_groups,
-    draw_head_maps,
-    draw_head_rows,
-    draw_instances,
-    draw_map_and_boxes,
-    draw_map_boxes_and_bins,
-    draw_pasted,
-    draw_pyramid,
-    draw_segments,
-    draw_targets,
 )
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils._pytree import tree_leaves
 
-from mrcnn import ops
-from mrcnn.ops import reference, reference_masks
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops import reference
 
 EPS32 = torch.finfo(torch.float32).eps
-# Arguments that are handed on to a more general op, or whose shape says what others must have.
-ALSO_NAMED = {
-    "input": ("features[0]",),
-    "idxs": ("groups",),
-    "masks.frame": ("masks.", "frame"),
-    **{f"masks.{name}": (name,) for name in InstanceMasks.__dataclass_fields__ if name != "frame"},
-}
 HUGE = 1e30  # products of larger numbers may leave float32
-
-
-@dataclasses.dataclass
-class Op:
-    face: Callable[..., Any]
-    draw: Callable[[Draw], Drawn]
-    check: Callable[[Arguments, Any], float]  # asserts; returns which share was decided
-
-
-@dataclasses.dataclass
-class Call:
-    """Arguments of an op; `wrong` is what the error must name, where one must come."""
-
-    op: str
-    seed: int
-    arguments: Arguments
-    wrong: str | None
-
-    def answer(self) -> Any:
-        return OPS[self.op].face(**self.arguments)
-
-    def answer_and_gradients(self) -> list[Any]:
-        """The parts of the answer and, where features ask for it, their gradients."""
-        answer = tree_leaves(self.answer())
-        given = [x for x in tree_leaves(self.arguments) if isinstance(x, Tensor)]
-        if leaves := [x for x in given if x.requires_grad]:
-            upstream = torch.randn(answer[0].shape, generator=torch.Generator().manual_seed(0))
-            answer += torch.autograd.grad(answer[0], leaves, upstream.to(answer[0].dtype))
-        return answer
-
-
-def draw_call(op: str, seed: int, *, large: bool = False, sound: bool = False) -> Call:
-    """The call of this seed; `sound` ones have no wrong argument."""
-    draw = Draw(seed, large)
-    arguments, wrong = OPS[op].draw(draw)
-    while sound and wrong:
-        arguments, wrong = OPS[op].draw(draw)
-    if not sound and wrong is None and draw.chance(0.06):
-        arguments, wrong = break_one(draw, arguments)
-    return Call(op, seed, arguments, wrong)
-
-
-def judge(call: Call) -> float | None:
-    """Assert that a call does what it must.
-
-    Returns:
-        The share of the answer that was compared with the reference, or None of a refused call.
-    """
-    where = f"{call.op}, seed {call.seed}"
-    refusal = None
-    try:
-        answer = call.answer()
-    except (ValueError, TypeError, RuntimeError) as error:
-        refusal = str(error)
-    if refusal is not None:
-        assert call.wrong is not None, f"{where}: {refusal}"
-        names = (call.wrong, *ALSO_NAMED.get(call.wrong, ()))
-        assert any(name in refusal for name in names), f"{where}: {refusal}"
-        return None
-    assert call.wrong is None, f"{where}: took a wrong {call.wrong}"
-    try:
-        return float(OPS[call.op].check(call.arguments, answer))
-    except AssertionError as error:
-        raise AssertionError(f"{where}: {error}") from error
 
 
 def mean(decisions: list[bool]) -> float:
@@ -458,137 +366,3 @@ def check_detections(given: Arguments, found: tuple[Tensor, ...]) -> float:
 
 
 # --- Masks ------------------------------------------------------------------------------------
-
-
-def check_mask_targets(given: Arguments, targets: Tensor) -> float:
-    """Rings and boxes so far out that COCO's integers overflow have no defined drawing."""
-    masks, boxes, instance, size = (given[k] for k in ("masks", "boxes", "instance", "size"))
-    assert targets.shape == (len(boxes), size, size)
-    assert ((targets == 0) | (targets == 1)).all()
-    decisions = []
-    for k, i in enumerate(instance.tolist()):
-        box = boxes[k].double()
-        if i < 0 or not box.isfinite().all() or (box[2:] <= box[:2]).any():
-            assert not targets[k].any()
-            continue
-        runs = masks.counts[masks.instance_count[i] : masks.instance_count[i + 1]]
-        if len(runs):
-            decided = runs_decided(given, k, i)
-            if decided:
-                cover = reference_masks.run_length_cover(masks, box, i, size)
-                certain = (cover - 0.5).abs() > 1e-6  # as in test_mask_targets.py
-                assert torch.equal(targets[k][certain], (cover >= 0.5).float()[certain]), "runs"
-        else:
-            decided = rings_decided(given, k, i)
-            if decided:
-                only = boxes[k : k + 1], instance[k : k + 1], size
-                assert torch.equal(targets[k], reference_masks.mask_targets(masks, *only)[0]), (
-                    "rings"
-                )
-        decisions.append(decided)
-    return mean(decisions)
-
-
-def rings_decided(given: Arguments, k: int, i: int) -> bool:
-    """Whether all corners of instance i stay within 1e5 fifths of a pixel of the target."""
-    masks, box = given["masks"], given["boxes"][k].double()
-    rings = masks.ring_start[masks.instance_ring[i] : masks.instance_ring[i + 1] + 1]
-    points = masks.points[rings[0] : rings[-1]] if len(rings) else masks.points[:0]
-    scale, shift = masks.transform[i].view(2, 2)
-    extent = (box[2:] - box[:2]).clamp(min=0.1)
-    position = 5 * (points * scale + shift - box[:2]) * (given["size"] / extent)
-    return bool((position.abs() < 1e5).all())
-
-
-def runs_decided(given: Arguments, k: int, i: int) -> bool:
-    """Whether no sample count or border hangs on a rounding."""
-    masks, box, size = given["masks"], given["boxes"][k].double(), given["size"]
-    frame = masks.frame[i].tolist()
-    scale, shift = masks.transform[i].view(2, 2)
-    if not ((scale.abs() > 1e-3) & (scale.abs() < 1e3) & (shift.abs() < 1e6)).all():
-        return False
-    ends = ((box.view(2, 2) - shift) / scale).T.tolist()  # x, then y
-    for (a, b), cells in zip(ends, reversed(frame), strict=True):
-        low, high = min(a, b), max(a, b)
-        if max(abs(low), abs(high)) > 1e6:
-            return False
-        options = {"aligned": True, "sampling_ratio": 0}
-        if not axis_certainty(low, high, 1.0, size, cells, options, 1e-15).decided:
-            return False
-    return True
-
-
-def check_paste_masks(given: Arguments, pasted: Tensor) -> float:
-    masks, boxes, cells = given["masks"].float(), given["boxes"], given["masks"].shape[-1]
-    height, width, threshold = given["height"], given["width"], given["threshold"]
-    assert pasted.shape == (len(masks), height, width)
-    assert pasted.dtype == torch.bool
-    usable = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    usable &= (boxes[:, 2:] - boxes[:, :2]).isfinite().all(1)
-    assert not pasted[~usable].any()
-    if not cells:
-        assert not pasted.any()
-        return 1.0
-    finite = masks.isfinite().all(-1).all(-1) & (masks.abs() <= 1e5).all(-1).all(-1)
-    use = usable & finite
-    values = reference_masks.paste_values(masks[use], boxes[use], height, width)
-    # As in test_paste_masks.py, for masks of any size.
-    largest = masks[use].abs().amax((1, 2), keepdim=True).clamp(min=1)
-    error = 2 * (5 * cells + 3) * 2.0**-24 * 2 * largest
-    certain = (values - threshold).abs() > error
-    assert torch.equal(pasted[use][certain], (values >= threshold)[certain])
-    return mean(finite.tolist())
-
-
-def check_packed(given: Arguments, packed: Tensor) -> float:
-    """Equal to numpy's packing of the dense masks."""
-    dense = ops.paste_masks(**given)
-    assert torch.equal(packed, torch.from_numpy(np.packbits(dense.numpy(), axis=-1)))
-    return check_paste_masks(given, dense)
-
-
-def check_run_lengths(given: Arguments, rles: list[dict[str, Any]]) -> float:
-    """Equal to the encoded pixels, even where masks hold NaN."""
-    dense = ops.paste_masks(**given)
-    fortran = np.asfortranarray(dense.permute(1, 2, 0).numpy().astype(np.uint8))
-    expected = coco_mask.encode(fortran) if len(dense) else []
-    assert [rle["counts"] for rle in rles] == [rle["counts"].decode() for rle in expected]
-    assert all(rle["size"] == [given["height"], given["width"]] for rle in rles)
-    return 1.0
-
-
-OPS = {
-    "roi_align": Op(ops.roi_align, draw_map_and_boxes, check_roi_align_of_one_map),
-    "multiscale_roi_align": Op(ops.multiscale_roi_align, draw_pyramid, check_roi_align),
-    "roi_pool": Op(ops.roi_pool, draw_map_boxes_and_bins, check_roi_pool),
-    "nms": Op(ops.nms, draw_candidates, check_nms),
-    "batched_nms": Op(ops.batched_nms, draw_groups, check_nms),
-    "segmented_nms": Op(ops.segmented_nms, draw_segments, check_segmented_nms),
-    "select_proposals": Op(ops.select_proposals, draw_head_maps, check_proposals),
-    "select_detections": Op(ops.select_detections, draw_head_rows, check_detections),
-    "match_boxes": Op(ops.match_boxes, draw_targets, check_match_boxes),
-    "mask_targets": Op(ops.mask_targets, draw_instances, check_mask_targets),
-    "paste_masks": Op(ops.paste_masks, draw_pasted, check_paste_masks),
-    "paste_masks_packed": Op(ops.paste_masks_packed, draw_pasted, check_packed),
-    "paste_masks_rle": Op(ops.paste_masks_rle, draw_pasted, check_run_lengths),
-}
-
-
-def judge_many(seeds: range) -> dict[str, list[float]]:
-    """Judge one call of each op for each seed, to the end even if some are wrong.
-
-    Returns:
-        The shares that were decided of the calls that were answered, by op.
-    """
-    shares: dict[str, list[float]] = {op: [] for op in OPS}
-    wrong = []
-    for op, found in shares.items():
-        for seed in seeds:
-            try:
-                share = judge(draw_call(op, seed))
-            except AssertionError as error:
-                wrong.append(str(error))
-            else:
-                found += [] if share is None else [share]
-    assert not wrong, f"{len(wrong)} calls are wrong:\n" + "\n".join(wrong[:20])
-    return shares

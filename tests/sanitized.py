@@ -26,7 +26,7 @@ import torch
 torch.set_num_threads(1)
 from mrcnn.ops import library
 assert library.load("mrcnn_C").__file__.startswith(sys.argv[1]), "not the sanitized kernels"
-from op_checks import judge_many
+from op_judge import judge_many
 shares = judge_many(range(int(sys.argv[2]), int(sys.argv[3])))
 print(*(f"{op}: {len(found)} answered" for op, found in shares.items()), sep="\\n")
 """

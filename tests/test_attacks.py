@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from op_checks import OPS, draw_call, judge, judge_many
+from op_judge import OPS, draw_call, judge, judge_many
 from sanitized import build, can_build, run
 from torch import Tensor
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_checks import OPS, draw_call
+from op_judge import OPS, draw_call
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves

@@ -111,10 +111,12 @@ Tensor mask_targets_cpu(Tensor points, Tensor ring_start, Tensor instance_ring, 
     TargetBits bits;
     for (int64_t r = begin; r < end; ++r) {
       float* target = out_data + r * size * size;
-      std::fill_n(target, size * size, 0.0f);
       const Box<float> box = load_box(box_data + r * 4);
       const int64_t i = instance_data[r];
-      if (i < 0 || !finite(box) || !(box.x1 < box.x2 && box.y1 < box.y2)) continue;
+      if (i < 0 || !finite(box) || !(box.x1 < box.x2 && box.y1 < box.y2)) {
+        std::fill_n(target, size * size, 0.0f);
+        continue;
+      }
 
       const double* t = transform_data + i * 4;
       const AxisTransform to_image[2] = {{t[0], t[2]}, {t[1], t[3]}};
@@ -126,11 +128,14 @@ Tensor mask_targets_cpu(Tensor points, Tensor ring_start, Tensor instance_ring, 
         if (height > 0 && width > 0 && finite(in_file))
           run_targets.write(count_data + first_run, last_run - first_run, height, width, in_file,
                             size, target);
+        else
+          std::fill_n(target, size * size, 0.0f);
         continue;
       }
       const TargetAxis axis[2] = {target_axis(box.x1, box.x2, size),
                                   target_axis(box.y1, box.y2, size)};
-      for (auto& word : bits.inside) std::fill_n(word, size, 0u);
+      for (int64_t word = 0; word < (size + 31) / 32; ++word)
+        std::fill_n(bits.inside[word], size, 0u);
       for (int64_t q = instance_ring_data[i]; q < instance_ring_data[i + 1]; ++q)
         if (ring_data[q] < ring_data[q + 1])
           BY_ISA(draw_ring(point_data + 2 * ring_data[q], ring_data[q + 1] - ring_data[q], to_image,

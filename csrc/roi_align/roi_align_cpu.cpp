@@ -3,6 +3,7 @@
 #include <span>
 #include <tuple>
 
+#include "common/rois.h"
 #include "common/tensor.h"
 #include "roi_align/roi_align.h"
 
@@ -106,13 +107,6 @@ namespace {
 constexpr size_t kCacheBytes = size_t(8) << 20;
 constexpr size_t kAlignment = 64;  // of the widest vector
 
-void check_image_index(const int64_t* image_index, int64_t rois, int64_t images) {
-  for (int64_t k = 0; k < rois; ++k)
-    STD_TORCH_CHECK(image_index[k] >= -1 && image_index[k] < images,
-                    "roi_align: image_index must lie in [0, ", images, ") or be -1, got ",
-                    image_index[k], " for box ", k);
-}
-
 void check_arguments(const std::vector<Tensor>& features, const Tensor& boxes,
                      const Tensor& image_index, const std::vector<double>& scales) {
   STD_TORCH_CHECK(!features.empty() && scales.size() == features.size(),
@@ -160,13 +154,6 @@ std::vector<int64_t> order_of_rois(const A* boxes, const int64_t* image_of, int6
   return order;
 }
 
-// Boxes are computed in the type that sums are kept in.
-Tensor boxes_for(const Tensor& boxes, ScalarType feature_type) {
-  const ScalarType type =
-      feature_type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return torch::stable::contiguous(torch::stable::to(boxes, type));
-}
-
 }  // namespace
 
 Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_index,
@@ -182,7 +169,7 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
   boxes = boxes_for(boxes, dtype);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
-  check_image_index(image_of, rois, images);
+  check_image_index("roi_align", image_of, rois, images);
   const std::vector<Level> levels = levels_of(features, scales);
 
   Tensor out =
@@ -233,7 +220,7 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
   boxes = boxes_for(boxes, dtype);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
-  check_image_index(image_of, rois, features[0].size(0));
+  check_image_index("roi_align", image_of, rois, features[0].size(0));
   const std::vector<Level> levels = levels_of(features, scales);
 
   std::vector<Tensor> grads;

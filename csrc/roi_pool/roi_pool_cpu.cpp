@@ -3,6 +3,7 @@
 #include <limits>
 #include <tuple>
 
+#include "common/rois.h"
 #include "common/tensor.h"
 #include "roi_pool/roi_pool.h"
 
@@ -20,16 +21,6 @@ struct CellRange {
 #include "common/each_isa.h"
 
 namespace mrcnn {
-namespace {
-
-void check_image_index(const int64_t* image_index, int64_t rois, int64_t images) {
-  for (int64_t k = 0; k < rois; ++k)
-    STD_TORCH_CHECK(image_index[k] >= -1 && image_index[k] < images,
-                    "roi_pool: image_index must lie in [0, ", images, ") or be -1, got ",
-                    image_index[k], " for box ", k);
-}
-
-}  // namespace
 
 std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor image_index,
                                         double scale, int64_t bins_h, int64_t bins_w,
@@ -44,11 +35,10 @@ std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor im
   STD_TORCH_CHECK(height == 0 || width <= INT32_MAX / height,
                   "roi_pool: the map must have less than 2^31 cells, got ", height, " x ", width);
   features = channels_last(features);
-  const ScalarType box_type = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  boxes = torch::stable::contiguous(torch::stable::to(boxes, box_type));
+  boxes = boxes_for(boxes, dtype);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
-  check_image_index(image_of, rois, images);
+  check_image_index("roi_pool", image_of, rois, images);
 
   const std::vector<int64_t> sizes{rois, channels, bins_h, bins_w};
   Tensor out = new_tensor(boxes, sizes, dtype, MemoryFormat::ChannelsLast);
@@ -102,11 +92,10 @@ Tensor roi_pool_backward_cpu(Tensor grad, Tensor argmax, Tensor image_index, int
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
   const int32_t* argmax_data = argmax.const_data_ptr<int32_t>();
-  check_image_index(image_of, rois, images);
+  check_image_index("roi_pool", image_of, rois, images);
 
-  const ScalarType sum_type = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor sum =
-      new_tensor(grad, {images, channels, height, width}, sum_type, MemoryFormat::ChannelsLast);
+  Tensor sum = new_tensor(grad, {images, channels, height, width}, sum_type(dtype),
+                          MemoryFormat::ChannelsLast);
   torch::stable::zero_(sum);
   dispatch_floating(dtype, "roi_pool_backward", [&](auto zero) {
     using T = decltype(zero);

@@ -1,0 +1,27 @@
+// Arguments that RoIAlign and RoIPool share.
+#pragma once
+
+#include "common/tensor.h"
+
+namespace mrcnn {
+
+// Image -1 marks a padded slot.
+inline void check_image_index(const char* op, const int64_t* image_index, int64_t rois,
+                              int64_t images) {
+  for (int64_t k = 0; k < rois; ++k)
+    STD_TORCH_CHECK(image_index[k] >= -1 && image_index[k] < images, op,
+                    ": image_index must lie in [0, ", images, ") or be -1, got ", image_index[k],
+                    " for box ", k);
+}
+
+// The dtype in which sums over features of `dtype` are kept, as `Accumulate` has it.
+inline ScalarType sum_type(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Boxes are computed in the type that sums are kept in.
+inline Tensor boxes_for(const Tensor& boxes, ScalarType feature_type) {
+  return torch::stable::contiguous(torch::stable::to(boxes, sum_type(feature_type)));
+}
+
+}  // namespace mrcnn
