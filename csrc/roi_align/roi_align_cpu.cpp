@@ -3,6 +3,7 @@
 #include <span>
 #include <tuple>
 
+#include "common/parallel.h"
 #include "common/rois.h"
 #include "common/tensor.h"
 #include "roi_align/roi_align.h"
@@ -17,6 +18,13 @@ struct Tap {
 };
 template <typename T>
 using Taps = std::span<const Tap<T>>;
+
+struct CellRange {
+  int64_t begin, end;
+
+  int64_t size() const { return end - begin; }
+  bool has(int64_t cell) const { return begin <= cell && cell < end; }
+};
 
 // The merged taps of all bins along one axis.
 template <typename T>
@@ -39,7 +47,11 @@ class AxisTaps {
       }
       start_.push_back(int64_t(taps_.size()));
     }
+    const auto [low, high] = std::minmax_element(
+        taps_.begin(), taps_.end(), [](const auto& a, const auto& b) { return a.cell < b.cell; });
+    range_ = taps_.empty() ? CellRange{} : CellRange{low->cell, high->cell + 1};
   }
+  CellRange range() const { return range_; }  // of all cells that the taps read
 
  private:
   // Samples of a bin advance, so a cell seen before is one of the last two.
@@ -54,6 +66,7 @@ class AxisTaps {
   }
 
   std::vector<Tap<T>> taps_;
+  CellRange range_{};
   std::vector<int64_t> start_;  // bin b has taps_[start_[b]] up to taps_[start_[b + 1]]
 };
 
@@ -84,16 +97,6 @@ struct RoiPlan {
   }
 };
 
-// The rows of a map that one of `count` workers adds to: bands in turn, so that all have work
-// wherever the RoIs lie. (Slices of channels would be simpler, but two cores that write to halves
-// of one cell steal its lines from each other.)
-struct RowShare {
-  static constexpr int64_t kBand = 8;
-  int64_t index, count;
-
-  bool has(int64_t row) const { return row / kBand % count == index; }
-};
-
 }  // namespace
 }  // namespace mrcnn
 
@@ -106,6 +109,8 @@ namespace {
 // A larger output would push the maps out of the caches.
 constexpr size_t kCacheBytes = size_t(8) << 20;
 constexpr size_t kAlignment = 64;  // of the widest vector
+// Of a map that are cleared and summed at a time: few enough to stay in the cache.
+constexpr int64_t kBandRows = 4;
 
 void check_arguments(const std::vector<Tensor>& features, const Tensor& boxes,
                      const Tensor& image_index, const std::vector<double>& scales) {
@@ -125,6 +130,23 @@ std::vector<Level> levels_of(const std::vector<Tensor>& features,
   for (size_t i = 0; i < features.size(); ++i)
     levels.push_back({features[i].size(2), features[i].size(3), scales[i]});
   return levels;
+}
+
+// Some rows of the map of one image and level.
+struct Band {
+  size_t level;
+  int64_t image;
+  CellRange rows;
+};
+
+// All bands, coarse levels first: theirs hold the most work, which must not come last.
+std::vector<Band> bands_of(const std::vector<Level>& levels, int64_t images) {
+  std::vector<Band> bands;
+  for (size_t level = levels.size(); level-- > 0;)
+    for (int64_t image = 0; image < images; ++image)
+      for (int64_t row = 0; row < levels[level].height; row += kBandRows)
+        bands.push_back({level, image, {row, std::min(row + kBandRows, levels[level].height)}});
+  return bands;
 }
 
 // RoIs that share cells follow each other, so that the second finds them in the cache: by image,
@@ -188,7 +210,7 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
                              uintptr_t(out_data) % kAlignment == 0;
     const std::vector<int64_t> order =
         order_of_rois(box_data, image_of, rois, levels, canonical_size, canonical_level);
-    torch::stable::parallel_for(0, rois, 8, [&](int64_t begin, int64_t end) {
+    parallel_pieces(rois, 8, [&](int64_t begin, int64_t end) {
       RoiPlan<A> plan;
       for (int64_t i = begin; i < end; ++i) {
         const int64_t k = order[i];
@@ -224,36 +246,53 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
   const std::vector<Level> levels = levels_of(features, scales);
 
   std::vector<Tensor> grads;
-  for (const Tensor& map : features) {
-    Tensor sum = new_tensor(grad, {map.size(0), channels, map.size(2), map.size(3)},
-                            boxes.scalar_type(), MemoryFormat::ChannelsLast);
-    grads.push_back(torch::stable::zero_(sum));
-  }
+  for (const Tensor& map : features)
+    grads.push_back(new_tensor(grad, {map.size(0), channels, map.size(2), map.size(3)},
+                               boxes.scalar_type(), MemoryFormat::ChannelsLast));
   dispatch_floating(dtype, "roi_align_backward", [&](auto zero) {
     using T = decltype(zero);
     using A = typename Accumulate<T>::type;
     const A* box_data = boxes.const_data_ptr<A>();
     const T* grad_data = grad.const_data_ptr<T>();
-    std::vector<A*> maps;
-    for (Tensor& map : grads) maps.push_back(map.mutable_data_ptr<A>());
-
     const std::vector<int64_t> order =
         order_of_rois(box_data, image_of, rois, levels, canonical_size, canonical_level);
-    // Threads own rows and walk all RoIs in order: no two write to one place, and every sum is
-    // taken in the same order for any number of threads.
-    const int64_t shares = torch::stable::get_num_threads();
-    torch::stable::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
-      RoiPlan<A> plan;
-      for (RowShare share{begin, shares}; share.index < end; ++share.index)
-        for (const int64_t k : order) {
-          if (!plan.build(box_data + k * 4, image_of[k], levels, bins_h, bins_w, sampling_ratio,
-                          aligned, canonical_size, canonical_level))
-            continue;
-          const Level& l = levels[plan.level];
-          BY_ISA(scatter(grad_data + k * channels * bins_h * bins_w, l.width, channels, share,
-                         plan.rows, plan.columns,
-                         maps[plan.level] + plan.image * l.height * l.width * channels));
+    std::vector<RoiPlan<A>> plans(rois);
+    std::vector<char> pools(rois);
+    parallel_pieces(rois, 32, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k)
+        pools[k] = plans[k].build(box_data + k * 4, image_of[k], levels, bins_h, bins_w,
+                                  sampling_ratio, aligned, canonical_size, canonical_level);
+    });
+    const int64_t images = features[0].size(0);
+    std::vector<std::vector<int64_t>> rois_of(images * levels.size());
+    for (const int64_t k : order)
+      if (pools[k]) rois_of[plans[k].image * levels.size() + plans[k].level].push_back(k);
+    const std::vector<Band> bands = bands_of(levels, images);
+    // A band is written by one thread, its RoIs in order: no two threads write to one place, and
+    // every sum is taken in the same order for any number of threads.
+    parallel_pieces(int64_t(bands.size()), 1, [&](int64_t begin, int64_t end) {
+      std::vector<int64_t> band_rois;
+      for (int64_t i = begin; i < end; ++i) {
+        const auto& [level, image, rows] = bands[i];
+        const auto& [height, width, scale] = levels[level];
+        A* map = grads[level].template mutable_data_ptr<A>() + image * height * width * channels;
+        band_rois.clear();
+        int64_t covered = 0;
+        for (const int64_t k : rois_of[image * levels.size() + level]) {
+          const CellRange reads = plans[k].rows.range();
+          if (reads.end <= rows.begin || rows.end <= reads.begin) continue;
+          band_rois.push_back(k);
+          covered += plans[k].columns.range().size();
         }
+        // Zeros that are added to at once are worth a place in the caches.
+        const bool past_caches = covered < width && channels * sizeof(A) % kAlignment == 0 &&
+                                 uintptr_t(map) % kAlignment == 0;
+        BY_ISA(clear(map + rows.begin * width * channels, map + rows.end * width * channels,
+                     past_caches));
+        for (const int64_t k : band_rois)
+          BY_ISA(scatter(grad_data + k * channels * bins_h * bins_w, width, channels, rows,
+                         plans[k].rows, plans[k].columns, map));
+      }
     });
   });
   for (Tensor& map : grads) map = torch::stable::to(map, dtype);

@@ -84,13 +84,13 @@ void pool(const T* map, int64_t width, int64_t channels, const AxisTaps<A>& rows
   if (past_caches) stream_fence();
 }
 
-// The transpose of `pool` for the rows of one share: adds grad (bins_h, bins_w, channels) to map.
+// The transpose of `pool` for some rows of the map: adds grad (bins_h, bins_w, channels) to them.
 template <typename T, typename A>
-void scatter(const T* grad, int64_t width, int64_t channels, const RowShare& share,
+void scatter(const T* grad, int64_t width, int64_t channels, const CellRange& map_rows,
              const AxisTaps<A>& rows, const AxisTaps<A>& columns, A* map) {
   for (int64_t by = 0; by < rows.bins(); ++by)
     for (const auto& row : rows.of_bin(by)) {
-      if (!share.has(row.cell)) continue;
+      if (!map_rows.has(row.cell)) continue;
       const T* bin = grad + by * columns.bins() * channels;
       for (int64_t bx = 0; bx < columns.bins(); ++bx, bin += channels)
         for (const auto& column : columns.of_bin(bx)) {
@@ -103,4 +103,15 @@ void scatter(const T* grad, int64_t width, int64_t channels, const RowShare& sha
           for (; c < channels; ++c) cell[c] += weight * A(bin[c]);
         }
     }
+}
+
+// Clears cells past the caches: no line is read that is only written.
+template <typename A>
+void clear(A* begin, A* end, bool past_caches) {
+  if (past_caches) {
+    for (; begin < end; begin += kLanes<A>) stream(begin, Vec<A>{});
+    stream_fence();
+  } else {
+    std::fill(begin, end, A(0));
+  }
 }
