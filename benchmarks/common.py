@@ -206,7 +206,13 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
     return {
         "commit": _git("rev-parse", "--short", "HEAD")
-        + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        + (
+            "+changes"
+            if _git(
+                "status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/benchmarks/results"
+            )
+            else ""
+        ),
         "device": "cpu",
         "machine": _cpu_name(),
         "cores": os.cpu_count(),

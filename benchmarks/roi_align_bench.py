@@ -143,6 +143,25 @@ def measure_growth(repeats: int) -> list[common.Row]:
     return rows
 
 
+def measure_scaling(repeats: int) -> list[common.Row]:
+    """Two threads against one, in turn, on reused memory."""
+    rows = []
+    for name, (count, bins) in CASES.items():
+        maps, pool = channels_last(make_maps(CHANNELS)), ours(common.make_boxes(count), bins)
+        directions = {"forward": partial(pool, maps), "backward": common.backward_of(pool, maps)}
+        for direction, run in directions.items():
+
+            def on(threads: int, run: Callable = run) -> object:
+                torch.set_num_threads(threads)
+                return run()
+
+            sides = {"ours on 1 thread": partial(on, 1), "ours": partial(on, 2)}
+            times = common.measure(sides, repeats)
+            title = f"{name}: {direction}, 2 threads against 1, reused"
+            rows.append(common.row(title, times, peer="ours on 1 thread"))
+    return rows
+
+
 def main() -> None:
     args = common.parse(__doc__)
     facts, rows = common.about(args), []
@@ -153,6 +172,8 @@ def main() -> None:
             rows += measure_case(name, count, bins, memory, args.repeats, bandwidth)
         if memory == "reused" and not args.quick:
             rows += measure_growth(args.repeats)
+    if memory == "reused" and len(args.threads) > 1:
+        rows += measure_scaling(args.repeats)
     common.finish(args, facts, rows)
 
 

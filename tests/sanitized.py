@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,7 @@ torch.set_num_threads(1)
 from mrcnn.ops import library
 assert library.load("mrcnn_C").__file__.startswith(sys.argv[1]), "not the sanitized kernels"
 from op_judge import judge_many
-shares = judge_many(range(int(sys.argv[2]), int(sys.argv[3])))
+shares = judge_many(range(int(sys.argv[2]), int(sys.argv[3])), sys.argv[4:])
 print(*(f"{op}: {len(found)} answered" for op, found in shares.items()), sep="\\n")
 """
 
@@ -65,8 +66,9 @@ def build(folder: Path) -> Path:
     return libraries
 
 
-def run(libraries: Path, isa: str, seeds: range) -> str:
-    """Judge one call of each op and seed in a process of its own; any report ends it."""
+def run(libraries: Path, isa: str, seeds: range, ops: Sequence[str] = ()) -> str:
+    """Judge one call of each op (of all if none is named) and seed in a process of its own; any
+    report ends it."""
     preload = " ".join(str(runtime_library(name)) for name in ("libasan.so", "libstdc++.so"))
     done = subprocess.run(
         [
@@ -78,6 +80,7 @@ def run(libraries: Path, isa: str, seeds: range) -> str:
             str(libraries),
             str(seeds.start),
             str(seeds.stop),
+            *ops,
         ],
         cwd=libraries,
         env=os.environ

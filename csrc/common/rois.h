@@ -1,4 +1,4 @@
-// Arguments that RoIAlign and RoIPool share.
+// Arguments of RoIAlign and RoIPool, checked alike on all devices.
 #pragma once
 
 #include "common/tensor.h"
@@ -12,6 +12,18 @@ inline void check_image_index(const char* op, const int64_t* image_index, int64_
     STD_TORCH_CHECK(image_index[k] >= -1 && image_index[k] < images, op,
                     ": image_index must lie in [0, ", images, ") or be -1, got ", image_index[k],
                     " for box ", k);
+}
+
+inline void check_roi_align(const std::vector<Tensor>& features, const Tensor& boxes,
+                            const Tensor& image_index, const std::vector<double>& scales) {
+  STD_TORCH_CHECK(!features.empty() && scales.size() == features.size(),
+                  "roi_align: features and scales must have one entry a level");
+  check_shape(features[0], {-1, -1, -1, -1}, "roi_align: features (N, C, H, W)");
+  for (const Tensor& map : features)
+    check_shape(map, {features[0].size(0), features[0].size(1), -1, -1},
+                "roi_align: features (N, C, H, W)");
+  check_shape(boxes, {-1, 4}, "roi_align: boxes (K, 4)");
+  check_shape(image_index, {boxes.size(0)}, "roi_align: image_index (K)");
 }
 
 // The dtype in which sums over features of `dtype` are kept, as `Accumulate` has it.

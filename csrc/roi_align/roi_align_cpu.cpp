@@ -112,18 +112,6 @@ constexpr size_t kAlignment = 64;  // of the widest vector
 // Of a map that are cleared and summed at a time: few enough to stay in the cache.
 constexpr int64_t kBandRows = 4;
 
-void check_arguments(const std::vector<Tensor>& features, const Tensor& boxes,
-                     const Tensor& image_index, const std::vector<double>& scales) {
-  STD_TORCH_CHECK(!features.empty() && scales.size() == features.size(),
-                  "roi_align: features and scales must have one entry a level");
-  check_shape(features[0], {-1, -1, -1, -1}, "roi_align: features (N, C, H, W)");
-  for (const Tensor& map : features)
-    check_shape(map, {features[0].size(0), features[0].size(1), -1, -1},
-                "roi_align: features (N, C, H, W)");
-  check_shape(boxes, {-1, 4}, "roi_align: boxes (K, 4)");
-  check_shape(image_index, {boxes.size(0)}, "roi_align: image_index (K)");
-}
-
 std::vector<Level> levels_of(const std::vector<Tensor>& features,
                              const std::vector<double>& scales) {
   std::vector<Level> levels;
@@ -182,7 +170,7 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
                      std::vector<double> scales, int64_t bins_h, int64_t bins_w,
                      int64_t sampling_ratio, bool aligned, double canonical_size,
                      int64_t canonical_level) {
-  check_arguments(features, boxes, image_index, scales);
+  check_roi_align(features, boxes, image_index, scales);
   STD_TORCH_CHECK(bins_h > 0 && bins_w > 0, "roi_align: bins must be at least 1");
   const ScalarType dtype = features[0].scalar_type();
   const int64_t rois = boxes.size(0), channels = features[0].size(1);
@@ -233,7 +221,7 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
                                            Tensor image_index, std::vector<double> scales,
                                            int64_t sampling_ratio, bool aligned,
                                            double canonical_size, int64_t canonical_level) {
-  check_arguments(features, boxes, image_index, scales);
+  check_roi_align(features, boxes, image_index, scales);
   check_shape(grad, {boxes.size(0), features[0].size(1), -1, -1}, "roi_align: grad (K, C, h, w)");
   const ScalarType dtype = grad.scalar_type();
   const int64_t rois = grad.size(0), channels = grad.size(1);
