@@ -173,15 +173,55 @@ def test_many_boxes():
 
 
 def greedy(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    """The definition, row by row of the matrix of all pairs."""
-    order = scores.argsort(descending=True, stable=True)
-    rival = (reference.pairwise_iou(boxes, boxes) > threshold) & (groups[:, None] == groups)
-    alive, kept = torch.ones(len(boxes), dtype=torch.bool), []
+    """The definition, by the overlaps of each kept box with all others."""
+    order = scores.nan_to_num(-INF, INF, -INF).argsort(descending=True, stable=True)
+    alive, kept = (scores > -INF) & ~boxes.isnan().any(1), []
     for i in order.tolist():
         if alive[i]:
             kept.append(i)
-            alive &= ~rival[i]
+            overlap = reference.pairwise_iou(boxes[i : i + 1], boxes)[0]
+            alive &= ~((overlap > threshold) & (groups[i] == groups))
     return kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [32, 33, 64, 65, 512, 513, 640, 2049, 4096, 4097, 8257])
+def test_counts_where_kernels_change(count, dtype):
+    """Warps and words of the GPU hold 32 and 64 boxes, one of its blocks 512 of a segment, a tile
+    of pairs 4096."""
+    generator = torch.Generator().manual_seed(count)
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator, dtype=dtype)
+
+    # Sparse, crowded, padded.
+    low = uniform(3, count, 2) * (count**0.5 * torch.tensor([16.0, 4.0, 8.0]))[:, None, None]
+    boxes = torch.cat([low, low + 10 + 30 * uniform(3, count, 2)], dim=2)
+    scores = (uniform(3, count) * 500).round()  # many ties
+    scores[2, uniform(count) < 0.3] = -INF
+    scores[2, ::31] = NAN
+    boxes[2, ::29, 3] = NAN
+    groups = torch.randint(3, (3, count), generator=generator) * 2**40
+    for group in (groups, torch.zeros_like(groups))[count > 2000 :]:
+        expected = [greedy(*x, 0.3) for x in zip(boxes, scores, group, strict=True)]
+        for max_keep in (count + 1, len(expected[1]), len(expected[0]) // 2):
+            given = group if group.any() else group[:, :0]
+            indices, counts = segmented_nms(boxes, scores, given, 0.3, max_keep)
+            kept = [wanted[:max_keep] for wanted in expected]
+            assert counts.tolist() == [len(wanted) for wanted in kept]
+            for row, wanted in zip(indices.tolist(), kept, strict=True):
+                assert row == wanted + [-1] * (max_keep - len(wanted))
+
+
+@pytest.mark.parametrize("count", [40, 500, 700, 5000])
+def test_staircase(count):
+    """Each box hangs on the one before it: the longest chain of decisions."""
+    left = torch.arange(count) * 4.0
+    boxes = torch.stack([left, left * 0, left + 10, left * 0 + 10], dim=1)
+    scores = torch.arange(count, 0, -1).float()
+    assert nms(boxes, scores, 0.3).tolist() == list(range(0, count, 2))
+    assert nms(boxes, scores, NAN).tolist() == list(range(count))
+    assert nms(boxes, scores, -0.1).tolist() == [0]
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.7, 1.0])
