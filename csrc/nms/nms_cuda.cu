@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 
@@ -15,10 +16,10 @@ namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSmall = 512;           // boxes that one block suppresses as fast as the device would
+constexpr int kSmall = 512;           // boxes of a segment that one block suppresses, one a thread
 constexpr int kSortedByBlock = 4096;  // boxes whose keys fit 48 KB
 constexpr int kWord = 64;             // boxes whose overlaps with another are bits of one word
-constexpr int kTileBoxes = 4096, kFewestTileBoxes = 1024;
+constexpr int kTileBoxes = 4096, kFewestTileBoxes = 1024;  // whose pairs are tested at once
 constexpr int64_t kMaskBytes = 32 << 20;  // of the masks of all segments, to stay in a large L2
 constexpr int kRowsPerWarp = 8;           // that a warp of the resolving block collects
 constexpr int kWarpsPerChunk = kWord / kRowsPerWarp;
@@ -274,8 +275,8 @@ struct Tile {
   int rows, stride;
   int most;                 // boxes to keep
   const uint8_t* competes;  // may be nullptr
-  // Bit i % 32 of word i / 32 of box i of the tile: 1 if it is suppressed by an earlier tile;
-  // nullptr for the first.
+  // (segments, 2 * stride), bit i % 32 of word i / 32: an earlier tile suppresses box i of this
+  // one. nullptr for the first tile.
   const uint32_t* removed;
 
   __device__ __forceinline__ int blocks() const { return (rows + kWord - 1) / kWord; }
@@ -512,8 +513,9 @@ std::tuple<Tensor, Tensor> sort_falling(const Tensor& keys) {
   using torch::stable::detail::from, torch::stable::detail::to;
   std::array<StableIValue, 4> stack{from(keys), from(std::optional<bool>(true)), from(int64_t(-1)),
                                     from(true)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  STD_TORCH_CHECK(
+      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION) == 0,
+      "nms: aten::sort failed");
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
