@@ -158,6 +158,23 @@ def test_many_ties_match_reference():
     assert len(scores.unique()) < 10
 
 
+@pytest.mark.parametrize("top_k", [100, 3000, 9000])
+def test_the_best_of_a_large_level(top_k):
+    generator = torch.Generator().manual_seed(0)
+    height, width = 90, 110
+    logits = distinct(2, 1, height, width, generator=generator).float()
+    logits[1] = (logits[1] * 16).round()  # many ties
+    sizes = torch.tensor([[4 * height, 4 * width]] * 2)
+    boxes, scores = select_proposals(
+        [logits], [torch.zeros(2, 4, height, width)], torch.tensor([[[0.0, 0.0, 4.0, 4.0]]]), [4],
+        sizes, pre_nms_top_k=top_k, post_nms_top_k=top_k, nms_threshold=1.0, min_side=0.0,
+    )  # fmt: skip
+    expected, index = logits.flatten(1).sort(descending=True, stable=True)
+    corner = torch.stack([index % width, index // width], dim=-1)[:, :top_k] * 4.0
+    assert_close(scores, expected[:, :top_k], rtol=0, atol=0)
+    assert_close(boxes, torch.cat([corner, corner + 4], dim=-1), rtol=0, atol=0)
+
+
 def test_zero_deltas_give_the_anchors():
     cell_anchors = torch.tensor([[[-3.0, -3, 3, 3]]])
     logits = torch.arange(6.0).reshape(1, 1, 2, 3)
@@ -285,6 +302,30 @@ def test_detections_of_no_valid_roi():
     scores, deltas, boxes, valid = head_outputs(2)
     counts = compare_detections(scores, deltas, boxes, torch.zeros_like(valid))[4]
     assert counts.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("max_detections", [40, 300])
+def test_detections_of_many_equal_boxes(max_detections):
+    rois, classes, places = 1000, 5, 50
+    generator = torch.Generator().manual_seed(0)
+    scores = distinct(1, rois, classes, generator=generator) / 4 + 0.5
+    place = torch.arange(rois) % places
+    corner = torch.stack([place * 10.0, torch.zeros(rois)], dim=1)
+    boxes = torch.cat([corner, corner + 8], dim=1)[None]
+    answer = select_detections(
+        scores, torch.zeros(1, rois, 4), boxes, torch.ones(1, rois, dtype=torch.bool),
+        torch.tensor([[10, 500]]), **DETECTIONS | {"max_detections": max_detections},
+    )  # fmt: skip
+    # The best of each place and class stays.
+    best, copy = scores.reshape(rois // places, places * classes).max(dim=0)
+    order = best.argsort(descending=True)[:max_detections]
+    roi = copy[order] * places + order // classes
+    count = len(order)
+    assert answer[4].tolist() == [count]
+    assert_close(answer[1][0, :count].double(), best[order].double(), rtol=0, atol=1e-7)
+    assert answer[2][0, :count].tolist() == (order % classes).tolist()
+    assert answer[3][0, :count].tolist() == roi.tolist()
+    assert_close(answer[0][0, :count], boxes[0, roi], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("min_side", [-1.0, 0.0])

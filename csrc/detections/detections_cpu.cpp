@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "common/tensor.h"
+#include "detections/detections.h"
 #include "nms/nms.h"
 #include "nms/rank.h"
 
@@ -14,17 +15,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
     Tensor scores, Tensor deltas, Tensor boxes, Tensor valid, Tensor sizes,
     std::vector<double> delta_weights, double score_threshold, double nms_threshold,
     double min_side, int64_t max_detections) {
-  check_shape(scores, {-1, -1, -1}, "select_detections: scores (N, R, C)");
+  check_detections(scores, deltas, boxes, valid, sizes, delta_weights, max_detections);
   const int64_t images = scores.size(0), rois = scores.size(1), classes = scores.size(2);
-  check_shape(deltas, {images, rois, -1}, "select_detections: deltas (N, R, 4 C)");
-  STD_TORCH_CHECK(deltas.size(2) == 4 || deltas.size(2) == 4 * classes,
-                  "select_detections: deltas must have 4 or 4 C columns, got ", deltas.size(2));
-  check_shape(boxes, {images, rois, 4}, "select_detections: boxes (N, R, 4)");
-  check_shape(valid, {images, rois}, "select_detections: valid (N, R)");
-  check_shape(sizes, {images, 2}, "select_detections: sizes (N, 2)");
-  STD_TORCH_CHECK(delta_weights.size() == 4, "select_detections: delta_weights must be 4 numbers");
-  STD_TORCH_CHECK(max_detections >= 0, "select_detections: max_detections must be at least 0, got ",
-                  max_detections);
   const bool class_agnostic = deltas.size(2) == 4;
   for (Tensor* t : {&scores, &deltas, &boxes})
     *t = torch::stable::contiguous(torch::stable::to(*t, ScalarType::Float));

@@ -3,32 +3,34 @@
 
 #include <algorithm>
 #include <array>
+#include <cfloat>
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <limits>
 #include <utility>
 #include <vector>
+
+#include "common/device.h"
 
 namespace mrcnn {
 
 // Larger words for larger scores: floats compare like their bits once negative ones are flipped.
-inline uint32_t ordered_bits(float score) {
+HOST_DEVICE uint32_t ordered_bits(float score) {
   score += 0.0f;  // -0 ranks with 0
   uint32_t bits;
-  std::memcpy(&bits, &score, 4);
+  memcpy(&bits, &score, 4);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
 // One word orders candidates by falling score, then by rising index: larger keys come first.
-inline uint64_t rank_key(float score, uint32_t index) {
+HOST_DEVICE uint64_t rank_key(float score, uint32_t index) {
   return uint64_t(ordered_bits(score)) << 32 | (0xFFFFFFFFu - index);
 }
 
-inline uint32_t key_index(uint64_t key) { return 0xFFFFFFFFu - uint32_t(key); }
+HOST_DEVICE uint32_t key_index(uint64_t key) { return 0xFFFFFFFFu - uint32_t(key); }
 
 // Padding (-inf) and NaN never compete.
-inline bool competes(float score) { return score > -std::numeric_limits<float>::infinity(); }
+HOST_DEVICE bool competes(float score) { return score >= -FLT_MAX; }
 
 // Puts keys that stand in the order of their indices into falling order.
 inline void sort_keys(std::vector<uint64_t>& keys, std::vector<uint64_t>& scratch) {

@@ -51,22 +51,9 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
                                                 std::vector<int64_t> strides, Tensor sizes,
                                                 int64_t pre_nms_top_k, int64_t post_nms_top_k,
                                                 double nms_threshold, double min_side) {
+  check_proposals(logits, deltas, cell_anchors, strides, sizes, pre_nms_top_k, post_nms_top_k);
   const int64_t levels = int64_t(logits.size());
-  STD_TORCH_CHECK(
-      levels > 0 && int64_t(deltas.size()) == levels && int64_t(strides.size()) == levels,
-      "select_proposals: logits, deltas and strides must have one entry a level");
-  check_shape(logits[0], {-1, -1, -1, -1}, "select_proposals: logits (N, A, H, W)");
   const int64_t images = logits[0].size(0), anchors = logits[0].size(1);
-  for (int64_t l = 0; l < levels; ++l) {
-    check_shape(logits[l], {images, anchors, -1, -1}, "select_proposals: logits (N, A, H, W)");
-    check_shape(deltas[l], {images, 4 * anchors, logits[l].size(2), logits[l].size(3)},
-                "select_proposals: deltas (N, 4 A, H, W)");
-  }
-  check_shape(cell_anchors, {levels, anchors, 4}, "select_proposals: cell_anchors (L, A, 4)");
-  check_shape(sizes, {images, 2}, "select_proposals: sizes (N, 2)");
-  STD_TORCH_CHECK(pre_nms_top_k >= 0 && post_nms_top_k >= 0,
-                  "select_proposals: pre_nms_top_k and post_nms_top_k must be at least 0, got ",
-                  pre_nms_top_k, " and ", post_nms_top_k);
   for (auto* maps : {&logits, &deltas})
     for (Tensor& map : *maps) map = channels_last(torch::stable::to(map, ScalarType::Float));
   cell_anchors = torch::stable::contiguous(torch::stable::to(cell_anchors, ScalarType::Float));
