@@ -86,6 +86,25 @@ def test_matches_reference(case, size, sampling_ratio, aligned):
         assert actual.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "sampling_ratio"),
+    [(600, (7, 7), 2), (4, (40, 3), 64), (3, (2, 200), 0)],
+    ids=["boxes", "samples", "bins"],
+)
+def test_many(count, size, sampling_ratio):
+    generator = torch.Generator().manual_seed(3)
+    low = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 40
+    boxes = torch.cat([low, low + torch.rand_like(low) * 30], dim=1)
+    image_index = torch.arange(count) % 2
+    feature = torch.randn(2, 3, HEIGHT, WIDTH, generator=generator).double().requires_grad_()
+    options = {"scales": [SCALE], "size": size, "sampling_ratio": sampling_ratio, "aligned": True}
+    expected = reference.roi_align([feature], boxes, image_index, **options)
+    actual = multiscale_roi_align([feature], boxes, image_index, **options)
+    upstream = torch.randn_like(expected)
+    assert_close(actual, expected)
+    assert_close(*grads(actual, [feature], upstream), *grads(expected, [feature], upstream))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", ["inside", "whole image", "crosses the border", "none"])
 @pytest.mark.parametrize("size", [(7, 7), (2, 4)], ids=str)

@@ -18,10 +18,24 @@ constexpr int kMaxLevels = 8;
 constexpr int kPartThreads = 512, kPart = 8192;  // logits that one block chooses from
 constexpr int kLevelThreads = 1024, kMergeThreads = 1024;
 
-// The outputs of the RPN head, (N, H, W, A) and (N, H, W, 4 A), passed to kernels by value.
+// One output of the RPN head, (N, H, W, values): the values of a pixel lie side by side. Logits and
+// deltas may be parts of one tensor, so pixels need not follow each other closely.
+template <typename T>
+struct HeadMap {
+  const T* data;
+  int64_t image_stride, pixel_stride;
+
+  // Values that belong to anchor `index` of an image, for `anchors` a pixel and `values` an anchor.
+  __device__ __forceinline__ const T* of_anchor(int64_t image, unsigned index, unsigned anchors,
+                                                unsigned values) const {
+    return data + image * image_stride + index / anchors * pixel_stride + index % anchors * values;
+  }
+};
+
+// The outputs of all levels, passed to kernels by value.
 template <typename T>
 struct HeadMaps {
-  const T *logits[kMaxLevels], *deltas[kMaxLevels];
+  HeadMap<T> logits[kMaxLevels], deltas[kMaxLevels];
   int64_t height[kMaxLevels], width[kMaxLevels];
   float stride[kMaxLevels];
   int first_part[kMaxLevels + 1];  // of each level, among the parts of an image
@@ -45,9 +59,9 @@ __global__ void __launch_bounds__(kPartThreads)
   const int64_t numel = maps.logits_an_image(level);
   const int64_t first = int64_t(blockIdx.x - maps.first_part[level]) * kPart;
   const int count = int(min(int64_t(kPart), numel - first));
-  const T* logits = maps.logits[level] + blockIdx.y * numel + first;
   for (int i = threadIdx.x; i < count; i += kPartThreads) {
-    const float logit = float(logits[i]);
+    const float logit =
+        float(*maps.logits[level].of_anchor(blockIdx.y, unsigned(first + i), maps.anchors, 1));
     bits[i] = competes(logit) ? ordered_bits(logit) : 0;
   }
   if (threadIdx.x == 0) chosen = 0;
@@ -95,7 +109,6 @@ __global__ void __launch_bounds__(kLevelThreads)
 
   const float weights[4] = {1, 1, 1, 1};
   const float height = float(sizes[image * 2]), width = float(sizes[image * 2 + 1]);
-  const int64_t numel = maps.logits_an_image(level);
   for (unsigned i = threadIdx.x; i < k; i += kLevelThreads) {
     Box<float> box = {0, 0, 0, 0};
     float score = 0;
@@ -105,11 +118,10 @@ __global__ void __launch_bounds__(kLevelThreads)
       const Box<float> anchor =
           anchor_at(index, maps.width[level], int64_t(maps.anchors), maps.stride[level],
                     cell_anchors + level * maps.anchors * 4);
-      float delta[4];
-      for (int d = 0; d < 4; ++d)
-        delta[d] = float(maps.deltas[level][(image * numel + index) * 4 + d]);
+      const T* given = maps.deltas[level].of_anchor(image, unsigned(index), maps.anchors, 4);
+      const float delta[4] = {float(given[0]), float(given[1]), float(given[2]), float(given[3])};
       box = clip(decode(anchor, delta, weights), height, width);
-      score = float(maps.logits[level][image * numel + index]);
+      score = float(*maps.logits[level].of_anchor(image, unsigned(index), maps.anchors, 1));
       // Written so that NaN is filtered, too.
       competes = box.x2 - box.x1 > min_side && box.y2 - box.y1 > min_side;
     }
@@ -163,13 +175,25 @@ __global__ void __launch_bounds__(kMergeThreads)
   }
 }
 
+// Whether the values of a pixel, and the pixels of an image, follow each other as HeadMap has it.
+bool is_head_map(const Tensor& map) {
+  const int64_t width = map.size(3), pixel = width > 1 ? map.stride(3) : map.stride(2);
+  return (map.size(1) == 1 || map.stride(1) == 1) &&
+         (map.size(2) == 1 || width == 1 || map.stride(2) == width * pixel);
+}
+
+template <typename T>
+HeadMap<T> head_map(const Tensor& map) {
+  return {map.const_data_ptr<T>(), map.stride(0), map.size(3) > 1 ? map.stride(3) : map.stride(2)};
+}
+
 template <typename T>
 HeadMaps<T> maps_of(const std::vector<Tensor>& logits, const std::vector<Tensor>& deltas,
                     const std::vector<int64_t>& strides) {
   HeadMaps<T> maps = {};
   maps.levels = int(logits.size()), maps.anchors = int(logits[0].size(1));
   for (int l = 0; l < maps.levels; ++l) {
-    maps.logits[l] = logits[l].const_data_ptr<T>(), maps.deltas[l] = deltas[l].const_data_ptr<T>();
+    maps.logits[l] = head_map<T>(logits[l]), maps.deltas[l] = head_map<T>(deltas[l]);
     maps.height[l] = logits[l].size(2), maps.width[l] = logits[l].size(3);
     maps.stride[l] = float(strides[l]);
     const int64_t numel = maps.height[l] * maps.width[l] * maps.anchors;
@@ -198,8 +222,10 @@ std::tuple<Tensor, Tensor> select_proposals_cuda(std::vector<Tensor> logits,
       dtype = ScalarType::Float;
   int64_t k = 0;  // candidates of the largest level
   for (int64_t l = 0; l < levels; ++l) {
-    logits[l] = channels_last(torch::stable::to(logits[l], dtype));
-    deltas[l] = channels_last(torch::stable::to(deltas[l], dtype));
+    for (Tensor* map : {&logits[l], &deltas[l]}) {
+      *map = torch::stable::to(*map, dtype);
+      if (!is_head_map(*map)) *map = channels_last(*map);
+    }
     k = std::max(k, std::min(pre_nms_top_k, logits[l].numel() / std::max<int64_t>(images, 1)));
   }
   cell_anchors = torch::stable::contiguous(torch::stable::to(cell_anchors, ScalarType::Float));
