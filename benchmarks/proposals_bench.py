@@ -86,7 +86,7 @@ def main() -> None:
 
             def ours(maps=maps, sizes=sizes):
                 return select_proposals(
-                    *maps, cell_anchors, STRIDES, sizes,
+                    *maps, cell_anchors, [(s, s) for s in STRIDES], sizes,
                     pre_nms_top_k=1000, post_nms_top_k=1000, nms_threshold=0.7, min_side=1e-3,
                 )  # fmt: skip
 

@@ -19,6 +19,7 @@ class ModelConfig:
 
     backbone: str = "resnet50"
     norm: str = "frozen_batch"  # or "batch", "group", "group_of_8"
+    norm_eps: float = 1e-5  # added to variances
     frozen_stages: int = 2  # stem and res2 keep their pretrained weights; 0 trains everything
     fpn_channels: int = 256
     fpn_levels: int = 4  # backbone stages used, from stride 4 on; one coarser level is added on top

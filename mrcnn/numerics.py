@@ -16,6 +16,10 @@ class Numerics:
     min_proposal_side: float  # proposals must be wider and higher than this, in pixels
     min_detection_side: float  # the same for detections
     smooth_l1_beta: float  # 0 is the plain L1 loss
+    strides_from_grid: bool  # anchors a level lie padded size // cells apart, not its stride
+    antialias: bool  # images shrink by a filter that widens, in 8 bits; else by 4 taps, in floats
+    round_sizes: bool  # of resized images, else cut to whole pixels
+    whole_pixel_paste: bool  # masks are pasted into boxes cut to whole pixels
 
 
 NUMERICS = {
@@ -26,6 +30,10 @@ NUMERICS = {
         min_proposal_side=0.0,
         min_detection_side=-1.0,
         smooth_l1_beta=0.0,
+        strides_from_grid=False,
+        antialias=True,
+        round_sizes=True,
+        whole_pixel_paste=False,
     ),
     "torchvision": Numerics(
         roi_aligned=False,
@@ -34,5 +42,9 @@ NUMERICS = {
         min_proposal_side=1e-3,
         min_detection_side=1e-2,
         smooth_l1_beta=1 / 9,
+        strides_from_grid=True,
+        antialias=False,
+        round_sizes=False,
+        whole_pixel_paste=True,
     ),
 }

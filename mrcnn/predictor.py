@@ -26,6 +26,7 @@ from mrcnn.data.images import pad_images, read_image, resized, to_pixels
 from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN, build
 from mrcnn.models.postprocess import to_detections
+from mrcnn.numerics import NUMERICS
 from mrcnn.structures import Detections, ImageBatch
 from mrcnn.visual import draw_instances
 
@@ -202,7 +203,12 @@ class Predictor:
         self.model.eval()
         try:
             images = images.to(self.device)
-            return to_detections(self.model(images), images.sizes, original_sizes)
+            return to_detections(
+                self.model(images),
+                images.sizes,
+                original_sizes,
+                whole_pixels=NUMERICS[self.config.numerics].whole_pixel_paste,
+            )
         finally:
             self.model.train(was_training)
 
@@ -210,7 +216,7 @@ class Predictor:
         config = self.config
         sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
         pixels = [
-            to_pixels(picture, resized(height, width, config), config.pixel_mean, config.pixel_std)
+            to_pixels(picture, resized(height, width, config), config)
             for picture, (height, width) in zip(pictures, sizes, strict=True)
         ]
         return self.detect(pad_images(pixels), sizes)
@@ -237,18 +243,22 @@ def load(
     *,
     score_threshold: float | None = None,
     max_detections: int | None = None,
+    norm_eps: float | None = None,
 ) -> Predictor:
-    """A trained model, from a checkpoint file or a run folder.
+    """A trained model, from a checkpoint file, a run folder, or a state dict of torchvision's
+    Mask R-CNN (.pt, .pth), which then computes as torchvision does.
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
         score_threshold: in place of that of the checkpoint.
         max_detections: objects an image, in place of that of the checkpoint.
+        norm_eps: of the frozen batch norms of a state dict. It is in no file: torchvision runs its
+            published Mask R-CNN with 0, which is inferred from its names, others with 1e-5.
     Raises:
         UserError: if the checkpoint cannot be read, or the device is not there.
     """
     where = find_device(device)
-    state, config, _ = checkpoints.load(path)
+    state, config, _ = checkpoints.load(path, norm_eps=norm_eps)
     if score_threshold is not None:
         config = dataclasses.replace(config, score_threshold=score_threshold)
     if max_detections is not None:

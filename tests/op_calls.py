@@ -262,7 +262,9 @@ def draw_sizes(draw: Draw, images: int) -> Tensor:
 def draw_head_maps(draw: Draw) -> Drawn:
     """Arguments of `select_proposals`."""
     images, levels, anchors = draw.count(2, 4), draw.pick(1, 2, 3), draw.pick(1, 1, 2, 3)
-    strides = [draw.pick(4, 8, 16) << level for level in range(levels)]
+    strides = [
+        (draw.pick(4, 8, 16) << level, draw.pick(4, 8, 16) << level) for level in range(levels)
+    ]
     logits, deltas, dtype = [], [], draw.dtype()
     for _ in range(levels):
         height, width = (draw.count(5, 12) for _ in range(2))

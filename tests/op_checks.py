@@ -299,11 +299,12 @@ def check_proposals(given: Arguments, found: tuple[Tensor, Tensor]) -> float:
     assert not scores.isnan().any()
     assert not boxes[scores == -math.inf].any()
     decided, furthest = True, 0.0
-    for level, stride in enumerate(given["strides"]):
+    for level, (step_y, step_x) in enumerate(given["strides"]):
         logits = given["logits"][level].double()
         anchors, height, width = logits.shape[1:]
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        corner = torch.stack([x, y, x, y], dim=-1)[:, :, None] * stride
+        x, y = x * step_x, y * step_y
+        corner = torch.stack([x, y, x, y], dim=-1)[:, :, None]
         anchor = (corner + given["cell_anchors"][level].double()).reshape(-1, 4)
         for image in range(images):
             delta = given["deltas"][level][image].double().reshape(anchors, 4, height, width)

@@ -195,11 +195,13 @@ def test_resized_by_a_factor():
 
 def test_to_pixels_normalises_and_resizes_like_pillow():
     mean, std = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)
+    config = ModelConfig(pixel_mean=mean, pixel_std=std)
+    plain = ModelConfig(pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0))
     expected = (torch.tensor(RGB).permute(2, 0, 1) - torch.tensor(mean).view(3, 1, 1)) / (
         torch.tensor(std).view(3, 1, 1)
     )
-    torch.testing.assert_close(to_pixels(RGB, (5, 7), mean, std), expected)
-    large = to_pixels(RGB, (10, 21), (0, 0, 0), (1, 1, 1))
+    torch.testing.assert_close(to_pixels(RGB, (5, 7), config), expected)
+    large = to_pixels(RGB, (10, 21), plain)
     pillow = np.array(Image.fromarray(RGB).resize((21, 10), Image.Resampling.BILINEAR))
     assert torch.equal(large, torch.tensor(pillow).permute(2, 0, 1).float())
 

@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"checkpoints", "visual", "training"},
     {"predictor", "coco_scores", "flags"},
     {"evaluate"},
-    {"train", "predict", "export", "serve", "check_data", "doctor"},
+    {"train", "predict", "convert", "export", "serve", "check_data", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
 ]

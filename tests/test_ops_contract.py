@@ -76,7 +76,7 @@ def arguments(face: str, count: int = 3, dtype: torch.dtype = torch.float32) -> 
             "logits": [rand(2, 1, count, 5).to(dtype), rand(2, 1, 2, 2).to(dtype)],
             "deltas": [rand(2, 4, count, 5).to(dtype), rand(2, 4, 2, 2).to(dtype)],
             "cell_anchors": torch.tensor([[[-4.0, -4, 4, 4]], [[-8.0, -8, 8, 8]]]),
-            "strides": [4, 8],
+            "strides": [(4, 4), (8, 8)],
             "sizes": torch.tensor([[20, 30], [15, 15]]),
             "pre_nms_top_k": 6,
             "post_nms_top_k": 5,

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from mrcnn.ops import reference, select_detections, select_proposals
 
 NAN, INF = math.nan, math.inf
-STRIDES = [4, 8, 16]
+STRIDES = [(4, 4), (8, 8), (16, 15)]
 SHAPES = [(9, 12), (5, 6), (3, 3)]  # cells of each level
 ANCHORS = torch.tensor(
     [[[-s, -s / 2, s, s / 2], [-s / 2, -s, s / 2, s]] for s in (6.0, 12.0, 24.0)]
@@ -166,8 +166,8 @@ def test_the_best_of_a_large_level(top_k):
     logits[1] = (logits[1] * 16).round()  # many ties
     sizes = torch.tensor([[4 * height, 4 * width]] * 2)
     boxes, scores = select_proposals(
-        [logits], [torch.zeros(2, 4, height, width)], torch.tensor([[[0.0, 0.0, 4.0, 4.0]]]), [4],
-        sizes, pre_nms_top_k=top_k, post_nms_top_k=top_k, nms_threshold=1.0, min_side=0.0,
+        [logits], [torch.zeros(2, 4, height, width)], torch.tensor([[[0.0, 0.0, 4.0, 4.0]]]),
+        [(4, 4)], sizes, pre_nms_top_k=top_k, post_nms_top_k=top_k, nms_threshold=1.0, min_side=0.0,
     )  # fmt: skip
     expected, index = logits.flatten(1).sort(descending=True, stable=True)
     corner = torch.stack([index % width, index // width], dim=-1)[:, :top_k] * 4.0

@@ -11,11 +11,11 @@ namespace mrcnn {
 // Anchor `index` of a level, index = (y * width + x) * anchors + a: cell anchor `a` moved to the
 // corner of cell (y, x).
 template <typename T>
-HOST_DEVICE Box<T> anchor_at(int64_t index, int64_t width, int64_t anchors, T stride,
+HOST_DEVICE Box<T> anchor_at(int64_t index, int64_t width, int64_t anchors, T step_y, T step_x,
                              const T* cell_anchors) {
   const T* cell = cell_anchors + index % anchors * 4;
   const int64_t position = index / anchors;
-  const T x = T(position % width) * stride, y = T(position / width) * stride;
+  const T x = T(position % width) * step_x, y = T(position / width) * step_y;
   return {cell[0] + x, cell[1] + y, cell[2] + x, cell[3] + y};
 }
 
@@ -24,8 +24,8 @@ inline void check_proposals(const std::vector<Tensor>& logits, const std::vector
                             const Tensor& sizes, int64_t pre_nms_top_k, int64_t post_nms_top_k) {
   const int64_t levels = int64_t(logits.size());
   STD_TORCH_CHECK(
-      levels > 0 && int64_t(deltas.size()) == levels && int64_t(strides.size()) == levels,
-      "select_proposals: logits, deltas and strides must have one entry a level");
+      levels > 0 && int64_t(deltas.size()) == levels && int64_t(strides.size()) == 2 * levels,
+      "select_proposals: logits and deltas must have one entry a level, strides two");
   check_shape(logits[0], {-1, -1, -1, -1}, "select_proposals: logits (N, A, H, W)");
   const int64_t images = logits[0].size(0), anchors = logits[0].size(1);
   for (int64_t l = 0; l < levels; ++l) {

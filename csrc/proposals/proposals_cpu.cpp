@@ -21,9 +21,9 @@ struct Proposal {
 // The proposals of one level of one image, best first.
 std::vector<Proposal> select_level(const float* logits, const float* deltas, int64_t height,
                                    int64_t width, int64_t anchors, const float* cell_anchors,
-                                   float stride, float image_height, float image_width,
-                                   int64_t pre_nms_top_k, int64_t max_keep, float nms_threshold,
-                                   float min_side) {
+                                   float step_y, float step_x, float image_height,
+                                   float image_width, int64_t pre_nms_top_k, int64_t max_keep,
+                                   float nms_threshold, float min_side) {
   std::vector<uint64_t> keys, scratch;
   select_best(logits, height * width * anchors, pre_nms_top_k, keys, scratch);
 
@@ -34,7 +34,7 @@ std::vector<Proposal> select_level(const float* logits, const float* deltas, int
   for (const uint64_t key : keys) {
     if (kept.size() == max_keep) break;
     const int64_t index = key_index(key);
-    const Box<float> anchor = anchor_at(index, width, anchors, stride, cell_anchors);
+    const Box<float> anchor = anchor_at(index, width, anchors, step_y, step_x, cell_anchors);
     const Box<float> box =
         clip(decode(anchor, deltas + index * 4, weights), image_height, image_width);
     // Written so that NaN is filtered, too.
@@ -67,12 +67,12 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
       const int64_t image = i / levels, level = i % levels;
       const int64_t height = logits[level].size(2), width = logits[level].size(3);
       const int64_t numel = height * width * anchors;
-      found[i] =
-          select_level(logits[level].const_data_ptr<float>() + image * numel,
-                       deltas[level].const_data_ptr<float>() + image * numel * 4, height, width,
-                       anchors, cell_data + level * anchors * 4, float(strides[level]),
-                       float(size_data[image * 2]), float(size_data[image * 2 + 1]), pre_nms_top_k,
-                       post_nms_top_k, float(nms_threshold), float(min_side));
+      found[i] = select_level(logits[level].const_data_ptr<float>() + image * numel,
+                              deltas[level].const_data_ptr<float>() + image * numel * 4, height,
+                              width, anchors, cell_data + level * anchors * 4,
+                              float(strides[2 * level]), float(strides[2 * level + 1]),
+                              float(size_data[image * 2]), float(size_data[image * 2 + 1]),
+                              pre_nms_top_k, post_nms_top_k, float(nms_threshold), float(min_side));
     }
   });
 

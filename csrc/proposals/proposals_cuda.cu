@@ -37,7 +37,7 @@ template <typename T>
 struct HeadMaps {
   HeadMap<T> logits[kMaxLevels], deltas[kMaxLevels];
   int64_t height[kMaxLevels], width[kMaxLevels];
-  float stride[kMaxLevels];
+  float step_y[kMaxLevels], step_x[kMaxLevels];
   int first_part[kMaxLevels + 1];  // of each level, among the parts of an image
   int levels, anchors;
 
@@ -116,8 +116,8 @@ __global__ void __launch_bounds__(kLevelThreads)
     if (competes) {
       const int64_t index = key_index(sorted[i]);
       const Box<float> anchor =
-          anchor_at(index, maps.width[level], int64_t(maps.anchors), maps.stride[level],
-                    cell_anchors + level * maps.anchors * 4);
+          anchor_at(index, maps.width[level], int64_t(maps.anchors), maps.step_y[level],
+                    maps.step_x[level], cell_anchors + level * maps.anchors * 4);
       const T* given = maps.deltas[level].of_anchor(image, unsigned(index), maps.anchors, 4);
       const float delta[4] = {float(given[0]), float(given[1]), float(given[2]), float(given[3])};
       box = clip(decode(anchor, delta, weights), height, width);
@@ -195,7 +195,7 @@ HeadMaps<T> maps_of(const std::vector<Tensor>& logits, const std::vector<Tensor>
   for (int l = 0; l < maps.levels; ++l) {
     maps.logits[l] = head_map<T>(logits[l]), maps.deltas[l] = head_map<T>(deltas[l]);
     maps.height[l] = logits[l].size(2), maps.width[l] = logits[l].size(3);
-    maps.stride[l] = float(strides[l]);
+    maps.step_y[l] = float(strides[2 * l]), maps.step_x[l] = float(strides[2 * l + 1]);
     const int64_t numel = maps.height[l] * maps.width[l] * maps.anchors;
     STD_TORCH_CHECK(numel <= INT32_MAX,
                     "select_proposals: a level must have less than 2^31 logits");

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from mrcnn.checkpoints.state_dict import SUFFIXES, read_state_dict
+from mrcnn.checkpoints.torchvision import is_torchvision, read_torchvision
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.files import replacing
@@ -62,17 +64,29 @@ def find(path: Path) -> Path:
     return path
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint file, or that of a run folder (`find`).
+def load(path: str | os.PathLike[str], *, norm_eps: float | None = None) -> Checkpoint:
+    """Read a checkpoint file, that of a run folder (`find`), or a state dict of torchvision's
+    Mask R-CNN (.pt, .pth), whose `extra["notes"]` then say what was inferred.
 
+    Args:
+        norm_eps: of the frozen batch norms of a state dict, in place of what is inferred.
     Raises:
         UserError: if it is missing, damaged, or made by something else.
     """
     file = find(Path(path))
-    if file.suffix.lower() in (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"):
+    if file.suffix.lower() in SUFFIXES:
+        foreign = read_state_dict(file)
+        if not is_torchvision(foreign):
+            raise UserError(
+                f"{file}: holds no detector that is known (torchvision's Mask R-CNN); "
+                f"its names begin with {', '.join(sorted(foreign)[:3])}"
+            )
+        converted, config, notes = read_torchvision(file, foreign, norm_eps)
+        return Checkpoint(converted, config, {"notes": notes})
+    if file.suffix.lower() in (".pkl", ".pickle", ".bin", ".ckpt"):
         raise UserError(
             f"{file}: is a pickle by its name, which can run programs when it is opened; "
-            "give a .safetensors checkpoint of mrcnn"
+            "give a .safetensors checkpoint of mrcnn, or a state dict of torchvision (.pth)"
         )
     try:
         with safe_open(file, framework="pt") as content:

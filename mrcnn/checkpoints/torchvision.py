@@ -1,11 +1,18 @@
-"""Weights of torchvision's Mask R-CNN with a ResNet-FPN, under our names and in our order."""
+"""Torchvision's Mask R-CNN with a ResNet-FPN: its weights under our names and in our order, and
+the configuration that they need."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
+
+from mrcnn.config import ModelConfig
+from mrcnn.data.coco_names import COCO_NAMES
+from mrcnn.errors import UserError
+from mrcnn.models.resnet import RESNETS, Bottleneck
 
 # Published files hold the names of torchvision 0.3, its models those of 0.13 and later, with one
 # more ".0" where a convolution became a sequence of layers.
@@ -30,6 +37,92 @@ _NAMES = (
 _BINS = 7  # of the box head, a side
 
 
+_COUNTER = ".num_batches_tracked"  # of live batch norm; nothing depends on it
+
+
+def is_torchvision(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are names of torchvision's detectors."""
+    return "roi_heads.box_predictor.cls_score.weight" in state and any(
+        name.startswith("backbone.body.") for name in state
+    )
+
+
+def read_torchvision(
+    file: Path, state: Mapping[str, Tensor], norm_eps: float | None
+) -> tuple[dict[str, Tensor], ModelConfig, list[str]]:
+    """Our state dict and configuration for a state dict of torchvision's.
+
+    Args:
+        file: where the state comes from, for messages.
+        norm_eps: of the frozen batch norms. None: 0 for the names of the published file, which
+            torchvision runs with 0; else 1e-5.
+    Returns:
+        The state, the configuration, and sentences about what was inferred.
+    Raises:
+        UserError: if the file holds another network.
+    """
+    if "roi_heads.mask_predictor.mask_fcn_logits.weight" not in state:
+        raise UserError(f"{file}: is a detector of torchvision without a mask head; give one with")
+    backbone = _backbone(file, state)
+    published = "rpn.head.conv.weight" in state
+    live = any(name.endswith(_COUNTER) for name in state)
+    if norm_eps is None:
+        norm_eps = 0.0 if published and not live else 1e-5
+    classes = len(state["roi_heads.box_predictor.cls_score.weight"]) - 1
+    config = ModelConfig(
+        class_names=_class_names(classes),
+        category_ids=tuple(range(1, classes + 1)),
+        numerics="torchvision",
+        backbone=backbone,
+        norm="batch" if live else "frozen_batch",
+        norm_eps=norm_eps,
+    )
+    try:
+        converted = convert_torchvision(state)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; it is another network than this version reads") from None
+    if live:  # modules of live norms have counters
+        converted |= {_rename(name): v for name, v in state.items() if name.endswith(_COUNTER)}
+    notes = [
+        f"{file}: torchvision's Mask R-CNN, {backbone}, {classes} classes, "
+        f"{'live' if live else 'frozen'} batch norm",
+        f"inferred: epsilon {norm_eps:g} of its norms, and the sizes, thresholds and anchors of "
+        "torchvision's default",
+    ]
+    return converted, config, notes
+
+
+def _backbone(file: Path, state: Mapping[str, Tensor]) -> str:
+    blocks = [
+        {name.split(".")[3] for name in state if name.startswith(f"backbone.body.layer{i}.")}
+        for i in (1, 2, 3, 4)
+    ]
+    depths = tuple(map(len, blocks))
+    wide = "backbone.body.layer1.0.conv3.weight" in state
+    for name, (block, known) in RESNETS.items():
+        if known == depths and (block is Bottleneck) == wide:
+            shape = tuple(state["backbone.body.layer1.0.conv2.weight"].shape)
+            if shape != (64, 64, 3, 3):
+                raise UserError(
+                    f"{file}: backbone.body.layer1.0.conv2.weight has shape {shape}, that of a "
+                    f"{name} is (64, 64, 3, 3): a ResNeXt or wide ResNet, which this version "
+                    "does not build"
+                )
+            return name
+    known_names = ", ".join(RESNETS)
+    raise UserError(
+        f"{file}: its backbone has {depths} blocks in its four stages, which is none of "
+        f"{known_names}"
+    )
+
+
+def _class_names(classes: int) -> tuple[str, ...]:
+    """COCO's by category id where there are as many as COCO has ids, else numbers."""
+    if classes == max(COCO_NAMES):
+        return tuple(COCO_NAMES.get(id, f"unused {id}") for id in range(1, classes + 1))
+    return tuple(f"class {i}" for i in range(1, classes + 1))
+
+
 def convert_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of our model, with `numerics="torchvision"`, from that of torchvision's.
 
@@ -47,7 +140,7 @@ def convert_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     converted = {}
     for name, value in state.items():
-        if name.endswith(".num_batches_tracked"):
+        if name.endswith(_COUNTER):
             continue
         ours = _rename(name)
         if ours == "box_head.fc6.weight":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from mrcnn.checkpoints.files import find, load
+from mrcnn.checkpoints.state_dict import SUFFIXES, read_state_dict
+from mrcnn.checkpoints.torchvision import is_torchvision
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN
@@ -32,7 +32,7 @@ def load_weights(model: MaskRCNN, config: ModelConfig, path: Path) -> list[str]:
         UserError: if the file is missing, damaged, or of another model.
     """
     file = find(path)
-    if file.suffix.lower() in (".pt", ".pth"):
+    if file.suffix.lower() in SUFFIXES and not is_torchvision(read_state_dict(file)):
         body = model.backbone.body
         assert isinstance(body, nn.Module)
         return load_backbone(body, file)
@@ -43,6 +43,12 @@ def load_weights(model: MaskRCNN, config: ModelConfig, path: Path) -> list[str]:
             f"{config.backbone} with {config.norm} norm; choose the --model it was trained as"
         )
     notes = [f"weights from {file}"]
+    if (saved.numerics, saved.norm_eps) != (config.numerics, config.norm_eps):
+        notes.append(
+            f"they were made for the numerics of {saved.numerics} with a norm epsilon of "
+            f"{saved.norm_eps:g}; the model to train has those of {config.numerics} with "
+            f"{config.norm_eps:g}"
+        )
     own = model.state_dict()
     if saved.class_names != config.class_names:
         state = {k: v for k, v in state.items() if not k.startswith(_CLASS_LAYERS)}
@@ -75,7 +81,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> list[str]:
     Raises:
         UserError: if the file is missing, damaged, no state dict, or of another network.
     """
-    state = _read_state_dict(path)
+    state = read_state_dict(path)
     own = backbone.state_dict()
     fits = {name: tensor for name, tensor in state.items() if name in own}
     _check_shapes(path, fits, own)
@@ -98,29 +104,6 @@ def load_backbone(backbone: nn.Module, path: Path) -> list[str]:
     if any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()) and _folded(state):
         notes.append("batch norm is folded in this file: right with frozen batch norm only")
     return notes
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: does not exist; name a state dict (.pt, .pth)") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: is no plain state dict: it is damaged, or holds objects that would run code; "
-            "save it with torch.save(model.state_dict(), path)"
-        ) from error
-    except Exception as error:  # torch.load fails on damaged files with errors of many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}); copy it again") from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise UserError(
-            f"{path}: holds no state dict (names and tensors) but {type(state).__name__}; "
-            "save it with torch.save(model.state_dict(), path)"
-        )
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _check_shapes(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

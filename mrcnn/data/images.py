@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
+from mrcnn.numerics import NUMERICS
 from mrcnn.structures import ImageBatch
 
 MAX_PIXELS = 100_000_000  # an image; read from the header, before anything is decoded
@@ -98,29 +100,29 @@ def resized(
     else:
         scale = (min_size or config.min_size) / min(height, width)
         scale = min(scale, config.max_size / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    half = 0.5 if NUMERICS[config.numerics].round_sizes else 0.0
+    return max(1, int(height * scale + half)), max(1, int(width * scale + half))
 
 
-def to_pixels(
-    image: NDArray[np.uint8],
-    size: tuple[int, int],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Tensor:
-    """Resize (bilinear, antialiased, rounded to 8 bits as the peers do) and normalise.
+def to_pixels(image: NDArray[np.uint8], size: tuple[int, int], config: ModelConfig) -> Tensor:
+    """Resize (bilinear; antialiased and rounded to 8 bits where the numerics say so), normalise.
 
     Args:
         image: (h, w, 3) RGB.
         size: (height, width) of the result.
-        mean, std: of R, G and B, in 0-255.
     Returns:
         (3, height, width) float32, channels innermost in memory.
     """
-    if image.shape[:2] != size:
+    antialias = NUMERICS[config.numerics].antialias
+    if antialias and image.shape[:2] != size:
         small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         image = np.array(small)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).float()  # (height, width, 3)
-    return pixels.sub_(torch.tensor(mean)).div_(torch.tensor(std)).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).float()  # (h, w, 3)
+    pixels = pixels.sub_(torch.tensor(config.pixel_mean)).div_(torch.tensor(config.pixel_std))
+    pixels = pixels.permute(2, 0, 1)
+    if pixels.shape[1:] == size:
+        return pixels
+    return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def pad_images(images: list[Tensor]) -> ImageBatch:

@@ -110,7 +110,7 @@ def random_view(
 def view_pixels(image: NDArray[np.uint8], view: View, config: ModelConfig) -> Tensor:
     """(3, h, w) float32, normalised: the part of `image` (h, w, 3) that the view shows."""
     x1, y1, x2, y2 = view.window
-    pixels = to_pixels(image[y1:y2, x1:x2], view.size, config.pixel_mean, config.pixel_std)
+    pixels = to_pixels(image[y1:y2, x1:x2], view.size, config)
     mirrored = [axis for axis, mirror in ((1, view.mirror_y), (2, view.mirror_x)) if mirror]
     return pixels.flip(mirrored) if mirrored else pixels
 

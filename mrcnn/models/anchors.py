@@ -31,21 +31,21 @@ def make_cell_anchors(
 
 
 def grid_anchors(
-    cell_anchors: Tensor, strides: Sequence[int], shapes: Sequence[tuple[int, int]]
+    cell_anchors: Tensor, strides: Sequence[tuple[int, int]], shapes: Sequence[tuple[int, int]]
 ) -> Tensor:
     """All anchors of all levels, in the order of flattened (level, y, x, anchor).
 
     Args:
         cell_anchors: (L, A, 4).
-        strides: per level, pixels per cell.
+        strides: per level, pixels per cell, (y, x).
         shapes: per level (height, width) in cells.
     Returns:
         (1, anchors, 4) float32 xyxy in image pixels, the same for every image.
     """
     levels = []
-    for cell, stride, (height, width) in zip(cell_anchors, strides, shapes, strict=True):
-        y = torch.arange(height, device=cell.device) * stride
-        x = torch.arange(width, device=cell.device) * stride
+    for cell, (step_y, step_x), (height, width) in zip(cell_anchors, strides, shapes, strict=True):
+        y = torch.arange(height, device=cell.device) * step_y
+        x = torch.arange(width, device=cell.device) * step_x
         corner = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flip(-1)  # (H, W, 2) xy
         levels.append((corner.repeat(1, 1, 2)[:, :, None] + cell).reshape(-1, 4))
     return torch.cat(levels)[None]

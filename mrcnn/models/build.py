@@ -36,7 +36,10 @@ def build(config: ModelConfig) -> MaskRCNN:
         raise ValueError("build: class_names must name at least one class, got none")
     numerics = NUMERICS[config.numerics]
     body = BACKBONES[config.backbone](
-        norm=config.norm, stages=config.fpn_levels, frozen_stages=config.frozen_stages
+        norm=config.norm,
+        norm_eps=config.norm_eps,
+        stages=config.fpn_levels,
+        frozen_stages=config.frozen_stages,
     )
     backbone = FPN(body, config.fpn_channels)
     rpn = RPN(

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from mrcnn.models.layers import FrozenBatchNorm, conv
 
 
-def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(32, channels)  # 32 groups throughout: Wu and He, 2018
+def _group_norm(channels: int, eps: float) -> nn.Module:
+    return nn.GroupNorm(32, channels, eps)  # 32 groups throughout: Wu and He, 2018
 
 
-def _group_norm_of_8(channels: int) -> nn.Module:
-    return nn.GroupNorm(channels // 8, channels)
+def _group_norm_of_8(channels: int, eps: float) -> nn.Module:
+    return nn.GroupNorm(channels // 8, channels, eps)
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {
+NORMS: dict[str, Callable[[int, float], nn.Module]] = {
     "frozen_batch": FrozenBatchNorm,
     "batch": nn.BatchNorm2d,
     "group": _group_norm,
@@ -101,14 +101,26 @@ class ResNet(nn.Module):
     Args:
         name: a key of `RESNETS`.
         norm: a key of `NORMS`.
+        norm_eps: added to variances.
         stages: how many of the four stages to build.
         frozen_stages: so many parts keep their weights in training: 1 the stem, 2 layer1 too, …
     """
 
-    def __init__(self, name: str, *, norm: str, stages: int = 4, frozen_stages: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        norm: str,
+        norm_eps: float = 1e-5,
+        stages: int = 4,
+        frozen_stages: int = 0,
+    ) -> None:
         super().__init__()
         block, depths = RESNETS[name]
-        make_norm = NORMS[norm]
+
+        def make_norm(channels: int) -> nn.Module:
+            return NORMS[norm](channels, norm_eps)
+
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = make_norm(64)
         self.stages = [f"layer{i + 1}" for i in range(stages)]

@@ -90,7 +90,7 @@ class RPN(nn.Module):
             logits,
             deltas,
             self.cell_anchors,
-            self.strides,
+            self._anchor_strides(logits),
             sizes,
             pre_nms_top_k=self.pre_nms_top_k * (2 if training else 1),
             post_nms_top_k=self.post_nms_top_k,
@@ -99,12 +99,20 @@ class RPN(nn.Module):
         )
         return Proposals(boxes, scores)
 
+    def _anchor_strides(self, logits: list[Tensor]) -> list[tuple[int, int]]:
+        """(y, x) pixels from anchor to anchor of every level."""
+        if not self.numerics.strides_from_grid:
+            return [(stride, stride) for stride in self.strides]
+        # The finest level divides the padded image exactly; coarser ones may be rounded up.
+        height, width = (cells * self.strides[0] for cells in logits[0].shape[2:])
+        return [(height // x.shape[2], width // x.shape[3]) for x in logits]
+
     def losses(
         self, logits: list[Tensor], deltas: list[Tensor], targets: Targets
     ) -> dict[str, Tensor]:
         """Objectness and box regression over sampled anchors, each a mean over the samples."""
         shapes = [(x.shape[2], x.shape[3]) for x in logits]
-        anchors = grid_anchors(self.cell_anchors, self.strides, shapes)
+        anchors = grid_anchors(self.cell_anchors, self._anchor_strides(logits), shapes)
         flat_logits = _flatten(logits, 1)[..., 0]  # (N, anchors)
         flat_deltas = _flatten(deltas, 4)  # (N, anchors, 4)
         matched, role = match_boxes(

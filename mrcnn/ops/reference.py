@@ -195,7 +195,7 @@ def select_proposals(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
     cell_anchors: Tensor,
-    strides: Sequence[int],
+    strides: Sequence[tuple[int, int]],
     sizes: Tensor,
     *,
     pre_nms_top_k: int,
@@ -209,10 +209,11 @@ def select_proposals(
     scores = torch.full((images, post_nms_top_k), -math.inf, dtype=torch.float64)
     for n in range(images):
         found = []
-        for level, stride in enumerate(strides):
+        for level, (step_y, step_x) in enumerate(strides):
             anchors, height, width = logits[level].shape[1:]
             y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            corner = torch.stack([x, y, x, y], dim=-1)[:, :, None] * stride  # (H, W, 1, 4)
+            x, y = x * step_x, y * step_y
+            corner = torch.stack([x, y, x, y], dim=-1)[:, :, None]  # (H, W, 1, 4)
             anchor = corner + cell_anchors[level].double()  # (H, W, A, 4)
             delta = deltas[level][n].double().reshape(anchors, 4, height, width)
             decoded = decode(delta.permute(2, 3, 0, 1), anchor, (1, 1, 1, 1))

@@ -24,7 +24,7 @@ def select_proposals(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
     cell_anchors: Tensor,
-    strides: Sequence[int],
+    strides: Sequence[tuple[int, int]],
     sizes: Tensor,
     *,
     pre_nms_top_k: int,
@@ -43,7 +43,7 @@ def select_proposals(
         logits: per level (N, A, H_l, W_l) objectness.
         deltas: per level (N, 4 A, H_l, W_l): (dx, dy, dw, dh) of anchor 0, then of anchor 1, …
         cell_anchors: (L, A, 4) xyxy around a cell's corner, image pixels.
-        strides: per level, image pixels per cell.
+        strides: per level, image pixels per cell, (y, x).
         sizes: (N, 2) int64 (height, width) of the images before padding.
         pre_nms_top_k: at most so many of a level enter NMS.
         post_nms_top_k: P.
@@ -80,7 +80,7 @@ def select_proposals(
         [level.detach() for level in logits],
         [level.detach() for level in deltas],
         cell_anchors.detach(),
-        list(strides),
+        [step for stride in strides for step in stride],
         sizes,
         pre_nms_top_k,
         post_nms_top_k,
