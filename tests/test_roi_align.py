@@ -198,6 +198,7 @@ def test_padded_slots_pool_to_zero_without_gradient():
     assert not grad.any()
 
 
+@pytest.mark.by_value
 @pytest.mark.parametrize("index", [-2, 2, 1_000_000, -(2**62)])
 def test_image_index_out_of_range(index):
     feature, boxes, _ = sample(BOXES["whole image"])
