@@ -108,6 +108,17 @@ def test_boxes_in_order_of_place_match_reference(options):
     assert (actual[1] == 1).any()
 
 
+@pytest.mark.parametrize("options", [RPN, HEAD], ids=["anchors", "proposals"])
+def test_many_targets_match_reference(options):
+    boxes, targets = grid_boxes(0, 1, 300), grid_boxes(1, 2, 700)
+    boxes += torch.arange(300).view(1, -1, 1) // 100 * 40
+    targets += torch.arange(700).view(1, -1, 1) % 4 * 40
+    valid = torch.rand(2, 700, generator=torch.Generator().manual_seed(0)) < 0.9
+    actual = match_boxes(boxes, targets, valid, **options)
+    assert_close(actual, reference.match_boxes(boxes, targets, valid, **options), rtol=0, atol=0)
+    assert (actual[0] > 512).any()
+
+
 def test_padded_targets_change_nothing():
     boxes, targets = grid_boxes(0, 2, 300), grid_boxes(1, 2, 5)
     valid = torch.ones(2, 5, dtype=torch.bool)

@@ -5,6 +5,7 @@
 
 #include "common/box.h"
 #include "common/tensor.h"
+#include "match_boxes/match_boxes.h"
 
 namespace mrcnn {
 namespace {
@@ -41,12 +42,7 @@ namespace mrcnn {
 std::tuple<Tensor, Tensor> match_boxes_cpu(Tensor boxes, Tensor targets, Tensor valid,
                                            double low_threshold, double high_threshold,
                                            bool low_quality) {
-  check_shape(targets, {-1, -1, 4}, "match_boxes: targets (N, G, 4)");
-  check_shape(valid, {targets.size(0), targets.size(1)}, "match_boxes: valid (N, G)");
-  check_shape(boxes, {-1, -1, 4}, "match_boxes: boxes (N or 1, A, 4)");
-  STD_TORCH_CHECK(boxes.size(0) == 1 || boxes.size(0) == targets.size(0),
-                  "match_boxes: boxes must be those of 1 or ", targets.size(0), " images, got ",
-                  boxes.size(0));
+  check_match_boxes(boxes, targets, valid);
   boxes = torch::stable::contiguous(torch::stable::to(boxes, ScalarType::Float));
   targets = torch::stable::contiguous(torch::stable::to(targets, ScalarType::Float));
   valid = torch::stable::contiguous(valid);

@@ -74,6 +74,6 @@ inline void write_matches(const BestTargets& best, int64_t count, float low, flo
                           int64_t* matched, int8_t* role) {
   for (int64_t i = 0; i < count; ++i) {
     matched[i] = best.slot[i];
-    role[i] = best.overlap[i] >= high ? 1 : best.overlap[i] >= low ? -1 : 0;
+    role[i] = role_of(best.overlap[i], low, high);
   }
 }
