@@ -56,6 +56,22 @@ def test_matches_reference(case, size, scale, channels):
         assert torch.equal(gradient, wanted)
 
 
+def test_many_boxes_match_reference():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randperm(2 * 40 * 30 * 25, generator=generator).float().view(2, 40, 30, 25)
+    features.requires_grad_()
+    corner = torch.rand(100, 2, generator=generator) * 25
+    boxes = torch.cat([corner, corner + 12 * torch.rand(100, 2, generator=generator)], dim=1)
+    index = torch.arange(100) // 3 % 2
+    found = roi_pool(features, with_index(boxes, index), (7, 6))
+    expected = reference.roi_pool(features, boxes, index, scale=1.0, size=(7, 6))
+    assert torch.equal(found.double(), expected)
+    upstream = torch.randint(1, 9, found.shape, generator=generator).float()
+    (gradient,) = torch.autograd.grad(found, features, upstream)
+    (wanted,) = torch.autograd.grad(expected, features, upstream.double())
+    assert torch.equal(gradient, wanted.float())
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_dtypes(dtype):
     features, boxes, index = sample("inside", 20)
