@@ -126,7 +126,7 @@ def test_run_lengths_of_the_largest_image():
     )
     counts, starts = torch.ops.mrcnn.paste_masks_rle(torch.ones(2, 4, 4), boxes, side, side, 0.5)
     assert counts[: starts[1]].tolist() == [0, side * side]
-    runs = counts[starts[1] :].tolist()
+    runs = counts[starts[1] : starts[2]].tolist()
     assert runs[0] == (side - 4) * side + side - 8
     assert runs[1:] == [8, side - 8] * 3 + [8]
 

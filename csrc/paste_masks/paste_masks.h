@@ -51,6 +51,25 @@ HOST_DEVICE int64_t first_pixel(const PasteAxis& axis, float coordinate, int64_t
 // Monotone in `fraction`, roundings included, which (1 - fraction) * a + fraction * b is not.
 HOST_DEVICE float lerp(float a, float b, float fraction) { return a + fraction * (b - a); }
 
+// The first row after `first`, up to `last`, that is not on the side of row `first`; row `last` is
+// not. Rows first to last lie between two knots, so they change side once; fraction(row) tells
+// where. `rows_a_knot` only serves a first guess.
+template <typename Fraction>
+HOST_DEVICE int64_t crossing(int64_t first, int64_t last, bool side, float above, float below,
+                             float rows_a_knot, float threshold, const Fraction& fraction) {
+  const auto inside = [&](int64_t row) { return lerp(above, below, fraction(row)) >= threshold; };
+  // Where the line crosses; NaN becomes the first row.
+  const float steps = ((threshold - above) / (below - above) - fraction(first)) * rows_a_knot;
+  const float most = float(last - first - 1);
+  int64_t row = first + 1;
+  if (steps > 0) row += int64_t(steps < most ? steps : most);
+  if (row > last) row = last;  // `most` was rounded up
+  // Rounding leaves it a row or two away.
+  while (row > first + 1 && inside(row - 1) != side) --row;
+  while (inside(row) == side) ++row;
+  return row;
+}
+
 // False for boxes that give empty masks: NaN, infinite (their extent too), or without area.
 HOST_DEVICE bool can_paste(const Box<float>& box) {
   const float width = box.x2 - box.x1, height = box.y2 - box.y1;

@@ -80,9 +80,7 @@ void paste_all(const Tensor& masks, const Tensor& boxes, int64_t height, int64_t
 
 Tensor paste_masks_cpu(Tensor masks, Tensor boxes, int64_t height, int64_t width,
                        double threshold) {
-  check_paste(masks, boxes, height, width);
-  masks = torch::stable::contiguous(torch::stable::to(masks, ScalarType::Float));
-  boxes = torch::stable::contiguous(torch::stable::to(boxes, ScalarType::Float));
+  prepare_paste(masks, boxes, height, width);
   const int64_t cells = masks.size(1);
   Tensor out = new_tensor(masks, {masks.size(0), height, width}, ScalarType::Bool);
   paste_all<bool>(
@@ -101,9 +99,7 @@ Tensor paste_masks_cpu(Tensor masks, Tensor boxes, int64_t height, int64_t width
 
 Tensor paste_masks_packed_cpu(Tensor masks, Tensor boxes, int64_t height, int64_t width,
                               double threshold) {
-  check_paste(masks, boxes, height, width);
-  masks = torch::stable::contiguous(torch::stable::to(masks, ScalarType::Float));
-  boxes = torch::stable::contiguous(torch::stable::to(boxes, ScalarType::Float));
+  prepare_paste(masks, boxes, height, width);
   const int64_t cells = masks.size(1), row_bytes = (width + 7) / 8;
   Tensor out = new_tensor(masks, {masks.size(0), height, row_bytes}, ScalarType::Byte);
   paste_all<uint8_t>(

@@ -49,19 +49,8 @@ struct MaskSegments {
   int64_t crossing(int64_t s, bool side, float value_above, float value_below,
                    float threshold) const {
     const float* fractions = rows->fractions.data() - rows->begin;
-    const auto inside = [&](int64_t row) {
-      return lerp(value_above, value_below, fractions[row]) >= threshold;
-    };
-    const int64_t first = begin[s], last = begin[s + 1] - 1;
-    // Where the line crosses; NaN becomes the first row.
-    const float steps =
-        ((threshold - value_above) / (value_below - value_above) - first_fraction[s]) * rows_a_knot;
-    int64_t row = first + 1;
-    if (steps > 0) row += int64_t(std::min(steps, float(last - row)));
-    // Rounding leaves it a row or two away.
-    while (row > first + 1 && inside(row - 1) != side) --row;
-    while (inside(row) == side) ++row;
-    return row;
+    return mrcnn::crossing(begin[s], begin[s + 1] - 1, side, value_above, value_below, rows_a_knot,
+                           threshold, [&](int64_t row) { return fractions[row]; });
   }
 
  private:
@@ -80,9 +69,7 @@ namespace mrcnn {
 
 std::tuple<Tensor, Tensor> paste_masks_rle_cpu(Tensor masks, Tensor boxes, int64_t height,
                                                int64_t width, double threshold) {
-  check_paste(masks, boxes, height, width);
-  masks = torch::stable::contiguous(torch::stable::to(masks, ScalarType::Float));
-  boxes = torch::stable::contiguous(torch::stable::to(boxes, ScalarType::Float));
+  prepare_paste(masks, boxes, height, width);
   const int64_t count = masks.size(0), cells = masks.size(1), pixels = height * width;
   const float* mask_data = masks.const_data_ptr<float>();
   const float* box_data = boxes.const_data_ptr<float>();

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "common/tensor.h"
+#include "paste_masks/paste_arguments.h"
 #include "paste_masks/paste_masks.h"
 
 namespace mrcnn {
@@ -41,13 +41,5 @@ struct Paste {
     return rows.size() > 0 && columns.size() > 0;
   }
 };
-
-inline void check_paste(const Tensor& masks, const Tensor& boxes, int64_t height, int64_t width) {
-  STD_TORCH_CHECK(masks.dim() == 3 && masks.size(1) == masks.size(2) && boxes.dim() == 2 &&
-                      boxes.size(0) == masks.size(0) && boxes.size(1) == 4,
-                  "paste_masks: masks must have shape (D, M, M), boxes (D, 4)");
-  STD_TORCH_CHECK(height >= 0 && width >= 0 && (height == 0 || width <= INT32_MAX / height),
-                  "paste_masks: height * width must lie in [0, 2^31), got ", height, " x ", width);
-}
 
 }  // namespace mrcnn

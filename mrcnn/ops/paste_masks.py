@@ -80,7 +80,8 @@ def paste_masks_rle(
     """
     _check(masks, boxes, height, width, threshold)
     counts, starts = torch.ops.mrcnn.paste_masks_rle(masks, boxes, height, width, threshold)
-    texts = _host.rle_to_strings(counts.cpu().numpy(), starts.cpu().numpy())
+    ends = starts.cpu().numpy()
+    texts = _host.rle_to_strings(counts[: ends[-1]].cpu().numpy(), ends)
     return [{"size": [height, width], "counts": text} for text in texts]
 
 
@@ -113,7 +114,15 @@ def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
 
 @torch.library.register_fake("mrcnn::paste_masks_rle")
 def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
-    runs = torch.library.get_ctx().new_dynamic_size()
+    # Mask d has the runs counts[starts[d] : starts[d + 1]]. On CPU there are no others. On CUDA
+    # that size would have to be read back, so `counts` is as long as it can get, by the bound that
+    # the kernel derives, and undefined from starts[D] on.
+    count, cells = masks.shape[0], masks.shape[1]
+    if masks.device.type == "cuda":
+        swaps = 2 * torch.sym_min(cells + 1, (height + 1) // 2)  # a column
+        runs = count * (width * swaps + 1)
+    else:
+        runs = torch.library.get_ctx().new_dynamic_size()
     return (
         masks.new_empty((runs,), dtype=torch.int32),
         masks.new_empty((masks.shape[0] + 1,), dtype=torch.int64),
