@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
+from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
 from mrcnn.ops import reference_masks as reference
@@ -240,7 +241,44 @@ def test_registration(op, count, dtype):
     generator = torch.Generator().manual_seed(8)
     masks = random_masks("noise", count, 28, generator).to(dtype)
     boxes = random_boxes("image", count, 20, 30, generator)
-    torch.library.opcheck(getattr(torch.ops.mrcnn, op).default, (masks, boxes, 20, 30, 0.5))
+    call, arguments = getattr(torch.ops.mrcnn, op).default, (masks, boxes, 20, 30, 0.5)
+    utilities = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    if op != "paste_masks_rle" or counts_are_exact(*call(*arguments)):
+        utilities.append("test_aot_dispatch_dynamic")  # else two answers differ in their padding
+    torch.library.opcheck(call, arguments, test_utils=utilities)
+
+
+def counts_are_exact(counts, starts):
+    """As on CPU; on CUDA `counts` is padded."""
+    return len(counts) == starts[-1]
+
+
+def test_fake_run_lengths_on_cuda_are_as_long_as_they_can_get():
+    with FakeTensorMode():
+        masks, boxes = torch.empty(3, 28, 28, device="cuda"), torch.empty(3, 4, device="cuda")
+        for height, swaps in [(20, 20), (21, 22), (200, 58)]:
+            counts, starts = torch.ops.mrcnn.paste_masks_rle(masks, boxes, height, 30, 0.5)
+            assert counts.shape == (3 * (30 * swaps + 1),)
+            assert starts.shape == (4,)
+
+
+ALTERNATING = {
+    "between cells": [1.0, 0.0] * 5,
+    "at cells, too": [1.0, 0.0, 1.0, INF, 1.0] * 2,
+}
+
+
+@pytest.mark.parametrize("case", ALTERNATING)
+@pytest.mark.parametrize("height", [9, 10, 30, 1001])
+def test_columns_with_the_most_runs(case, height):
+    masks = torch.tensor(ALTERNATING[case])[:, None].expand(3, 10, 10)
+    for top, bottom in [(0.0, height), (-0.3, height - 0.3), (-height / 10, 2.0 * height)]:
+        box = torch.tensor([[-20.0, top, 30.0, bottom]]).expand(3, 4)
+        rles = paste_masks_rle(masks, box, height, 7)
+        dense = paste_masks(masks, box, height, 7)
+        assert [rle["counts"] for rle in rles] == encode_by_coco(dense)
+        swaps = F.pad(dense[0].int(), (0, 0, 1, 1)).diff(dim=0).abs().sum(dim=0)
+        assert (swaps <= 2 * min(11, (height + 1) // 2)).all()
 
 
 def test_no_detections():

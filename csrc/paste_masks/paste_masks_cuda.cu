@@ -367,9 +367,9 @@ __global__ void __launch_bounds__(kRunThreads)
 }
 
 // The most runs that one mask can have. A column swaps at most once inside of each of the M + 1
-// segments between knots, and, since rounding may part the values on both sides of a knot, once
-// between two of them and at both ends. It swaps an even number of times, so 2 (M + 1) times; and
-// no more often than its pixels allow.
+// segments between knots, once between two of them (their values meet, but for masks that are not
+// finite) and at both ends. It swaps an even number of times, so 2 (M + 1) times; and no more often
+// than its pixels allow.
 int64_t most_runs(int64_t cells, int64_t height, int64_t width) {
   return width * 2 * std::min(cells + 1, (height + 1) / 2) + 1;
 }
