@@ -83,6 +83,38 @@ HOST_DEVICE PolygonEdge polygon_edge(double x1, double y1, double x2, double y2,
   return {swap ? x2 : x1, swap ? y2 : y1, wide, slope};
 }
 
+// A coordinate cut towards zero to the grid.
+HOST_DEVICE double cut(double p) { return std::trunc(p); }
+
+// The shorter axis's coordinate after `step` points.
+HOST_DEVICE double across(const PolygonEdge& edge, double step) {
+  return cut((edge.wide ? edge.y : edge.x) + edge.slope * step + 0.5);
+}
+
+// The upper of the two boundary points on either side of a column's centre line. `line` is the last
+// grid column before that.
+HOST_DEVICE double upper_point(const PolygonEdge& edge, double line) {
+  if (edge.wide) {
+    const double before = across(edge, line - edge.x), after = across(edge, line - edge.x + 1);
+    return before < after ? before : after;
+  }
+  // The point before the first on the far side. Solving for the steps to that one, cut to an
+  // integer, is never too late.
+  const double solved = (line - edge.x + 0.5) / edge.slope;
+  double step = cut(solved < INT32_MAX ? solved : INT32_MAX);
+  if (!(step > 1)) step = 1;
+  while (edge.slope > 0 ? across(edge, step) <= line : across(edge, step) > line) ++step;
+  return edge.y + step - 1;
+}
+
+// The row that an edge toggles in a column it passes, or `size` if that lies below the target.
+HOST_DEVICE int32_t toggled_row(const PolygonEdge& edge, int32_t column, int32_t size) {
+  const double below = upper_point(edge, 5.0 * column + 2.0) + 2, end = 5.0 * size + 2;
+  // The first row whose centre is not above the point; 0.2 is rounded up, so that multiples of 5 do
+  // not fall short.
+  return int32_t((below > 0 ? (below < end ? below : end) : 0) * 0.2);
+}
+
 // Bit i becomes the parity of the bits 0 to i.
 HOST_DEVICE uint32_t prefix_xor(uint32_t bits) {
   for (int shift = 1; shift < 32; shift *= 2) bits ^= bits << shift;

@@ -30,7 +30,9 @@ typedef double ColumnVec __attribute__((vector_size(8 * kColumns)));
 typedef int32_t RowVec __attribute__((vector_size(4 * kColumns)));
 typedef uint32_t BitsVec __attribute__((vector_size(4 * kColumns)));
 
-// Towards zero, for values that fit an int32.
+// What mask_targets.h says of one column, for several; to the bit.
+
+// For values that fit an int32.
 inline ColumnVec cut(const ColumnVec& v) {
 #if VEC_BYTES >= 32
   return ColumnVec(_mm256_round_pd(__m256d(v), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC));
@@ -39,17 +41,12 @@ inline ColumnVec cut(const ColumnVec& v) {
 #endif
 }
 
-// The shorter axis's coordinate after `step` points.
 inline ColumnVec across(const PolygonEdge& edge, const ColumnVec& step) {
   return cut((edge.wide ? edge.y : edge.x) + edge.slope * step + 0.5);
 }
 
-// The upper of the two boundary points on either side of a column's centre line. `line` is the last
-// grid column before that.
 inline ColumnVec upper_point(const PolygonEdge& edge, const ColumnVec& line) {
   if (edge.wide) return smaller(across(edge, line - edge.x), across(edge, line - edge.x + 1.0));
-  // The point before the first on the far side. Solving for the steps to that one, cut to an
-  // integer, is never too late.
   const ColumnVec zero{}, solved = (line - edge.x + 0.5) / edge.slope;
   ColumnVec step = larger(cut(smaller(solved, zero + INT32_MAX)), zero + 1.0);
   while (true) {
@@ -72,8 +69,6 @@ inline void toggle_columns(const PolygonEdge& edge, int32_t first, int32_t last,
   const ColumnVec zero{}, end = zero + (5.0 * size + 2.0);
   for (; first <= last; first += kColumns) {
     const ColumnVec column = double(first) + lane, passed = smaller(column, zero + double(last));
-    // The first row whose centre is not above the point, at most `size`; 0.2 is rounded up, so that
-    // multiples of 5 do not fall short.
     const ColumnVec below = larger(upper_point(edge, 5.0 * passed + 2.0) + 2.0, zero);
     const ColumnVec height = column == passed ? smaller(below, end) : end;
     const RowVec row = __builtin_convertvector(height * 0.2, RowVec);

@@ -4,31 +4,22 @@
 #include <algorithm>
 #include <vector>
 
+#include "mask_targets/bin_samples.h"
 #include "mask_targets/mask_targets.h"
-#include "roi_align/roi_align.h"
 
 namespace mrcnn {
 
-// How much each cell of an axis weighs in the average of each bin (RoIAlign, adaptive samples).
+// How much the cells of an axis weigh in the average of each bin.
 class BinWeights {
  public:
   void build(double low, double high, int64_t bins, int64_t cells) {
-    const RoiAxis<double> axis = roi_axis(low, high, 1.0, bins, int64_t(0), true);
     bins_.clear();
-    below_.clear();
+    before_.clear();
     for (int64_t b = 0; b < bins; ++b) {
-      Bin bin{0, 0, int64_t(below_.size())};
-      for (int64_t s = 0; s < axis.samples; ++s) {
-        LinearTap<double> tap;
-        if (!linear_tap(axis.position(b, s), cells, tap)) continue;
-        if (bin.end == 0) bin.begin = tap.low;
-        bin.end = tap.high + 1;  // samples advance
-        below_.resize(bin.offset + bin.end - bin.begin + 1, 0.0);
-        double* below = below_.data() + bin.offset + 1 - bin.begin;
-        below[tap.low] += tap.weight_low / axis.samples;
-        below[tap.high] += tap.weight_high / axis.samples;
-      }
-      for (int64_t i = bin.offset + 1; i < int64_t(below_.size()); ++i) below_[i] += below_[i - 1];
+      const BinSamples samples = bin_samples(low, high, bins, b, cells);
+      const Bin bin{samples.begin, samples.end, int64_t(before_.size())};
+      for (int64_t cell = bin.begin; cell <= bin.end; ++cell)
+        before_.push_back(samples.weight_before(cell));
       bins_.push_back(bin);
     }
   }
@@ -53,17 +44,17 @@ class BinWeights {
     const Bin& bin = bins_[b];
     begin = std::max(begin, bin.begin), end = std::min(end, bin.end);
     if (begin >= end) return 0;
-    const double* below = below_.data() + bin.offset - bin.begin;
-    return below[end] - below[begin];
+    const double* before = before_.data() + bin.offset - bin.begin;
+    return before[end] - before[begin];
   }
 
  private:
   struct Bin {
     int64_t begin, end;  // cells with weight
-    int64_t offset;      // below_[offset + i]: weight of its first i cells
+    int64_t offset;      // before_[offset + i]: weight of the cells before begin + i
   };
   std::vector<Bin> bins_;
-  std::vector<double> below_;
+  std::vector<double> before_;
 };
 
 // Targets of run-length masks; holds the scratch of one thread.

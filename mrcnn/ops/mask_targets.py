@@ -63,7 +63,7 @@ def mask_targets(masks: InstanceMasks, boxes: Tensor, instance: Tensor, size: in
         ValueError: if a shape, the device or `size` does not fit.
         TypeError: if a dtype does not fit.
         RuntimeError: if an offset in `masks` or an `instance` is out of range, or if run lengths
-            do not fill their frame.
+            do not fill their frame (on CPU).
     """
     op = "mask_targets"
     instances = len(masks)

@@ -1,0 +1,78 @@
+// Run-length masks are averaged over bins as RoIAlign does, with adaptive sampling: along an axis,
+// how much the cells up to a border weigh in a bin, shared by all devices.
+#pragma once
+
+#include "roi_align/roi_align.h"
+
+namespace mrcnn {
+
+// The samples of one bin along an axis of a mask.
+struct BinSamples {
+  double origin, spacing, per_spacing;  // where the bin starts, in cells; of its samples; inverse
+  double share;                         // of one sample
+  int64_t samples, first, last;         // on the map lie those from the first to before the last
+  int64_t begin, end;                   // cells that may have weight
+
+  HOST_DEVICE double position(int64_t sample) const { return origin + (sample + 0.5) * spacing; }
+
+  // The number of samples before a position. They advance; NaN is before nothing.
+  HOST_DEVICE int64_t count_before(double limit) const {
+    const double guess = (limit - origin) * per_spacing;
+    int64_t count = guess > 0 ? (guess < samples ? int64_t(guess) : samples) : 0;
+    while (count > 0 && !(position(count - 1) < limit)) --count;
+    while (count < samples && position(count) < limit) ++count;
+    return count;
+  }
+
+  // The weight of the cells before `cell`: of a sample between the centres of cells `cell` - 1 and
+  // `cell`, the distance to the latter; of those before, 1.
+  HOST_DEVICE double weight_before(int64_t cell) const {
+    if (cell <= begin) return 0;
+    if (cell >= end) return double(last - first) * share;
+    int64_t sample = count_before(double(cell - 1));
+    if (sample < first) sample = first;
+    double weight = double(sample - first);
+    for (; sample < last; ++sample) {
+      const double distance = double(cell) - position(sample);
+      if (!(distance > 0)) break;
+      weight += distance;
+    }
+    return weight * share;
+  }
+
+  // The weight of the cells from `from` to before `to`.
+  HOST_DEVICE double weight(int64_t from, int64_t to) const {
+    return weight_before(to) - weight_before(from);
+  }
+};
+
+// Bin `bin` of `bins` between two positions on an axis of `cells` cells, at least one.
+HOST_DEVICE BinSamples bin_samples(double low, double high, int64_t bins, int64_t bin,
+                                   int64_t cells) {
+  const RoiAxis<double> axis = roi_axis(low, high, 1.0, bins, int64_t(0), true);
+  const double samples = double(axis.samples);
+  BinSamples of_bin = {axis.start + bin * axis.bin_size,
+                       axis.bin_size / samples,
+                       samples / axis.bin_size,
+                       1 / samples,
+                       axis.samples,
+                       0,
+                       0,
+                       0,
+                       0};
+  // As `linear_tap` has it: samples beyond one cell outside of the mask count as 0, others read the
+  // nearest cells.
+  const int64_t first = of_bin.count_before(-1);
+  int64_t last = of_bin.count_before(double(cells));
+  while (last < axis.samples && of_bin.position(last) <= cells) ++last;
+  if (first >= last) return of_bin;
+  const double low_sample = of_bin.position(first), high_sample = of_bin.position(last - 1);
+  const int64_t low_cell = low_sample > 0 ? int64_t(low_sample) : 0;
+  const int64_t high_cell = high_sample > 0 ? int64_t(high_sample) : 0;
+  of_bin.first = first, of_bin.last = last;
+  of_bin.begin = low_cell < cells ? low_cell : cells - 1;
+  of_bin.end = high_cell + 2 < cells ? high_cell + 2 : cells;
+  return of_bin;
+}
+
+}  // namespace mrcnn
