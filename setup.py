@@ -7,7 +7,9 @@ where the source folder `mrcnn` hides the installed one.
 import hashlib
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,18 +33,67 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def write_build_info(info: str) -> None:
-    """A header rather than a macro, so that a changed hash recompiles two files, not all."""
-    header, text = Path("build/build_info.h"), f'#define MRCNN_BUILD_INFO "{info}"\n'
+def write_build_info(name: str, macro: str, info: str) -> None:
+    """A header rather than a macro, so that a changed hash recompiles few files, not all."""
+    header, text = Path("build") / name, f'#define {macro} "{info}"\n'
     header.parent.mkdir(exist_ok=True)
     if not header.exists() or header.read_text() != text:
         header.write_text(text)
+
+
+def find_toolkit() -> None:
+    """Tell PyTorch where the CUDA toolkit lies, since nvcc on PATH may be a link or a script."""
+    if {"CUDA_HOME", "CUDA_PATH"} & set(os.environ) or shutil.which("nvcc") is None:
+        return
+    command = ["nvcc", "--dryrun", "-x", "cu", "-c", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    if top := re.search(r"^#\$ TOP=(.+)$", said, re.MULTILINE):
+        os.environ["CUDA_HOME"] = os.path.realpath(top[1])
+
+
+def wants_cuda(torch, toolkit: str | None) -> bool:
+    """Whether to build the CUDA kernels: where PyTorch has CUDA and nvcc is found.
+
+    FORCE_CUDA=0 builds none, FORCE_CUDA=1 stops where they cannot be built.
+    """
+    forced = os.environ.get("FORCE_CUDA", "")
+    if forced == "0":
+        return False
+    if torch.version.cuda is None:
+        if forced:
+            stop(
+                f"FORCE_CUDA={forced}, but PyTorch {torch.__version__} has no CUDA.",
+                "Install a PyTorch with CUDA (pytorch.org says how), or unset FORCE_CUDA.",
+            )
+        return False
+    if toolkit is None or not Path(toolkit, "bin", "nvcc").exists():
+        problem = f"no nvcc, which builds the CUDA kernels: not on PATH, CUDA_HOME is {toolkit}."
+        remedy = (
+            f"Install the CUDA toolkit {torch.version.cuda}, as PyTorch has it, or set CUDA_HOME"
+        )
+        if forced:
+            stop(problem, remedy)
+        print(f"\nmrcnn: {problem}\n  {remedy}; building for CPU only.\n", file=sys.stderr)
+        return False
+    return True
+
+
+def architectures(torch) -> str:
+    """Of the GPUs to build for: TORCH_CUDA_ARCH_LIST, else those at hand, else all since Turing."""
+    if given := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return given
+    if not torch.cuda.is_available():
+        return "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    # PTX runs on whatever is newer.
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(found)) + "+PTX"
 
 
 def extensions() -> tuple[list, dict]:
     """The extension modules and the build command, or nothing where only metadata is asked for."""
     if "sdist" in sys.argv or "egg_info" in sys.argv or "dist_info" in sys.argv:
         return [], {}
+    find_toolkit()
     try:
         import torch
         from torch.utils import cpp_extension
@@ -60,8 +111,9 @@ def extensions() -> tuple[list, dict]:
             "Debian, Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · or set CXX",
         )
 
-    write_build_info(f"{source_hash()} torch {torch.__version__} {platform.machine()}")
-    defines = [("TORCH_TARGET_VERSION", "0x020a000000000000ULL")]
+    info = f"{source_hash()} torch {torch.__version__} {platform.machine()}"
+    write_build_info("build_info.h", "MRCNN_BUILD_INFO", info)
+    stable_abi = [("TORCH_TARGET_VERSION", "0x020a000000000000ULL")]
     # Exact ops promise the same bits on every machine, so no silent fused multiply-add.
     flags = [
         "-std=c++20",
@@ -76,34 +128,39 @@ def extensions() -> tuple[list, dict]:
     include = [str(ROOT / "csrc"), str(ROOT / "build"), *cpp_extension.include_paths()]
     torch_lib = cpp_extension.library_paths()[0]
 
-    def library(name: str, sources: list[Path], libraries: list[str], compile_args, **options):
+    def library(name: str, sources: list[Path], define_macros: list):
         return cpp_extension.CppExtension(
             name,
             sorted(map(str, sources)),
-            include_dirs=include,
-            libraries=libraries,
+            include_dirs=[*include],
             library_dirs=[torch_lib],
-            define_macros=[*defines, *options.pop("define_macros", [])],
-            extra_compile_args=compile_args,
-            **options,
+            define_macros=define_macros,
+            extra_compile_args={"cxx": flags},
         )
 
     csrc = Path("csrc")
     modules = [
-        library("mrcnn_C", [csrc / "ops.cpp", *csrc.glob("*/*_cpu.cpp")], [], {"cxx": flags}),
-        library("mrcnn_host", list(csrc.glob("host/*.cpp")), [], {"cxx": flags}),
+        library("mrcnn_C", [csrc / "ops.cpp", *csrc.glob("*/*_cpu.cpp")], stable_abi),
+        # Without the stable ABI, since PyTorch < 2.13 refuses its copy of pybind11 beside it.
+        library("mrcnn_host", list(csrc.glob("host/*.cpp")), []),
     ]
-    cuda_sources = list(csrc.glob("*/*_cuda.cu"))
-    wanted = torch.version.cuda is not None and cpp_extension.CUDA_HOME is not None
-    if cuda_sources and os.environ.get("FORCE_CUDA", str(int(wanted))) == "1":
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX")
+    if wants_cuda(torch, cpp_extension.CUDA_HOME):
+        os.environ["TORCH_CUDA_ARCH_LIST"] = architectures(torch)
+        write_build_info(
+            "cuda_build_info.h",
+            "MRCNN_CUDA_BUILD_INFO",
+            f"{info}, CUDA {torch.version.cuda} for {os.environ['TORCH_CUDA_ARCH_LIST']}",
+        )
         modules.append(
             cpp_extension.CUDAExtension(
                 "mrcnn_CUDA",
-                sorted(map(str, cuda_sources)),
-                include_dirs=include,
-                define_macros=[*defines, ("USE_CUDA", None)],
-                extra_compile_args={"cxx": flags, "nvcc": ["-std=c++20", "-O3", "-fmad=false"]},
+                sorted(map(str, [csrc / "cuda_module.cpp", *csrc.glob("*/*_cuda.cu")])),
+                include_dirs=[*include],
+                define_macros=[*stable_abi, ("USE_CUDA", None)],
+                extra_compile_args={
+                    "cxx": flags,
+                    "nvcc": ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler=-fvisibility=hidden"],
+                },
             )
         )
     return modules, {

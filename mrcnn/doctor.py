@@ -72,6 +72,9 @@ def examine() -> tuple[dict[str, str], list[str]]:
         facts[name] = summary.removeprefix("mrcnn: ")
         if advice:
             problems.append("\n".join([facts[name], *advice]))
+    for i in range(torch.cuda.device_count()):
+        facts[f"GPU {i}"], problem = _try_gpu(i)
+        problems += problem
     return facts, problems
 
 
@@ -88,8 +91,29 @@ def _cuda() -> str:
 
     if torch.version.cuda is None:
         return "PyTorch is built without it"
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{torch.version.cuda}, devices: {', '.join(devices) or 'none found'}"
+    return f"{torch.version.cuda}, {torch.cuda.device_count()} GPUs found"
+
+
+def _try_gpu(index: int) -> tuple[str, list[str]]:
+    """What a GPU is, and what is wrong if a kernel does not run on it."""
+    import torch
+
+    about = torch.cuda.get_device_properties(index)
+    compute = f"{about.major}.{about.minor}"
+    name = f"{about.name}, compute {compute}, {about.total_memory / 2**30:.0f} GiB"
+    try:
+        from mrcnn.ops import library, nms
+
+        boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]], device=f"cuda:{index}")
+        nms(boxes, boxes[:, 0], 0.5)
+    except ImportError as error:  # told before
+        return f"{name}: {str(error).splitlines()[0]}", []
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        remedy = f"TORCH_CUDA_ARCH_LIST={compute} FORCE_CUDA=1 {library.BUILD_COMMAND}"
+        problem = f"kernels do not run on GPU {index}: {reason}\n  In the repository, run: {remedy}"
+        return f"{name}: kernels do not run", [problem]
+    return f"{name}: kernels run", []
 
 
 def _compiler() -> str:

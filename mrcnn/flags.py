@@ -31,7 +31,8 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     """Call the `main` of a verb; what the user can mend becomes a message on stderr.
 
     Returns:
-        The exit code: that of `main`, 2 after a `UserError`, 130 when stopped from the keyboard.
+        The exit code: that of `main`, 2 after a `UserError` or without kernels, 130 when stopped
+        from the keyboard.
     """
     try:
         code = main(argv)
@@ -39,6 +40,11 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         return code or 0
     except UserError as error:
         print(f"mrcnn: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        if not str(error).startswith("mrcnn: "):  # as kernels that are missing say it
+            raise
+        print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mrcnn: stopped", file=sys.stderr)

@@ -54,7 +54,8 @@ def build(folder: Path) -> Path:
     done = subprocess.run(
         [*command, f"--build-temp={folder / 'objects'}"],
         cwd=ROOT,
-        env=os.environ | {"CFLAGS": FLAGS, "LDFLAGS": "-fsanitize=address,undefined"},
+        env=os.environ
+        | {"CFLAGS": FLAGS, "LDFLAGS": "-fsanitize=address,undefined", "FORCE_CUDA": "0"},
         capture_output=True,
         text=True,
         check=False,

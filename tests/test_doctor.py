@@ -30,6 +30,41 @@ def test_all_is_well(capsys):
     assert any(line.split()[:2] == ["torch", f"{torch.__version__},"] for line in lines)
 
 
+class Gpu:
+    """As PyTorch describes one."""
+
+    name, major, minor, total_memory = "NVIDIA Volt", 7, 0, 16 << 30
+
+
+@pytest.mark.parametrize(
+    ("error", "fact", "problems"),
+    [
+        (None, "kernels run", []),
+        (
+            RuntimeError("CUDA error: no kernel\nmore"),
+            "kernels do not run",
+            ["no kernel"],
+        ),
+        (library.KernelError("mrcnn: not built.\n  Run: x"), "mrcnn: not built.", []),
+    ],
+)
+def test_kernels_are_tried_on_every_gpu(monkeypatch, error, fact, problems):
+    def nms(boxes, scores, iou_threshold):
+        if error:
+            raise error
+
+    original = torch.tensor
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Gpu)
+    monkeypatch.setattr(torch, "tensor", lambda values, device: original(values))
+    monkeypatch.setattr("mrcnn.ops.nms", nms)
+    found, wrong = doctor._try_gpu(0)
+    assert found == f"NVIDIA Volt, compute 7.0, 16 GiB: {fact}"
+    assert len(wrong) == len(problems)
+    if wrong:
+        assert wrong[0].startswith("kernels do not run on GPU 0: CUDA error: no kernel\n")
+        assert "TORCH_CUDA_ARCH_LIST=7.0 FORCE_CUDA=1 pip install" in wrong[0]
+
+
 def test_kernels_that_are_not_built(capsys, monkeypatch):
     report = {
         "mrcnn_C": "mrcnn: the kernels are not built: no module mrcnn_C for this Python.\n"

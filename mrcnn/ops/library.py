@@ -5,13 +5,30 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import NoReturn
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, where mrcnn runs from one
 BUILD_COMMAND = "pip install --no-build-isolation --no-deps ."
+LIBRARIES = ("mrcnn_C", "mrcnn_host", "mrcnn_CUDA")  # the last one where PyTorch has CUDA
+OPS = (
+    "roi_align",
+    "roi_align_backward",
+    "roi_pool",
+    "roi_pool_backward",
+    "nms",
+    "select_proposals",
+    "select_detections",
+    "match_boxes",
+    "mask_targets",
+    "paste_masks",
+    "paste_masks_packed",
+    "paste_masks_rle",
+)
 
 
 class KernelError(ImportError):
@@ -42,45 +59,75 @@ def load(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
+        kernels = "CUDA kernels" if name == "mrcnn_CUDA" else "kernels"
         raise KernelError(
-            f"mrcnn: the kernels are not built: no module {name} for this Python.\n"
-            f"  In the repository, run: {BUILD_COMMAND}"
+            f"mrcnn: the {kernels} are not built: no module {name} for this Python.\n"
+            f"  {_how_to_build(name)}"
         ) from None
     except ImportError as error:
         raise KernelError(
             f"mrcnn: {name} does not load beside PyTorch {torch.__version__}: {error}\n"
-            f"  Rebuild it for this environment; in the repository, run: {BUILD_COMMAND}"
+            f"  It is of another environment. {_how_to_build(name)}"
         ) from error
     built, current = build_info(name, library).split()[0], source_hash()
     if current is not None and built != current:
         raise KernelError(
             f"mrcnn: {name} was built from other sources than those in {ROOT / 'csrc'}\n"
             f"  (built {built}, now {current}; library {library.__file__}).\n"
-            f"  In the repository, run: {BUILD_COMMAND}"
+            f"  {_how_to_build(name)}"
         )
     return library
 
 
+def _how_to_build(name: str) -> str:
+    if name != "mrcnn_CUDA":
+        return f"In the repository, run: {BUILD_COMMAND}"
+    nvcc = f"nvcc of CUDA {torch.version.cuda}"
+    return f"In the repository, with {nvcc} on PATH, run: FORCE_CUDA=1 {BUILD_COMMAND}"
+
+
 def build_info(name: str, library: ModuleType) -> str:
     """Source hash, PyTorch version and machine that a library was built with."""
-    info = library.build_info() if name == "mrcnn_host" else torch.ops.mrcnn.build_info()
+    info = torch.ops.mrcnn.build_info() if name == "mrcnn_C" else library.build_info()
     return str(info)
 
 
 def build_report() -> dict[str, str]:
-    """One line for each library: what it was built for, or why it is absent."""
+    """For each library one line on what it was built for, or why it is absent and what to do."""
     report = {}
-    for name in ("mrcnn_C", "mrcnn_host"):
+    for name in LIBRARIES:
+        if name == "mrcnn_CUDA" and torch.version.cuda is None:
+            report[name] = f"not built: PyTorch {torch.__version__} has no CUDA"
+            continue
         try:
             library = load(name)
             report[name] = f"{build_info(name, library)} ({library.__file__})"
         except ImportError as error:
             report[name] = str(error)
-    if torch.version.cuda is None:
-        report["mrcnn_CUDA"] = f"not built: PyTorch {torch.__version__} has no CUDA"
-    else:
-        report["mrcnn_CUDA"] = "not built: there are no CUDA kernels in this version"
+            if name == "mrcnn_CUDA" and not torch.cuda.is_available():
+                report[name] = f"{report[name].splitlines()[0]} Nothing here needs it: no GPU."
     return report
+
+
+def load_cuda() -> None:
+    """Load the CUDA kernels; where that fails, let every op say so when a CUDA tensor reaches it.
+
+    Not at import, since PyTorch with CUDA is also what most machines without a GPU have.
+    """
+    try:
+        load("mrcnn_CUDA")
+    except KernelError as error:
+        problem = str(error)
+    else:
+        return
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise KernelError(problem)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that stale kernels are replaced is meant
+        for op in OPS:
+            torch.library.impl(f"mrcnn::{op}", "cuda", refuse)
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -96,3 +143,5 @@ try:
 except KernelError:
     sys.excepthook = _show
     raise
+if torch.version.cuda is not None:
+    load_cuda()
