@@ -149,6 +149,8 @@ class EvaluateConfig:
     out: Path | None = None
     """COCO result file to write; by default coco_results_<split>.json beside the checkpoint."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    amp: bool = False
+    """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
     workers: int = 0
     """Processes that read images."""
 
@@ -164,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and say where the detections are."""
     args = parse(EvaluateConfig, argv)
     image_ids = None if args.image_ids is None else _read_ids(args.image_ids)
-    predictor = load(args.weights, args.device, max_detections=args.max_dets)
+    predictor = load(args.weights, args.device, amp=args.amp, max_detections=args.max_dets)
     split = find_splits(args.data, needs=(args.split,))[args.split]
     if split.note:
         print(split.note)

@@ -138,10 +138,14 @@ def coco_results(
 
 
 class Predictor:
-    """A model with its configuration, ready for images of any kind and size."""
+    """A model with its configuration, ready for images of any kind and size.
 
-    def __init__(self, model: MaskRCNN, config: ModelConfig) -> None:
-        self.model, self.config = model, config
+    Args:
+        amp: compute convolutions and matrix products in bfloat16.
+    """
+
+    def __init__(self, model: MaskRCNN, config: ModelConfig, amp: bool = False) -> None:
+        self.model, self.config, self.amp = model, config, amp
 
     @property
     def device(self) -> torch.device:
@@ -203,12 +207,10 @@ class Predictor:
         self.model.eval()
         try:
             images = images.to(self.device)
-            return to_detections(
-                self.model(images),
-                images.sizes,
-                original_sizes,
-                whole_pixels=NUMERICS[self.config.numerics].whole_pixel_paste,
-            )
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+                found = self.model(images)
+            whole_pixels = NUMERICS[self.config.numerics].whole_pixel_paste
+            return to_detections(found, images.sizes, original_sizes, whole_pixels=whole_pixels)
         finally:
             self.model.train(was_training)
 
@@ -241,6 +243,7 @@ def load(
     path: str | os.PathLike[str],
     device: str = "cpu",
     *,
+    amp: bool = False,
     score_threshold: float | None = None,
     max_detections: int | None = None,
     norm_eps: float | None = None,
@@ -250,6 +253,7 @@ def load(
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
+        amp: compute convolutions and matrix products in bfloat16.
         score_threshold: in place of that of the checkpoint.
         max_detections: objects an image, in place of that of the checkpoint.
         norm_eps: of the frozen batch norms of a state dict. It is in no file: torchvision runs its
@@ -272,7 +276,7 @@ def load(
             f"{path}: its weights do not fit the model it describes ({reason}); "
             "was it made by another version of mrcnn?"
         ) from error
-    return Predictor(model.to(where).eval(), config)
+    return Predictor(model.to(where).eval(), config, amp)
 
 
 def find_device(name: str) -> torch.device:

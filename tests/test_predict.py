@@ -127,6 +127,19 @@ def test_loading_with_changes(tmp_path):
     assert not changed.model.training
 
 
+@pytest.mark.parametrize(("amp", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_amp_computes_in_bfloat16(tmp_path, amp, dtype):
+    predictor = mrcnn.load(tiny.run(tmp_path), amp=amp)
+    seen = []
+    predictor.model.backbone.register_forward_hook(
+        lambda _, __, maps: seen.extend(m.dtype for m in maps.values())
+    )
+    result = predictor.predict(noise(40, 60), 0)
+    assert set(seen) == {dtype}
+    assert len(result) == 20
+    assert result.boxes.dtype == result.scores.dtype == np.float32
+
+
 def test_category_ids_of_a_model_without_any():
     predictor = Predictor(tiny.model(), dataclasses.replace(tiny.CONFIG, category_ids=()))
     entries = predictor.predict(noise(40, 60), 0).to_coco(1)

@@ -12,7 +12,7 @@ from PIL import Image
 
 import mrcnn
 from mrcnn import train
-from mrcnn.checkpoints import load_backbone
+from mrcnn.checkpoints import load, load_backbone
 from mrcnn.config import MODELS
 from mrcnn.data.coco import read_coco
 from mrcnn.data.loader import train_loader
@@ -21,6 +21,7 @@ from mrcnn.data.transforms import Augmentation
 from mrcnn.errors import UserError
 from mrcnn.evaluate import evaluate
 from mrcnn.models import build
+from mrcnn.models.fpn import FPN
 from mrcnn.predictor import Predictor
 from mrcnn.training.loop import train_steps
 from mrcnn.training.solver import learning_rate, make_optimizer
@@ -147,6 +148,22 @@ def test_a_loss_that_is_not_finite_names_step_part_and_images(shapes):
     message = str(error.value)
     assert message.startswith("step 2: loss_mask, loss, gradient norm is no longer finite")
     assert message.count(".png") == 2
+
+
+def test_amp_trains_and_evaluates_in_bfloat16(shapes, tmp_path, monkeypatch):
+    seen = []
+    forward = FPN.forward
+
+    def watched(self, pixels):
+        maps = forward(self, pixels)
+        seen.extend((self.training, m.dtype) for m in maps.values())
+        return maps
+
+    monkeypatch.setattr(FPN, "forward", watched)
+    train.main(["--data", str(shapes), "--out", str(tmp_path / "run"), *FLAGS, "--amp"])
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    state, _, _ = load(tmp_path / "run")
+    assert {t.dtype for t in state.values()} == {torch.float32}
 
 
 def test_learning_rate_warms_up_and_falls():

@@ -29,20 +29,19 @@ def to_detections(
         One `Detections` an image, on CPU.
     """
     images = []
-    counts = batch.counts.tolist()  # one read from the device for the whole batch
+    scale = torch.tensor(original_sizes).to(sizes.device) / sizes  # (N, 2)
+    boxes = batch.boxes * scale.flip(1).repeat(1, 2)[:, None]
+    # Read from the device once for the whole batch, but for the masks.
+    read = [t.cpu() for t in (batch.counts, boxes, batch.scores, batch.labels)]
     for n, (height, width) in enumerate(original_sizes):
-        count = counts[n]
-        scale = torch.tensor([width, height], device=sizes.device) / sizes[n].flip(0)
-        boxes = batch.boxes[n, :count] * scale.repeat(2)
+        count = int(read[0][n])
         masks: list[dict[str, object]] = []
         if batch.masks.numel():
-            frames = whole_pixel_frames(boxes, batch.masks.shape[-1]) if whole_pixels else boxes
+            at = boxes[n, :count]
+            frames = whole_pixel_frames(at, batch.masks.shape[-1]) if whole_pixels else at
             masks = paste_masks_rle(batch.masks[n, :count], frames, height, width)
-        images.append(
-            Detections(
-                boxes.cpu(), batch.scores[n, :count].cpu(), batch.labels[n, :count].cpu(), masks
-            )
-        )
+        found, scores, labels = (values[n, :count] for values in read[1:])
+        images.append(Detections(found, scores, labels, masks))
     return images
 
 

@@ -84,10 +84,9 @@ def rois_of(op: str, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> tuple[T
         for of_image in boxes:
             check_shape(op, "boxes of an image", of_image, ("K", 4))
         corners = torch.cat(list(boxes)) if boxes else input.new_empty((0, 4))
-        counts = torch.tensor([len(b) for b in boxes], dtype=torch.int64, device=corners.device)
-        image_index = torch.arange(len(boxes), device=corners.device).repeat_interleave(
-            counts, output_size=len(corners)
-        )
+        # Made where it is used: a list of counts would have to be copied there.
+        index = [b.new_full((len(b),), image, dtype=torch.int64) for image, b in enumerate(boxes)]
+        image_index = torch.cat(index) if boxes else corners.new_empty(0, dtype=torch.int64)
     # Fake tensors, a subclass, have no values to read.
     readable = type(image_index) is Tensor and image_index.device.type == "cpu"
     if readable and not torch.compiler.is_compiling() and len(image_index):

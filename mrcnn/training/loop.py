@@ -44,6 +44,7 @@ def train_steps(
     device: torch.device,
     clip_norm: float,
     read_every: int,
+    amp: bool = False,
     first_step: int = 0,
     name_of: Callable[[int], str] = str,
 ) -> Iterator[list[StepRecord]]:
@@ -54,6 +55,7 @@ def train_steps(
     Args:
         lr_at: the learning rate of a step, counted from 0.
         clip_norm: limit of the global gradient norm.
+        amp: compute convolutions and matrix products in bfloat16.
         name_of: the file of an image of the data set, for messages.
     Raises:
         UserError: if a loss or the gradient is no longer finite; names the step, the part and the
@@ -68,7 +70,8 @@ def train_steps(
         set_learning_rate(optimizer, lr)
         images = batch.images.to(device, non_blocking=True)
         targets = batch.targets.to(device, non_blocking=True)
-        losses = model(images, targets)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            losses = model(images, targets)
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
         torch.autograd.backward(total)
