@@ -41,7 +41,7 @@ from op_checks_masks import (
     check_run_lengths,
 )
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mrcnn import ops
 from mrcnn.ops.mask_targets import InstanceMasks
@@ -59,6 +59,7 @@ ALSO_NAMED = {
 # within its memory, whatever it answers.
 VALUES = {
     "image_index",
+    "image index",
     "instance",
     "ring_start",
     "instance_ring",
@@ -68,9 +69,9 @@ VALUES = {
 }
 
 
-def reads_no_values() -> bool:
-    """Whether the ops at hand are the CUDA kernels, emulated."""
-    return "emulated" in torch.ops.mrcnn.build_info()
+def reads_no_values(device: str) -> bool:
+    """Whether the ops at hand are the CUDA kernels, maybe emulated."""
+    return device != "cpu" or "emulated" in torch.ops.mrcnn.build_info()
 
 
 @dataclasses.dataclass
@@ -82,15 +83,22 @@ class Op:
 
 @dataclasses.dataclass
 class Call:
-    """Arguments of an op; `wrong` is what the error must name, where one must come."""
+    """Arguments of an op; `wrong` is what the error must name, where one must come.
+
+    Arguments and answers lie on the CPU, wherever the op is called.
+    """
 
     op: str
     seed: int
     arguments: Arguments
     wrong: str | None
+    device: str = "cpu"
 
     def answer(self) -> Any:
-        return OPS[self.op].face(**self.arguments)
+        if self.device == "cpu":
+            return OPS[self.op].face(**self.arguments)
+        answer = OPS[self.op].face(**on_device(self.arguments, self.device))
+        return tree_map_only(Tensor, Tensor.cpu, answer)
 
     def answer_and_gradients(self) -> list[Any]:
         """The parts of the answer and, where features ask for it, their gradients."""
@@ -102,7 +110,38 @@ class Call:
         return answer
 
 
-def draw_call(op: str, seed: int, *, large: bool = False, sound: bool = False) -> Call:
+class Move(torch.autograd.Function):
+    """To another device in the same layout, and gradients back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, device: str) -> Tensor:
+        if not x.numel():
+            return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
+        last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+        memory = x.as_strided((x.storage_offset() + last + 1,), (1,), 0).to(device)
+        return memory.as_strided(x.shape, x.stride(), x.storage_offset())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.cpu(), None
+
+
+def on_device(value: Any, device: str) -> Any:
+    """Arguments on another device, in the same layouts; tensors without values stay as they are."""
+    if isinstance(value, Tensor):
+        return value if value.is_meta else Move.apply(value, device)
+    if isinstance(value, dict):
+        return {name: on_device(x, device) for name, x in value.items()}
+    if isinstance(value, list):
+        return [on_device(x, device) for x in value]
+    if isinstance(value, InstanceMasks):
+        return InstanceMasks(*on_device(list(value.tensors().values()), device))
+    return value
+
+
+def draw_call(
+    op: str, seed: int, *, large: bool = False, sound: bool = False, device: str = "cpu"
+) -> Call:
     """The call of this seed; `sound` ones have no wrong argument."""
     draw = Draw(seed, large)
     arguments, wrong = OPS[op].draw(draw)
@@ -110,7 +149,7 @@ def draw_call(op: str, seed: int, *, large: bool = False, sound: bool = False) -
         arguments, wrong = OPS[op].draw(draw)
     if not sound and wrong is None and draw.chance(0.06):
         arguments, wrong = break_one(draw, arguments)
-    return Call(op, seed, arguments, wrong)
+    return Call(op, seed, arguments, wrong, device)
 
 
 def judge(call: Call) -> float | None:
@@ -130,7 +169,7 @@ def judge(call: Call) -> float | None:
         names = (call.wrong, *ALSO_NAMED.get(call.wrong, ()))
         assert any(name in refusal for name in names), f"{where}: {refusal}"
         return None
-    if call.wrong in VALUES and reads_no_values():
+    if call.wrong in VALUES and reads_no_values(call.device):
         return None
     assert call.wrong is None, f"{where}: took a wrong {call.wrong}"
     try:
@@ -156,7 +195,9 @@ OPS = {
 }
 
 
-def judge_many(seeds: range, ops: Sequence[str] = ()) -> dict[str, list[float]]:
+def judge_many(
+    seeds: range, ops: Sequence[str] = (), device: str = "cpu"
+) -> dict[str, list[float]]:
     """Judge one call of each op (of all if none is named) for each seed, to the end even if some
     are wrong.
 
@@ -168,7 +209,7 @@ def judge_many(seeds: range, ops: Sequence[str] = ()) -> dict[str, list[float]]:
     for op, found in shares.items():
         for seed in seeds:
             try:
-                share = judge(draw_call(op, seed))
+                share = judge(draw_call(op, seed, device=device))
             except AssertionError as error:
                 wrong.append(str(error))
             else:
