@@ -28,24 +28,6 @@ SOURCES = [
     ROOT / "csrc/common/isa_cpu.cpp",
     *sorted(ROOT.glob("csrc/*/*_cuda.cu")),
 ]
-NOT_YET = {
-    op: sorted((ROOT / "csrc" / op).glob("*_cpu.cpp"))
-    for op in (
-        "roi_pool",
-        "nms",
-        "proposals",
-        "detections",
-        "match_boxes",
-        "mask_targets",
-        "paste_masks",
-    )
-    if not list((ROOT / "csrc" / op).glob("*_cuda.cu"))
-}
-SOURCES += [f for files in NOT_YET.values() for f in files]
-if ROOT / "csrc/nms/kept_boxes_cpu.cpp" not in SOURCES and {"proposals", "detections"} & set(
-    NOT_YET
-):
-    SOURCES.append(ROOT / "csrc/nms/kept_boxes_cpu.cpp")
 INCLUDE = [EMULATION, ROOT / "csrc", *cpp_extension.include_paths(), sysconfig.get_path("include")]
 COMPILE = [
     *COMPILER.split(),

@@ -368,7 +368,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+def with_values_marked(cases, *by_value):
+    marked = pytest.mark.by_value
+    return [pytest.param(c, marks=marked if c in by_value else ()) for c in cases]
+
+
+@pytest.mark.parametrize("case", with_values_marked(WRONG, "instance range"))
 def test_wrong_arguments_are_named(case):
     change, error, message = WRONG[case]
     arguments = {
@@ -395,7 +400,9 @@ WRONG_MASKS = {
 }
 
 
-@pytest.mark.parametrize("field", WRONG_MASKS)
+@pytest.mark.parametrize(
+    "field", with_values_marked(WRONG_MASKS, "ring_start", "instance_ring", "instance_count")
+)
 def test_wrong_masks_are_named(field):
     value, error, message = WRONG_MASKS[field]
     masks = InstanceMasks(**mixed_masks().tensors() | {field: value})

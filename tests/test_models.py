@@ -222,8 +222,8 @@ def test_cell_anchors_follow_both_peers():
 
 def test_grid_anchors_are_ordered_by_row_column_anchor():
     cell = make_cell_anchors([8], [0.5, 1.0], False)
-    anchors = grid_anchors(cell, [4], [(2, 3)])[0].view(2, 3, 2, 4)
-    shift = torch.tensor([8.0, 4.0, 8.0, 4.0])  # column 2, row 1
+    anchors = grid_anchors(cell, [(4, 5)], [(2, 3)])[0].view(2, 3, 2, 4)
+    shift = torch.tensor([10.0, 4.0, 10.0, 4.0])  # column 2, row 1
     torch.testing.assert_close(anchors[1, 2, 1], cell[0, 1] + shift)
 
 

@@ -123,6 +123,8 @@ def positional(face: str, **options) -> tuple:
         )
     if face == "select_detections":
         a["delta_weights"] = list(a["delta_weights"])
+    if face == "select_proposals":
+        a["strides"] = [step for stride in a["strides"] for step in stride]
     return tuple(a.values())
 
 

@@ -179,7 +179,7 @@ def test_zero_deltas_give_the_anchors():
     cell_anchors = torch.tensor([[[-3.0, -3, 3, 3]]])
     logits = torch.arange(6.0).reshape(1, 1, 2, 3)
     boxes, scores = select_proposals(
-        [logits], [torch.zeros(1, 4, 2, 3)], cell_anchors, [10], torch.tensor([[100, 100]]),
+        [logits], [torch.zeros(1, 4, 2, 3)], cell_anchors, [(10, 10)], torch.tensor([[100, 100]]),
         **PROPOSALS | {"post_nms_top_k": 6},
     )  # fmt: skip
     centres = [[20, 10], [10, 10], [0, 10], [20, 0], [10, 0], [0, 0]]

@@ -119,7 +119,7 @@ def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
     # the kernel derives, and undefined from starts[D] on.
     count, cells = masks.shape[0], masks.shape[1]
     if masks.device.type == "cuda":
-        swaps = 2 * torch.sym_min(cells + 1, (height + 1) // 2)  # a column
+        swaps = 2 * torch.sym_min(cells + 1, (height + 1) // 2)  # type: ignore[no-untyped-call]
         runs = count * (width * swaps + 1)
     else:
         runs = torch.library.get_ctx().new_dynamic_size()
