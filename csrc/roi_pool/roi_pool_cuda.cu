@@ -9,6 +9,10 @@ namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
+constexpr int kCellsAtOnce = 4;  // whose loads do not wait for each other
+// Of a multiprocessor, for which registers suffice.
+template <typename A>
+constexpr int kBlocks = 16 / sizeof(A);
 
 template <typename T, typename A>
 struct Pooling {
@@ -23,7 +27,7 @@ struct Pooling {
 
 // One block pools some rows of bins of one RoI; `argmax` may be null.
 template <typename T, typename A, int kPack>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<A>)
     roi_pool_kernel(const __grid_constant__ Pooling<T, A> pooling, int64_t rows_per_block, T* out,
                     int32_t* argmax) {
   const int64_t roi = blockIdx.x, channels = pooling.channels, bins_w = pooling.bins_w;
@@ -52,13 +56,17 @@ __global__ void __launch_bounds__(kThreads)
       if (!empty)
         for (int y = top; y < bottom; ++y) {
           const T* cells = map + int64_t(y) * width * channels + c;
-#pragma unroll 4
-          for (int x = left; x < right; ++x) {
-            A value[kPack];
-            load_pack(cells + x * channels, value);
+#pragma unroll 1  // more loads would take the registers of other blocks
+          for (int x = left; x < right; x += kCellsAtOnce) {
+            A value[kCellsAtOnce][kPack];
 #pragma unroll
-            for (int v = 0; v < kPack; ++v)  // the first of equal cells wins, and NaN never
-              if (value[v] > most[v]) most[v] = value[v], from[v] = y * width + x;
+            for (int i = 0; i < kCellsAtOnce; ++i)  // the last cell again changes nothing
+              load_pack(cells + int64_t(min(x + i, right - 1)) * channels, value[i]);
+#pragma unroll
+            for (int i = 0; i < kCellsAtOnce; ++i)
+#pragma unroll
+              for (int v = 0; v < kPack; ++v)  // the first of equal cells wins, and NaN never
+                if (value[i][v] > most[v]) most[v] = value[i][v], from[v] = y * width + x + i;
           }
         }
       const int64_t place = (roi * pooling.bins_h * bins_w + bin) * channels + c;
