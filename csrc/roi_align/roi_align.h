@@ -43,19 +43,20 @@ HOST_DEVICE RoiAxis<T> roi_axis(T low, T high, T scale, int64_t bins, int64_t sa
   return {start, bin_size, samples};
 }
 
-// Linear interpolation at one position: cells low and low + 1 (or low alone at the border).
-template <typename T>
+// Linear interpolation at one position: cells low and low + 1 (or low alone at the border), counted
+// by the integers `I`.
+template <typename T, typename I = int64_t>
 struct LinearTap {
-  int64_t low, high;
+  I low, high;
   T weight_low, weight_high;
 };
 
 // False where a sample counts as zero: beyond one cell outside the map, or NaN, or without a map.
-template <typename T>
-HOST_DEVICE bool linear_tap(T position, int64_t cells, LinearTap<T>& tap) {
+template <typename T, typename I>
+HOST_DEVICE bool linear_tap(T position, I cells, LinearTap<T, I>& tap) {
   if (!(position >= -1 && position <= T(cells)) || cells == 0) return false;
   if (position < 0) position = 0;
-  tap.low = int64_t(position);
+  tap.low = I(position);
   if (tap.low >= cells - 1) {
     tap.low = tap.high = cells - 1;
     tap.weight_low = 1;
