@@ -71,6 +71,8 @@ def test_bits_and_run_lengths_equal_encoded_pixels(kind, extent):
         ((90, 47), 10, 31, 0.5),  # as many segments as a word of sides has bits, or more
         ((150, 200), 6, 70, 0.5),
         ((240, 320), 12, 28, 0.5),
+        ((2, 70_000), 3, 28, 0.5),  # rows of several tiles, on the GPU
+        ((6, 5), 300, 3, 0.5),  # more masks than threads of a block
     ]
     for (height, width), count, cells, threshold in cases:
         masks = random_masks(kind, count, cells, generator)

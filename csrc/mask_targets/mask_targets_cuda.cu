@@ -9,7 +9,7 @@ namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 128;     // of a block that draws rings; one a column
-constexpr int kBlocks = 7;        // of these a multiprocessor: registers for each without a spill
+constexpr int kBlocks = 6;        // a multiprocessor, at least: registers for each without a spill
 constexpr int kLanesAnEdge = 4;   // which most edges pass fewer columns than
 constexpr int kRunThreads = 256;  // of a block that averages runs
 constexpr int kWords = kMaxTargetSize / 32;

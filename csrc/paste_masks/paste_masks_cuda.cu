@@ -51,7 +51,8 @@ struct KnotsAround {
 // ---- Pixels and bits ----
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-constexpr int kWordBytes = 16;       // what a thread stores at once
+constexpr int kBlocks = 4;      // a multiprocessor, at least: registers for each without a spill
+constexpr int kWordBytes = 16;  // what a thread stores at once
 constexpr int kTileBytes = 4 << 10;  // of bits
 constexpr int kMaxTileRows = 128;
 
@@ -117,7 +118,7 @@ __device__ __forceinline__ uint32_t sixteen_pixels(const uint32_t* words, int st
 // One block draws a tile as bits, a warp 32 columns at a time, and writes them out as they are
 // (the highest bit of a byte is its leftmost pixel), or a byte for each.
 template <bool kPacked>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     paste_kernel(const __grid_constant__ Pasted pasted, const __grid_constant__ Tiling tiling,
                  uint8_t* out) {
   DYNAMIC_SHARED(uint8_t, memory);
