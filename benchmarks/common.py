@@ -230,9 +230,17 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    found = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
+    """What git says; nothing where it is not, or where this is no clone."""
+    try:
+        found = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parent,
+        )
+    except OSError:
+        return ""
     return found.stdout.strip()
 
 

@@ -58,7 +58,7 @@ def channels_last(maps: list[Tensor]) -> list[Tensor]:
 
 def ours(boxes: Tensor, bins: int, sampling_ratio: int = 2) -> Pool:
     options = {"scales": SCALES, "size": (bins, bins), "aligned": False}
-    index = torch.zeros(len(boxes), dtype=torch.int64)
+    index = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     return lambda maps: multiscale_roi_align(
         maps, boxes, index, sampling_ratio=sampling_ratio, **options
     )

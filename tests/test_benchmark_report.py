@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*_bench.py"))
@@ -230,8 +231,15 @@ def test_help(script):
     assert f"python benchmarks/{script}" in done.stdout
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_said():
+    done = start("gpu_bench.py", "--quick")
+    assert done.returncode == 1
+    assert done.stderr == (f"no GPU: PyTorch {torch.__version__} finds none; nothing is measured\n")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [path.name for path in BENCHMARKS])
+@pytest.mark.parametrize("script", [p.name for p in BENCHMARKS if p.name != "gpu_bench.py"])
 def test_quick_runs_write_what_the_report_reads(script, tmp_path):
     out = tmp_path / "found.json"
     done = start(script, "--quick", "--threads", "1", "--out", str(out))

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# All that a machine with a GPU can say, within nine minutes: build, CUDA tests, compute-sanitizer,
+# benchmarks, and a summary last. Every step runs, also after one that failed; the exit status tells.
+#
+#     bash benchmarks/gpu_check.sh OUTDIR
+set -uo pipefail
+
+if [ $# -ne 1 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
+  sed -n '2,5s/^# \{0,1\}//p' "$0"
+  [ $# -eq 1 ] && exit 0 || exit 2
+fi
+mkdir -p "$1/results" || exit 2
+out=$(cd "$1" && pwd)
+cd "$(dirname "$0")/.." || exit 2
+python=${PYTHON:-python3}
+budget=520 # seconds in all
+
+if ! "$python" -c '
+import sys, torch
+if not torch.cuda.is_available():
+    sys.exit(f"gpu_check: no GPU: PyTorch {torch.__version__} (CUDA {torch.version.cuda}) finds none")
+print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}")
+'; then
+  exit 3
+fi
+
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}"
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
+report="$temporary/report"
+failed=0
+
+# limited SECONDS COMMAND...: within this time, and within what is left of all.
+limited() {
+  local seconds=$1 left=$((budget - SECONDS))
+  shift
+  [ "$left" -lt "$seconds" ] && seconds=$left
+  [ "$seconds" -lt 5 ] && echo "gpu_check: no time left" && return 124
+  timeout -k 10 "$seconds" "$@"
+}
+
+# tell STEP STATUS START NOTE: one line of the summary.
+tell() {
+  local word=ok
+  [ "$2" -eq 124 ] || [ "$2" -eq 137 ] && word="OUT OF TIME"
+  [ "$word" = ok ] && [ "$2" -ne 0 ] && word="FAILED ($2)"
+  [ "$2" -ne 0 ] && failed=1
+  printf '%-12s %-12s %4ds  %s\n' "$1" "$word" $((SECONDS - $3)) "$4" | tee -a "$report"
+}
+
+start=$SECONDS
+missing=$("$python" - <<'PYTHON'
+import importlib.util
+names = {"pycocotools": "pycocotools", "tyro": "tyro", "safetensors": "safetensors", "PIL": "pillow",
+         "matplotlib": "matplotlib", "pytest": "pytest", "ninja": "ninja"}
+print(*(package for name, package in names.items() if importlib.util.find_spec(name) is None))
+PYTHON
+)
+if [ -n "$missing" ]; then
+  tell packages 1 "$start" "missing: $missing; what needs them fails below"
+else
+  tell packages 0 "$start" "all there"
+fi
+
+# Line numbers for compute-sanitizer; the code is the same.
+export FORCE_CUDA=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -lineinfo"
+start=$SECONDS
+limited 240 "$python" -m pip install --no-build-isolation --no-deps . >"$out/build.log" 2>&1
+status=$?
+tell build $status "$start" "$(tail -n 1 "$out/build.log" | cut -c 1-150)"
+if [ $status -ne 0 ]; then
+  start=$SECONDS
+  limited 200 "$python" setup.py build_ext --inplace >>"$out/build.log" 2>&1
+  tell "in place" $? "$start" "built in the repository, since pip failed"
+fi
+limited 60 "$python" -m mrcnn.doctor >>"$out/build.log" 2>&1
+
+# The sanitizers beside the tests, and nothing beside the benchmarks.
+: >"$out/sanitizers.log"
+tools="memcheck racecheck initcheck synccheck"
+sanitizer=$(command -v compute-sanitizer || ls {"${CUDA_HOME:-/usr/local/cuda}",/usr/local/cuda*}/bin/compute-sanitizer 2>/dev/null | head -n 1)
+declare -A process began
+for tool in $tools; do
+  [ -z "$sanitizer" ] && break
+  calls=12
+  [ $tool = racecheck ] && calls=6
+  began[$tool]=$SECONDS
+  # Without PyTorch's cache every tensor has an allocation, and borders, of its own. Errors of CUDA
+  # calls are not asked for: PyTorch probes with calls that may fail, and ours are checked.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited 230 "$sanitizer" --tool $tool --error-exitcode 99 \
+    --print-limit 20 --report-api-errors no "$python" tests/cuda_calls.py --calls $calls --large 1 \
+    >"$temporary/$tool" 2>&1 &
+  process[$tool]=$!
+done
+
+start=$SECONDS
+limited 230 "$python" -m pytest -q -m cuda --continue-on-collection-errors -p no:cacheprovider \
+  --durations=10 tests >"$out/pytest.log" 2>&1
+tell pytest $? "$start" "$(tail -n 1 "$out/pytest.log" | cut -c 1-150)"
+
+if [ -z "$sanitizer" ]; then
+  echo "sanitizers   left out: compute-sanitizer is not on this machine" | tee -a "$report"
+fi
+for tool in $tools; do
+  [ -z "$sanitizer" ] && break
+  wait "${process[$tool]}"
+  status=$?
+  { echo "== $tool"; head -c 200000 "$temporary/$tool"; } >>"$out/sanitizers.log"
+  tell $tool $status "${began[$tool]}" "$(grep -aE 'SUMMARY' "$temporary/$tool" | tail -n 1 | cut -c 1-150)"
+done
+
+start=$SECONDS
+limited 170 "$python" benchmarks/gpu_bench.py --out "$out/results/gpu.json" >"$out/bench.log" 2>"$temporary/errors"
+tell benchmarks $? "$start" "$(tail -n 1 "$temporary/errors" | cut -c 1-150)"
+
+{
+  echo "gpu_check, $SECONDS s"
+  cat "$report"
+  grep -aE '^(FAILED|ERROR) ' "$out/pytest.log" | cut -c 1-200 | head -n 20
+  cat "$out/bench.log"
+} >"$out/summary.txt"
+cat "$temporary/errors" >>"$out/bench.log"
+printf '\n'
+cat "$out/summary.txt"
+exit $failed
