@@ -60,10 +60,8 @@ HOST_DEVICE int64_t crossing(int64_t first, int64_t last, bool side, float above
   const auto inside = [&](int64_t row) { return lerp(above, below, fraction(row)) >= threshold; };
   // Where the line crosses; NaN becomes the first row.
   const float steps = ((threshold - above) / (below - above) - fraction(first)) * rows_a_knot;
-  const float most = float(last - first - 1);
   int64_t row = first + 1;
-  if (steps > 0) row += int64_t(steps < most ? steps : most);
-  if (row > last) row = last;  // `most` was rounded up
+  if (steps > 0) row = steps < float(last - row) ? row + int64_t(steps) : last;
   // Rounding leaves it a row or two away.
   while (row > first + 1 && inside(row - 1) != side) --row;
   while (inside(row) == side) ++row;
