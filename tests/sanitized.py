@@ -70,19 +70,14 @@ def build(folder: Path) -> Path:
 def run(libraries: Path, isa: str, seeds: range, ops: Sequence[str] = ()) -> str:
     """Judge one call of each op (of all if none is named) and seed in a process of its own; any
     report ends it."""
+    return run_child(libraries, isa, CHILD, str(seeds.start), str(seeds.stop), *ops)
+
+
+def run_child(libraries: Path, isa: str, program: str, *arguments: str) -> str:
+    """What a Python program prints that has these libraries instead of the installed ones."""
     preload = " ".join(str(runtime_library(name)) for name in ("libasan.so", "libstdc++.so"))
     done = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            CHILD,
-            str(libraries),
-            str(seeds.start),
-            str(seeds.stop),
-            *ops,
-        ],
+        [sys.executable, "-W", "ignore", "-c", program, str(libraries), *arguments],
         cwd=libraries,
         env=os.environ
         | {
@@ -95,7 +90,7 @@ def run(libraries: Path, isa: str, seeds: range, ops: Sequence[str] = ()) -> str
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-6000:]
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
     return done.stdout
 
 

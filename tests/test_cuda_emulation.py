@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 from emulated import COMPILE, EMULATION, build, call
 from op_judge import OPS
-from sanitized import FLAGS, can_build, run
+from sanitized import FLAGS, ROOT, can_build, run, run_child
 
 CALLS = 100  # of each op
+# The tests of the CPU kernels that the CUDA kernels must pass, too.
+TESTS = (
+    *("roi_align", "roi_pool", "nms", "selection", "match_boxes", "mask_targets", "paste_masks"),
+    *("ops_contract", "fixed_shapes"),
+)
+PYTEST = """
+import sys
+import pytest
+import mrcnn_C
+assert mrcnn_C.__file__.startswith(sys.argv[1]), "not the emulated kernels"
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[2:]]))
+"""
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +49,11 @@ def test_random_calls(emulated_kernels):
     answered = {op: int(rest.split()[0]) for op, rest in (line.split(": ") for line in lines)}
     assert answered.keys() == OPS.keys()
     assert min(answered.values()) > CALLS / 2
+
+
+def test_the_tests_of_the_ops(emulated_kernels):
+    files = [str(ROOT / f"tests/test_{name}.py") for name in TESTS]
+    assert " passed" in run_child(emulated_kernels, "baseline", PYTEST, *files).splitlines()[-1]
 
 
 def run_with(faults: Path, name: str) -> subprocess.CompletedProcess[str]:
