@@ -238,6 +238,20 @@ def test_no_gpu_is_said():
     assert done.stderr == (f"no GPU: PyTorch {torch.__version__} finds none; nothing is measured\n")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_check_of_a_gpu_stops_where_there_is_none(tmp_path):
+    done = subprocess.run(
+        ["bash", ROOT / "benchmarks/gpu_check.sh", tmp_path / "out"],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"gpu_check: no GPU: PyTorch {torch.__version__}")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [p.name for p in BENCHMARKS if p.name != "gpu_bench.py"])
 def test_quick_runs_write_what_the_report_reads(script, tmp_path):
