@@ -73,15 +73,17 @@ def run(libraries: Path, isa: str, seeds: range, ops: Sequence[str] = ()) -> str
     return run_child(libraries, isa, CHILD, str(seeds.start), str(seeds.stop), *ops)
 
 
-def run_child(libraries: Path, isa: str, program: str, *arguments: str) -> str:
+def run_child(
+    libraries: Path, isa: str, program: str, *arguments: str, sanitized: bool = True
+) -> str:
     """What a Python program prints that has these libraries instead of the installed ones."""
-    preload = " ".join(str(runtime_library(name)) for name in ("libasan.so", "libstdc++.so"))
+    preload = ("libasan.so", "libstdc++.so") if sanitized else ()
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, str(libraries), *arguments],
         cwd=libraries,
         env=os.environ
         | {
-            "LD_PRELOAD": preload,
+            "LD_PRELOAD": " ".join(str(runtime_library(name)) for name in preload),
             "ASAN_OPTIONS": "detect_leaks=0",  # Python itself keeps memory to its end
             "MRCNN_ISA": isa,
             "PYTHONPATH": os.pathsep.join([str(libraries), str(ROOT), str(ROOT / "tests")]),
