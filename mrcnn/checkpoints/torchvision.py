@@ -68,7 +68,13 @@ def read_torchvision(
     live = any(name.endswith(_COUNTER) for name in state)
     if norm_eps is None:
         norm_eps = 0.0 if published and not live else 1e-5
-    classes = len(state["roi_heads.box_predictor.cls_score.weight"]) - 1
+    classifier = "roi_heads.box_predictor.cls_score.weight"
+    if state[classifier].dim() != 2 or len(state[classifier]) < 2:
+        raise UserError(
+            f"{file}: {classifier} has shape {tuple(state[classifier].shape)}, "
+            "it must be (classes + 1, features)"
+        )
+    classes = len(state[classifier]) - 1
     config = ModelConfig(
         class_names=_class_names(classes),
         category_ids=tuple(range(1, classes + 1)),
@@ -101,12 +107,13 @@ def _backbone(file: Path, state: Mapping[str, Tensor]) -> str:
     wide = "backbone.body.layer1.0.conv3.weight" in state
     for name, (block, known) in RESNETS.items():
         if known == depths and (block is Bottleneck) == wide:
-            shape = tuple(state["backbone.body.layer1.0.conv2.weight"].shape)
+            second = state.get("backbone.body.layer1.0.conv2.weight")
+            shape = None if second is None else tuple(second.shape)
             if shape != (64, 64, 3, 3):
                 raise UserError(
                     f"{file}: backbone.body.layer1.0.conv2.weight has shape {shape}, that of a "
-                    f"{name} is (64, 64, 3, 3): a ResNeXt or wide ResNet, which this version "
-                    "does not build"
+                    f"{name} is (64, 64, 3, 3); ResNeXt and wide ResNets are not built by this "
+                    "version"
                 )
             return name
     known_names = ", ".join(RESNETS)
