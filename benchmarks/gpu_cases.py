@@ -252,7 +252,7 @@ def proposals(quick: bool) -> Iterator[Case]:
 
     def select(logits, deltas, anchors, sizes):
         return select_proposals(
-            logits, deltas, anchors, proposals_bench.STRIDES, sizes,
+            logits, deltas, anchors, [(s, s) for s in proposals_bench.STRIDES], sizes,
             pre_nms_top_k=1000, post_nms_top_k=1000, nms_threshold=0.7, min_side=1e-3,
         )  # fmt: skip
 
