@@ -396,6 +396,23 @@ def test_pyramid_matches_reference(layout):
         assert_close(grads(actual, features, upstream), grads(expected, features, upstream))
 
 
+@pytest.mark.parametrize("channels", [24, 32])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_large_contiguous_maps(channels, threads):
+    generator = torch.Generator().manual_seed(0)
+    feature = torch.randn(2, channels, 37, 61, generator=generator)  # not a multiple of 8 cells
+    boxes = torch.rand(20, 4, generator=generator) * 100
+    boxes[:, 2:] += boxes[:, :2]
+    options = {"scales": [SCALE], "size": (3, 2)}
+    index = torch.arange(20) % 2
+    torch.set_num_threads(threads)
+    answers = [
+        multiscale_roi_align([layout(feature)], boxes, index, **options)
+        for layout in LAYOUTS.values()
+    ]
+    assert len({bits(answer) for answer in answers}) == 1
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 @pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "legacy"])

@@ -3,6 +3,7 @@
 #include <span>
 #include <tuple>
 
+#include "common/channels_last.h"
 #include "common/parallel.h"
 #include "common/rois.h"
 #include "common/tensor.h"
@@ -175,7 +176,7 @@ Tensor roi_align_cpu(std::vector<Tensor> features, Tensor boxes, Tensor image_in
   const ScalarType dtype = features[0].scalar_type();
   const int64_t rois = boxes.size(0), channels = features[0].size(1);
   const int64_t images = features[0].size(0);
-  for (Tensor& map : features) map = channels_last(map);
+  for (Tensor& map : features) map = channels_last_cpu(map);
   boxes = boxes_for(boxes, dtype);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
@@ -226,7 +227,7 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
   const ScalarType dtype = grad.scalar_type();
   const int64_t rois = grad.size(0), channels = grad.size(1);
   const int64_t bins_h = grad.size(2), bins_w = grad.size(3);
-  grad = channels_last(grad);
+  grad = channels_last_cpu(grad);
   boxes = boxes_for(boxes, dtype);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();

@@ -3,6 +3,7 @@
 #include <limits>
 #include <tuple>
 
+#include "common/channels_last.h"
 #include "common/rois.h"
 #include "common/tensor.h"
 #include "roi_pool/roi_pool.h"
@@ -34,7 +35,7 @@ std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor im
   const int64_t height = features.size(2), width = features.size(3), rois = boxes.size(0);
   STD_TORCH_CHECK(height == 0 || width <= INT32_MAX / height,
                   "roi_pool: the map must have less than 2^31 cells, got ", height, " x ", width);
-  features = channels_last(features);
+  features = channels_last_cpu(features);
   boxes = boxes_for(boxes, dtype);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
@@ -87,8 +88,8 @@ Tensor roi_pool_backward_cpu(Tensor grad, Tensor argmax, Tensor image_index, int
   const ScalarType dtype = grad.scalar_type();
   const int64_t rois = grad.size(0), channels = grad.size(1);
   const int64_t bins = grad.size(2) * grad.size(3);
-  grad = channels_last(grad);
-  argmax = channels_last(argmax);
+  grad = channels_last_cpu(grad);
+  argmax = channels_last_cpu(argmax);
   image_index = torch::stable::contiguous(image_index);
   const int64_t* image_of = image_index.const_data_ptr<int64_t>();
   const int32_t* argmax_data = argmax.const_data_ptr<int32_t>();
