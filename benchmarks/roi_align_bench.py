@@ -126,7 +126,7 @@ def measure_case(
         row("forward from NCHW", partial(pool, maps), forward_peer, 2 * every_map + touched, error),
         row("forward bfloat16", partial(pool, halves), None, touched / 2, half_error),
     ]
-    if memory == "fresh":
+    if memory == "fresh" and repeats > 3:  # not in a quick run
         adaptive_peer = partial(peer(boxes, bins, 0), maps) if common.torchvision else None
         adaptive = partial(ours(boxes, bins, 0), last)
         rows.append(row("forward adaptive", adaptive, adaptive_peer, touched, error))
@@ -172,7 +172,7 @@ def main() -> None:
             rows += measure_case(name, count, bins, memory, args.repeats, bandwidth)
         if memory == "reused" and not args.quick:
             rows += measure_growth(args.repeats)
-    if memory == "reused" and len(args.threads) > 1:
+    if memory == "reused" and len(args.threads) > 1 and not args.quick:
         rows += measure_scaling(args.repeats)
     common.finish(args, facts, rows)
 
