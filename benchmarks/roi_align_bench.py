@@ -168,7 +168,7 @@ def main() -> None:
     for memory, bandwidth in common.settings(args):
         for name, (count, bins) in CASES.items():
             torch.manual_seed(0)
-            count = count // 4 if args.quick else count
+            count = count // 20 if args.quick else count
             rows += measure_case(name, count, bins, memory, args.repeats, bandwidth)
         if memory == "reused" and not args.quick:
             rows += measure_growth(args.repeats)
