@@ -26,6 +26,22 @@ inline void check_roi_align(const std::vector<Tensor>& features, const Tensor& b
   check_shape(image_index, {boxes.size(0)}, "roi_align: image_index (K)");
 }
 
+inline void check_roi_pool(const Tensor& features, const Tensor& boxes, const Tensor& image_index,
+                           int64_t bins_h, int64_t bins_w) {
+  check_shape(features, {-1, -1, -1, -1}, "roi_pool: features (N, C, H, W)");
+  check_shape(boxes, {-1, 4}, "roi_pool: boxes (K, 4)");
+  check_shape(image_index, {boxes.size(0)}, "roi_pool: image_index (K)");
+  STD_TORCH_CHECK(bins_h > 0 && bins_w > 0, "roi_pool: bins must be at least 1");
+}
+
+inline void check_roi_pool_gradient(const Tensor& grad, const Tensor& argmax,
+                                    const Tensor& image_index) {
+  check_shape(grad, {-1, -1, -1, -1}, "roi_pool: grad (K, C, h, w)");
+  check_shape(argmax, {grad.size(0), grad.size(1), grad.size(2), grad.size(3)},
+              "roi_pool: argmax (K, C, h, w)");
+  check_shape(image_index, {grad.size(0)}, "roi_pool: image_index (K)");
+}
+
 // The dtype in which sums over features of `dtype` are kept, as `Accumulate` has it.
 inline ScalarType sum_type(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

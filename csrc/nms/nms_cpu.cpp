@@ -6,6 +6,7 @@
 
 #include "common/tensor.h"
 #include "nms/nms.h"
+#include "nms/nms_arguments.h"
 #include "nms/rank.h"
 
 namespace mrcnn {
@@ -45,17 +46,13 @@ class Order {
 
 std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, double iou_threshold,
                                    int64_t max_keep) {
-  check_shape(boxes, {-1, -1, 4}, "nms: boxes (S, K, 4)");
-  check_shape(scores, {boxes.size(0), boxes.size(1)}, "nms: scores (S, K)");
-  check_shape(groups, {boxes.size(0), groups.numel() ? boxes.size(1) : -1}, "nms: groups (S, K)");
-  STD_TORCH_CHECK(max_keep >= 0, "nms: max_keep must be at least 0, got ", max_keep);
+  check_nms(boxes, scores, groups, max_keep);
   const ScalarType dtype =
       boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   boxes = torch::stable::contiguous(torch::stable::to(boxes, dtype));
   scores = torch::stable::contiguous(torch::stable::to(scores, dtype));
   groups = torch::stable::contiguous(groups);
   const int64_t segments = boxes.size(0), count = boxes.size(1);
-  STD_TORCH_CHECK(count <= INT32_MAX, "nms: a segment must hold less than 2^31 boxes, got ", count);
   const int64_t* group_data = groups.numel() ? groups.const_data_ptr<int64_t>() : nullptr;
 
   Tensor indices = new_tensor(boxes, {segments, max_keep}, ScalarType::Long);

@@ -26,10 +26,7 @@ namespace mrcnn {
 std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor image_index,
                                         double scale, int64_t bins_h, int64_t bins_w,
                                         bool with_argmax) {
-  check_shape(features, {-1, -1, -1, -1}, "roi_pool: features (N, C, H, W)");
-  check_shape(boxes, {-1, 4}, "roi_pool: boxes (K, 4)");
-  check_shape(image_index, {boxes.size(0)}, "roi_pool: image_index (K)");
-  STD_TORCH_CHECK(bins_h > 0 && bins_w > 0, "roi_pool: bins must be at least 1");
+  check_roi_pool(features, boxes, image_index, bins_h, bins_w);
   const ScalarType dtype = features.scalar_type();
   const int64_t images = features.size(0), channels = features.size(1);
   const int64_t height = features.size(2), width = features.size(3), rois = boxes.size(0);
@@ -81,10 +78,7 @@ std::tuple<Tensor, Tensor> roi_pool_cpu(Tensor features, Tensor boxes, Tensor im
 
 Tensor roi_pool_backward_cpu(Tensor grad, Tensor argmax, Tensor image_index, int64_t images,
                              int64_t height, int64_t width) {
-  check_shape(grad, {-1, -1, -1, -1}, "roi_pool: grad (K, C, h, w)");
-  check_shape(argmax, {grad.size(0), grad.size(1), grad.size(2), grad.size(3)},
-              "roi_pool: argmax (K, C, h, w)");
-  check_shape(image_index, {grad.size(0)}, "roi_pool: image_index (K)");
+  check_roi_pool_gradient(grad, argmax, image_index);
   const ScalarType dtype = grad.scalar_type();
   const int64_t rois = grad.size(0), channels = grad.size(1);
   const int64_t bins = grad.size(2) * grad.size(3);

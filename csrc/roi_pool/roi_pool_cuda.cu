@@ -228,10 +228,7 @@ void check_map(int64_t height, int64_t width) {
 std::tuple<Tensor, Tensor> roi_pool_cuda(Tensor features, Tensor boxes, Tensor image_index,
                                          double scale, int64_t bins_h, int64_t bins_w,
                                          bool with_argmax) {
-  check_shape(features, {-1, -1, -1, -1}, "roi_pool: features (N, C, H, W)");
-  check_shape(boxes, {-1, 4}, "roi_pool: boxes (K, 4)");
-  check_shape(image_index, {boxes.size(0)}, "roi_pool: image_index (K)");
-  STD_TORCH_CHECK(bins_h > 0 && bins_w > 0, "roi_pool: bins must be at least 1");
+  check_roi_pool(features, boxes, image_index, bins_h, bins_w);
   check_map(features.size(2), features.size(3));
   const OnDevice device(boxes);
   const ScalarType dtype = features.scalar_type();
@@ -280,10 +277,7 @@ std::tuple<Tensor, Tensor> roi_pool_cuda(Tensor features, Tensor boxes, Tensor i
 
 Tensor roi_pool_backward_cuda(Tensor grad, Tensor argmax, Tensor image_index, int64_t images,
                               int64_t height, int64_t width) {
-  check_shape(grad, {-1, -1, -1, -1}, "roi_pool: grad (K, C, h, w)");
-  check_shape(argmax, {grad.size(0), grad.size(1), grad.size(2), grad.size(3)},
-              "roi_pool: argmax (K, C, h, w)");
-  check_shape(image_index, {grad.size(0)}, "roi_pool: image_index (K)");
+  check_roi_pool_gradient(grad, argmax, image_index);
   check_map(height, width);
   const OnDevice device(grad);
   const ScalarType dtype = grad.scalar_type();
