@@ -24,6 +24,7 @@ from torch import Tensor
 
 import common
 from mrcnn.models.anchors import make_cell_anchors
+from mrcnn.numerics import NUMERICS
 from mrcnn.ops import (
     mask_targets,
     match_boxes,
@@ -246,7 +247,12 @@ def suppression(quick: bool) -> Iterator[Case]:
 
 
 def proposals(quick: bool) -> Iterator[Case]:
-    anchors = make_cell_anchors(proposals_bench.SIZES, proposals_bench.RATIOS, round_corners=True)
+    anchors = make_cell_anchors(
+        proposals_bench.SIZES,
+        proposals_bench.RATIOS,
+        proposals_bench.STRIDES,
+        NUMERICS["torchvision"],
+    )
     image = (proposals_bench.HEIGHT, proposals_bench.WIDTH)
     levels = len(proposals_bench.STRIDES)
 

@@ -18,10 +18,11 @@ from torch import Tensor
 
 import common
 from mrcnn.models.anchors import make_cell_anchors
+from mrcnn.numerics import NUMERICS
 from mrcnn.ops import select_proposals
 
 STRIDES = (4, 8, 16, 32, 64)
-SIZES, RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
+SIZES, RATIOS = [[32], [64], [128], [256], [512]], (0.5, 1.0, 2.0)
 HEIGHT, WIDTH = 832, 1344
 
 
@@ -48,7 +49,7 @@ def make_peer(images: int) -> torch.nn.Module:
         def forward(self, _features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             return self.maps
 
-    anchors = AnchorGenerator(tuple((s,) for s in SIZES), (RATIOS,) * len(SIZES))
+    anchors = AnchorGenerator(SIZES, (RATIOS,) * len(SIZES))
     top_k = {"training": 1000, "testing": 1000}
     rpn = RegionProposalNetwork(anchors, Given(), 0.7, 0.3, 256, 0.5, top_k, top_k, 0.7)
     return rpn.eval()
@@ -73,7 +74,7 @@ def count_of(images: int) -> str:
 def main() -> None:
     args = common.parse(__doc__)
     facts, rows, notes = common.about(args), [], []
-    cell_anchors = make_cell_anchors(SIZES, RATIOS, round_corners=True)
+    cell_anchors = make_cell_anchors(SIZES, RATIOS, STRIDES, NUMERICS["torchvision"])
     for threads in args.threads:
         torch.set_num_threads(threads)
         bandwidth = common.copy_bandwidth()

@@ -4,6 +4,7 @@ Sources: torchvision 0.29 `models/detection`, Detectron2 `modeling` and `structu
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,10 @@ class Numerics:
 
     roi_aligned: bool  # shift RoIs by half a pixel, so that cell centres lie at + 0.5
     roi_sampling_ratio: int  # samples per bin and axis; 0 adapts to the size of the bin
-    round_anchors: bool  # half extents of cell anchors rounded to whole pixels
+    # What of an anchor is rounded to whole pixels: nothing; its corners; or the sides of a box of
+    # one cell's area, which is then scaled, and lies at the middle of the cell, not at its corner.
+    anchor_rounding: Literal["none", "corners", "sides"]
+    anchors_by_ratio: bool  # a cell's anchors: all sizes of the first ratio first, not vice versa
     min_proposal_side: float  # proposals must be wider and higher than this, in pixels
     min_detection_side: float  # the same for detections
     smooth_l1_beta: float  # 0 is the plain L1 loss
@@ -26,7 +30,8 @@ NUMERICS = {
     "detectron2": Numerics(
         roi_aligned=True,
         roi_sampling_ratio=0,
-        round_anchors=False,
+        anchor_rounding="none",
+        anchors_by_ratio=False,
         min_proposal_side=0.0,
         min_detection_side=-1.0,
         smooth_l1_beta=0.0,
@@ -38,7 +43,8 @@ NUMERICS = {
     "torchvision": Numerics(
         roi_aligned=False,
         roi_sampling_ratio=2,
-        round_anchors=True,
+        anchor_rounding="corners",
+        anchors_by_ratio=True,
         min_proposal_side=1e-3,
         min_detection_side=1e-2,
         smooth_l1_beta=1 / 9,

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from mrcnn.config import ModelConfig
 from mrcnn.data.images import resized, to_pixels
 from mrcnn.models import build
+from mrcnn.models.anchors import make_cell_anchors
 from mrcnn.models.postprocess import whole_pixel_frames
+from mrcnn.numerics import NUMERICS
 from mrcnn.ops import paste_masks
 
 CONFIG = ModelConfig(
@@ -36,6 +38,13 @@ def test_images_shrink_by_four_taps():
     assert to_pixels(image, (4, 4), plain).max() == 50
     # A filter that widens reaches every cell.
     assert to_pixels(image, (2, 2), dataclasses.replace(plain, numerics="detectron2")).max() > 0
+
+
+def test_corners_of_cell_anchors_are_rounded():
+    cell = make_cell_anchors([[32]], [0.5, 1, 2], [4], NUMERICS["torchvision"])[0]
+    assert cell.tolist() == [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
+    cell = make_cell_anchors([[32, 64]], [0.5, 1], [16], NUMERICS["torchvision"])[0]
+    assert cell[:, 2].tolist() == [23, 45, 16, 32]  # both sizes of one ratio, then of the next
 
 
 def test_strides_of_anchors_come_from_the_grid():

@@ -10,24 +10,42 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mrcnn.numerics import Numerics
+
 
 def make_cell_anchors(
-    sizes: Sequence[float], ratios: Sequence[float], round_corners: bool
+    sizes: Sequence[Sequence[float]],
+    ratios: Sequence[float],
+    strides: Sequence[int],
+    numerics: Numerics,
 ) -> Tensor:
-    """Anchors around the corner of a cell, one size a level.
+    """Anchors of the first cell of every level, whose corner is the corner of the image.
 
     Args:
-        sizes: per level the square root of the area, pixels.
+        sizes: per level, as many on each: the square root of the area, pixels.
         ratios: height / width.
-        round_corners: to whole pixels, as torchvision does.
+        strides: per level, pixels per cell.
+        numerics: whose rounding and order to follow.
     Returns:
-        (L, A, 4) float32 xyxy.
+        (L, A, 4) float32 xyxy, A = sizes x ratios.
     """
-    size = torch.tensor(sizes, dtype=torch.float64)[:, None]
-    root = torch.tensor(ratios, dtype=torch.float64).sqrt()[None]
-    half_width, half_height = size / root / 2, size * root / 2
-    corners = torch.stack([-half_width, -half_height, half_width, half_height], dim=-1)
-    return (corners.round() if round_corners else corners).float()
+    size = torch.tensor(sizes, dtype=torch.float64)[:, :, None]  # (L, sizes, 1)
+    ratio = torch.tensor(ratios, dtype=torch.float64)
+    if numerics.anchor_rounding == "sides":
+        stride = torch.tensor(strides, dtype=torch.float64)[:, None, None]
+        width = (stride**2 / ratio).sqrt().round()  # (L, 1, ratios)
+        sides = torch.stack([width, (width * ratio).round()], dim=-1) * (size / stride)[..., None]
+        center = stride[..., None] / 2
+    else:
+        width = (size**2 / ratio).sqrt()  # (L, sizes, ratios)
+        sides = torch.stack([width, width * ratio], dim=-1)
+        center = torch.zeros(1)
+    corners = torch.cat([center - sides / 2, center + sides / 2], dim=-1)
+    if numerics.anchor_rounding == "corners":
+        corners = corners.round()
+    if numerics.anchors_by_ratio:
+        corners = corners.transpose(1, 2)
+    return corners.flatten(1, 2).float()
 
 
 def grid_anchors(

@@ -54,7 +54,8 @@ class RPN(nn.Module):
         super().__init__()
         self.strides, self.samples, self.numerics = list(strides), samples, numerics
         self.pre_nms_top_k, self.post_nms_top_k = pre_nms_top_k, post_nms_top_k
-        cell_anchors = make_cell_anchors(anchor_sizes, anchor_ratios, numerics.round_anchors)
+        sizes = [[size] for size in anchor_sizes]
+        cell_anchors = make_cell_anchors(sizes, anchor_ratios, strides, numerics)
         self.register_buffer("cell_anchors", cell_anchors, persistent=False)
         anchors = len(anchor_ratios)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
