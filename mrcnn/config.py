@@ -8,6 +8,8 @@ from typing import Any
 
 from mrcnn.numerics import NUMERICS
 
+NECKS = ("fpn", "c4", "dc5")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -20,20 +22,33 @@ class ModelConfig:
     backbone: str = "resnet50"
     norm: str = "frozen_batch"  # or "batch", "group", "group_of_8"
     norm_eps: float = 1e-5  # added to variances
+    stride_in_1x1: bool = False  # of bottlenecks, instead of in the 3 x 3
     frozen_stages: int = 2  # stem and res2 keep their pretrained weights; 0 trains everything
+    neck: str = "fpn"  # or "c4": conv4 alone, conv5 runs on RoIs; or "dc5": conv5 alone, dilated
     fpn_channels: int = 256
     fpn_levels: int = 4  # backbone stages used, from stride 4 on; one coarser level is added on top
 
-    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)  # sqrt(area), one a level, pixels
+    # sqrt(area) in pixels: one a level, or a tuple of them a level.
+    anchor_sizes: tuple[float | tuple[float, ...], ...] = (32, 64, 128, 256, 512)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    rpn_convs: int = 1
     rpn_samples: int = 256  # anchors an image in the RPN loss
     pre_nms_top_k: int = 1000  # proposals a level before NMS; twice as many in training
     post_nms_top_k: int = 1000  # proposals an image
+    training_post_nms_top_k: int = 1000  # the same in training
 
     roi_samples: int = 512  # RoIs an image in the losses of the heads
     roi_positive_fraction: float = 0.25
+    head_norm: str = "none"  # of the convolutions of FPN and heads, or one of those of `norm`
+    box_head_convs: int = 0
+    box_head_conv_width: int = 256
+    box_head_layers: int = 2  # fully connected
     box_head_width: int = 1024
+    class_agnostic_boxes: bool = False
+    masks: bool = True  # False detects boxes only (Faster R-CNN)
+    mask_head_convs: int = 4
     mask_head_width: int = 256
+    class_agnostic_masks: bool = False
 
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
@@ -49,18 +64,44 @@ class ModelConfig:
         if self.numerics not in NUMERICS:
             known = ", ".join(NUMERICS)
             raise ValueError(f"ModelConfig: numerics must be one of {known}, got {self.numerics!r}")
-        if len(self.anchor_sizes) != self.fpn_levels + 1:
+        if self.neck not in NECKS:
+            known = ", ".join(NECKS)
+            raise ValueError(f"ModelConfig: neck must be one of {known}, got {self.neck!r}")
+        levels = self.fpn_levels + 1 if self.neck == "fpn" else 1
+        if len(self.anchor_sizes) != levels:
+            wanted = (
+                f"{levels} sizes, one for each of {self.fpn_levels} FPN levels and one for the "
+                "level on top"
+                if self.neck == "fpn"
+                else f"one tuple of sizes for the one level of neck {self.neck!r}"
+            )
             raise ValueError(
-                f"ModelConfig: anchor_sizes must hold {self.fpn_levels + 1} sizes, one for each "
-                f"of {self.fpn_levels} FPN levels and one for the level on top, "
+                f"ModelConfig: anchor_sizes must hold {wanted}, got {self.anchor_sizes}"
+            )
+        if len({len(sizes) for sizes in self.level_anchor_sizes}) > 1:
+            raise ValueError(
+                "ModelConfig: anchor_sizes must hold as many sizes for every level, "
                 f"got {self.anchor_sizes}"
             )
-
-        for name in ("anchor_sizes", "anchor_ratios"):
-            if not all(value > 0 for value in getattr(self, name)):
+        for name, values in (
+            ("anchor_sizes", [v for sizes in self.level_anchor_sizes for v in sizes]),
+            ("anchor_ratios", self.anchor_ratios),
+        ):
+            if not values or not all(value > 0 for value in values):
                 raise ValueError(
                     f"ModelConfig: {name} must be more than 0 each, got {getattr(self, name)}"
                 )
+        heads = (self.box_head_convs, self.box_head_layers, self.mask_head_convs)
+        if self.neck == "c4" and any(heads):
+            raise ValueError(
+                "ModelConfig: neck 'c4' has conv5 in place of box_head_convs, box_head_layers and "
+                f"mask_head_convs, which must be 0, got {heads}"
+            )
+
+    @property
+    def level_anchor_sizes(self) -> list[tuple[float, ...]]:
+        """`anchor_sizes` as a tuple for every level."""
+        return [s if isinstance(s, tuple) else (s,) for s in self.anchor_sizes]
 
     @property
     def num_classes(self) -> int:
@@ -80,10 +121,12 @@ class ModelConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"ModelConfig: unknown fields {unknown}; made by a newer mrcnn?")
-        plain: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
-        }
-        return cls(**plain)
+        return cls(**{name: _as_tuples(value) for name, value in values.items()})
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON's lists as tuples, also within each other."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 # Learns from scratch on a CPU in minutes. Three stages see objects up to about 150 pixels, and are
@@ -97,11 +140,21 @@ _SMALL = ModelConfig(
     anchor_sizes=(16, 32, 64, 128),
     pre_nms_top_k=500,
     post_nms_top_k=500,
+    training_post_nms_top_k=500,
     roi_samples=64,
     box_head_width=256,
     mask_head_width=64,
     min_size=256,
     max_size=448,
+)
+
+_RESNET50 = ModelConfig()  # R50-FPN
+_ONE_LEVEL = dataclasses.replace(
+    _RESNET50, neck="dc5", anchor_sizes=((32, 64, 128, 256, 512),), pre_nms_top_k=6000,
+    training_post_nms_top_k=2000,
+)  # fmt: skip
+_CONV5_HEADS = dataclasses.replace(
+    _ONE_LEVEL, neck="c4", box_head_convs=0, box_head_layers=0, mask_head_convs=0
 )
 
 MODELS: dict[str, ModelConfig] = {
@@ -113,4 +166,12 @@ MODELS: dict[str, ModelConfig] = {
     "resnet50-fpn": ModelConfig(backbone="resnet50"),
     "resnet101-fpn": ModelConfig(backbone="resnet101"),
     "resnet152-fpn": ModelConfig(backbone="resnet152"),
+    "resnext50-fpn": ModelConfig(backbone="resnext50_32x4d"),
+    "resnext101-fpn": ModelConfig(backbone="resnext101_32x8d"),
+    "resnet50-c4": _CONV5_HEADS,
+    "resnet50-dc5": _ONE_LEVEL,
+    # Torchvision's second version of its R50-FPN.
+    "resnet50-fpn-v2": dataclasses.replace(
+        _RESNET50, norm="batch", rpn_convs=2, head_norm="batch", box_head_convs=4, box_head_layers=1
+    ),
 }

@@ -1,48 +1,83 @@
-"""Detectors of other frameworks as checkpoints: `mrcnn convert theirs.pth ours.safetensors`."""
+"""Detectors from and to other frameworks: `mrcnn convert theirs.pth ours.safetensors`."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
 from tyro.conf import Positional
 
 from mrcnn import checkpoints
+from mrcnn.checkpoints.exchange import state_for
 from mrcnn.errors import UserError
-from mrcnn.files import check_writable
+from mrcnn.files import check_writable, replacing
 from mrcnn.flags import parse, run
-from mrcnn.predictor import load
+
+TARGETS = {"mrcnn": ".safetensors", "torchvision": ".pth", "detectron2": ".pth"}
 
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Write a state dict of torchvision's Mask R-CNN as a checkpoint with its configuration."""
+    """Write a detector of torchvision, Detectron2, MMDetection or maskrcnn-benchmark as a
+    checkpoint with its configuration; or a checkpoint as a file of torchvision or Detectron2."""
 
     source: Positional[Path]
-    """State dict (.pt, .pth)."""
+    """File (.pt, .pth, .pkl), checkpoint or run folder."""
     target: Positional[Path]
-    """Checkpoint to write (.safetensors)."""
+    """File to write: .safetensors, or .pth for another framework."""
+    to: Literal[tuple(TARGETS)] = "mrcnn"  # type: ignore[valid-type]
+    """Whose file to write."""
+    bgr: bool | None = None
+    """Whether the pixels of the source's model are blue, green, red."""
     norm_eps: float | None = None
-    """Epsilon of frozen batch norms; by default 0 for the published file's names, else 1e-5."""
+    """Epsilon of its frozen batch norms."""
+    stride_in_1x1: bool | None = None
+    """Whether its bottlenecks have their stride in the first 1 x 1 convolution."""
+    pixel_mean: tuple[float, float, float] | None = None
+    """Red, green, blue, 0 to 255."""
+    pixel_std: tuple[float, float, float] | None = None
+    """Red, green, blue, 0 to 255."""
+    class_names: tuple[str, ...] | None = None
+    """One a class, in the order of its outputs."""
 
     def __post_init__(self) -> None:
-        if self.target.suffix != ".safetensors":
-            raise UserError(f"{self.target}: must be named .safetensors")
+        suffix = TARGETS[self.to]
+        if self.target.suffix != suffix:
+            raise UserError(f"{self.target}: must be named {suffix} with --to {self.to}")
         if self.norm_eps is not None and not 0 <= self.norm_eps < 1:
             raise UserError(f"--norm-eps must lie in [0, 1), got {self.norm_eps}")
+        if self.pixel_std is not None and not all(value > 0 for value in self.pixel_std):
+            raise UserError(f"--pixel-std must be more than 0 each, got {self.pixel_std}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Read, check that the weights fit the model, write."""
+    """Read, check that the model takes the weights, write."""
     args = parse(ConvertConfig, argv)
     check_writable(args.target)
-    load(args.source, norm_eps=args.norm_eps)  # the whole model takes them, or an error says why
-    state, config, extra = checkpoints.load(args.source, norm_eps=args.norm_eps)
-    checkpoints.save(args.target, state, config, extra)
-    for note in extra.get("notes", []):
+    checkpoint = checkpoints.load(
+        args.source,
+        bgr=args.bgr,
+        norm_eps=args.norm_eps,
+        stride_in_1x1=args.stride_in_1x1,
+        pixel_mean=args.pixel_mean,
+        pixel_std=args.pixel_std,
+        class_names=args.class_names,
+    )
+    for note in checkpoint.extra.get("notes", []):
         print(note)
-    print(f"{len(state)} tensors in {args.target}")
+    if args.to == "mrcnn":
+        checkpoints.save(args.target, *checkpoint)
+        print(f"{len(checkpoint.state)} tensors in {args.target}")
+        return
+    state, settings = state_for(args.to, checkpoint)
+    with replacing(args.target) as draft:
+        torch.save(state if args.to == "torchvision" else {"model": state}, draft)
+    print(f"{len(state)} tensors in {args.target}; {args.to} builds their model with")
+    for setting in settings:
+        print(f"  {setting}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ D objects of an image of h x w pixels.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 from collections import Counter
@@ -244,39 +243,35 @@ def load(
     device: str = "cpu",
     *,
     amp: bool = False,
-    score_threshold: float | None = None,
-    max_detections: int | None = None,
-    norm_eps: float | None = None,
+    bgr: bool | None = None,
+    **config: Any,
 ) -> Predictor:
-    """A trained model, from a checkpoint file, a run folder, or a state dict of torchvision's
-    Mask R-CNN (.pt, .pth), which then computes as torchvision does.
+    """A trained model: from a checkpoint file, a run folder, or a file of another framework
+    (.pt, .pth, .pkl), as which it then computes.
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
         amp: compute convolutions and matrix products in bfloat16.
-        score_threshold: in place of that of the checkpoint.
-        max_detections: objects an image, in place of that of the checkpoint.
-        norm_eps: of the frozen batch norms of a state dict. It is in no file: torchvision runs its
-            published Mask R-CNN with 0, which is inferred from its names, others with 1e-5.
+        bgr: whether the pixels of another framework's model are blue, green, red; by default as
+            that framework has them.
+        config: fields of `ModelConfig` in place of those of the file, as `score_threshold`,
+            `max_detections`, or what the file of another framework does not say (`norm_eps`,
+            `stride_in_1x1`, `pixel_std`, `class_names`).
     Raises:
         UserError: if the checkpoint cannot be read, or the device is not there.
     """
     where = find_device(device)
-    state, config, _ = checkpoints.load(path, norm_eps=norm_eps)
-    if score_threshold is not None:
-        config = dataclasses.replace(config, score_threshold=score_threshold)
-    if max_detections is not None:
-        config = dataclasses.replace(config, max_detections=max_detections)
+    checkpoint = checkpoints.load(path, bgr=bgr, **config)
     try:
-        model = build(config)
-        model.load_state_dict(state)
+        model = build(checkpoint.config)
+        model.load_state_dict(checkpoint.state)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = "\n  ".join(str(error).splitlines()[:4])
         raise UserError(
             f"{path}: its weights do not fit the model it describes ({reason}); "
             "was it made by another version of mrcnn?"
         ) from error
-    return Predictor(model.to(where).eval(), config, amp)
+    return Predictor(model.to(where).eval(), checkpoint.config, amp)
 
 
 def find_device(name: str) -> torch.device:

@@ -23,7 +23,7 @@ STATE = {"w": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3), "none": to
 def test_what_is_saved_is_loaded(tmp_path):
     transposed = {**STATE, "channels_last": torch.rand(2, 3, 4, 5).permute(0, 3, 1, 2)}
     save(tmp_path / "new" / "a.safetensors", transposed, tiny.CONFIG, {"step": 3, "ap": 0.5})
-    state, config, extra = load(tmp_path / "new" / "a.safetensors")
+    state, config, extra, _ = load(tmp_path / "new" / "a.safetensors")
     assert state.keys() == transposed.keys()
     for name, tensor in transposed.items():
         torch.testing.assert_close(state[name], tensor, rtol=0, atol=0)

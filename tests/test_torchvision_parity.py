@@ -10,9 +10,7 @@ import torch
 from PIL import Image
 
 import mrcnn
-from mrcnn import checkpoints
 from mrcnn.data.images import pad_images, read_image, resized, to_pixels
-from mrcnn.errors import UserError
 from mrcnn.predictor import Predictor
 
 COCO_MINI = Path(__file__).resolve().parents[2] / "shared/data/coco_mini"
@@ -156,21 +154,3 @@ def test_converted_file_is_the_same_model(tmp_path):
     assert direct.config == converted.config
     for name, value in direct.model.state_dict().items():
         assert torch.equal(value, converted.model.state_dict()[name])
-
-
-def test_files_of_other_networks(tmp_path):
-    state = {"fc.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)}
-    torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"other\.pth: holds no detector that is known"):
-        checkpoints.load(tmp_path / "other.pth")
-    state = {
-        "roi_heads.box_predictor.cls_score.weight": torch.zeros(3, 3),
-        "backbone.body.conv1.weight": torch.zeros(64, 3, 7, 7),
-    }
-    torch.save(state, tmp_path / "boxes.pth")
-    with pytest.raises(UserError, match="without a mask head"):
-        checkpoints.load(tmp_path / "boxes.pth")
-    state["roi_heads.mask_predictor.mask_fcn_logits.weight"] = torch.zeros(3, 3)
-    torch.save(state, tmp_path / "cut.pth")
-    with pytest.raises(UserError, match=r"has \(0, 0, 0, 0\) blocks in its four stages"):
-        checkpoints.load(tmp_path / "cut.pth")

@@ -162,7 +162,7 @@ def test_amp_trains_and_evaluates_in_bfloat16(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(FPN, "forward", watched)
     train.main(["--data", str(shapes), "--out", str(tmp_path / "run"), *FLAGS, "--amp"])
     assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
-    state, _, _ = load(tmp_path / "run")
+    state = load(tmp_path / "run").state
     assert {t.dtype for t in state.values()} == {torch.float32}
 
 

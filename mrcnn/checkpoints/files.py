@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -12,13 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from mrcnn.checkpoints.state_dict import SUFFIXES, read_state_dict
-from mrcnn.checkpoints.torchvision import is_torchvision, read_torchvision
+from mrcnn.checkpoints.foreign import layout_of, to_ours
+from mrcnn.checkpoints.state_dict import SUFFIXES, read_foreign
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.files import replacing
 
 FORMAT = 1  # of the metadata; a reader refuses higher numbers
+_REST = "source/"  # before the names of `Checkpoint.rest`
 NAMES = ("best.safetensors", "last.safetensors")  # in a run folder, in the order of preference
 
 
@@ -28,22 +31,29 @@ class Checkpoint(NamedTuple):
     state: dict[str, Tensor]
     config: ModelConfig
     extra: dict[str, Any]  # step, metrics and the like; plain values
+    rest: dict[str, Tensor]  # what a file of another framework held besides: see `foreign`
 
 
 def save(
-    path: Path, state: Mapping[str, Tensor], config: ModelConfig, extra: Mapping[str, Any]
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    extra: Mapping[str, Any],
+    rest: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint atomically: a crash leaves the file before or the new one, whole.
 
     Args:
         state: as of `Module.state_dict`, on any device.
         extra: values for JSON.
+        rest: as of `Checkpoint`.
     Raises:
         UserError: if the file cannot be written.
     """
     described = {"format": FORMAT, "model": config.to_dict(), "extra": dict(extra)}
     metadata = {"mrcnn": json.dumps(described)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    everything = {**state, **{_REST + name: value for name, value in (rest or {}).items()}}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
     with replacing(path) as draft:
         draft.write_bytes(serialize(tensors, metadata))
 
@@ -64,30 +74,25 @@ def find(path: Path) -> Path:
     return path
 
 
-def load(path: str | os.PathLike[str], *, norm_eps: float | None = None) -> Checkpoint:
-    """Read a checkpoint file, that of a run folder (`find`), or a state dict of torchvision's
-    Mask R-CNN (.pt, .pth), whose `extra["notes"]` then say what was inferred.
+def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: Any) -> Checkpoint:
+    """Read a checkpoint file, that of a run folder (`find`), or a detector of another framework
+    (.pt, .pth, .pkl), whose `extra["notes"]` then say what was recognised and assumed.
 
     Args:
-        norm_eps: of the frozen batch norms of a state dict, in place of what is inferred.
+        bgr: whether the pixels of another framework's model are blue, green, red.
+        assumed: fields of `ModelConfig` in place of those of the file; None keeps the file's.
     Raises:
         UserError: if it is missing, damaged, or made by something else.
     """
+    _check_fields(assumed)
+    assumed = {name: value for name, value in assumed.items() if value is not None}
     file = find(Path(path))
     if file.suffix.lower() in SUFFIXES:
-        foreign = read_state_dict(file)
-        if not is_torchvision(foreign):
-            raise UserError(
-                f"{file}: holds no detector that is known (torchvision's Mask R-CNN); "
-                f"its names begin with {', '.join(sorted(foreign)[:3])}"
-            )
-        converted, config, notes = read_torchvision(file, foreign, norm_eps)
-        return Checkpoint(converted, config, {"notes": notes})
-    if file.suffix.lower() in (".pkl", ".pickle", ".bin", ".ckpt"):
-        raise UserError(
-            f"{file}: is a pickle by its name, which can run programs when it is opened; "
-            "give a .safetensors checkpoint of mrcnn, or a state dict of torchvision (.pth)"
-        )
+        foreign = read_foreign(file)
+        found = to_ours(file, foreign.state, foreign.facts, assumed, bgr)
+        source = {"framework": layout_of(foreign.state), "bgr": found.bgr}
+        extra = {"source": source, "notes": found.notes}
+        return Checkpoint(found.state, found.config, extra, found.rest)
     try:
         with safe_open(file, framework="pt") as content:
             described = (content.metadata() or {}).get("mrcnn")
@@ -109,10 +114,22 @@ def load(path: str | os.PathLike[str], *, norm_eps: float | None = None) -> Chec
                 f"{file}: has format {values['format']}, this mrcnn reads up to {FORMAT}; "
                 "install a newer mrcnn"
             )
-        return Checkpoint(state, ModelConfig.from_dict(values["model"]), values["extra"])
+        config = ModelConfig.from_dict({**values["model"], **assumed})
+        extra = dict(values["extra"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{file}: its metadata cannot be read ({reason})") from error
+    rest = {k.removeprefix(_REST): state.pop(k) for k in list(state) if k.startswith(_REST)}
+    return Checkpoint(state, config, extra, rest)
+
+
+def _check_fields(assumed: Mapping[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(ModelConfig)]
+    for name in assumed:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
+            raise UserError(f"load: the configuration of a model has no field {name!r}{hint}")
 
 
 def _beside(file: Path) -> str:

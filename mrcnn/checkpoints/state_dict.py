@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,15 @@ from torch import Tensor
 from mrcnn.errors import UserError
 
 SUFFIXES = (".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What a file of another program holds."""
+
+    path: Path
+    state: dict[str, Tensor]
+    facts: dict[str, Any]  # plain values beside the weights
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -40,3 +51,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             "save it with torch.save(model.state_dict(), path)"
         )
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def read_foreign(path: Path) -> Foreign:
+    """The state dict of a file; see `read_state_dict`."""
+    return Foreign(path, read_state_dict(path), {})

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mrcnn.checkpoints.files import find, load
+from mrcnn.checkpoints.foreign import layout_of
 from mrcnn.checkpoints.state_dict import SUFFIXES, read_state_dict
-from mrcnn.checkpoints.torchvision import is_torchvision
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN
@@ -32,11 +32,11 @@ def load_weights(model: MaskRCNN, config: ModelConfig, path: Path) -> list[str]:
         UserError: if the file is missing, damaged, or of another model.
     """
     file = find(path)
-    if file.suffix.lower() in SUFFIXES and not is_torchvision(read_state_dict(file)):
+    if file.suffix.lower() in SUFFIXES and layout_of(read_state_dict(file)) is None:
         body = model.backbone.body
         assert isinstance(body, nn.Module)
         return load_backbone(body, file)
-    state, saved, _ = load(file)
+    state, saved, _, _ = load(file)
     if saved.backbone != config.backbone or saved.norm != config.norm:
         raise UserError(
             f"{file}: holds a {saved.backbone} with {saved.norm} norm, the model to train is a "

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrcnn.boxes import encode_boxes
+from mrcnn.models.layers import Conv, conv
 from mrcnn.models.losses import box_loss
-from mrcnn.models.pooling import RoIPooler
+from mrcnn.models.pooling import Pooler
 from mrcnn.models.sampling import take
 from mrcnn.ops import select_detections
 from mrcnn.ops.fused import linear
@@ -21,24 +22,29 @@ DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # deltas of RoIs have a standard deviati
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers over pooled features.
+    """Convolutions and fully connected layers over pooled features.
 
     Args:
         pooler: gives (N * R, channels, bins, bins).
-        channels: of the features.
-        width: of the fully connected layers.
+        convs: 3 x 3 convolutions, of `conv_width` channels and `norm`, a key of `NORMS` or "none".
+        layers: fully connected, of `width`; without any, the mean over the bins is classified.
         num_classes: C; background is class logit C.
+        class_agnostic: one box for all classes.
         positive_fraction: of the sampled RoIs, at most; they come first.
         score_threshold, nms_threshold, max_detections: of the detections.
     """
 
     def __init__(
         self,
-        pooler: RoIPooler,
-        channels: int,
+        pooler: Pooler,
         *,
+        convs: int = 0,
+        conv_width: int = 256,
+        norm: str = "none",
+        layers: int = 2,
         width: int,
         num_classes: int,
+        class_agnostic: bool = False,
         positive_fraction: float,
         score_threshold: float,
         nms_threshold: float,
@@ -46,32 +52,44 @@ class BoxHead(nn.Module):
     ) -> None:
         super().__init__()
         self.pooler, self.num_classes = pooler, num_classes
+        self.boxes_per_roi = 1 if class_agnostic else num_classes
         self.positive_fraction = positive_fraction
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
+        channels = [pooler.channels, *[conv_width] * convs]
+        self.convs = nn.ModuleList(
+            Conv(channels[i], channels[i + 1], 3, norm) for i in range(convs)
+        )
         # Inputs are ordered (row, column, channel): channels_last features flatten without a copy.
-        self.fc6 = nn.Linear(channels * pooler.size**2, width)
-        self.fc7 = nn.Linear(width, width)
-        self.class_logits = nn.Linear(width, num_classes + 1)
-        self.deltas = nn.Linear(width, 4 * num_classes)
-        for layer in (self.fc6, self.fc7):
+        widths = [channels[-1] * (pooler.size**2 if layers else 1), *[width] * layers]
+        self.layers = nn.ModuleList(nn.Linear(widths[i], widths[i + 1]) for i in range(layers))
+        self.class_logits = nn.Linear(widths[-1], num_classes + 1)
+        self.deltas = nn.Linear(widths[-1], 4 * self.boxes_per_roi)
+        for layer in self.convs:
+            assert isinstance(layer, Conv)
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
             nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
         nn.init.normal_(self.class_logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
-        for layer in (self.fc6, self.fc7, self.class_logits, self.deltas):
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.class_logits.bias)
+        nn.init.zeros_(self.deltas.bias)
 
     def forward(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Class logits (N, R, C + 1) and deltas (N, R, 4 C) of boxes (N, R, 4)."""
-        pooled = self.pooler(features, boxes, valid)
-        x = pooled.permute(0, 2, 3, 1).flatten(1)
-        x = linear(x, self.fc6.weight, self.fc6.bias, relu=True)
-        x = linear(x, self.fc7.weight, self.fc7.bias, relu=True)
-        return self.class_logits(x).unflatten(0, valid.shape), self.deltas(x).unflatten(
-            0, valid.shape
-        )
+        """Class logits (N, R, C + 1) and deltas (N, R, 4 C or 4) of boxes (N, R, 4)."""
+        x = self.pooler(features, boxes, valid)
+        for layer in self.convs:
+            x = conv(x, layer, relu=True, valid=valid.flatten())
+        x = x.permute(0, 2, 3, 1).flatten(1) if len(self.layers) else x.mean((2, 3))
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            x = linear(x, layer.weight, layer.bias, relu=True)
+        logits, deltas = self.class_logits(x), self.deltas(x)
+        return logits.unflatten(0, valid.shape), deltas.unflatten(0, valid.shape)
 
     def losses(
         self, features: dict[str, Tensor], rois: SampledRois, targets: Targets
@@ -88,15 +106,15 @@ class BoxHead(nn.Module):
         positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
         labels = rois.labels[:, :positives]
         positive = (labels >= 0) & (labels < self.num_classes)
-        deltas = deltas[:, :positives].unflatten(2, (self.num_classes, 4))  # (N, R', C, 4)
-        own_class = torch.where(positive, labels, 0)[..., None, None].expand(-1, -1, 1, 4)
+        deltas = deltas[:, :positives].unflatten(2, (self.boxes_per_roi, 4))  # (N, R', C or 1, 4)
+        box = torch.where(positive & (self.boxes_per_roi > 1), labels, 0)
         wanted = encode_boxes(
             take(targets.boxes, rois.matched[:, :positives]),
             rois.boxes[:, :positives],
             DELTA_WEIGHTS,
         )
         loss_box = box_loss(
-            deltas.gather(2, own_class)[:, :, 0],
+            deltas.gather(2, box[..., None, None].expand(-1, -1, 1, 4))[:, :, 0],
             wanted,
             positive,
             self.pooler.numerics.smooth_l1_beta,

@@ -13,10 +13,11 @@ from mrcnn.models.box_head import BoxHead
 from mrcnn.models.fpn import FPN
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.mask_rcnn import MaskRCNN
-from mrcnn.models.pooling import RoIPooler
-from mrcnn.models.resnet import RESNETS, ResNet
+from mrcnn.models.pooling import Conv5Pooler, Pooler, RoIPooler
+from mrcnn.models.resnet import RESNETS, ResNet, make_stage
 from mrcnn.models.rpn import RPN
-from mrcnn.numerics import NUMERICS
+from mrcnn.models.single_level import SingleLevel
+from mrcnn.numerics import NUMERICS, Numerics
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {name: partial(ResNet, name) for name in RESNETS}
 
@@ -35,43 +36,87 @@ def build(config: ModelConfig) -> MaskRCNN:
     if not config.num_classes:
         raise ValueError("build: class_names must name at least one class, got none")
     numerics = NUMERICS[config.numerics]
-    body = BACKBONES[config.backbone](
-        norm=config.norm,
-        norm_eps=config.norm_eps,
-        stages=config.fpn_levels,
-        frozen_stages=config.frozen_stages,
-    )
-    backbone = FPN(body, config.fpn_channels)
+    backbone = _backbone(config)
     rpn = RPN(
-        config.fpn_channels,
+        backbone.channels,
+        convs=config.rpn_convs,
         strides=backbone.strides,
-        anchor_sizes=config.anchor_sizes,
+        anchor_sizes=config.level_anchor_sizes,
         anchor_ratios=config.anchor_ratios,
         samples=config.rpn_samples,
         pre_nms_top_k=config.pre_nms_top_k,
         post_nms_top_k=config.post_nms_top_k,
+        training_post_nms_top_k=config.training_post_nms_top_k,
         numerics=numerics,
     )
-    pooled_strides = backbone.strides[: config.fpn_levels]
+    box_pooler, mask_pooler = _poolers(config, backbone, numerics)
     box_head = BoxHead(
-        RoIPooler(BOX_BINS, pooled_strides, numerics),
-        config.fpn_channels,
+        box_pooler,
+        convs=config.box_head_convs,
+        conv_width=config.box_head_conv_width,
+        norm=config.head_norm,
+        layers=config.box_head_layers,
         width=config.box_head_width,
         num_classes=config.num_classes,
+        class_agnostic=config.class_agnostic_boxes,
         positive_fraction=config.roi_positive_fraction,
         score_threshold=config.score_threshold,
         nms_threshold=config.nms_threshold,
         max_detections=config.max_detections,
     )
     mask_head = MaskHead(
-        RoIPooler(MASK_BINS, pooled_strides, numerics),
-        config.fpn_channels,
+        mask_pooler,
+        convs=config.mask_head_convs,
+        norm=config.head_norm,
         width=config.mask_head_width,
         num_classes=config.num_classes,
+        class_agnostic=config.class_agnostic_masks,
         positive_fraction=config.roi_positive_fraction,
     )
-    model = MaskRCNN(backbone, rpn, box_head, mask_head, roi_samples=config.roi_samples)
+    model = MaskRCNN(
+        backbone,
+        rpn,
+        box_head,
+        mask_head if config.masks else None,
+        roi_samples=config.roi_samples,
+    )
     for parameter in model.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+def _backbone(config: ModelConfig) -> FPN | SingleLevel:
+    stages = {"fpn": config.fpn_levels, "c4": 3, "dc5": 4}[config.neck]
+    body = BACKBONES[config.backbone](
+        norm=config.norm,
+        norm_eps=config.norm_eps,
+        stride_in_1x1=config.stride_in_1x1,
+        stages=stages,
+        dilate_last=config.neck == "dc5",
+        frozen_stages=config.frozen_stages,
+    )
+    if config.neck == "fpn":
+        return FPN(body, config.fpn_channels, config.head_norm)
+    return SingleLevel(body)
+
+
+def _poolers(
+    config: ModelConfig, backbone: FPN | SingleLevel, numerics: Numerics
+) -> tuple[Pooler, Pooler]:
+    """Of the box head and of the mask head; a C4 model has one for both."""
+    channels, strides = backbone.channels, backbone.strides
+    if config.neck == "fpn":
+        strides = strides[: config.fpn_levels]  # the level on top is for the RPN alone
+    mask_pooler = RoIPooler(channels, MASK_BINS, strides, numerics)
+    if config.neck != "c4":
+        return RoIPooler(channels, BOX_BINS, strides, numerics), mask_pooler
+    conv5 = make_stage(
+        config.backbone,
+        3,
+        norm=config.norm,
+        norm_eps=config.norm_eps,
+        stride_in_1x1=config.stride_in_1x1,
+    )
+    pooler = Conv5Pooler(mask_pooler, conv5, RESNETS[config.backbone].channels(3))
+    return pooler, pooler

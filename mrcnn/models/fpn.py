@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.layers import conv
+from mrcnn.models.layers import Conv, conv
 
 
 class FPN(nn.Module):
@@ -14,24 +14,21 @@ class FPN(nn.Module):
     Args:
         body: returns one map a stage and states `strides` and `channels`.
         channels: of every level.
+        norm: of its convolutions, a key of `NORMS` or "none".
     """
 
-    def __init__(self, body: nn.Module, channels: int) -> None:
+    def __init__(self, body: nn.Module, channels: int, norm: str = "none") -> None:
         super().__init__()
         strides: list[int] = list(body.strides)  # type: ignore[arg-type]
         self.body, self.channels = body, channels
         self.strides = [*strides, strides[-1] * 2]
         self.levels = [f"p{stride.bit_length() - 1}" for stride in self.strides]
         body_channels: list[int] = list(body.channels)  # type: ignore[arg-type]
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in body_channels)
-        self.output = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in body_channels
-        )
+        self.lateral = nn.ModuleList(Conv(c, channels, 1, norm) for c in body_channels)
+        self.output = nn.ModuleList(Conv(channels, channels, 3, norm) for _ in body_channels)
         for layer in [*self.lateral, *self.output]:
-            assert isinstance(layer, nn.Conv2d)
-            assert layer.bias is not None
+            assert isinstance(layer, Conv)
             nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) to {"p2": (N, channels, H / 4, W / 4), …}, fine to coarse."""

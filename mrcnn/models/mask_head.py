@@ -11,53 +11,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.layers import conv
+from mrcnn.models.layers import Conv, conv
 from mrcnn.models.losses import binary_loss
-from mrcnn.models.pooling import RoIPooler
+from mrcnn.models.pooling import Pooler
 from mrcnn.ops.fused import linear
 from mrcnn.ops.mask_targets import mask_targets
 from mrcnn.structures import DetectionBatch, SampledRois, Targets
 
 
 class MaskHead(nn.Module):
-    """Four 3 x 3 convolutions, one upsampling by two, one 1 x 1 convolution.
+    """3 x 3 convolutions, one upsampling by two, one 1 x 1 convolution.
 
     Args:
-        pooler: gives (N * R, channels, M / 2, M / 2).
-        channels: of the features.
+        pooler: gives (N * R, channels, M / 2, M / 2). Layers it may have belong to the box head.
+        convs: how many; with `norm`, a key of `NORMS` or "none".
         width: of the convolutions.
         num_classes: C.
+        class_agnostic: one mask for all classes.
         positive_fraction: of the sampled RoIs, at most; they come first and alone are looked at.
     """
 
     def __init__(
         self,
-        pooler: RoIPooler,
-        channels: int,
+        pooler: Pooler,
         *,
+        convs: int = 4,
+        norm: str = "none",
         width: int,
         num_classes: int,
+        class_agnostic: bool = False,
         positive_fraction: float,
     ) -> None:
         super().__init__()
-        self.pooler, self.num_classes = pooler, num_classes
+        self._pooler = (pooler,)  # not registered a second time
+        self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.positive_fraction = positive_fraction
+        channels = [pooler.channels, *[width] * convs]
         self.convs = nn.ModuleList(
-            nn.Conv2d(channels if i == 0 else width, width, 3, padding=1) for i in range(4)
+            Conv(channels[i], channels[i + 1], 3, norm) for i in range(convs)
         )
-        self.upsample = nn.ConvTranspose2d(width, width, 2, 2)
-        self.mask_logits = nn.Conv2d(width, num_classes, 1)
+        self.upsample = nn.ConvTranspose2d(channels[-1], width, 2, 2)
+        self.mask_logits = nn.Conv2d(width, 1 if class_agnostic else num_classes, 1)
         for layer in (*self.convs, self.upsample):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
         nn.init.normal_(self.mask_logits.weight, std=0.001)
-        nn.init.zeros_(self.mask_logits.bias)  # type: ignore[arg-type]
+        for layer in (self.upsample, self.mask_logits):
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    @property
+    def pooler(self) -> Pooler:
+        return self._pooler[0]
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Mask logits (N, R, M, M) of boxes (N, R, 4) for their labels (N, R), -1 in padding."""
-        x = self.pooler(features, boxes, labels >= 0)
+        valid = labels >= 0
+        x = self.pooler(features, boxes, valid)
         for layer in self.convs:
-            x = conv(x, layer, relu=True)
+            x = conv(x, layer, relu=True, valid=valid.flatten())
         # A transposed convolution whose stride is its kernel is a matrix product per cell, with
         # 2 x 2 pixels in a row of the result; they are put in their places as logits, not as maps.
         up, last, half = self.upsample, self.mask_logits, self.pooler.size
@@ -66,7 +76,7 @@ class MaskHead(nn.Module):
         cells = x.permute(0, 2, 3, 1).reshape(-1, up.in_channels)  # (N * R * M * M / 4, width)
         x = linear(cells, up.weight.permute(2, 3, 1, 0).flatten(0, 2), up.bias.repeat(4), relu=True)
         x = x.view(labels.numel(), 4 * half * half, up.out_channels)
-        own_class = labels.clamp(min=0).reshape(-1)
+        own_class = labels.clamp(min=0, max=0 if self.class_agnostic else None).reshape(-1)
         weight = last.weight.flatten(1)[own_class]  # (N * R, width)
         logits = x @ weight[:, :, None] + last.bias[own_class][:, None, None]
         logits = logits.view(*labels.shape, half, half, 2, 2).transpose(3, 4)

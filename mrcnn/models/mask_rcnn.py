@@ -11,6 +11,7 @@ from mrcnn.models.fpn import FPN
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.rpn import RPN
 from mrcnn.models.sampling import sample_rois
+from mrcnn.models.single_level import SingleLevel
 from mrcnn.structures import DetectionBatch, ImageBatch, Targets
 
 
@@ -18,7 +19,7 @@ class MaskRCNN(nn.Module):
     """The figure of the paper: backbone, RPN, box head, mask head.
 
     Args:
-        backbone: (N, 3, H, W) pixels to {"p2": features, …}.
+        backbone: (N, 3, H, W) pixels to {"p2": features, …}, or to one map.
         rpn: features to proposals.
         box_head: proposals to classes and boxes.
         mask_head: boxes to masks; None detects boxes only.
@@ -27,7 +28,7 @@ class MaskRCNN(nn.Module):
 
     def __init__(
         self,
-        backbone: FPN,
+        backbone: FPN | SingleLevel,
         rpn: RPN,
         box_head: BoxHead,
         mask_head: MaskHead | None,

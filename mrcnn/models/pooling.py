@@ -19,13 +19,17 @@ class RoIPooler(nn.Module):
     """RoIAlign over the levels that have a backbone stage of their own.
 
     Args:
+        channels: of the features.
         size: bins a side.
         strides: per level, pixels per cell; the features may have coarser levels beyond.
         numerics: whose sampling to follow.
     """
 
-    def __init__(self, size: int, strides: Sequence[int], numerics: Numerics) -> None:
+    def __init__(
+        self, channels: int, size: int, strides: Sequence[int], numerics: Numerics
+    ) -> None:
         super().__init__()
+        self.channels = channels
         self.size, self.strides, self.numerics = size, list(strides), numerics
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
@@ -50,3 +54,26 @@ class RoIPooler(nn.Module):
             aligned=self.numerics.roi_aligned,
             canonical_level=CANONICAL_LEVEL - (self.strides[0].bit_length() - 1),
         )
+
+
+class Conv5Pooler(nn.Module):
+    """Pools RoIs and runs the last stage of the backbone on each of them, as C4 models do.
+
+    Args:
+        pooler: gives (N * R, channels of conv4, 2 * size, 2 * size).
+        conv5: halves the map.
+        channels: of conv5.
+    """
+
+    def __init__(self, pooler: RoIPooler, conv5: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.pooler, self.conv5, self.channels = pooler, conv5, channels
+        self.size, self.numerics = pooler.size // 2, pooler.numerics
+
+    def forward(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
+        """Of boxes (N, R, 4), (N * R, channels, size, size); see `RoIPooler`."""
+        pooled: Tensor = self.conv5(self.pooler(features, boxes, valid))
+        return pooled
+
+
+Pooler = RoIPooler | Conv5Pooler

@@ -1,4 +1,4 @@
-"""ResNet-18 to 152 (He et al., 2016) as a backbone: one feature map a stage.
+"""ResNet-18 to 152 (He et al., 2016), ResNeXt and wide ResNets: one feature map a stage.
 
 Parameters carry torchvision's names, so that its ImageNet weights load as they are.
 """
@@ -6,47 +6,66 @@ Parameters carry torchvision's names, so that its ImageNet weights load as they 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.layers import FrozenBatchNorm, conv
+from mrcnn.models.layers import NORMS, conv
 
 
-def _group_norm(channels: int, eps: float) -> nn.Module:
-    return nn.GroupNorm(32, channels, eps)  # 32 groups throughout: Wu and He, 2018
+def _conv(
+    channels_in: int,
+    channels_out: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+) -> nn.Conv2d:
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(
+        channels_in, channels_out, kernel, stride, padding, dilation, groups, bias=False
+    )
 
 
-def _group_norm_of_8(channels: int, eps: float) -> nn.Module:
-    return nn.GroupNorm(channels // 8, channels, eps)
+@dataclass(frozen=True)
+class Shape:
+    """What tells one network of the family from another."""
+
+    bottleneck: bool
+    depths: tuple[int, int, int, int]  # blocks a stage
+    groups: int = 1  # of the 3 x 3 convolutions (ResNeXt: Xie et al., 2017)
+    group_width: int = 64  # channels a group in the first stage
+
+    def channels(self, stage: int) -> int:
+        """Of the map that a stage (0 to 3) gives."""
+        return (256 if self.bottleneck else 64) << stage
 
 
-NORMS: dict[str, Callable[[int, float], nn.Module]] = {
-    "frozen_batch": FrozenBatchNorm,
-    "batch": nn.BatchNorm2d,
-    "group": _group_norm,
-    # Narrow groups are slow on CPUs: with 2 channels a group, as 64 channels in 32 groups have,
-    # the backward of the norm takes five times as long as with 8.
-    "group_of_8": _group_norm_of_8,
+RESNETS = {
+    "resnet18": Shape(False, (2, 2, 2, 2)),
+    "resnet34": Shape(False, (3, 4, 6, 3)),
+    "resnet50": Shape(True, (3, 4, 6, 3)),
+    "resnet101": Shape(True, (3, 4, 23, 3)),
+    "resnet152": Shape(True, (3, 8, 36, 3)),
+    "resnext50_32x4d": Shape(True, (3, 4, 6, 3), 32, 4),
+    "resnext101_32x8d": Shape(True, (3, 4, 23, 3), 32, 8),
+    "resnext101_64x4d": Shape(True, (3, 4, 23, 3), 64, 4),
+    "wide_resnet50_2": Shape(True, (3, 4, 6, 3), 1, 128),
+    "wide_resnet101_2": Shape(True, (3, 4, 23, 3), 1, 128),
 }
-
-
-def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
 
 
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut."""
 
-    expansion = 1
-
     def __init__(
-        self, channels_in: int, width: int, stride: int, norm: Callable[[int], nn.Module]
+        self, channels_in: int, channels: int, stride: int, norm: Callable[[int], nn.Module]
     ) -> None:
         super().__init__()
-        self.conv1, self.bn1 = _conv(channels_in, width, 3, stride), norm(width)
-        self.conv2, self.bn2 = _conv(width, width, 3), norm(width)
-        self.downsample = _shortcut(channels_in, width, stride, norm)
+        self.conv1, self.bn1 = _conv(channels_in, channels, 3, stride), norm(channels)
+        self.conv2, self.bn2 = _conv(channels, channels, 3), norm(channels)
+        self.downsample = _shortcut(channels_in, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         y = conv(x, self.conv1, self.bn1, relu=True)
@@ -54,19 +73,33 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3 x 3 convolution between two 1 x 1; the stride is in the 3 x 3, as torchvision has it."""
+    """A 3 x 3 convolution of `groups` between two 1 x 1.
 
-    expansion = 4
+    Args:
+        width: channels of the 3 x 3 convolution.
+        stride_in_1x1: the stride is in the first 1 x 1 convolution, as He et al. had it, instead of
+            the 3 x 3, as most have it since.
+    """
 
     def __init__(
-        self, channels_in: int, width: int, stride: int, norm: Callable[[int], nn.Module]
+        self,
+        channels_in: int,
+        width: int,
+        channels: int,
+        stride: int,
+        norm: Callable[[int], nn.Module],
+        *,
+        groups: int,
+        dilation: int,
+        stride_in_1x1: bool,
     ) -> None:
         super().__init__()
-        channels_out = width * self.expansion
-        self.conv1, self.bn1 = _conv(channels_in, width, 1), norm(width)
-        self.conv2, self.bn2 = _conv(width, width, 3, stride), norm(width)
-        self.conv3, self.bn3 = _conv(width, channels_out, 1), norm(channels_out)
-        self.downsample = _shortcut(channels_in, channels_out, stride, norm)
+        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1, self.bn1 = _conv(channels_in, width, 1, first), norm(width)
+        self.conv2 = _conv(width, width, 3, second, groups, dilation)
+        self.bn2 = norm(width)
+        self.conv3, self.bn3 = _conv(width, channels, 1), norm(channels)
+        self.downsample = _shortcut(channels_in, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         y = conv(x, self.conv1, self.bn1, relu=True)
@@ -86,13 +119,58 @@ def _run_shortcut(shortcut: nn.Module, x: Tensor) -> Tensor:
     return conv(x, *shortcut) if isinstance(shortcut, nn.Sequential) else x
 
 
-RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (Bottleneck, (3, 8, 36, 3)),
-}
+def make_stage(
+    name: str,
+    index: int,
+    *,
+    norm: str,
+    norm_eps: float = 1e-5,
+    stride_in_1x1: bool = False,
+    dilated: bool = False,
+) -> nn.Sequential:
+    """One of the four stages of a ResNet, initialised as published.
+
+    Args:
+        name: a key of `RESNETS`.
+        index: 0 to 3; from 1 on a stage halves its map.
+        norm: a key of `NORMS`.
+        dilated: keep the size of the map, and see as far by convolutions with gaps.
+    """
+    shape = RESNETS[name]
+    channels = shape.channels(index)
+    channels_in = shape.channels(index - 1) if index else 64
+
+    def make_norm(channels: int) -> nn.Module:
+        return NORMS[norm](channels, norm_eps)
+
+    blocks = nn.Sequential()
+    for j in range(shape.depths[index]):
+        stride = 2 if index > 0 and j == 0 and not dilated else 1
+        if shape.bottleneck:
+            width = shape.groups * shape.group_width * 2**index
+            blocks.append(
+                Bottleneck(
+                    channels_in,
+                    width,
+                    channels,
+                    stride,
+                    make_norm,
+                    groups=shape.groups,
+                    dilation=2 if dilated else 1,
+                    stride_in_1x1=stride_in_1x1,
+                )
+            )
+        else:
+            blocks.append(BasicBlock(channels_in, channels, stride, make_norm))
+        channels_in = channels
+    _initialise(blocks)
+    return blocks
+
+
+def _initialise(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 class ResNet(nn.Module):
@@ -102,7 +180,9 @@ class ResNet(nn.Module):
         name: a key of `RESNETS`.
         norm: a key of `NORMS`.
         norm_eps: added to variances.
+        stride_in_1x1: where bottlenecks have their stride.
         stages: how many of the four stages to build.
+        dilate_last: the last stage keeps the size of its map.
         frozen_stages: so many parts keep their weights in training: 1 the stem, 2 layer1 too, …
     """
 
@@ -112,30 +192,33 @@ class ResNet(nn.Module):
         *,
         norm: str,
         norm_eps: float = 1e-5,
+        stride_in_1x1: bool = False,
         stages: int = 4,
+        dilate_last: bool = False,
         frozen_stages: int = 0,
     ) -> None:
         super().__init__()
-        block, depths = RESNETS[name]
-
-        def make_norm(channels: int) -> nn.Module:
-            return NORMS[norm](channels, norm_eps)
-
+        if dilate_last and not RESNETS[name].bottleneck:
+            raise ValueError(f"ResNet: dilate_last needs bottlenecks, which {name} has not")
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = make_norm(64)
+        self.bn1 = NORMS[norm](64, norm_eps)
+        _initialise(self.conv1)
         self.stages = [f"layer{i + 1}" for i in range(stages)]
         self.strides = [4 * 2**i for i in range(stages)]
-        self.channels = [64 * 2**i * block.expansion for i in range(stages)]
-        channels = 64
+        self.channels = [RESNETS[name].channels(i) for i in range(stages)]
         for i, stage in enumerate(self.stages):
-            width, blocks = 64 * 2**i, nn.Sequential()
-            for j in range(depths[i]):
-                blocks.append(block(channels, width, 2 if i > 0 and j == 0 else 1, make_norm))
-                channels = width * block.expansion
+            dilated = dilate_last and i == stages - 1
+            blocks = make_stage(
+                name,
+                i,
+                norm=norm,
+                norm_eps=norm_eps,
+                stride_in_1x1=stride_in_1x1,
+                dilated=dilated,
+            )
             self.add_module(stage, blocks)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if dilated:
+                self.strides[i] //= 2
         parts = [[self.conv1, self.bn1], *([getattr(self, stage)] for stage in self.stages)]
         for part in parts[:frozen_stages]:
             for module in part:

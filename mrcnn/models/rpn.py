@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mrcnn.boxes import encode_boxes
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
-from mrcnn.models.layers import conv
+from mrcnn.models.layers import Conv, conv
 from mrcnn.models.losses import binary_loss, box_loss
 from mrcnn.models.sampling import draw_samples, take
 from mrcnn.numerics import Numerics
@@ -28,12 +28,14 @@ class RPN(nn.Module):
 
     Args:
         channels: of the features.
+        convs: 3 x 3 convolutions before the two outputs.
         strides: per level, pixels per cell.
-        anchor_sizes: per level the square root of the area, pixels.
+        anchor_sizes: per level the square roots of the areas, pixels.
         anchor_ratios: height / width.
         samples: anchors an image in the losses.
         pre_nms_top_k: boxes a level that enter NMS; twice as many in training.
         post_nms_top_k: proposals an image.
+        training_post_nms_top_k: the same in training.
         numerics: whose roundings and losses to follow.
     """
 
@@ -43,31 +45,35 @@ class RPN(nn.Module):
         self,
         channels: int,
         *,
+        convs: int = 1,
         strides: Sequence[int],
-        anchor_sizes: Sequence[float],
+        anchor_sizes: Sequence[Sequence[float]],
         anchor_ratios: Sequence[float],
         samples: int,
         pre_nms_top_k: int,
         post_nms_top_k: int,
+        training_post_nms_top_k: int,
         numerics: Numerics,
     ) -> None:
         super().__init__()
         self.strides, self.samples, self.numerics = list(strides), samples, numerics
         self.pre_nms_top_k, self.post_nms_top_k = pre_nms_top_k, post_nms_top_k
-        sizes = [[size] for size in anchor_sizes]
-        cell_anchors = make_cell_anchors(sizes, anchor_ratios, strides, numerics)
+        self.training_post_nms_top_k = training_post_nms_top_k
+        cell_anchors = make_cell_anchors(anchor_sizes, anchor_ratios, self.strides, numerics)
         self.register_buffer("cell_anchors", cell_anchors, persistent=False)
-        anchors = len(anchor_ratios)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        anchors = cell_anchors.shape[1]
+        self.convs = nn.ModuleList(Conv(channels, channels, 3) for _ in range(convs))
         self.objectness_logits = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
-        for layer in (self.conv, self.objectness_logits, self.deltas):
+        for layer in (*self.convs, self.objectness_logits, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness logits (N, A, H_l, W_l) and deltas (N, 4 A, H_l, W_l) of every level."""
-        hidden = [conv(x, self.conv, relu=True) for x in features.values()]
+        hidden = list(features.values())
+        for layer in self.convs:
+            hidden = [conv(x, layer, relu=True) for x in hidden]
         # Both 1 x 1 convolutions in one product over the pixels: the maps are read once, and in
         # training their gradient is written once.
         layers = (self.objectness_logits, self.deltas)
@@ -94,7 +100,7 @@ class RPN(nn.Module):
             self._anchor_strides(logits),
             sizes,
             pre_nms_top_k=self.pre_nms_top_k * (2 if training else 1),
-            post_nms_top_k=self.post_nms_top_k,
+            post_nms_top_k=self.training_post_nms_top_k if training else self.post_nms_top_k,
             nms_threshold=NMS_IOU,
             min_side=self.numerics.min_proposal_side,
         )

@@ -1,0 +1,352 @@
+"""Detectors of other frameworks: their tensors as ours, and back, and the configuration they need.
+
+Tensors change in three ways, all of which can be undone. Pixels may be blue, green, red: then the
+first convolution's inputs are turned round. Pooled features are flattened as (channel, row,
+column), ours as (row, column, channel). Background may be class 0, ours is the last logit, without
+a box or a mask.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrcnn.checkpoints.layouts import LAYOUTS, Fields, Found, Layout
+from mrcnn.config import ModelConfig
+from mrcnn.errors import UserError
+from mrcnn.models import build
+from mrcnn.models.build import BOX_BINS
+from mrcnn.models.resnet import RESNETS, Shape
+
+_PIXELS = "backbone.body.conv1.weight"
+_FLATTENED = "box_head.layers.0.weight"
+_CLASSES = "box_head.class_logits."
+_PER_CLASS = {"box_head.deltas.": 4, "mask_head.mask_logits.": 1}  # rows a class
+_COUNTER = ".num_batches_tracked"  # of live batch norm; nothing depends on it
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A detector of another framework, as ours."""
+
+    state: dict[str, Tensor]
+    config: ModelConfig
+    # Of the file, without a place in our model; for the way back. Under their names, rows of the
+    # background as NAME[background].
+    rest: dict[str, Tensor]
+    bgr: bool  # whether the pixels of theirs are blue, green, red
+    notes: list[str]
+
+
+def layout_of(state: Mapping[str, Tensor]) -> str | None:
+    """The key of `LAYOUTS` whose names these are."""
+    for name, layout in LAYOUTS.items():
+        if any(layout.mark.fullmatch(key) for key in state):
+            return name
+    return None
+
+
+def to_ours(
+    file: Path,
+    state: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    assumed: Mapping[str, Any],
+    bgr: bool | None = None,
+) -> Converted:
+    """Our state dict and configuration of a state dict of another framework.
+
+    Args:
+        file: where the state comes from, for messages.
+        facts: what lay beside the tensors.
+        assumed: fields of `ModelConfig` in place of those that are inferred.
+        bgr: whether pixels are blue, green, red; None takes the framework's habit.
+    Raises:
+        UserError: if the file holds another network, or one that lacks or misshapes a tensor.
+    """
+    framework = layout_of(state)
+    if framework is None:
+        raise UserError(
+            f"{file}: holds no detector that is known ({', '.join(LAYOUTS)}); "
+            f"its names begin with {', '.join(sorted(state)[:3])}"
+        )
+    layout = LAYOUTS[framework]
+    theirs: dict[str, str] = {}
+    for name in state:
+        ours = layout.ours(name)
+        if ours is not None and ours in theirs:
+            raise UserError(f"{file}: {theirs[ours]} and {name} are the same tensor; remove one")
+        if ours is not None:
+            theirs[ours] = name
+    shapes = {ours: tuple(state[name].shape) for ours, name in theirs.items()}
+    fields, classes = _shape_fields(file, framework, layout, theirs, shapes)
+    implied, by_habit = layout.implied(Found(state, facts, fields, classes))
+    bgr = by_habit if bgr is None else bgr
+    if len(assumed.get("class_names", ())) not in (0, classes):
+        raise UserError(
+            f"{file}: has {classes} classes, class_names must be as many, "
+            f"got {len(assumed['class_names'])}"
+        )
+    try:
+        config = ModelConfig(**{**fields, **implied, **assumed})
+        own = _tensors(config)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
+
+    converted, rest = {}, {}
+    for ours, meta in own.items():
+        if ours not in theirs:
+            if ours.endswith(_COUNTER):
+                converted[ours] = torch.zeros((), dtype=torch.int64)
+                continue
+            raise UserError(
+                f"{file}: lacks {layout.theirs(ours, config) or ours}, "
+                f"{_their_shape(layout, config, ours, meta)}; is the file whole?"
+            )
+        name = theirs[ours]
+        if not (state[name].is_floating_point() or ours.endswith(_COUNTER)):
+            raise UserError(
+                f"{file}: {name} holds {str(state[name].dtype).removeprefix('torch.')}, "
+                "weights must be floating-point"
+            )
+        value, background = _value_to_ours(layout, config, bgr, ours, state[name])
+        if value is None or value.shape != meta.shape:
+            raise UserError(
+                f"{file}: {name} has shape {tuple(state[name].shape)}, that of a "
+                f"{config.backbone} with {classes} classes is "
+                f"{_their_shape(layout, config, ours, meta)}"
+            )
+        converted[ours] = value
+        if background is not None:
+            rest[f"{name}[background]"] = background
+    placed = {theirs[ours] for ours in own if ours in theirs}
+    for name in set(state) - placed:
+        if not layout.ignored.fullmatch(name):
+            raise UserError(
+                f"{file}: {name}, {tuple(state[name].shape)}, is no tensor of the Mask R-CNNs of "
+                f"{framework} that are read; it belongs to another network"
+            )
+        rest[name] = state[name]
+    return Converted(converted, config, rest, bgr, _notes(file, framework, config, bgr, assumed))
+
+
+def to_theirs(
+    framework: str,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    rest: Mapping[str, Tensor],
+    bgr: bool,
+) -> dict[str, Tensor]:
+    """The inverse of `to_ours`.
+
+    Args:
+        framework: a key of `LAYOUTS`.
+        rest: of a file of that framework; without it background gets zeros.
+        bgr: whether their pixels are blue, green, red.
+    Raises:
+        ValueError: if the framework has no such layer.
+    """
+    layout = LAYOUTS[framework]
+    written: dict[str, Tensor] = {}
+    for ours, value in state.items():
+        name = layout.theirs(ours, config)
+        if name is None:
+            raise ValueError(f"{framework} has no layer for {ours}")
+        background = rest.get(f"{name}[background]")
+        written[name] = _value_to_theirs(layout, config, bgr, ours, value, background)
+    return written | {k: v for k, v in rest.items() if not k.endswith("[background]")}
+
+
+def _value_to_ours(
+    layout: Layout, config: ModelConfig, bgr: bool, ours: str, value: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """One tensor, and its rows of background if these have no place; None if it cannot be."""
+    if ours == _PIXELS and bgr:
+        return value.flip(1) if value.dim() == 4 else None, None
+    if ours == _FLATTENED:
+        if value.dim() != 2 or value.shape[1] % BOX_BINS**2:
+            return None, None
+        return value.reshape(len(value), -1, BOX_BINS, BOX_BINS).permute(0, 2, 3, 1).flatten(
+            1
+        ), None
+    if not layout.background_first or value.dim() == 0:
+        return value, None
+    if ours.startswith(_CLASSES):
+        return value.roll(-1, 0), None
+    for layer, rows in _PER_CLASS.items():
+        if ours.startswith(layer):
+            return value[rows:], value[:rows]
+    return value, None
+
+
+def _value_to_theirs(
+    layout: Layout,
+    config: ModelConfig,
+    bgr: bool,
+    ours: str,
+    value: Tensor,
+    background: Tensor | None,
+) -> Tensor:
+    if ours == _PIXELS and bgr:
+        return value.flip(1)
+    if ours == _FLATTENED:
+        return value.reshape(len(value), BOX_BINS, BOX_BINS, -1).permute(0, 3, 1, 2).flatten(1)
+    if not layout.background_first:
+        return value
+    if ours.startswith(_CLASSES):
+        return value.roll(1, 0)
+    for layer, rows in _PER_CLASS.items():
+        if ours.startswith(layer):
+            if background is None:
+                background = value.new_zeros(rows, *value.shape[1:])
+            return torch.cat([background, value])
+    return value
+
+
+def _their_shape(layout: Layout, config: ModelConfig, ours: str, meta: Tensor) -> tuple[int, ...]:
+    return tuple(_value_to_theirs(layout, config, True, ours, meta, None).shape)
+
+
+def _tensors(config: ModelConfig) -> dict[str, Tensor]:
+    """The state dict of a model, without values."""
+    with torch.device("meta"):
+        return build(config).state_dict()
+
+
+def _shape_fields(
+    file: Path,
+    framework: str,
+    layout: Layout,
+    theirs: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[Fields, int]:
+    """What the names and shapes of the tensors say of `ModelConfig`, and the number of classes."""
+
+    def count(pattern: str) -> int:
+        return len({m[1] for name in shapes if (m := re.match(pattern, name))})
+
+    def need(name: str, dims: int) -> tuple[int, ...]:
+        key = theirs.get(name)
+        if key is None:
+            example = layout.theirs(name, ModelConfig(class_names=("a",)))
+            raise UserError(f"{file}: lacks {example}, which every detector of {framework} has")
+        if len(shapes[name]) != dims or 0 in shapes[name]:
+            raise UserError(
+                f"{file}: {key} has shape {shapes[name]}, it must have {dims} dimensions, "
+                "none of them empty"
+            )
+        return shapes[name]
+
+    classes = need("box_head.class_logits.weight", 2)[0] - 1
+    if classes < 1:
+        raise UserError(
+            f"{file}: {theirs['box_head.class_logits.weight']} has one row; "
+            "it must have one for background and one for each class"
+        )
+    box_rows = need("box_head.deltas.weight", 2)[0]
+    background = 1 if layout.background_first else 0
+    conv5 = "box_head.pooler.conv5.0.conv1.weight" in theirs
+    fpn = "backbone.lateral.0.weight" in theirs
+    fields: Fields = {
+        "backbone": _backbone(file, theirs, shapes, conv5),
+        "norm": _norm("backbone.body.bn1", shapes),
+        "neck": "fpn" if fpn else "c4" if conv5 else "dc5",
+        "rpn_convs": count(r"rpn\.convs\.(\d+)\.weight"),
+        "box_head_convs": count(r"box_head\.convs\.(\d+)\.weight"),
+        "box_head_layers": count(r"box_head\.layers\.(\d+)\.weight"),
+        "class_agnostic_boxes": box_rows == 4 * (1 + background) and classes > 1,
+        "masks": any(name.startswith("mask_head.") for name in shapes),
+    }
+    if fpn:
+        fields["fpn_channels"] = need("backbone.lateral.0.weight", 4)[0]
+        fields["fpn_levels"] = count(r"backbone\.lateral\.(\d+)\.weight")
+    else:
+        fields["anchor_sizes"] = ((32, 64, 128, 256, 512),)
+    if fields["box_head_convs"]:
+        fields["box_head_conv_width"] = need("box_head.convs.0.weight", 4)[0]
+    if fields["box_head_layers"]:
+        fields["box_head_width"] = need("box_head.layers.0.weight", 2)[0]
+    if fields["masks"]:
+        fields["mask_head_convs"] = count(r"mask_head\.convs\.(\d+)\.weight")
+        fields["mask_head_width"] = need("mask_head.upsample.weight", 4)[1]
+        mask_rows = need("mask_head.mask_logits.weight", 4)[0]
+        fields["class_agnostic_masks"] = mask_rows == 1 + background and classes > 1
+    elif conv5:
+        fields["mask_head_convs"] = 0
+    norms = [name for name in shapes if re.fullmatch(r"(?!backbone\.body).*\.norm\.(.*)", name)]
+    if norms:  # nobody freezes norms that are trained from scratch
+        live = any(name.endswith(".running_mean") for name in norms)
+        fields["head_norm"] = "batch" if live else "group"
+    else:
+        fields["head_norm"] = "none"
+    return fields, classes
+
+
+def _norm(layer: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Of the backbone."""
+    if f"{layer}.running_mean" not in shapes:
+        return "group"
+    return "batch" if layer + _COUNTER in shapes else "frozen_batch"
+
+
+def _backbone(
+    file: Path, theirs: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], conv5: bool
+) -> str:
+    """The key of `RESNETS` that has these blocks, as wide as these."""
+
+    def depth(stage: str) -> int:
+        return len(
+            {
+                name.split(".")[stage.count(".") + 1]
+                for name in shapes
+                if name.startswith(stage + ".")
+            }
+        )
+
+    last = "box_head.pooler.conv5" if conv5 else "backbone.body.layer4"
+    depths = tuple(depth(s) for s in (*(f"backbone.body.layer{i}" for i in (1, 2, 3)), last))
+    block = "backbone.body.layer1.0."
+    shape = shapes.get(block + "conv2.weight", (0, 0, 0, 0))
+    for name, known in RESNETS.items():
+        width, a_group = _second_convolution(known)
+        bottleneck = block + "conv3.weight" in shapes
+        if (
+            known.depths == depths
+            and known.bottleneck == bottleneck
+            and shape[:2] == (width, a_group)
+        ):
+            return name
+    where = theirs.get(block + "conv2.weight", block + "conv2.weight")
+    raise UserError(
+        f"{file}: its backbone has {depths} blocks in its four stages, and {where} has shape "
+        f"{tuple(shape)}; that is none of {', '.join(RESNETS)}"
+    )
+
+
+def _second_convolution(shape: Shape) -> tuple[int, int]:
+    """Channels out, and in a group in, of the second convolution of the first block."""
+    width = shape.groups * shape.group_width if shape.bottleneck else 64
+    return width, width // shape.groups
+
+
+def _notes(
+    file: Path, framework: str, config: ModelConfig, bgr: bool, assumed: Mapping[str, Any]
+) -> list[str]:
+    """What was recognised, and what the file does not say but was taken for granted."""
+    given = {name: getattr(config, name) for name in ("norm_eps", "stride_in_1x1", "pixel_std")}
+    if config.norm.startswith("group"):
+        del given["norm_eps"]
+    told = [f"{name} {value}" for name, value in given.items() if name not in assumed]
+    neck = {"fpn": f"{config.fpn_levels}-level FPN", "c4": "C4", "dc5": "DC5"}[config.neck]
+    return [
+        f"{file}: {framework}, {config.backbone}, {neck}, {config.num_classes} classes"
+        + ("" if config.masks else ", boxes only"),
+        f"not in the file, so assumed: {', '.join(told)}, pixels "
+        f"{'blue, green, red' if bgr else 'red, green, blue'}, {config.numerics}'s sizes, "
+        "thresholds and anchors",
+    ]

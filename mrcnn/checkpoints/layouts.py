@@ -1,0 +1,353 @@
+"""How other frameworks name and order the tensors of a Mask R-CNN, and what their files leave out.
+
+Sources: the modules of torchvision 0.29, Detectron2, MMDetection 3 and maskrcnn-benchmark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mrcnn.config import ModelConfig
+from mrcnn.data.coco_names import COCO_NAMES
+from mrcnn.models.resnet import RESNETS
+
+Fields = dict[str, Any]  # of ModelConfig
+
+
+class Row(NamedTuple):
+    """One line of a table of names, ours and theirs.
+
+    `{n}` is a number, `{n+1}` theirs where ours is `{n}`, and `{t}` what is stored of a layer.
+    """
+
+    ours: str
+    theirs: str
+    # Which models are written with this row; all rows are read.
+    when: Callable[[ModelConfig], bool] = lambda config: True
+
+
+class Found(NamedTuple):
+    """What is known of a file before its configuration is complete."""
+
+    state: Mapping[str, Tensor]  # under their names
+    facts: Mapping[str, Any]  # what lies beside the tensors
+    fields: Fields  # which the names and shapes of the tensors tell
+    classes: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one framework."""
+
+    mark: re.Pattern[str]  # a name that only its files hold
+    rows: tuple[Row, ...]
+    ignored: re.Pattern[str]  # names of tensors that no model needs
+    background_first: bool  # with a box and a mask of its own; else last, without
+    # What its files do not say but its models mean, and whether their pixels are blue, green, red.
+    implied: Callable[[Found], tuple[Fields, bool]]
+
+    def ours(self, name: str) -> str | None:
+        """Our name of a tensor of theirs; None if it is none of a model that we build."""
+        for row in self.rows:
+            if match := _pattern(row.theirs).fullmatch(name):
+                return _fill(row.ours, match, {k: -v for k, v in _shifts(row.theirs).items()})
+        return None
+
+    def theirs(self, name: str, config: ModelConfig) -> str | None:
+        """Their name of a tensor of ours; None if they have no such layer."""
+        for row in self.rows:
+            if row.when(config) and (match := _pattern(row.ours).fullmatch(name)):
+                return _fill(row.theirs, match, _shifts(row.theirs))
+        return None
+
+
+_FIELD = re.compile(r"\{(\w+)(?:\+(\d+))?\}")
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    pieces, end = [], 0
+    for field in _FIELD.finditer(template):
+        kind = "[a-z_]+" if field[1] == "t" else "[0-9]+"
+        pieces += [re.escape(template[end : field.start()]), f"(?P<{field[1]}>{kind})"]
+        end = field.end()
+    return re.compile("".join(pieces) + re.escape(template[end:]))
+
+
+@cache
+def _shifts(template: str) -> dict[str, int]:
+    return {field[1]: int(field[2]) for field in _FIELD.finditer(template) if field[2]}
+
+
+def _fill(template: str, values: re.Match[str], shifts: Mapping[str, int]) -> str:
+    def value(field: re.Match[str]) -> str:
+        found = values[field[1]]
+        return str(int(found) + shifts[field[1]]) if field[1] in shifts else found
+
+    return _FIELD.sub(value, template)
+
+
+def _never(config: ModelConfig) -> bool:
+    return False
+
+
+def _blocks(ours: str, theirs: str, when: Callable[[ModelConfig], bool]) -> tuple[Row, ...]:
+    """A stage of a ResNet whose norms are named after their convolutions."""
+    return (
+        Row(ours + ".{i}.conv{k}.{t}", theirs + ".{i}.conv{k}.{t}", when),
+        Row(ours + ".{i}.bn{k}.{t}", theirs + ".{i}.conv{k}.norm.{t}", when),
+        Row(ours + ".{i}.downsample.0.{t}", theirs + ".{i}.shortcut.{t}", when),
+        Row(ours + ".{i}.downsample.1.{t}", theirs + ".{i}.shortcut.norm.{t}", when),
+    )
+
+
+def _same_blocks(theirs: str) -> tuple[Row, ...]:
+    """The stages of a ResNet under torchvision's names, as ours are."""
+    ours, theirs = "backbone.body.layer{n}.{i}.", theirs + ".layer{n}.{i}."
+    return tuple(
+        Row(ours + part, theirs + part)
+        for part in ("conv{k}.{t}", "bn{k}.{t}", "downsample.{k}.{t}")
+    )
+
+
+def coco_classes(count: int) -> Fields:
+    """Names and ids of COCO's 80 classes, or of its 90 ids, where there are as many."""
+    if count == len(COCO_NAMES):
+        return {"class_names": tuple(COCO_NAMES.values()), "category_ids": tuple(COCO_NAMES)}
+    ids = tuple(range(1, count + 1))
+    if count == max(COCO_NAMES):
+        return {
+            "class_names": tuple(COCO_NAMES.get(id, f"unused {id}") for id in ids),
+            "category_ids": ids,
+        }
+    return {"class_names": tuple(f"class {id}" for id in ids), "category_ids": ids}
+
+
+# Torchvision
+
+
+def _torchvision(found: Found) -> tuple[Fields, bool]:
+    # The published files hold frozen norms, and torchvision sets their epsilon to 0 for these.
+    published = "rpn.head.conv.weight" in found.state
+    frozen = found.fields["norm"] == "frozen_batch"
+    return {
+        "numerics": "torchvision",
+        "norm_eps": 0.0 if published and frozen else 1e-5,
+        "training_post_nms_top_k": 2000,
+        **coco_classes(found.classes),
+    }, False
+
+
+_TORCHVISION = Layout(
+    mark=re.compile(r"backbone\.body\.conv1\.weight"),
+    ignored=re.compile(r"$^"),
+    background_first=True,
+    implied=_torchvision,
+    rows=(
+        Row("backbone.body.conv1.{t}", "backbone.body.conv1.{t}"),
+        Row("backbone.body.bn1.{t}", "backbone.body.bn1.{t}"),
+        *_same_blocks("backbone.body"),
+        Row("backbone.lateral.{i}.{t}", "backbone.fpn.inner_blocks.{i}.0.{t}"),
+        Row("backbone.lateral.{i}.norm.{t}", "backbone.fpn.inner_blocks.{i}.1.{t}"),
+        Row("backbone.output.{i}.{t}", "backbone.fpn.layer_blocks.{i}.0.{t}"),
+        Row("backbone.output.{i}.norm.{t}", "backbone.fpn.layer_blocks.{i}.1.{t}"),
+        Row("rpn.convs.{i}.{t}", "rpn.head.conv.{i}.0.{t}"),
+        Row("rpn.objectness_logits.{t}", "rpn.head.cls_logits.{t}"),
+        Row("rpn.deltas.{t}", "rpn.head.bbox_pred.{t}"),
+        Row("box_head.convs.{i}.{t}", "roi_heads.box_head.{i}.0.{t}"),
+        Row("box_head.convs.{i}.norm.{t}", "roi_heads.box_head.{i}.1.{t}"),
+        # Counted in one sequence: four convolutions, one flattening, then this.
+        Row("box_head.layers.0.{t}", "roi_heads.box_head.5.{t}", lambda c: c.box_head_convs > 0),
+        Row("box_head.layers.{i}.{t}", "roi_heads.box_head.fc{i+6}.{t}"),
+        Row("box_head.class_logits.{t}", "roi_heads.box_predictor.cls_score.{t}"),
+        Row("box_head.deltas.{t}", "roi_heads.box_predictor.bbox_pred.{t}"),
+        Row("mask_head.convs.{i}.{t}", "roi_heads.mask_head.{i}.0.{t}"),
+        Row("mask_head.convs.{i}.norm.{t}", "roi_heads.mask_head.{i}.1.{t}"),
+        Row("mask_head.upsample.{t}", "roi_heads.mask_predictor.conv5_mask.{t}"),
+        Row("mask_head.mask_logits.{t}", "roi_heads.mask_predictor.mask_fcn_logits.{t}"),
+        # Published files hold the names of torchvision 0.3.
+        Row("backbone.lateral.{i}.{t}", "backbone.fpn.inner_blocks.{i}.{t}", _never),
+        Row("backbone.output.{i}.{t}", "backbone.fpn.layer_blocks.{i}.{t}", _never),
+        Row("rpn.convs.0.{t}", "rpn.head.conv.{t}", _never),
+        Row("mask_head.convs.{i}.{t}", "roi_heads.mask_head.mask_fcn{i+1}.{t}", _never),
+    ),
+)
+
+# Detectron2
+
+_ONES = (1.0, 1.0, 1.0)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def _detectron2(found: Found) -> tuple[Fields, bool]:
+    # Its ImageNet weights of ResNeXt were trained with a standard deviation; the others, from
+    # MSRA, without, and with strides in the 1 x 1 but for those with group norm.
+    grouped = RESNETS[found.fields["backbone"]].groups > 1
+    fields: Fields = {
+        "numerics": "detectron2",
+        "stride_in_1x1": not grouped and found.fields["norm"] != "group",
+        "pixel_std": _IMAGENET_STD if grouped else _ONES,
+        **coco_classes(found.classes),
+    }
+    if found.fields["head_norm"] == "batch":  # published files may lack the counters of live norms
+        fields["norm"] = "batch"
+    for name in ("pixel_mean", "pixel_std"):  # blue, green, red; older files hold them
+        if name in found.state and found.state[name].numel() == 3:
+            fields[name] = tuple(found.state[name].flatten().flip(0).tolist())
+    if found.fields["neck"] != "fpn":
+        fields |= {"pre_nms_top_k": 6000, "training_post_nms_top_k": 2000}
+    return fields, True
+
+
+def _pyramid(config: ModelConfig) -> bool:
+    return config.neck == "fpn"
+
+
+def _one_level(config: ModelConfig) -> bool:
+    return config.neck != "fpn"
+
+
+_DETECTRON2 = Layout(
+    mark=re.compile(r"backbone\.(bottom_up\.)?stem\.conv1\.weight"),
+    ignored=re.compile(
+        r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
+        r"|(backbone|roi_heads)\..*\.num_batches_tracked"
+    ),
+    background_first=False,
+    implied=_detectron2,
+    rows=(
+        Row("backbone.body.conv1.{t}", "backbone.bottom_up.stem.conv1.{t}", _pyramid),
+        Row("backbone.body.bn1.{t}", "backbone.bottom_up.stem.conv1.norm.{t}", _pyramid),
+        *_blocks("backbone.body.layer{n}", "backbone.bottom_up.res{n+1}", _pyramid),
+        Row("backbone.body.conv1.{t}", "backbone.stem.conv1.{t}", _one_level),
+        Row("backbone.body.bn1.{t}", "backbone.stem.conv1.norm.{t}", _one_level),
+        *_blocks("backbone.body.layer{n}", "backbone.res{n+1}", _one_level),
+        *_blocks("box_head.pooler.conv5", "roi_heads.res5", _one_level),
+        Row("backbone.lateral.{i}.{t}", "backbone.fpn_lateral{i+2}.{t}"),
+        Row("backbone.lateral.{i}.norm.{t}", "backbone.fpn_lateral{i+2}.norm.{t}"),
+        Row("backbone.output.{i}.{t}", "backbone.fpn_output{i+2}.{t}"),
+        Row("backbone.output.{i}.norm.{t}", "backbone.fpn_output{i+2}.norm.{t}"),
+        Row(
+            "rpn.convs.{i}.{t}",
+            "proposal_generator.rpn_head.conv.conv{i}.{t}",
+            lambda c: c.rpn_convs > 1,
+        ),
+        Row("rpn.convs.0.{t}", "proposal_generator.rpn_head.conv.{t}"),
+        Row("rpn.objectness_logits.{t}", "proposal_generator.rpn_head.objectness_logits.{t}"),
+        Row("rpn.deltas.{t}", "proposal_generator.rpn_head.anchor_deltas.{t}"),
+        Row("box_head.convs.{i}.{t}", "roi_heads.box_head.conv{i+1}.{t}"),
+        Row("box_head.convs.{i}.norm.{t}", "roi_heads.box_head.conv{i+1}.norm.{t}"),
+        Row("box_head.layers.{i}.{t}", "roi_heads.box_head.fc{i+1}.{t}"),
+        Row("box_head.class_logits.{t}", "roi_heads.box_predictor.cls_score.{t}"),
+        Row("box_head.deltas.{t}", "roi_heads.box_predictor.bbox_pred.{t}"),
+        Row("mask_head.convs.{i}.{t}", "roi_heads.mask_head.mask_fcn{i+1}.{t}"),
+        Row("mask_head.convs.{i}.norm.{t}", "roi_heads.mask_head.mask_fcn{i+1}.norm.{t}"),
+        Row("mask_head.upsample.{t}", "roi_heads.mask_head.deconv.{t}"),
+        Row("mask_head.mask_logits.{t}", "roi_heads.mask_head.predictor.{t}"),
+    ),
+)
+
+# maskrcnn-benchmark
+
+
+def _maskrcnn_benchmark(found: Found) -> tuple[Fields, bool]:
+    grouped = RESNETS[found.fields["backbone"]].groups > 1
+    return {
+        "numerics": "maskrcnn_benchmark",
+        "norm_eps": 0.0,  # its frozen norms add none
+        "stride_in_1x1": not grouped,
+        "pixel_std": _ONES,
+        **coco_classes(found.classes),
+    }, True
+
+
+_MASKRCNN_BENCHMARK = Layout(
+    mark=re.compile(r"backbone\.body\.stem\.conv1\.weight"),
+    ignored=re.compile(r"rpn\.anchor_generator\.cell_anchors\.\d+"),
+    background_first=True,
+    implied=_maskrcnn_benchmark,
+    rows=(
+        Row("backbone.body.conv1.{t}", "backbone.body.stem.conv1.{t}"),
+        Row("backbone.body.bn1.{t}", "backbone.body.stem.bn1.{t}"),
+        *_same_blocks("backbone.body"),
+        Row("backbone.lateral.{i}.{t}", "backbone.fpn.fpn_inner{i+1}.{t}"),
+        Row("backbone.output.{i}.{t}", "backbone.fpn.fpn_layer{i+1}.{t}"),
+        Row("rpn.convs.0.{t}", "rpn.head.conv.{t}"),
+        Row("rpn.objectness_logits.{t}", "rpn.head.cls_logits.{t}"),
+        Row("rpn.deltas.{t}", "rpn.head.bbox_pred.{t}"),
+        Row("box_head.layers.{i}.{t}", "roi_heads.box.feature_extractor.fc{i+6}.{t}"),
+        Row("box_head.class_logits.{t}", "roi_heads.box.predictor.cls_score.{t}"),
+        Row("box_head.deltas.{t}", "roi_heads.box.predictor.bbox_pred.{t}"),
+        Row("mask_head.convs.{i}.{t}", "roi_heads.mask.feature_extractor.mask_fcn{i+1}.{t}"),
+        Row("mask_head.upsample.{t}", "roi_heads.mask.predictor.conv5_mask.{t}"),
+        Row("mask_head.mask_logits.{t}", "roi_heads.mask.predictor.mask_fcn_logits.{t}"),
+    ),
+)
+
+# MMDetection
+
+
+def _mmdetection(found: Found) -> tuple[Fields, bool]:
+    meta = found.facts.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    # The text of its configuration says whether the backbone is one of Caffe's.
+    caffe = re.search(r"style\s*=\s*['\"]caffe['\"]", str(meta.get("config", ""))) is not None
+    fields: Fields = {"numerics": "mmdetection", **coco_classes(found.classes)}
+    if found.fields["norm"] == "batch":  # its backbones train with fixed statistics
+        fields["norm"] = "frozen_batch"
+    if caffe:
+        fields |= {"stride_in_1x1": True, "pixel_std": _ONES}
+    described = meta.get("dataset_meta")
+    described = described if isinstance(described, Mapping) else meta
+    names = described.get("CLASSES", described.get("classes"))
+    if isinstance(names, tuple | list) and len(names) == found.classes:
+        fields["class_names"] = tuple(str(name) for name in names)
+    return fields, caffe
+
+
+def _module(ours: str, theirs: str) -> tuple[Row, ...]:
+    """Convolutions beside their norms, which are named after their kind."""
+    return (
+        Row(ours + ".{i}.{t}", theirs + ".{i}.conv.{t}"),
+        Row(ours + ".{i}.norm.{t}", theirs + ".{i}.gn.{t}", lambda c: c.head_norm == "group"),
+        Row(ours + ".{i}.norm.{t}", theirs + ".{i}.bn.{t}"),
+    )
+
+
+_MMDETECTION = Layout(
+    mark=re.compile(r"rpn_head\.rpn_cls\.weight"),
+    ignored=re.compile(r"backbone\..*\.num_batches_tracked"),
+    background_first=False,
+    implied=_mmdetection,
+    rows=(
+        Row("backbone.body.conv1.{t}", "backbone.conv1.{t}"),
+        Row("backbone.body.bn1.{t}", "backbone.bn1.{t}"),
+        *_same_blocks("backbone"),
+        *_module("backbone.lateral", "neck.lateral_convs"),
+        *_module("backbone.output", "neck.fpn_convs"),
+        Row("rpn.convs.{i}.{t}", "rpn_head.rpn_conv.{i}.conv.{t}", lambda c: c.rpn_convs > 1),
+        Row("rpn.convs.0.{t}", "rpn_head.rpn_conv.{t}"),
+        Row("rpn.objectness_logits.{t}", "rpn_head.rpn_cls.{t}"),
+        Row("rpn.deltas.{t}", "rpn_head.rpn_reg.{t}"),
+        *_module("box_head.convs", "roi_head.bbox_head.shared_convs"),
+        Row("box_head.layers.{i}.{t}", "roi_head.bbox_head.shared_fcs.{i}.{t}"),
+        Row("box_head.class_logits.{t}", "roi_head.bbox_head.fc_cls.{t}"),
+        Row("box_head.deltas.{t}", "roi_head.bbox_head.fc_reg.{t}"),
+        *_module("mask_head.convs", "roi_head.mask_head.convs"),
+        Row("mask_head.upsample.{t}", "roi_head.mask_head.upsample.{t}"),
+        Row("mask_head.mask_logits.{t}", "roi_head.mask_head.conv_logits.{t}"),
+    ),
+)
+
+LAYOUTS = {
+    "torchvision": _TORCHVISION,
+    "detectron2": _DETECTRON2,
+    "maskrcnn_benchmark": _MASKRCNN_BENCHMARK,
+    "mmdetection": _MMDETECTION,
+}
