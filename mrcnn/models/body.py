@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from mrcnn.models.resnet import NORMS
+from mrcnn.models.layers import NORMS
 
 
 def norm_by_name(backbone: str, norm: str, eps: float) -> Callable[[int], nn.Module]:
