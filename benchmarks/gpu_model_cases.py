@@ -17,6 +17,7 @@ from gpu_timing import Call
 from twins import build_twins
 
 from mrcnn.models.postprocess import to_detections
+from mrcnn.numerics import NUMERICS
 from mrcnn.structures import ImageBatch
 
 autocast = partial(torch.autocast, DEVICE, torch.bfloat16)
@@ -41,7 +42,8 @@ def inference(quick: bool) -> Iterator[Case]:
     def results(images: ImageBatch) -> object:
         with torch.no_grad(), autocast():
             found = ours(images)
-        return to_detections(found, images.sizes, [(HEIGHT, WIDTH)] * len(images.pixels))
+        original_sizes = [(HEIGHT, WIDTH)] * len(images.pixels)
+        return to_detections(found, images.sizes, original_sizes, NUMERICS["detectron2"])
 
     def peer(images) -> object:
         with torch.no_grad(), autocast():

@@ -27,6 +27,7 @@ from twins import build_twins
 from common import Row, Timing, about, finish, measure, parse, row
 from mrcnn.models import MaskRCNN
 from mrcnn.models.postprocess import to_detections
+from mrcnn.numerics import NUMERICS
 from mrcnn.structures import ImageBatch
 
 PEER = "torchvision"
@@ -120,7 +121,8 @@ class Ours:
     @torch.inference_mode()
     def __call__(self) -> object:
         self.detect()
-        return self.paste(self.batch, self.images.sizes, [self.size])
+        numerics = NUMERICS["detectron2"]
+        return self.paste(self.batch, self.images.sizes, [self.size], numerics)
 
 
 class Theirs:

@@ -208,8 +208,8 @@ class Predictor:
             images = images.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
                 found = self.model(images)
-            whole_pixels = NUMERICS[self.config.numerics].whole_pixel_paste
-            return to_detections(found, images.sizes, original_sizes, whole_pixels=whole_pixels)
+            numerics = NUMERICS[self.config.numerics]
+            return to_detections(found, images.sizes, original_sizes, numerics)
         finally:
             self.model.train(was_training)
 

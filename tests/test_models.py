@@ -92,7 +92,7 @@ def test_images_without_detections_give_empty_padding():
     assert found.counts.tolist() == [0, 0]
     assert found.masks.shape == (2, 5, 28, 28)
     assert (found.labels == -1).all()
-    detections = to_detections(found, images().sizes, [(64, 96), (50, 70)])
+    detections = to_detections(found, images().sizes, [(64, 96), (50, 70)], NUMERICS["detectron2"])
     assert [len(d) for d in detections] == [0, 0]
 
 
@@ -263,7 +263,9 @@ def test_build_names_what_is_wrong(change, words):
 def test_config_names_what_is_wrong():
     with pytest.raises(ValueError, match="anchor_sizes must hold 4 sizes"):
         small(anchor_sizes=(32, 64))
-    with pytest.raises(ValueError, match="numerics must be one of detectron2, torchvision"):
+    with pytest.raises(
+        ValueError, match="numerics must be one of detectron2, torchvision, mmdetection"
+    ):
         small(numerics="caffe")
     with pytest.raises(ValueError, match=r"unknown fields \['wings'\]"):
         ModelConfig.from_dict({"wings": 2})

@@ -117,7 +117,7 @@ class BoxHead(nn.Module):
             deltas.gather(2, box[..., None, None].expand(-1, -1, 1, 4))[:, :, 0],
             wanted,
             positive,
-            self.pooler.numerics.smooth_l1_beta,
+            self.pooler.numerics.box_smooth_l1_beta,
         )
         return {"loss_classifier": loss_classifier / count, "loss_box_reg": loss_box / count}
 

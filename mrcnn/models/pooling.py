@@ -6,10 +6,12 @@ N images, R RoIs an image, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from mrcnn.boxes import box_area
 from mrcnn.numerics import Numerics
 from mrcnn.ops import multiscale_roi_align
 from mrcnn.ops.roi_align import CANONICAL_LEVEL
@@ -33,7 +35,7 @@ class RoIPooler(nn.Module):
         self.size, self.strides, self.numerics = size, list(strides), numerics
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Pool every RoI of the batch in one op.
+        """Pool every RoI of the batch, in one op where the numerics allow.
 
         Args:
             features: per level (N, C, H_l, W_l), fine to coarse.
@@ -42,18 +44,37 @@ class RoIPooler(nn.Module):
         Returns:
             (N * R, C, size, size), channels_last.
         """
+        numerics, maps = self.numerics, list(features.values())[: len(self.strides)]
         images, rois = valid.shape
         image_index = torch.arange(images, device=valid.device)[:, None].expand(-1, rois)
-        return multiscale_roi_align(
-            list(features.values())[: len(self.strides)],
-            boxes.reshape(-1, 4),
-            torch.where(valid, image_index, -1).reshape(-1),
-            scales=[1 / stride for stride in self.strides],
+        image_index = torch.where(valid, image_index, -1).reshape(-1)
+        boxes = boxes.reshape(-1, 4)
+        pool = partial(
+            multiscale_roi_align,
             size=(self.size, self.size),
-            sampling_ratio=self.numerics.roi_sampling_ratio,
-            aligned=self.numerics.roi_aligned,
-            canonical_level=CANONICAL_LEVEL - (self.strides[0].bit_length() - 1),
+            sampling_ratio=numerics.roi_sampling_ratio,
+            aligned=numerics.roi_aligned,
         )
+        scales = [1 / stride for stride in self.strides]
+        finest = self.strides[0].bit_length() - 1  # its level
+        if not numerics.last_pixel:
+            return pool(
+                maps,
+                boxes,
+                image_index,
+                scales=scales,
+                canonical_size=numerics.canonical_side,
+                canonical_level=CANONICAL_LEVEL - finest,
+            )
+        # The op would choose levels by the size up to the last pixel, not by the whole one.
+        level = torch.log2(box_area(boxes).sqrt() / numerics.canonical_side + 1e-6)
+        level = (level + CANONICAL_LEVEL).floor().clamp(finest, finest + len(maps) - 1) - finest
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1)
+        pooled = [
+            pool([x], boxes, torch.where(level == i, image_index, -1), scales=[scale])
+            for i, (x, scale) in enumerate(zip(maps, scales, strict=True))
+        ]
+        return torch.stack(pooled).sum(0)  # all but one are zero
 
 
 class Conv5Pooler(nn.Module):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mrcnn.boxes import clip_boxes
+from mrcnn.numerics import Numerics
 from mrcnn.ops.paste_masks import paste_masks_rle
 from mrcnn.structures import DetectionBatch, Detections
 
@@ -15,8 +17,7 @@ def to_detections(
     batch: DetectionBatch,
     sizes: Tensor,
     original_sizes: Sequence[tuple[int, int]],
-    *,
-    whole_pixels: bool = False,
+    numerics: Numerics,
 ) -> list[Detections]:
     """Cut padding, scale boxes to the images as they were read, paste masks as run lengths.
 
@@ -24,23 +25,31 @@ def to_detections(
         batch: detections in the pixel frame of the model's input.
         sizes: (N, 2) (height, width) of that input before padding.
         original_sizes: (height, width) of each image as it was read.
-        whole_pixels: paste masks into boxes cut to whole pixels, as torchvision does.
+        numerics: whose scaling, clipping and pasting to follow.
     Returns:
         One `Detections` an image, on CPU.
     """
-    images = []
-    scale = torch.tensor(original_sizes).to(sizes.device) / sizes  # (N, 2)
-    boxes = batch.boxes * scale.flip(1).repeat(1, 2)[:, None]
+    originals = torch.tensor(original_sizes).to(sizes.device)  # (N, 2)
+    scale = (originals / sizes).flip(1).repeat(1, 2)[:, None]  # (N, 1, 4)
+    beyond = torch.tensor([0, 0, 1, 1], device=sizes.device) * numerics.last_pixel
+    boxes = (batch.boxes - beyond) * scale + beyond
+    kept = torch.arange(boxes.shape[1], device=sizes.device) < batch.counts[:, None]  # (N, D)
+    if numerics.clip_results:
+        boxes = clip_boxes(boxes, originals)
+        kept &= (boxes[..., 2:] > boxes[..., :2]).all(-1)
     # Read from the device once for the whole batch, but for the masks.
-    read = [t.cpu() for t in (batch.counts, boxes, batch.scores, batch.labels)]
+    read_kept, *read = [t.cpu() for t in (kept, boxes, batch.scores, batch.labels)]
+    images = []
     for n, (height, width) in enumerate(original_sizes):
-        count = int(read[0][n])
+        slots = read_kept[n].nonzero()[:, 0]
         masks: list[dict[str, object]] = []
         if batch.masks.numel():
-            at = boxes[n, :count]
-            frames = whole_pixel_frames(at, batch.masks.shape[-1]) if whole_pixels else at
-            masks = paste_masks_rle(batch.masks[n, :count], frames, height, width)
-        found, scores, labels = (values[n, :count] for values in read[1:])
+            on_device = slots.to(sizes.device)
+            in_boxes, frames = batch.masks[n, on_device], boxes[n, on_device]
+            if numerics.whole_pixel_paste:
+                frames = whole_pixel_frames(frames - beyond, in_boxes.shape[-1])
+            masks = paste_masks_rle(in_boxes, frames, height, width)
+        found, scores, labels = (values[n, slots] for values in read)
         images.append(Detections(found, scores, labels, masks))
     return images
 
@@ -48,8 +57,8 @@ def to_detections(
 def whole_pixel_frames(boxes: Tensor, cells: int) -> Tensor:
     """Where `paste_masks` must paste masks of `cells` x `cells` to do as torchvision.
 
-    Torchvision frames a mask with one cell of zeros, grows the box alike, cuts its corners to whole
-    pixels, counts the last pixel in, and stretches the framed mask over these pixels.
+    It and maskrcnn-benchmark frame a mask with one cell of zeros, grow the box alike, cut its
+    corners to whole pixels, count the last pixel in, and stretch the framed mask over these pixels.
 
     Args:
         boxes: (D, 4) xyxy in image pixels.

@@ -141,7 +141,7 @@ class RPN(nn.Module):
             take(anchors.expand(len(index), -1, -1), index),
         )
         loss_box = box_loss(
-            take(flat_deltas, index), wanted, drawn == 1, self.numerics.smooth_l1_beta
+            take(flat_deltas, index), wanted, drawn == 1, self.numerics.rpn_smooth_l1_beta
         )
         return {"loss_objectness": loss_objectness / count, "loss_rpn_box_reg": loss_box / count}
 
