@@ -191,7 +191,7 @@ def test_levels_of_rois():
     assert expected.tolist() == [2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5, 5]
     maps = {f"p{i}": torch.full((1, 1, 2048 >> i, 2048 >> i), float(i)) for i in range(2, 6)}
     boxes = torch.tensor([[[0, 0, side / 2, 2 * side] for side in sides]]).float()
-    pooler = RoIPooler(1, STRIDES[:4], NUMBERS)
+    pooler = RoIPooler(1, 1, STRIDES[:4], NUMBERS)
     pooled = pooler(maps, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
     assert pooled.flatten().round().tolist() == expected.tolist()
 
@@ -237,7 +237,8 @@ def test_pooled_features():
     )
     maps = [rng.normal(size=(128 // s, 128 // s)) for s in (4, 8)]
     features = {f"p{i + 2}": torch.tensor(m)[None, None] for i, m in enumerate(maps)}
-    pooler, valid = RoIPooler(7, STRIDES[:2], NUMBERS), torch.ones(1, len(boxes), dtype=torch.bool)
+    pooler = RoIPooler(1, 7, STRIDES[:2], NUMBERS)
+    valid = torch.ones(1, len(boxes), dtype=torch.bool)
     found = pooler(features, torch.tensor(boxes)[None], valid)
     for k, box in enumerate(boxes):
         level = int(math.prod(box[2:] - box[:2]) >= 112**2)

@@ -142,7 +142,7 @@ def levels(numerics: str, sides: list[float]) -> list[int]:
     """The maps, 2 to 5, that squares of these sides are pooled from."""
     maps = {f"p{i}": torch.full((1, 1, 1024 >> i, 1024 >> i), float(i)) for i in range(2, 6)}
     boxes = torch.tensor([[[8, 8, 8 + side, 8 + side] for side in sides]])
-    pooler = RoIPooler(1, (4, 8, 16, 32), NUMERICS[numerics])
+    pooler = RoIPooler(1, 1, (4, 8, 16, 32), NUMERICS[numerics])
     valid = torch.ones(1, len(sides), dtype=torch.bool)
     return [round(x) for x in pooler(maps, boxes, valid).flatten().tolist()]
 
@@ -163,7 +163,7 @@ def test_rois_end_at_their_last_pixel():
         [[[3.0, 4.0, 44.5, 63.2], [10, 20, 122.5, 132.5], [5, 6, 7, 8], [9, 9, 200, 190]]]
     )
     valid = torch.tensor([[True, True, False, True]])
-    found = RoIPooler(7, (4, 8), NUMERICS["maskrcnn_benchmark"])(maps, boxes, valid)
+    found = RoIPooler(3, 7, (4, 8), NUMERICS["maskrcnn_benchmark"])(maps, boxes, valid)
     expected = [
         roi_align(maps[level], box[None], 7, scale, sampling_ratio=2)
         for level, scale, box in (

@@ -103,7 +103,7 @@ def _torchvision_settings(config: ModelConfig, bgr: bool) -> list[str]:
         )
     if config.stride_in_1x1 and RESNETS[config.backbone].bottleneck:
         told.append(
-            "then, as its strides are in the 1 x 1, in the first block of layer2, layer3 and layer4 "
+            "then, as its strides are in the 1 x 1, in the first block of layer2, layer3, layer4 "
             "of model.backbone.body: conv1.stride = (2, 2); conv2.stride = (1, 1)"
         )
     if config.numerics != "torchvision":
