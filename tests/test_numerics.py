@@ -174,6 +174,7 @@ def test_rois_end_at_their_last_pixel():
     ]
     assert torch.equal(found[[0, 1, 3]], torch.cat(expected))
     assert not found[2].any()
+    assert found.is_contiguous(memory_format=torch.channels_last)
     grads = torch.autograd.grad(found.square().sum(), list(maps.values()))
     wanted = torch.autograd.grad(torch.cat(expected).square().sum(), list(maps.values()))
     for grad, other in zip(grads, wanted, strict=True):

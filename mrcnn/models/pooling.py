@@ -74,7 +74,7 @@ class RoIPooler(nn.Module):
             pool([x], boxes, torch.where(level == i, image_index, -1), scales=[scale])
             for i, (x, scale) in enumerate(zip(maps, scales, strict=True))
         ]
-        return torch.stack(pooled).sum(0)  # all but one are zero
+        return sum(pooled[1:], pooled[0])  # of a RoI all but one are zero
 
 
 class Conv5Pooler(nn.Module):
