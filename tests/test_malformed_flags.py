@@ -38,8 +38,8 @@ CASES = {  # verb, words changed (None leaves the flag out), what the message sa
     "an image for weights": (
         "predict", {"--weights": "data/images/a.png"}, ["a.png: is damaged, or no safetensors"]
     ),
-    "a pickle for weights": ("predict", {"--weights": "old.pkl"}, ["old.pkl: is a pickle"]),
-    "damaged backbone": ("train", {"--weights": "bad.pth"}, ["bad.pth: cannot be read"]),
+    "a pickle for weights": ("predict", {"--weights": "old.pkl"}, ["old.pkl: holds no state dict"]),
+    "damaged backbone": ("train", {"--weights": "bad.pth"}, ["bad.pth: is damaged"]),
     "threshold of 50": (
         "predict", {"--score-threshold": "50"}, ["--score-threshold must lie in [0, 1], got 50"]
     ),

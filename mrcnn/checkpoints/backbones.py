@@ -1,0 +1,105 @@
+"""Classification networks to start from: ImageNet weights under torchvision's names, which ours are.
+
+Torchvision and timm use these names; Detectron2 and Caffe2 (the MSRA and FAIR files of Detectron's
+model zoo) have others, and other pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrcnn.models.mobilenet import folded_to_frozen
+
+# Of a classifier, or of parts that no detector has.
+UNUSED = re.compile(r"(fc|classifier|AuxLogits|head|linear|pred|fc1000)\..*|features\.18\..*")
+
+_NORM_EPS = 1e-5
+_STAGE = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Weights of a backbone and what a model must be for them."""
+
+    state: dict[str, Tensor]  # under torchvision's names
+    fields: dict[str, Any]  # of ModelConfig
+    notes: list[str]
+
+
+def read_backbone(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Backbone:
+    """A classification network under our names; one that is not known is left as it is.
+
+    Args:
+        facts: what lay beside the tensors.
+    """
+    if "conv1_w" in state:
+        return _caffe2(state)
+    if "stem.conv1.weight" in state:
+        renamed = {_from_detectron2(name): value for name, value in state.items()}
+        if facts.get("__author__") == "torchvision":  # converted: its pixels and strides stay
+            return Backbone(renamed, {}, [])
+        return _blue_first(renamed, "of Detectron2")
+    if "0.0.weight" in state and any(".conv." in name for name in state):
+        fields = {"pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
+        notes = ["a MobileNetV2 with folded norms, for pixels from -1 to 1"]
+        return Backbone(folded_to_frozen(state, _NORM_EPS), fields, notes)
+    return Backbone(dict(state), {}, [])
+
+
+def _from_detectron2(name: str) -> str:
+    """`res2.0.conv1.norm.weight` as `layer1.0.bn1.weight`."""
+    name = re.sub(r"^stem\.", "", name)
+    name = re.sub(r"^res[2-5]", lambda match: _STAGE[match[0]], name)
+    name = re.sub(r"conv(\d)\.norm\.", r"bn\1.", name)
+    return name.replace("shortcut.norm.", "downsample.1.").replace("shortcut.", "downsample.0.")
+
+
+def _caffe2(state: Mapping[str, Tensor]) -> Backbone:
+    """`res2_0_branch2a_bn_s` as `layer1.0.bn1.weight`; norms without statistics only add."""
+    kinds = {"w": "weight", "b": "bias", "s": "weight", "rm": "running_mean", "riv": "running_var"}
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        match = re.fullmatch(
+            r"(?:(?:res_)?conv1|(res\d)_(\d+)_branch(1|2[abc]))(_[bg]n)?_(w|b|s|rm|riv)", name
+        )
+        if match is None:
+            renamed[name.replace("_", ".")] = value  # of the classifier
+            continue
+        stage, block, branch, norm, kind = match.groups()
+        if stage is None:
+            layer = "bn1" if norm else "conv1"
+        elif branch == "1":
+            layer = f"{_STAGE[stage]}.{block}.downsample.{1 if norm else 0}"
+        else:
+            layer = (
+                f"{_STAGE[stage]}.{block}.{'bn' if norm else 'conv'}{'abc'.index(branch[1]) + 1}"
+            )
+        renamed[f"{layer}.{kinds[kind]}"] = value
+    if any(name.endswith("_bn_s") for name in state):
+        for name, scale in list(renamed.items()):
+            layer = name.removesuffix(".weight")
+            if scale.dim() == 1 and f"{layer}.bias" in renamed and "fc" not in name:
+                renamed.setdefault(f"{layer}.running_mean", torch.zeros_like(scale))
+                renamed.setdefault(f"{layer}.running_var", torch.ones_like(scale) - _NORM_EPS)
+    return _blue_first(renamed, "of Caffe2")
+
+
+def _blue_first(state: dict[str, Tensor], whose: str) -> Backbone:
+    """Weights for pixels blue, green, red: for red, green, blue."""
+    state = {**state, "conv1.weight": state["conv1.weight"].flip(1)}
+    group_norm = "bn1.weight" in state and "bn1.running_mean" not in state
+    second = state.get("layer1.0.conv2.weight")
+    grouped = second is not None and second.dim() == 4 and second.shape[1] < second.shape[0]
+    fields: dict[str, Any] = {"stride_in_1x1": not (group_norm or grouped)}
+    if not grouped:
+        fields["pixel_std"] = (1.0, 1.0, 1.0)
+    told = ", ".join(f"{name} {value}" for name, value in fields.items())
+    return Backbone(
+        state, fields, [f"ImageNet weights {whose}, so pixels blue, green, red, {told}"]
+    )
