@@ -174,8 +174,23 @@ def clip(value: Any) -> str:
     if is_shape(value):
         return str(value)
     if not isinstance(value, str):
-        return type(value).__name__
+        return kind(value)
     return value[:80] if value[:80].isprintable() else ascii(value[:80])
+
+
+def kind(value: Any) -> str:
+    """What a value of `unpickle` is, for a message."""
+    known = {Array: "an array", View: "a tensor", Storage: "a storage", dict: "a dict"}
+    known |= {list: "a list", tuple: "a tuple", bytes: "bytes", str: "text", type(None): "None"}
+    known |= {int: "a number", float: "a number", bool: "a truth value"}
+    return known.get(type(value), "an object")
+
+
+def _misleading(what: str) -> RefusedError:
+    return RefusedError(
+        f"is damaged, or made to mislead: it has {what}; nothing was run; "
+        "copy it again, or take another"
+    )
 
 
 def _runs_code(name: str) -> RefusedError:
@@ -217,12 +232,12 @@ class Source:
     def step(self, count: int = 1) -> None:
         self.steps -= count
         if self.steps < 0:
-            raise RefusedError("has more parts than the weights of any model")
+            raise _misleading("more parts than the weights of any model")
 
     def copy(self, count: int) -> None:
         self.copies -= count
         if self.copies < 0:
-            raise RefusedError("uses its bytes over and over, which no weights do")
+            raise _misleading("the same bytes over and over")
 
 
 def unpickle(source: Source, storages: dict[str, Storage] | None = None) -> Any:
@@ -288,7 +303,7 @@ class _Machine(pickle._Unpickler):
                 self.storages is not None and rest in ([], [None]) and numel >= 0
             ):
                 return self.storages.setdefault(key, Storage(key, dtype, numel))
-        raise RefusedError("points to data outside of the file, or of an unknown kind")
+        raise _misleading("data outside of the file, or of an unknown type")
 
     # Builders that copy bytes, or many values at once.
 
@@ -297,7 +312,7 @@ class _Machine(pickle._Unpickler):
         if isinstance(text, bytes):
             return text
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise RefusedError("is damaged, or made to mislead (text of an unknown encoding)")
+            raise _misleading("text of an unknown encoding")
         self.source.copy(len(text))
         return text.encode("latin1")
 
@@ -316,7 +331,7 @@ class _Machine(pickle._Unpickler):
     def from_buffer(self, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Array:
         self.source.copy(len(data))
         if axes is not None and not (is_shape(axes) and is_shape(shape)):
-            raise RefusedError("is damaged (axes of an array)")
+            raise _misleading("axes that no array has")
         return Array(dtype, shape, order, axes, data)
 
     # Opcodes.
@@ -332,12 +347,12 @@ class _Machine(pickle._Unpickler):
             if subdtype is not None or names is not None:
                 target.code = "records"
         elif not isinstance(target, (Ignored, dict)):  # a state dict's attributes are not kept
-            raise _runs_code(f"attributes of {type(target).__name__}")
+            raise _runs_code(f"attributes of {kind(target)}")
 
     def reduce(self) -> None:
         arguments, builder = self.stack.pop(), self.stack.pop()
         if not isinstance(builder, _Builder) or not isinstance(arguments, tuple):
-            raise _runs_code(type(builder).__name__)
+            raise _runs_code(f"a call of {kind(builder)}")
         self.stack.append(builder.build(*arguments))
 
     def append_item(self) -> None:
@@ -351,7 +366,7 @@ class _Machine(pickle._Unpickler):
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(values)
         elif not isinstance(self.stack[-1], Ignored):
-            raise RefusedError("is damaged (it adds items to what is no list)")
+            raise _misleading("items of what is no list")
 
     def set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -365,7 +380,7 @@ class _Machine(pickle._Unpickler):
             for key, value in zip(items[::2], items[1::2], strict=True):
                 self.stack[-1][_key(key)] = value
         elif not isinstance(self.stack[-1], Ignored):
-            raise RefusedError("is damaged (it sets items of what is no dict)")
+            raise _misleading("items of what is no dict")
 
     def marked_dict(self) -> None:
         items = self.pop_mark()  # type: ignore[attr-defined]
@@ -385,7 +400,7 @@ def _reconstructed(kind: Any, base: Any, state: Any) -> Any:
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> Array:
     if kind is not _NDARRAY or shape != (0,):  # as numpy writes it, whatever the array
-        raise RefusedError("is damaged, or made to mislead (an array that numpy would not write)")
+        raise _misleading("an array that numpy would not write")
     return Array()
 
 
@@ -397,16 +412,16 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> View:
         and is_shape(stride)
         and len(size) == len(stride)
     ):
-        raise RefusedError("is damaged, or made to mislead (a tensor without a storage)")
+        raise _misleading("a tensor without a storage")
     return View(storage, offset, size, stride)
 
 
 def _key(key: Any) -> Any:
     """Keys whose hash takes no time."""
     if isinstance(key, int) and key.bit_length() > 64:
-        raise RefusedError("is damaged, or made to mislead (a huge number for a name)")
+        raise _misleading("a huge number for a name")
     if key is not None and not isinstance(key, (str, bytes, int, float)):
-        raise RefusedError(f"is no plain state dict: it has {type(key).__name__} for a name")
+        raise _misleading(f"{kind(key)} for a name")
     return key
 
 
@@ -444,7 +459,7 @@ def _counted(step: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _unknown(machine: _Machine) -> None:
-    raise RefusedError("is damaged, or no file of weights")
+    raise _misleading("what no file of weights has")
 
 
 _Machine.dispatch = _opcodes()

@@ -19,7 +19,16 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from mrcnn.checkpoints.pickles import Array, RefusedError, Source, Storage, View, clip, unpickle
+from mrcnn.checkpoints.pickles import (
+    Array,
+    RefusedError,
+    Source,
+    Storage,
+    View,
+    clip,
+    kind,
+    unpickle,
+)
 from mrcnn.errors import UserError
 
 SUFFIXES = (".pt", ".pth", ".pkl", ".pickle")
@@ -168,8 +177,7 @@ def _numbers(data: bytes, storage: Storage) -> Tensor:
     """(numel,) of the storage's dtype."""
     if len(data) != storage.numel * storage.dtype.itemsize:
         raise RefusedError(
-            f"is damaged: {len(data)} bytes where {storage.numel} numbers of "
-            f"{storage.dtype} should be; copy it again"
+            f"has {len(data)} bytes where {storage.numel} numbers of {storage.dtype} should be"
         )
     if not data:
         return torch.empty(0, dtype=storage.dtype)
@@ -187,15 +195,14 @@ def _weights(content: Any) -> list[tuple[str, Any]]:
             state = wrapped[0] if wrapped else content
     if not isinstance(state, dict):
         raise RefusedError(
-            f"holds no state dict (names and tensors) but {type(state).__name__}; "
+            f"holds no state dict (names and tensors) but {kind(state)}; "
             "save it with torch.save(model.state_dict(), path)"
         )
     named: dict[str, Any] = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, (Array, View)):
-            what = f"{clip(name)} is {type(value).__name__}"
             raise RefusedError(
-                f"holds no state dict (names and tensors): {what}; "
+                f"holds no state dict (names and tensors) but {kind(value)} named {clip(name)}; "
                 "save it with torch.save(model.state_dict(), path)"
             )
         short = name.removeprefix("module.")
@@ -221,7 +228,7 @@ def _plain(value: Any) -> Any:
     count = itertools.count()
 
     def copied(value: Any, depth: int) -> Any:
-        if depth == 0 or next(count) > 100_000:
+        if next(count) > 100_000 or depth == 0:
             return None
         if value is None or isinstance(value, (str, int, float)):
             return value
