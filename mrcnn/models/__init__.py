@@ -1,6 +1,8 @@
-"""The network: backbones, region proposals, heads, and how they are put together."""
+"""The network: backbones, region proposals, heads, how they are put together, and the weights that
+others published."""
 
 from mrcnn.models.build import build
 from mrcnn.models.mask_rcnn import MaskRCNN
+from mrcnn.models.published import PUBLISHED, Published
 
-__all__ = ["MaskRCNN", "build"]
+__all__ = ["PUBLISHED", "MaskRCNN", "Published", "build"]
