@@ -200,6 +200,26 @@ DAMAGED = {  # pickles that only waste, mislead or lack something
     + b"q\x000}("
     + b"".join(text(f"{i}") + array(b"\x8a\x02\xa8a\x85", b"h\x00") for i in range(2000))
     + b"u.",
+    "a long state again and again": b"\x80\x02("
+    + b"N" * 400_000
+    + b"tq\x00"
+    + call("numpy", "dtype", text("f4"))
+    + b"h\x00b" * 100_000
+    + b".",
+    "long arguments again and again": b"\x80\x02("
+    + b"N" * 400_000
+    + b"tq\x00"
+    + name("argparse", "Namespace")
+    + b"q\x01"
+    + b"h\x01h\x00R0" * 100_000
+    + b".",
+    "arrays in arrays": b"\x80\x02Nq\x000"
+    + (
+        call("numpy.core.multiarray", "_reconstruct", name("numpy", "ndarray"), SHAPE_0, b"N")
+        + b"(K\x01)h\x00\x89U\x00tbq\x000"
+    )
+    * 40_000
+    + b"h\x00.",
     "a huge shape": weights(array(HUGE + b"\x85", BYTES_4)),
     "a shape beyond 64 bits": weights(array(HUGE + HUGE + b"\x86", BYTES_4)),
     "a huge shape of nothing": weights(array(HUGE + b"K\x00\x86", call("builtins", "bytes"))),
@@ -323,10 +343,11 @@ VIEWS = {  # tensors that a file of torch.save cannot hold
     "of an unknown storage": tensor(SHAPE_1, SHAPE_1, numbers=storage("ComplexFloatStorage")),
     "of a class for a storage": tensor(SHAPE_1, SHAPE_1, numbers=name("torch", "FloatStorage")),
     "of a huge storage": tensor(SHAPE_1, SHAPE_1, numbers=storage(numel=HUGE)),
+    "of a long persistent id": tensor(SHAPE_1, SHAPE_1, numbers=storage(numel=b"K\x04" * 1000)),
     "of a negative storage": tensor(SHAPE_1, SHAPE_1, numbers=storage(numel=b"J\xff\xff\xff\xff")),
     "of a storage that is not there": tensor(SHAPE_1, SHAPE_1, numbers=storage(key="../../a")),
     "of another type": tensor(SHAPE_4, SHAPE_1, numbers=storage("DoubleStorage")),
-    "built again": tensor(SHAPE_4, SHAPE_1) + b"(K\x01K\x01tb",
+    "of a parameter of none": call("torch.nn.parameter", "Parameter", b"N"),
     "sparse": call("torch._utils", "_rebuild_sparse_tensor", b"K\x00", b")"),
     "on no device": call("torch._utils", "_rebuild_meta_tensor_no_storage", b"K\x00"),
 }
@@ -537,7 +558,7 @@ def test_arrays_as_python_2_writes_them(tmp_path):
         "numpy.core.multiarray", "_reconstruct", name("numpy", "ndarray"), SHAPE_0, b"U\x01b"
     )
     value = empty + b"(K\x01K\x02\x85" + dtype + b"\x89" + data + b"tb"
-    blobs = b"}(U\x07conv1_wq\x01" + value + b"U\x10conv1_w_momentum" + b"h\x01" + b"u"
+    blobs = b"}(U\x07conv1_wq\x01" + value + b"U\x10conv1_w_momentumh\x01U\x0cweight_order]u"
     (tmp_path / "a.pkl").write_bytes(b"\x80\x02}(U\x05blobs" + blobs + b"U\x03cfgU\x01au.")
     same(read_foreign(tmp_path / "a.pkl").state, {"conv1_w": np.array([1.5, -2.0], "f4")})
 
@@ -603,6 +624,16 @@ def test_checkpoints_of_pytorch(tmp_path, new, wrapper):
         meta = {"CLASSES": ("a", "b"), "config": "model = dict()", "seed": None, "rng": None}
         assert found.facts == {"meta": meta}
     assert read_state_dict(tmp_path / "a.pth").keys() == found.state.keys()
+
+
+def test_parameters_that_have_a_state(tmp_path):
+    """A call with the tensor, then a state (requires_grad and the like), which is not kept."""
+    value = tensor(SHAPE_4, SHAPE_1)[: -len(b"\x89}tR")] + b"tR"
+    value = value.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor")
+    value = name("torch.nn.parameter", "Parameter") + value + b"\x85R(\x88\x89Ntb"
+    numbers = struct.pack("<q4f", 4, 1, 2, 3, 4)
+    (tmp_path / "a.pth").write_bytes(legacy(weights(value), numbers=numbers))
+    assert read_state_dict(tmp_path / "a.pth")["w"].tolist() == [1, 2, 3, 4]
 
 
 def test_facts_without_end_are_cut(tmp_path):

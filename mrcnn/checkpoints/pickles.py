@@ -9,35 +9,31 @@ places in the file (`View`) until they are asked for as tensors.
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-import numpy as np
 import torch
-from torch import Tensor
+
+from mrcnn.checkpoints.stored import (
+    Array,
+    DType,
+    RefusedError,
+    Storage,
+    View,
+    clip,
+    is_shape,
+    kind,
+    misleading,
+)
 
 # Opcodes of one file; each builds at most about 150 bytes beside what it reads. A Mask R-CNN
 # with the state of its optimizer has about 50,000.
 MAX_STEPS = 1_000_000
+MAX_ARGUMENTS = 64  # the parts of a path, at most
 
-_NUMBERS = {  # as numpy's pickles call them
-    "f2": np.float16,
-    "f4": np.float32,
-    "f8": np.float64,
-    "i1": np.int8,
-    "i2": np.int16,
-    "i4": np.int32,
-    "i8": np.int64,
-    "u1": np.uint8,
-    "u2": np.uint16,
-    "u4": np.uint32,
-    "u8": np.uint64,
-    "b1": np.bool_,
-}
 _STORAGES = {  # as PyTorch's pickles call them
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -67,80 +63,6 @@ _IGNORED = {  # what training scripts leave beside the weights; nothing of it is
 }
 
 
-class RefusedError(Exception):
-    """Says what is wrong with a file, as the words after its name."""
-
-
-@dataclass
-class DType:
-    """Of a numpy array, as the file describes it."""
-
-    code: Any
-    order: Any = "="
-
-
-@dataclass
-class Array:
-    """A numpy array, as the file describes it."""
-
-    dtype: Any = None
-    shape: Any = ()
-    order: str = "C"
-    axes: Any = None
-    data: Any = b""
-
-    def tensor(self) -> Tensor:
-        """A copy in the memory order C.
-
-        Raises:
-            RefusedError: if it holds no numbers, or not as many as its shape says.
-        """
-        code, order = getattr(self.dtype, "code", None), getattr(self.dtype, "order", None)
-        if not isinstance(code, str) or code not in _NUMBERS or order not in ("<", ">", "=", "|"):
-            raise RefusedError(f"is no array of numbers but of {clip(code)}")
-        data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
-        dtype = np.dtype(_NUMBERS[code]).newbyteorder(order)
-        if not is_shape(self.shape) or not isinstance(data, bytes):
-            raise RefusedError("is a damaged array")
-        if math.prod(self.shape) * dtype.itemsize != len(data):
-            raise RefusedError(f"has {len(data)} bytes, not those of shape {clip(self.shape)}")
-        values: Any = np.ndarray(self.shape, dtype, data, order="F" if self.order == "F" else "C")
-        if self.axes is not None:
-            values = values.transpose(self.axes)
-        return torch.from_numpy(np.array(values, dtype.newbyteorder("="), order="C"))
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Numbers that lie in a file of PyTorch beside its pickle."""
-
-    key: str
-    dtype: torch.dtype
-    numel: int
-
-
-@dataclass(frozen=True)
-class View:
-    """A tensor of a file of PyTorch: where its numbers are in a storage."""
-
-    storage: Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def tensor(self, numbers: Tensor) -> Tensor:
-        """The tensor, given all numbers of its storage.
-
-        Raises:
-            RefusedError: if it reaches beyond them, or repeats them.
-        """
-        last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
-        count = math.prod(self.size)
-        if count > len(numbers) or (count and last >= len(numbers)):
-            raise RefusedError(f"has shape {clip(self.size)}, but {len(numbers)} numbers")
-        return numbers.as_strided(self.size, self.stride, self.offset)
-
-
 class Ignored:
     """In the place of an object that weights do not need."""
 
@@ -158,39 +80,6 @@ class _StorageType:
 
 
 _NDARRAY = object()  # stands for numpy.ndarray; nothing can be made of it but by `_reconstruct`
-
-
-def is_shape(values: Any) -> bool:
-    """Whether it is a tuple of sizes (or strides) that PyTorch can have."""
-    return (
-        isinstance(values, tuple)
-        and len(values) <= 16
-        and all(type(n) is int and 0 <= n < 2**48 for n in values)
-    )
-
-
-def clip(value: Any) -> str:
-    """A value of a file for a message, on one line, whatever it is."""
-    if is_shape(value):
-        return str(value)
-    if not isinstance(value, str):
-        return kind(value)
-    return value[:80] if value[:80].isprintable() else ascii(value[:80])
-
-
-def kind(value: Any) -> str:
-    """What a value of `unpickle` is, for a message."""
-    known = {Array: "an array", View: "a tensor", Storage: "a storage", dict: "a dict"}
-    known |= {list: "a list", tuple: "a tuple", bytes: "bytes", str: "text", type(None): "None"}
-    known |= {int: "a number", float: "a number", bool: "a truth value"}
-    return known.get(type(value), "an object")
-
-
-def _misleading(what: str) -> RefusedError:
-    return RefusedError(
-        f"is damaged, or made to mislead: it has {what}; nothing was run; "
-        "copy it again, or take another"
-    )
 
 
 def _runs_code(name: str) -> RefusedError:
@@ -232,12 +121,12 @@ class Source:
     def step(self, count: int = 1) -> None:
         self.steps -= count
         if self.steps < 0:
-            raise _misleading("more parts than the weights of any model")
+            raise misleading("more parts than the weights of any model")
 
     def copy(self, count: int) -> None:
         self.copies -= count
         if self.copies < 0:
-            raise _misleading("the same bytes over and over")
+            raise misleading("the same bytes over and over")
 
 
 def unpickle(source: Source, storages: dict[str, Storage] | None = None) -> Any:
@@ -281,6 +170,7 @@ class _Machine(pickle._Unpickler):
                 "torch._utils._rebuild_tensor_v2": _Builder(_view),
                 "torch._utils._rebuild_tensor": _Builder(_view),
                 "torch._utils._rebuild_parameter": _Builder(lambda data, *_: data),
+                "torch.nn.parameter.Parameter": _Builder(lambda data, *_: data),
                 "torch.Size": _Builder(self.size),
             }
             for name, dtype in _STORAGES.items():
@@ -299,11 +189,16 @@ class _Machine(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         match pid:
-            case ("storage", _StorageType(dtype), str(key), str(), int(numel), *rest) if (
-                self.storages is not None and rest in ([], [None]) and numel >= 0
-            ):
+            case ("storage", _StorageType(dtype), str(key), str(), numel) | (
+                "storage",
+                _StorageType(dtype),
+                str(key),
+                str(),
+                numel,
+                None,
+            ) if self.storages is not None and is_shape((numel,)):
                 return self.storages.setdefault(key, Storage(key, dtype, numel))
-        raise _misleading("data outside of the file, or of an unknown type")
+        raise misleading("data outside of the file, or of an unknown type")
 
     # Builders that copy bytes, or many values at once.
 
@@ -312,7 +207,7 @@ class _Machine(pickle._Unpickler):
         if isinstance(text, bytes):
             return text
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise _misleading("text of an unknown encoding")
+            raise misleading("text of an unknown encoding")
         self.source.copy(len(text))
         return text.encode("latin1")
 
@@ -331,7 +226,7 @@ class _Machine(pickle._Unpickler):
     def from_buffer(self, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Array:
         self.source.copy(len(data))
         if axes is not None and not (is_shape(axes) and is_shape(shape)):
-            raise _misleading("axes that no array has")
+            raise misleading("axes that no array has")
         return Array(dtype, shape, order, axes, data)
 
     # Opcodes.
@@ -339,20 +234,22 @@ class _Machine(pickle._Unpickler):
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Array):
-            *_, target.shape, target.dtype, fortran, target.data = state
+            _, target.shape, target.dtype, fortran, target.data = state
             target.order = "F" if fortran else "C"
             self.source.copy(len(target.data))
         elif isinstance(target, DType):
-            _, target.order, subdtype, names, *_ = state
+            _, target.order, subdtype, names = state[:4]
             if subdtype is not None or names is not None:
                 target.code = "records"
-        elif not isinstance(target, (Ignored, dict)):  # a state dict's attributes are not kept
+        elif not isinstance(target, (Ignored, View, dict)):  # their attributes are not kept
             raise _runs_code(f"attributes of {kind(target)}")
 
     def reduce(self) -> None:
         arguments, builder = self.stack.pop(), self.stack.pop()
         if not isinstance(builder, _Builder) or not isinstance(arguments, tuple):
             raise _runs_code(f"a call of {kind(builder)}")
+        if len(arguments) > MAX_ARGUMENTS:  # they are copied at each call
+            raise misleading("more arguments than a call has")
         self.stack.append(builder.build(*arguments))
 
     def append_item(self) -> None:
@@ -366,7 +263,7 @@ class _Machine(pickle._Unpickler):
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(values)
         elif not isinstance(self.stack[-1], Ignored):
-            raise _misleading("items of what is no list")
+            raise misleading("items of what is no list")
 
     def set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -380,7 +277,7 @@ class _Machine(pickle._Unpickler):
             for key, value in zip(items[::2], items[1::2], strict=True):
                 self.stack[-1][_key(key)] = value
         elif not isinstance(self.stack[-1], Ignored):
-            raise _misleading("items of what is no dict")
+            raise misleading("items of what is no dict")
 
     def marked_dict(self) -> None:
         items = self.pop_mark()  # type: ignore[attr-defined]
@@ -392,15 +289,15 @@ class _Machine(pickle._Unpickler):
         self.stack.append(self.read(count))  # type: ignore[attr-defined]
 
 
-def _reconstructed(kind: Any, base: Any, state: Any) -> Any:
-    if isinstance(kind, _Builder):
-        return kind.build()
+def _reconstructed(cls: Any, base: Any, state: Any) -> Any:
+    if isinstance(cls, _Builder):
+        return cls.build()
     raise _runs_code("copyreg._reconstructor")
 
 
-def _empty_array(kind: Any, shape: Any, code: Any) -> Array:
-    if kind is not _NDARRAY or shape != (0,):  # as numpy writes it, whatever the array
-        raise _misleading("an array that numpy would not write")
+def _empty_array(cls: Any, shape: Any, code: Any) -> Array:
+    if cls is not _NDARRAY or shape != (0,):  # as numpy writes it, whatever the array
+        raise misleading("an array that numpy would not write")
     return Array()
 
 
@@ -412,16 +309,16 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> View:
         and is_shape(stride)
         and len(size) == len(stride)
     ):
-        raise _misleading("a tensor without a storage")
+        raise misleading("a tensor without a storage")
     return View(storage, offset, size, stride)
 
 
 def _key(key: Any) -> Any:
     """Keys whose hash takes no time."""
     if isinstance(key, int) and key.bit_length() > 64:
-        raise _misleading("a huge number for a name")
+        raise misleading("a huge number for a name")
     if key is not None and not isinstance(key, (str, bytes, int, float)):
-        raise _misleading(f"{kind(key)} for a name")
+        raise misleading(f"{kind(key)} for a name")
     return key
 
 
@@ -459,7 +356,7 @@ def _counted(step: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _unknown(machine: _Machine) -> None:
-    raise _misleading("what no file of weights has")
+    raise misleading("what no file of weights has")
 
 
 _Machine.dispatch = _opcodes()

@@ -19,16 +19,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from mrcnn.checkpoints.pickles import (
-    Array,
-    RefusedError,
-    Source,
-    Storage,
-    View,
-    clip,
-    kind,
-    unpickle,
-)
+from mrcnn.checkpoints.pickles import Source, unpickle
+from mrcnn.checkpoints.stored import Array, RefusedError, Storage, View, clip, kind
 from mrcnn.errors import UserError
 
 SUFFIXES = (".pt", ".pth", ".pkl", ".pickle")
@@ -200,6 +192,8 @@ def _weights(content: Any) -> list[tuple[str, Any]]:
         )
     named: dict[str, Any] = {}
     for name, value in state.items():
+        if name == "weight_order":  # of Detectron: names of layers
+            continue
         if not isinstance(name, str) or not isinstance(value, (Array, View)):
             raise RefusedError(
                 f"holds no state dict (names and tensors) but {kind(value)} named {clip(name)}; "
