@@ -58,18 +58,18 @@ def read_foreign(path: Path) -> Foreign:
     Raises:
         UserError: if the file is missing, damaged, asks for more than weights, or has none.
     """
-    if not path.exists():
-        raise UserError(f"{path}: does not exist; name a file of weights ({', '.join(SUFFIXES)})")
-    if not path.is_file():
-        raise UserError(f"{path}: is no file; name a file of weights ({', '.join(SUFFIXES)})")
     try:
+        if not path.is_file():  # a pipe would be waited for
+            wrong = "is no file" if path.exists() else "does not exist"
+            raise RefusedError(f"{wrong}; name a file of weights ({', '.join(SUFFIXES)})")
         with path.open("rb") as file:
             content, read_storage = _open(file, os.fstat(file.fileno()).st_size)
             state = {name: _tensor(name, value, read_storage) for name, value in _weights(content)}
     except RefusedError as error:
         raise UserError(f"{path}: {error}") from None
-    except PermissionError as error:
-        raise UserError(f"{path}: may not be read ({error.strerror}); change its mode") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{path}: cannot be read ({reason}); check its name and mode") from error
     except Exception as error:  # damaged bytes fail anywhere in the readers of pickle and zip
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: is damaged ({clip(reason)}); copy it again") from error
