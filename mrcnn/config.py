@@ -107,6 +107,11 @@ class ModelConfig:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def size_multiple(self) -> int:
+        """Of a padded batch: a pyramid's sums need maps of exactly half the size."""
+        return 32 if self.neck == "fpn" else 1
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return dataclasses.asdict(self)

@@ -220,7 +220,7 @@ class Predictor:
             to_pixels(picture, resized(height, width, config), config)
             for picture, (height, width) in zip(pictures, sizes, strict=True)
         ]
-        return self.detect(pad_images(pixels), sizes)
+        return self.detect(pad_images(pixels, config.size_multiple), sizes)
 
     def _result(
         self, image: NDArray[np.uint8], found: Detections, path: Path | None, threshold: float

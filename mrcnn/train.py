@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mrcnn.checkpoints import load_weights, save
+from mrcnn.checkpoints import Start, fill, model_for, read_start, save
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco import CocoDataset, read_splits
 from mrcnn.data.formats import find_splits
@@ -47,10 +47,11 @@ class TrainConfig:
     """Folder with images and COCO annotations; without it, shapes are drawn and learnt."""
     out: Path | None = None
     """Run folder, new or empty; by default the next number in runs/."""
-    model: Literal[tuple(MODELS)] = "small"  # type: ignore[valid-type]
-    """Which model; its other numbers are below."""
+    model: Literal[tuple(MODELS)] | None = None  # type: ignore[valid-type]
+    """Which model; by default that of a detector in --weights, else small."""
     weights: Path | None = None
-    """Start from a run, a checkpoint, or a backbone's state dict under torchvision's names."""
+    """Start from a run, a checkpoint, a detector of torchvision, Detectron2, MMDetection or
+    maskrcnn-benchmark, or a backbone's ImageNet weights."""
     steps: int = 1350
     """Batches to train on."""
     batch_size: int = 2
@@ -109,9 +110,10 @@ class TrainConfig:
         return UserError(f"--{name.replace('_', '-')} {rule}, got {getattr(self, name)}")
 
 
-def model_config(args: TrainConfig, dataset: CocoDataset) -> ModelConfig:
-    """The named model with the classes of the data and the numbers given as flags."""
-    base = MODELS[args.model]
+def model_config(args: TrainConfig, dataset: CocoDataset, start: Start | None) -> ModelConfig:
+    """The named model, or that of the weights, with the classes of the data and the numbers given
+    as flags."""
+    base = model_for(start, MODELS.get(args.model or ""), MODELS["small"])
     image_size = args.image_size or (None if args.data else SHAPES_SIZE)
     given: dict[str, Any] = {
         "min_size": image_size,
@@ -130,7 +132,7 @@ def model_config(args: TrainConfig, dataset: CocoDataset) -> ModelConfig:
             **overrides,
         )
     except ValueError as error:
-        raise UserError(f"--model {args.model}: {error}") from None
+        raise UserError(f"--model {args.model or 'of --weights'}: {error}") from None
 
 
 class Progress:
@@ -172,10 +174,11 @@ def main(argv: list[str] | None = None) -> None:
             print(note)
     if not len(splits["train"]):
         raise UserError(f"{splits['train'].annotations}: holds no images to train on")
-    config = model_config(args, splits["train"])
+    start = None if args.weights is None else read_start(args.weights)
+    config = model_config(args, splits["train"], start)
     model = build(config)
-    if args.weights is not None:
-        for note in load_weights(model, config, args.weights):
+    if start is not None:
+        for note in fill(model, config, start):
             print(note)
     model.to(device)
 

@@ -208,7 +208,8 @@ def test_to_pixels_normalises_and_resizes_like_pillow():
 
 def test_pad_images():
     images = [torch.rand(3, 33, 20), torch.rand(3, 32, 64)]
-    batch = pad_images(images)
+    assert pad_images(images, 1).pixels.shape == (2, 3, 33, 64)
+    batch = pad_images(images, 32)
     assert batch.pixels.shape == (2, 3, 64, 64)
     assert batch.pixels.is_contiguous(memory_format=torch.channels_last)
     assert batch.sizes.tolist() == [[33, 20], [32, 64]]

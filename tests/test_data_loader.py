@@ -106,7 +106,7 @@ def test_crowd_regions_are_no_targets_and_empty_images_are_samples(dataset):
 def test_collate_pads_to_slots(dataset):
     plain = TrainSet(dataset, CONFIG, Augmentation(horizontal_flip=False), seed=0)
     samples = [plain[0, i] for i in (3, 0, 5)]
-    images, targets, indices = collate(samples)
+    images, targets, indices = collate(samples, 32)
     assert indices == [3, 0, 5]
     assert images.pixels.shape == (3, 3, 32, 64)
     assert targets.boxes.shape == (3, 16, 4)
@@ -115,7 +115,7 @@ def test_collate_pads_to_slots(dataset):
     assert targets.mask_index[targets.mask_index >= 0].tolist() == list(range(8))
     assert targets.boxes[targets.labels < 0].abs().sum() == 0
     assert len(targets.masks) == 8
-    many = collate([plain[0, 6]] * 2 + [plain[0, 3]])
+    many = collate([plain[0, 6]] * 2 + [plain[0, 3]], 32)
     assert many.targets.boxes.shape == (3, 16, 4)
 
 
@@ -128,7 +128,7 @@ def test_slots_grow_in_steps_of_16(dataset):
             labels=sample.labels.repeat(repeats),
             masks=instances.concatenate([sample.masks] * repeats),
         )
-        assert collate([many]).targets.boxes.shape == (1, slots, 4)
+        assert collate([many], 32).targets.boxes.shape == (1, slots, 4)
 
 
 def test_eval_loader_shows_all_images_whole_and_in_order(dataset):

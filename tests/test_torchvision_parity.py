@@ -103,7 +103,7 @@ def compare_features(theirs, ours: Predictor, images: list[np.ndarray]) -> None:
     batch, _ = theirs.transform([as_theirs(image) for image in images])
     sizes = [resized(*image.shape[:2], ours.config) for image in images]
     pixels = pad_images(
-        [to_pixels(image, size, ours.config) for image, size in zip(images, sizes, strict=True)]
+        [to_pixels(image, size, ours.config) for image, size in zip(images, sizes, strict=True)], 32
     )
     assert sizes == batch.image_sizes
     torch.testing.assert_close(pixels.pixels, batch.tensors, rtol=0, atol=1e-5)

@@ -1,6 +1,24 @@
-"""Weights in files: our own checkpoints, and backbones under torchvision's names."""
+"""Weights in files: our own checkpoints, detectors of other frameworks, and backbones."""
 
 from mrcnn.checkpoints.files import Checkpoint, find, load, save
-from mrcnn.checkpoints.weights import load_backbone, load_weights
+from mrcnn.checkpoints.weights import (
+    Start,
+    fill,
+    load_backbone,
+    load_weights,
+    model_for,
+    read_start,
+)
 
-__all__ = ["Checkpoint", "find", "load", "load_backbone", "load_weights", "save"]
+__all__ = [
+    "Checkpoint",
+    "Start",
+    "fill",
+    "find",
+    "load",
+    "load_backbone",
+    "load_weights",
+    "model_for",
+    "read_start",
+    "save",
+]

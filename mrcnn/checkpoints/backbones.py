@@ -1,6 +1,6 @@
-"""Classification networks to start from: ImageNet weights under torchvision's names, which ours are.
+"""Classification networks to start from: ImageNet weights under our names.
 
-Torchvision and timm use these names; Detectron2 and Caffe2 (the MSRA and FAIR files of Detectron's
+Torchvision's and timm's are ours; Detectron2 and Caffe2 (the MSRA and FAIR files of Detectron's
 model zoo) have others, and other pixels.
 """
 

@@ -22,7 +22,6 @@ from mrcnn.numerics import NUMERICS
 from mrcnn.structures import ImageBatch
 
 MAX_PIXELS = 100_000_000  # an image; read from the header, before anything is decoded
-SIZE_MULTIPLE = 32  # of a padded batch: the coarsest stride of a backbone
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 # No format that starts another program (EPS) or fetches other files.
@@ -168,10 +167,10 @@ def resize_fixed_point(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArr
     return rounded
 
 
-def pad_images(images: list[Tensor]) -> ImageBatch:
-    """Stack (3, h, w) images, zero-padded right and below to one size, a multiple of 32."""
+def pad_images(images: list[Tensor], multiple: int) -> ImageBatch:
+    """Stack (3, h, w) images, zero-padded right and below to one size, a multiple of a number."""
     sizes = torch.tensor([image.shape[1:] for image in images])  # (N, 2)
-    height, width = (-(-sizes.amax(0) // SIZE_MULTIPLE) * SIZE_MULTIPLE).tolist()
+    height, width = (-(-sizes.amax(0) // multiple) * multiple).tolist()
     pixels = torch.zeros(len(images), height, width, 3)
     for slot, image in zip(pixels, images, strict=True):
         slot[: image.shape[1], : image.shape[2]] = image.permute(1, 2, 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ class TrainSet(Dataset[Sample]):
         )
 
 
-def collate(samples: list[Sample]) -> TrainBatch:
+def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
     """Pad images to one size, and instances to G slots, a multiple of 16 and at least 16."""
     counts = [len(sample.labels) for sample in samples]
     slots = max(1, -(-max(counts) // SLOT_MULTIPLE)) * SLOT_MULTIPLE
@@ -113,7 +114,7 @@ def collate(samples: list[Sample]) -> TrainBatch:
         first += count
     masks = instances.concatenate([sample.masks for sample in samples])
     return TrainBatch(
-        images=pad_images([sample.pixels for sample in samples]),
+        images=pad_images([sample.pixels for sample in samples], size_multiple),
         targets=Targets(boxes, labels, mask_index, masks),
         indices=[sample.index for sample in samples],
     )
@@ -155,7 +156,8 @@ def train_loader(
         UserError: while iterating, if an image cannot be read.
     """
     keys = batch_keys(len(dataset), batch_size, seed, first_step, steps)
-    return _batches(TrainSet(dataset, config, augmentation, seed), keys, collate, workers)
+    together = partial(collate, size_multiple=config.size_multiple)
+    return _batches(TrainSet(dataset, config, augmentation, seed), keys, together, workers)
 
 
 def eval_loader(
@@ -168,7 +170,8 @@ def eval_loader(
     """
     firsts = range(0, len(dataset), batch_size)
     keys = (list(range(first, min(first + batch_size, len(dataset)))) for first in firsts)
-    return _batches(_WholeImages(dataset, config), keys, _stack, workers)
+    stack = partial(_stack, size_multiple=config.size_multiple)
+    return _batches(_WholeImages(dataset, config), keys, stack, workers)
 
 
 class _WholeImages(Dataset[tuple[Tensor, int]]):
@@ -183,8 +186,9 @@ class _WholeImages(Dataset[tuple[Tensor, int]]):
         return view_pixels(image, view, self.config), index
 
 
-def _stack(items: list[tuple[Tensor, int]]) -> EvalBatch:
-    return EvalBatch(pad_images([pixels for pixels, _ in items]), [index for _, index in items])
+def _stack(items: list[tuple[Tensor, int]], size_multiple: int) -> EvalBatch:
+    images = pad_images([pixels for pixels, _ in items], size_multiple)
+    return EvalBatch(images, [index for _, index in items])
 
 
 class _Batches(Dataset[Any]):
