@@ -1,27 +1,35 @@
 """The same detections as torchvision, from a file of its weights."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from matching import Boxes, one_to_one
+from pycocotools import mask as rle_codec
+from random_detectors import random_picture
+from torch.nn.utils.rnn import pad_sequence
 
 import mrcnn
 from mrcnn.data.images import pad_images, read_image, resized, to_pixels
+from mrcnn.models.postprocess import to_detections
+from mrcnn.models.rpn import NMS_IOU
 from mrcnn.predictor import Predictor
+from mrcnn.structures import Proposals
+
+pytest.importorskip("torchvision", reason="torchvision is not installed to compare with")
+from torchvision_models import BUILDERS, as_ours, as_theirs, recorded, torchvision_model
 
 COCO_MINI = Path(__file__).resolve().parents[2] / "shared/data/coco_mini"
-# Standard deviations of the outputs over the image at hand, with which many objects are found.
-SPREAD = {
-    "rpn.head.cls_logits": 3.0,
-    "rpn.head.bbox_pred": 0.2,
-    "roi_heads.box_predictor.cls_score": 2.0,
-    "roi_heads.box_predictor.bbox_pred": 0.5,
-    "roi_heads.mask_predictor.mask_fcn_logits": 2.0,
+# Options of torchvision, and the same as fields of our configuration.
+SMALL = {
+    "min_size": 144,
+    "max_size": 240,
+    "rpn_post_nms_top_n_test": 150,
+    "box_detections_per_img": 25,
 }
+OURS = {"min_size": 144, "max_size": 240, "post_nms_top_k": 150, "max_detections": 25}
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -29,124 +37,125 @@ def pictures(count: int) -> list[np.ndarray]:
     if COCO_MINI.is_dir():
         content = json.loads((COCO_MINI / "annotations.json").read_text())
         names = [image["file_name"] for image in content["images"][:count]]
-        found = (next(COCO_MINI.rglob(Path(name).name)) for name in names)
-        return [read_image(path) for path in found]
-    rng = np.random.default_rng(0)
-    sizes = [(211, 333), (480, 301), (97, 128)]
-    small = [rng.integers(0, 256, (h // 8, w // 8, 3), dtype=np.uint8) for h, w in sizes]
-    return [
-        np.asarray(Image.fromarray(s).resize((w, h), Image.Resampling.BICUBIC))
-        for s, (h, w) in zip(small, sizes, strict=True)
-    ]
+        return [read_image(next(COCO_MINI.rglob(Path(name).name))) for name in names]
+    sizes = [(211, 333), (480, 301), (97, 128), (640, 427)]
+    return [random_picture(*sizes[i % len(sizes)], i) for i in range(count)]
 
 
-def torchvision_model(norm: str, min_size: int, max_size: int, image: np.ndarray):
-    """A Mask R-CNN with random weights that finds objects in `image`."""
-    torchvision = pytest.importorskip("torchvision")
-    from torchvision.models.detection import MaskRCNN
-    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-
-    torch.manual_seed(0)
-    layer = torchvision.ops.FrozenBatchNorm2d if norm == "frozen" else torch.nn.BatchNorm2d
-    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=layer)
-    model = MaskRCNN(backbone, 91, min_size=min_size, max_size=max_size).eval()
-    for name, value in model.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
-        elif name.endswith("running_mean"):
-            value.uniform_(-0.1, 0.1)
-        elif ".bn3.weight" in name:
-            value.uniform_(0.1, 0.3)  # where a block ends, so that sums stay bounded
-    for name, spread in SPREAD.items():
-        head, seen = model.get_submodule(name), []
-        hook = head.register_forward_hook(lambda _m, _x, y, seen=seen: seen.append(y.flatten()))
-        with torch.no_grad():
-            model([as_theirs(image)])
-            head.weight.mul_(spread / torch.cat(seen).std())
-        hook.remove()
-    return model
-
-
-def as_theirs(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
-
-
-def compare(theirs, ours: Predictor, images: list[np.ndarray]) -> int:
-    """Assert equal detections of a batch; returns how many there were.
-
-    Of random weights many boxes overlap, and an IoU within rounding of the threshold decides
-    differently now and then; so two of a hundred may differ.
-    """
-    with torch.no_grad():
-        expected = theirs([as_theirs(image) for image in images])
-    results = ours.predict(images, score_threshold=0.0, batch_size=len(images))
-    for found, wanted in zip(results, expected, strict=True):
-        boxes, labels = wanted["boxes"].numpy(), wanted["labels"].numpy() - 1
-        assert len(found) == len(boxes)
-        apart = np.abs(found.boxes[:, None] - boxes[None]).max(-1)  # pixels
-        score_apart = np.abs(found.scores[:, None] - wanted["scores"].numpy()[None])
-        same = (apart <= 1e-2) & (score_apart <= 1e-4) & (found.labels[:, None] == labels[None])
-        matched = same.any(1)
-        assert matched.sum() >= 0.98 * len(found)
-        # Several boxes may be clipped to one place; their scores tell them apart.
-        twin = np.where(same, score_apart, np.inf).argmin(1)[matched]
-        assert len(set(twin)) == len(twin)
-        pasted = wanted["masks"][:, 0].numpy()[twin] >= 0.5
-        assert (found.masks[matched] == pasted).mean() > 0.9999
-        assert pasted.any()
-    return sum(len(found) for found in results)
+def decoded(masks: list[dict]) -> torch.Tensor:
+    """(D, h, w) bool of run lengths."""
+    return torch.from_numpy(rle_codec.decode(masks)).permute(2, 0, 1).bool()
 
 
 @torch.no_grad()
-def compare_features(theirs, ours: Predictor, images: list[np.ndarray]) -> None:
-    """Pixels and features to rounding, proposals one to one."""
-    batch, _ = theirs.transform([as_theirs(image) for image in images])
-    sizes = [resized(*image.shape[:2], ours.config) for image in images]
-    pixels = pad_images(
-        [to_pixels(image, size, ours.config) for image, size in zip(images, sizes, strict=True)], 32
+def compare(theirs: torch.nn.Module, ours: Predictor, images: list[np.ndarray]) -> list[int]:
+    """Assert that a batch gives the same at every stage; returns the detections of each image.
+
+    Every stage has the results of our stages before it. Only where proposals differ, each time by
+    rounding, the heads are given torchvision's.
+    """
+    model, config = ours.model, ours.config
+    with recorded(theirs) as seen:
+        expected = theirs([as_theirs(image) for image in images])
+    pixels = seen["transformed"][0]
+    sizes = [resized(*image.shape[:2], config) for image in images]
+    batch = pad_images(
+        [to_pixels(image, size, config) for image, size in zip(images, sizes, strict=True)]
     )
-    assert sizes == batch.image_sizes
-    torch.testing.assert_close(pixels.pixels, batch.tensors, rtol=0, atol=1e-5)
-    features, expected = ours.model.backbone(pixels.pixels), theirs.backbone(batch.tensors)
-    for mine, other in zip(features.values(), expected.values(), strict=True):
+    assert sizes == pixels.image_sizes
+    torch.testing.assert_close(batch.pixels, pixels.tensors, rtol=0, atol=1e-5)
+
+    features = model.backbone(batch.pixels)
+    for mine, other in zip(features.values(), seen["features"].values(), strict=True):
         assert (mine - other).abs().max() <= 1e-5 * other.abs().max()
-    logits, deltas = ours.model.rpn(features)
-    proposals = ours.model.rpn.propose(logits, deltas, pixels.sizes, training=False)
-    for n, boxes in enumerate(theirs.rpn(batch, expected)[0]):
-        mine = proposals.boxes[n][proposals.scores[n] > -torch.inf]
-        apart = (mine[:, None] - boxes[None]).abs().amax(-1)
-        assert len(mine) == len(boxes)
-        assert (apart.amin(0) <= 1e-2).float().mean() >= 0.98
-        assert (apart.amin(1) <= 1e-2).float().mean() >= 0.98
+
+    logits, deltas = model.rpn(features)
+    proposals = model.rpn.propose(logits, deltas, batch.sizes, training=False)
+    alike = True
+    for boxes, scores, wanted in zip(
+        proposals.boxes, proposals.scores, seen["proposals"], strict=True
+    ):
+        valid = scores > -torch.inf
+        mine, other = (
+            Boxes.of_one_class(*kept) for kept in ((boxes[valid], scores[valid].sigmoid()), wanted)
+        )
+        pairs = one_to_one(mine, other, NMS_IOU, config.post_nms_top_k)
+        alike &= len(pairs) == len(mine.boxes) == len(other.boxes)
+    if not alike:
+        boxes, scores = (pad_sequence(list(v), True) for v in zip(*seen["proposals"], strict=True))
+        used = pad_sequence([torch.ones(len(b), dtype=bool) for b, _ in seen["proposals"]], True)
+        proposals = Proposals(boxes, torch.where(used, scores, -torch.inf))
+
+    found, ours_logits = model.box_head.detect(features, proposals, batch.sizes), []
+    if model.mask_head:
+        hook = model.mask_head.register_forward_hook(lambda _m, _x, y: ours_logits.append(y))
+        found = model.mask_head.detect(features, found)
+        hook.remove()
+    results = to_detections(
+        found, batch.sizes, [image.shape[:2] for image in images], whole_pixels=True
+    )
+    first = 0  # of the image's detections among all of the batch
+    for n, (result, wanted) in enumerate(zip(results, expected, strict=True)):
+        labels = wanted["labels"] - 1
+        pairs = one_to_one(
+            Boxes(result.boxes, result.scores, result.labels),
+            Boxes(wanted["boxes"], wanted["scores"], labels),
+            config.nms_threshold,
+            config.max_detections,
+        )
+        assert len(pairs) >= 0.98 * len(labels)
+        if model.mask_head:
+            mine, other = pairs.T
+            logits = seen["mask_logits"][first + other, 1 + labels[other]]
+            torch.testing.assert_close(ours_logits[0][n, mine], logits, rtol=0, atol=1e-3)
+            pasted = decoded(result.masks)[mine]
+            assert (pasted == (wanted["masks"][other, 0] >= 0.5)).float().mean() > 0.9999
+        first += len(labels)
+    return [len(result) for result in results]
 
 
-@pytest.mark.parametrize("norm", ["frozen", "live"])
-def test_small_images(tmp_path, norm):
-    images = pictures(3)
-    theirs = torchvision_model(norm, 224, 373, images[0])
-    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    loaded = mrcnn.load(tmp_path / "theirs.pth")
-    assert loaded.config.class_names[0] == "person"
-    assert loaded.config.norm == {"frozen": "frozen_batch", "live": "batch"}[norm]
-    config = dataclasses.replace(loaded.config, min_size=224, max_size=373)
-    compare_features(theirs, Predictor(loaded.model, config), images)
-    assert compare(theirs, Predictor(loaded.model, config), images) > 100
-    assert compare(theirs, Predictor(loaded.model, config), images[1:2]) > 0
+@pytest.mark.parametrize("name", ["v1 frozen", "v1 live", "v2", "resnet18", "boxes v1", "boxes v2"])
+def test_small_images(tmp_path, name):
+    images = pictures(2)
+    theirs, _ = torchvision_model(name, images[0], **SMALL)
+    ours = as_ours(theirs, tmp_path, **OURS)
+    assert ours.config.class_names[0] == "person"
+    live = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in theirs.modules())
+    assert ours.config.norm == ("batch" if live else "frozen_batch")
+    assert compare(theirs, ours, images) == [25, 25]
+
+
+def test_fine_tuned_with_other_classes(tmp_path):
+    images = [random_picture(97, 131, 0), *pictures(2)]
+    theirs, _ = torchvision_model("resnet18", images[1], classes=4, **SMALL)
+    ours = as_ours(theirs, tmp_path, class_names=("cat", "dog", "owl"), **OURS)
+    counts = compare(theirs, ours, images)
+    assert min(counts) > 0
+    assert compare(theirs, ours, images[:1]) == counts[:1]
+    # The stages compared are those that `predict` puts together.
+    results = ours.predict(images, 0.0, batch_size=3)
+    assert [len(result) for result in results] == counts
+    assert set(results[0].names) <= {"cat", "dog", "owl"}
 
 
 @pytest.mark.slow
-def test_full_size(tmp_path):
-    images = pictures(10)
-    theirs = torchvision_model("frozen", 800, 1333, images[0])
-    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    ours = mrcnn.load(tmp_path / "theirs.pth")
-    assert sum(compare(theirs, ours, images[i : i + 2]) for i in range(0, 10, 2)) > 500
+@pytest.mark.parametrize("name", BUILDERS)
+def test_full_size(tmp_path, name):
+    """About 1000 proposals and 100 detections of real pictures and noise, alone and in threes."""
+    images = [*pictures(10), random_picture(333, 517, 0), random_picture(641, 399, 1)]
+    theirs, _ = torchvision_model(name, images[0])
+    ours = as_ours(theirs, tmp_path)
+    counts = []
+    for size, chunk in ((1, images[:3]), (3, images[3:])):
+        for first in range(0, len(chunk), size):
+            counts += compare(theirs, ours, chunk[first : first + size])
+    assert np.mean(counts) > 80
 
 
 def test_converted_file_is_the_same_model(tmp_path):
     from mrcnn.convert import main
 
-    theirs = torchvision_model("frozen", 800, 1333, pictures(1)[0][:64, :64])
+    theirs, _ = torchvision_model("resnet18", pictures(1)[0], **SMALL)
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     main([str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors"), "--norm-eps", "0"])
     direct = mrcnn.load(tmp_path / "theirs.pth", norm_eps=0.0)
