@@ -59,8 +59,9 @@ def _assert_explained(
 
     That is: a better box of theirs overlaps it, as far as rounding tells, by the threshold. Where
     both programs kept that better box, the overlap was as close to the threshold as rounding goes;
-    else that box is such a difference itself, with the same demand on it. Or, of boxes that differ
-    so, one more came before the limit, and this one would be the next.
+    else that box is such a difference itself, with the same demand on it, and strictly better, so
+    that two boxes cannot excuse each other. Or, of boxes that differ so, one more came before the
+    limit, and this one would be the next.
     """
     paired = torch.zeros(len(others.boxes), dtype=torch.bool)
     paired[others_matched] = True
@@ -70,7 +71,8 @@ def _assert_explained(
         iou = box_iou(box[None], others.boxes.double())[0]
         better = (others.scores >= score - ROUNDING) & (others.labels == these.labels[i])
         over = better & (iou >= nms_threshold - ROUNDING)
-        by_rounding = over & (~paired | (iou <= nms_threshold + ROUNDING))
+        near = paired & (iou <= nms_threshold + ROUNDING)
+        by_rounding = over & (near | (~paired & (others.scores > score)))
         beyond = len(others.boxes) == limit and bool(score <= others.scores.min() + ROUNDING)
         assert by_rounding.any() or beyond, (
             f"box {box.tolist()} of score {score} has no partner; the overlaps with better boxes "
