@@ -17,12 +17,13 @@ def box_loss(deltas: Tensor, wanted: Tensor, weight: Tensor, beta: float) -> Ten
     Returns:
         Scalar.
     """
-    distance = (deltas.float() - wanted).abs()
+    # where, not a product: an unused slot may hold NaN or infinity. And before all else: the
+    # gradient of the square of infinity is NaN, even where nothing asks for it.
+    distance = torch.where(weight[..., None] > 0, deltas.float() - wanted, 0.0).abs()
     if beta > 0:
         square = 0.5 * distance**2 / beta
         distance = torch.where(distance < beta, square, distance - 0.5 * beta)
-    # where, not a product: an unused slot may hold NaN or infinity.
-    return torch.where(weight[..., None] > 0, distance, 0.0).sum()
+    return distance.sum()
 
 
 def binary_loss(logits: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
