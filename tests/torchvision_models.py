@@ -1,14 +1,17 @@
 """Torchvision's detectors with random weights, and what flows through them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from fixed_samples import waves
 from random_detectors import SPREAD, random_state
 from torch import Tensor
 from torchvision.models import detection
+from torchvision.models.detection import roi_heads
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -123,3 +126,30 @@ def recorded(model: torch.nn.Module) -> Iterator[dict]:
         del model.rpn.filter_proposals
         for hook in hooks:
             hook.remove()
+
+
+def their_targets(
+    found: list[tuple[Tensor, Tensor]], sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """`fixed_samples.objects` for torchvision; pixels of masks hold the numbers of instances."""
+    targets, first = [], 0
+    for (boxes, labels), size in zip(found, sizes, strict=True):
+        number = torch.arange(first, first + len(boxes), dtype=torch.uint8)
+        masks = number[:, None, None].expand(-1, *size)
+        targets.append({"boxes": boxes, "labels": 1 + labels, "masks": masks})
+        first += len(boxes)
+    return targets
+
+
+@contextmanager
+def their_fixed_choices() -> Iterator[None]:
+    """As `fixed_samples.fixed_choices`, of torchvision with `their_targets`."""
+
+    def project(masks: Tensor, boxes: Tensor, matched: Tensor, size: int) -> Tensor:
+        return waves(boxes, masks[matched, 0, 0], size)
+
+    with (
+        patch.object(torch, "randperm", lambda n, device: torch.arange(n, device=device)),
+        patch.object(roi_heads, "project_masks_on_boxes", project),
+    ):
+        yield
