@@ -48,6 +48,8 @@ def state_for(framework: str, checkpoint: Checkpoint) -> tuple[dict[str, Tensor]
         written = to_theirs(framework, state, config, rest, bgr)
     except ValueError as error:
         raise UserError(f"convert --to {framework}: {error}") from None
+    if source.get("framework") == framework and not source.get("counters", True):
+        written = {k: v for k, v in written.items() if not k.endswith(".num_batches_tracked")}
     tell = {"torchvision": _torchvision_settings, "detectron2": _detectron2_settings}
     return written, tell[framework](config, bgr) if framework in tell else []
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from mrcnn.checkpoints.foreign import layout_of, to_ours
+from mrcnn.checkpoints.foreign import to_ours
 from mrcnn.checkpoints.state_dict import SUFFIXES, read_foreign
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
@@ -90,8 +90,7 @@ def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: An
     if file.suffix.lower() in SUFFIXES:
         foreign = read_foreign(file)
         found = to_ours(file, foreign.state, foreign.facts, assumed, bgr)
-        source = {"framework": layout_of(foreign.state), "bgr": found.bgr}
-        extra = {"source": source, "notes": found.notes}
+        extra = {"source": found.source, "notes": found.notes}
         return Checkpoint(found.state, found.config, extra, found.rest)
     try:
         with safe_open(file, framework="pt") as content:

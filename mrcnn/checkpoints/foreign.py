@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mrcnn.checkpoints.layouts import LAYOUTS, Fields, Found, Layout
+from mrcnn.checkpoints.others import refuse_others
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import build
@@ -40,7 +41,9 @@ class Converted:
     # Of the file, without a place in our model; for the way back. Under their names, rows of the
     # background as NAME[background].
     rest: dict[str, Tensor]
-    bgr: bool  # whether the pixels of theirs are blue, green, red
+    # For the way back: the framework, whether its pixels are blue, green, red ("bgr"), and whether
+    # its live norms bring counters.
+    source: dict[str, Any]
     notes: list[str]
 
 
@@ -69,6 +72,7 @@ def to_ours(
     Raises:
         UserError: if the file holds another network, or one that lacks or misshapes a tensor.
     """
+    refuse_others(file, state)
     framework = layout_of(state)
     if framework is None:
         raise UserError(
@@ -132,7 +136,9 @@ def to_ours(
                 f"{framework} that are read; it belongs to another network"
             )
         rest[name] = state[name]
-    return Converted(converted, config, rest, bgr, _notes(file, framework, config, bgr, assumed))
+    counters = any(name.endswith(_COUNTER) for name in state)
+    source = {"framework": framework, "bgr": bgr, "counters": counters}
+    return Converted(converted, config, rest, source, _notes(file, framework, config, bgr, assumed))
 
 
 def to_theirs(
@@ -251,7 +257,8 @@ def _shape_fields(
     box_rows = need("box_head.deltas.weight", 2)[0]
     background = 1 if layout.background_first else 0
     conv5 = "box_head.pooler.conv5.0.conv1.weight" in theirs
-    fpn = "backbone.lateral.0.weight" in theirs
+    # Detectron2 alone has models of one level, and their backbones have names of their own.
+    fpn = theirs.get(_PIXELS) != "backbone.stem.conv1.weight"
     fields: Fields = {
         "backbone": _backbone(file, theirs, shapes, conv5),
         "norm": _norm("backbone.body.bn1", shapes),

@@ -67,6 +67,7 @@ class Layout:
         return None
 
 
+_BLOCK = "backbone.body.layer{n}.{i}."
 _FIELD = re.compile(r"\{(\w+)(?:\+(\d+))?\}")
 
 
@@ -109,9 +110,9 @@ def _blocks(ours: str, theirs: str, when: Callable[[ModelConfig], bool]) -> tupl
 
 def _same_blocks(theirs: str) -> tuple[Row, ...]:
     """The stages of a ResNet under torchvision's names, as ours are."""
-    ours, theirs = "backbone.body.layer{n}.{i}.", theirs + ".layer{n}.{i}."
+    theirs += ".layer{n}.{i}."
     return tuple(
-        Row(ours + part, theirs + part)
+        Row(_BLOCK + part, theirs + part)
         for part in ("conv{k}.{t}", "bn{k}.{t}", "downsample.{k}.{t}")
     )
 
@@ -187,11 +188,13 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 def _detectron2(found: Found) -> tuple[Fields, bool]:
     # Its ImageNet weights of ResNeXt were trained with a standard deviation; the others, from
-    # MSRA, without, and with strides in the 1 x 1 but for those with group norm.
+    # MSRA, without, and with strides in the 1 x 1. Those are in the 3 x 3 of its models with norms
+    # in their heads, too (configs/Misc), but for the new baselines, whose RPN has two convolutions.
     grouped = RESNETS[found.fields["backbone"]].groups > 1
+    normed = found.fields["head_norm"] != "none" or found.fields["norm"] == "group"
     fields: Fields = {
         "numerics": "detectron2",
-        "stride_in_1x1": not grouped and found.fields["norm"] != "group",
+        "stride_in_1x1": not grouped and (not normed or found.fields["rpn_convs"] > 1),
         "pixel_std": _IMAGENET_STD if grouped else _ONES,
         **coco_classes(found.classes),
     }
@@ -262,6 +265,7 @@ def _maskrcnn_benchmark(found: Found) -> tuple[Fields, bool]:
         "numerics": "maskrcnn_benchmark",
         "norm_eps": 0.0,  # its frozen norms add none
         "stride_in_1x1": not grouped,
+        "pixel_mean": (122.7717, 115.9465, 102.9801),
         "pixel_std": _ONES,
         **coco_classes(found.classes),
     }, True
@@ -296,19 +300,30 @@ _MASKRCNN_BENCHMARK = Layout(
 def _mmdetection(found: Found) -> tuple[Fields, bool]:
     meta = found.facts.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
-    # The text of its configuration says whether the backbone is one of Caffe's.
-    caffe = re.search(r"style\s*=\s*['\"]caffe['\"]", str(meta.get("config", ""))) is not None
+    # The text of its configuration, as MMEngine or as MMCV calls it.
+    text = str(meta.get("cfg", meta.get("config", "")))
+    caffe = re.search(r"style\s*=\s*['\"]caffe['\"]", text) is not None
+    rgb = re.search(r"to_rgb\s*=\s*(True|False)", text)
+    # Without a text, as in all its configurations: this backbone alone is not torchvision's.
+    bgr = rgb[1] == "False" if rgb else caffe or found.fields["backbone"] == "resnext101_32x8d"
     fields: Fields = {"numerics": "mmdetection", **coco_classes(found.classes)}
     if found.fields["norm"] == "batch":  # its backbones train with fixed statistics
         fields["norm"] = "frozen_batch"
     if caffe:
         fields |= {"stride_in_1x1": True, "pixel_std": _ONES}
+    for name, theirs in (("pixel_mean", "mean"), ("pixel_std", "std")):
+        listed = re.search(rf"\b{theirs}\s*=\s*[\[(]([0-9.,\s]*)[\])]", text)
+        values = re.findall(r"\d+\.?\d*", listed[1]) if listed else []
+        if len(values) == 3:
+            fields[name] = tuple(float(value) for value in (values[::-1] if bgr else values))
     described = meta.get("dataset_meta")
     described = described if isinstance(described, Mapping) else meta
     names = described.get("CLASSES", described.get("classes"))
     if isinstance(names, tuple | list) and len(names) == found.classes:
         fields["class_names"] = tuple(str(name) for name in names)
-    return fields, caffe
+        if fields["class_names"] != tuple(COCO_NAMES.values()):
+            fields["category_ids"] = tuple(range(1, found.classes + 1))
+    return fields, bgr
 
 
 def _module(ours: str, theirs: str) -> tuple[Row, ...]:
@@ -327,6 +342,8 @@ _MMDETECTION = Layout(
     implied=_mmdetection,
     rows=(
         Row("backbone.body.conv1.{t}", "backbone.conv1.{t}"),
+        Row("backbone.body.bn1.{t}", "backbone.gn1.{t}", lambda c: c.norm == "group"),
+        Row(_BLOCK + "bn{k}.{t}", "backbone.layer{n}.{i}.gn{k}.{t}", lambda c: c.norm == "group"),
         Row("backbone.body.bn1.{t}", "backbone.bn1.{t}"),
         *_same_blocks("backbone"),
         *_module("backbone.lateral", "neck.lateral_convs"),
