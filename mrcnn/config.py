@@ -20,7 +20,7 @@ class ModelConfig:
     numerics: str = "detectron2"
 
     backbone: str = "resnet50"
-    norm: str = "frozen_batch"  # or "batch", "group", "group_of_8"
+    norm: str = "frozen_batch"  # or "batch", "group", "group_of_8"; "none" for VGG
     norm_eps: float = 1e-5  # added to variances
     stride_in_1x1: bool = False  # of bottlenecks, instead of in the 3 x 3
     frozen_stages: int = 2  # stem and res2 keep their pretrained weights; 0 trains everything

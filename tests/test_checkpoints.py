@@ -174,7 +174,7 @@ def test_a_whole_classifier(tmp_path):
 
 
 BAD_BACKBONES = {  # what is pickled, what the message says
-    "a list": ([1, 2], "holds no state dict (names and tensors) but a list"),
+    "a list": ([1, 2], "holds no state dict (names and tensors) but list"),
     "numbers": ({"conv1.weight": 3}, "holds no state dict"),
     "other names": ({"stem.weight": torch.zeros(1)}, "holds no layer of the backbone"),
     "other shapes": (

@@ -48,7 +48,7 @@ def test_numbers_of_torchvision(tmp_path, name):
     model, config, sizes = ours.model, ours.config, [tuple(size) for size in GOLDEN["sizes"]]
     images = [random_picture(*size, n) for n, size in enumerate(sizes)]
     batch = pad_images(
-        [to_pixels(image, size, config) for image, size in zip(images, sizes, strict=True)]
+        [to_pixels(image, size, config) for image, size in zip(images, sizes, strict=True)], 32
     )
 
     features = model.backbone(batch.pixels)

@@ -94,7 +94,7 @@ ONE_LEVEL = {  # Detectron2's Base-RCNN-C4.yaml, Base-RCNN-DilatedC5.yaml
 FOUR_CONVS = {"box_head_convs": 4, "box_head_layers": 1}
 GROUP = {"norm": "group", "head_norm": "group", "stride_in_1x1": False} | FOUR_CONVS
 # configs/Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml
-SYNC = {"norm": "batch", "head_norm": "batch", "stride_in_1x1": False} | FOUR_CONVS
+SYNC = {"norm": "batch", "head_norm": "batch"} | FOUR_CONVS
 X101 = {"backbone": "resnext101_32x8d", "stride_in_1x1": False}
 V2 = {"norm": "batch", "head_norm": "batch", "rpn_convs": 2} | FOUR_CONVS
 D2_SYNC = {"head_kind": "live", "box_convs": 4, "box_layers": 1}

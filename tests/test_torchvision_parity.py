@@ -15,6 +15,7 @@ import mrcnn
 from mrcnn.data.images import pad_images, read_image, resized, to_pixels
 from mrcnn.models.postprocess import to_detections
 from mrcnn.models.rpn import NMS_IOU
+from mrcnn.numerics import NUMERICS
 from mrcnn.predictor import Predictor
 from mrcnn.structures import Proposals
 
@@ -60,7 +61,7 @@ def compare(theirs: torch.nn.Module, ours: Predictor, images: list[np.ndarray]) 
     pixels = seen["transformed"][0]
     sizes = [resized(*image.shape[:2], config) for image in images]
     batch = pad_images(
-        [to_pixels(image, size, config) for image, size in zip(images, sizes, strict=True)]
+        [to_pixels(image, size, config) for image, size in zip(images, sizes, strict=True)], 32
     )
     assert sizes == pixels.image_sizes
     torch.testing.assert_close(batch.pixels, pixels.tensors, rtol=0, atol=1e-5)
@@ -92,7 +93,7 @@ def compare(theirs: torch.nn.Module, ours: Predictor, images: list[np.ndarray]) 
         found = model.mask_head.detect(features, found)
         hook.remove()
     results = to_detections(
-        found, batch.sizes, [image.shape[:2] for image in images], whole_pixels=True
+        found, batch.sizes, [image.shape[:2] for image in images], NUMERICS["torchvision"]
     )
     first = 0  # of the image's detections among all of the batch
     for n, (result, wanted) in enumerate(zip(results, expected, strict=True)):

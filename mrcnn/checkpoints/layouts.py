@@ -188,13 +188,12 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 def _detectron2(found: Found) -> tuple[Fields, bool]:
     # Its ImageNet weights of ResNeXt were trained with a standard deviation; the others, from
-    # MSRA, without, and with strides in the 1 x 1. Those are in the 3 x 3 of its models with norms
-    # in their heads, too (configs/Misc), but for the new baselines, whose RPN has two convolutions.
+    # MSRA, without, and with strides in the 1 x 1, but for those with group norm. (A SyncBN model
+    # of early 2020 had them in the 3 x 3: facebookresearch/detectron2 issue 909.)
     grouped = RESNETS[found.fields["backbone"]].groups > 1
-    normed = found.fields["head_norm"] != "none" or found.fields["norm"] == "group"
     fields: Fields = {
         "numerics": "detectron2",
-        "stride_in_1x1": not grouped and (not normed or found.fields["rpn_convs"] > 1),
+        "stride_in_1x1": not grouped and found.fields["norm"] != "group",
         "pixel_std": _IMAGENET_STD if grouped else _ONES,
         **coco_classes(found.classes),
     }

@@ -11,15 +11,23 @@ from torch import nn
 from mrcnn.config import ModelConfig
 from mrcnn.models.box_head import BoxHead
 from mrcnn.models.fpn import FPN
+from mrcnn.models.inception import INCEPTIONS, Inception
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.mask_rcnn import MaskRCNN
+from mrcnn.models.mobilenet import MOBILENETS, MobileNet
 from mrcnn.models.pooling import Conv5Pooler, Pooler, RoIPooler
 from mrcnn.models.resnet import RESNETS, ResNet, make_stage
 from mrcnn.models.rpn import RPN
 from mrcnn.models.single_level import SingleLevel
+from mrcnn.models.vgg import VGG, VGGS
 from mrcnn.numerics import NUMERICS, Numerics
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {name: partial(ResNet, name) for name in RESNETS}
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    **{name: partial(ResNet, name) for name in RESNETS},
+    **{name: partial(VGG, name) for name in VGGS},
+    **{name: partial(Inception, name) for name in INCEPTIONS},
+    **{name: partial(MobileNet, name) for name in MOBILENETS},
+}
 
 BOX_BINS, MASK_BINS = 7, 14  # Mask R-CNN, figure 4
 
@@ -88,13 +96,17 @@ def build(config: ModelConfig) -> MaskRCNN:
 
 def _backbone(config: ModelConfig) -> FPN | SingleLevel:
     stages = {"fpn": config.fpn_levels, "c4": 3, "dc5": 4}[config.neck]
+    options = {}
+    if config.backbone in RESNETS:
+        options = {"stride_in_1x1": config.stride_in_1x1, "dilate_last": config.neck == "dc5"}
+    elif config.neck != "fpn":
+        raise ValueError(f"build: neck {config.neck!r} needs a ResNet, got {config.backbone!r}")
     body = BACKBONES[config.backbone](
         norm=config.norm,
         norm_eps=config.norm_eps,
-        stride_in_1x1=config.stride_in_1x1,
         stages=stages,
-        dilate_last=config.neck == "dc5",
         frozen_stages=config.frozen_stages,
+        **options,
     )
     if config.neck == "fpn":
         return FPN(body, config.fpn_channels, config.head_norm)
