@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -34,6 +35,8 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         The exit code: that of `main`, 2 after a `UserError` or without kernels, 130 when stopped
         from the keyboard.
     """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mrcnn").setLevel(logging.INFO)
     try:
         code = main(argv)
         sys.stdout.flush()

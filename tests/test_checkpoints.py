@@ -107,7 +107,7 @@ def test_truncated_files(tmp_path, kept):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(UserError, match="does not exist; name a checkpoint file or a run folder"):
+    with pytest.raises(UserError, match="does not exist; name a checkpoint file, a run folder"):
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no checkpoint \(best\.safetensors or last"):
         load(tmp_path)

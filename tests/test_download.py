@@ -1,7 +1,9 @@
 """Downloads of published checkpoints from a server of our own, over https."""
 
+import dataclasses
 import hashlib
 import http.server
+import io
 import os
 import re
 import socket
@@ -14,9 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import tiny
+import torch
 
-from mrcnn.checkpoints import download
+import mrcnn
+from mrcnn.checkpoints import Checkpoint, download
 from mrcnn.checkpoints.download import fetch
+from mrcnn.checkpoints.exchange import state_for
 from mrcnn.errors import UserError
 from mrcnn.models import PUBLISHED, Published
 
@@ -121,12 +127,9 @@ DIGESTS = {
 @pytest.mark.parametrize("case", DIGESTS)
 def test_a_download_and_then_none(server, publish, tmp_path, monkeypatch, case):
     publish(f"{server.address}/a/weights-1.pth?version=3", **DIGESTS[case])
-    seen = []
-    path = fetch(NAME, lambda done, size: seen.append((done, size)))
+    path = fetch(NAME)
     assert path == tmp_path / "cache" / "here" / "weights.pth"
     assert path.read_bytes() == CONTENT
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     umask = os.umask(0)
     os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
@@ -134,6 +137,26 @@ def test_a_download_and_then_none(server, publish, tmp_path, monkeypatch, case):
     monkeypatch.setattr(download, "_response", None)  # whatever asks for the web fails
     assert fetch(NAME) == path
     assert server.requests == ["/a/weights-1.pth?version=3"]
+
+
+def test_a_published_detector_is_loaded_by_its_name(server, publish, monkeypatch, caplog):
+    sizes = (8, 16, 32, 64, 128)
+    config = dataclasses.replace(
+        tiny.CONFIG, norm="frozen_batch", fpn_levels=4, anchor_sizes=sizes, numerics="torchvision"
+    )
+    ours = Checkpoint(tiny.model(config).state_dict(), config, {}, {})
+    state, _ = state_for("torchvision", ours)
+    file = io.BytesIO()
+    torch.save(state, file)
+    monkeypatch.setattr(sys.modules[__name__], "CONTENT", file.getvalue())
+    publish(f"{server.address}/a/detector-1.pth")
+    with caplog.at_level("INFO", logger="mrcnn"):
+        model = mrcnn.load(NAME, class_names=("cat", "dog"))
+    assert f"downloading {server.address}/a/detector-1.pth" in caplog.text
+    assert model.config.numerics == "torchvision"
+    assert len(server.requests) == 1
+    assert mrcnn.load(NAME).config.class_names == ("class 1", "class 2")
+    assert len(server.requests) == 1
 
 
 def test_the_digest_can_be_checked_by_hand(server, publish):

@@ -6,11 +6,12 @@ import contextlib
 import difflib
 import hashlib
 import http.client
+import logging
 import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from mrcnn.errors import UserError
 from mrcnn.models import PUBLISHED, Published
 
+_log = logging.getLogger("mrcnn")
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30  # seconds without a byte
 
@@ -45,7 +47,7 @@ def cached_path(name: str) -> Path:
     return cache_folder() / f"{name}{Path(urlsplit(PUBLISHED[name].url).path).suffix}"
 
 
-def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) -> Path:
+def fetch(name: str) -> Path:
     """The file of a published checkpoint, downloaded if the cache has it not.
 
     What is in the cache is compared with the SHA-256 that it had at first. Programs that fetch the
@@ -53,7 +55,6 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
 
     Args:
         name: a key of `mrcnn.models.PUBLISHED`.
-        progress: called with the bytes so far and those in all, None where the server does not say.
     Raises:
         UserError: if the name is unknown, the download fails or has another digest, or the cache
             cannot be written.
@@ -66,7 +67,7 @@ def fetch(name: str, progress: Callable[[int, int | None], None] | None = None) 
         else:
             with _placing(path) as file:
                 # Noted before the file is in its place: what is there always has a note.
-                _note(path, _download(published, file, progress))
+                _note(path, _download(published, file))
     except _FailedError as error:
         raise UserError(
             f"{name}: {error}; try again, or download {published.url} by hand to {path}"
@@ -104,22 +105,20 @@ def _placing(path: Path) -> Iterator[IO[bytes]]:
             os.unlink(draft)
 
 
-def _download(
-    published: Published, file: IO[bytes], progress: Callable[[int, int | None], None] | None
-) -> str:
+def _download(published: Published, file: IO[bytes]) -> str:
     """Write the bytes of a checkpoint; returns their SHA-256."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     done = 0
     with _response(published.url) as response:
         length = response.headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() else None
+        told = "" if size is None else f", {size / 1e6:.0f} MB"
+        _log.info(f"downloading {published.url}{told} ({published.licence})")
         for chunk in _chunks(response, published.url):
             file.write(chunk)
             sha256.update(chunk)
             md5.update(chunk)
             done += len(chunk)
-            if progress:
-                progress(done, size)
     if size is None and not (published.sha256 or published.md5):
         raise _FailedError(f"{published.url} does not say how long it is")
     if size is not None and done != size:

@@ -14,11 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from mrcnn.checkpoints.download import fetch
 from mrcnn.checkpoints.foreign import to_ours
 from mrcnn.checkpoints.state_dict import SUFFIXES, read_foreign
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.files import replacing
+from mrcnn.models import PUBLISHED
 
 FORMAT = 1  # of the metadata; a reader refuses higher numbers
 _REST = "source/"  # before the names of `Checkpoint.rest`
@@ -59,18 +61,25 @@ def save(
 
 
 def find(path: Path) -> Path:
-    """The checkpoint file that `path` means: itself, or the best, else the last, of a run folder.
+    """The checkpoint file that `path` means: itself; the best, else the last, of a run folder; or
+    a published one by its name in `mrcnn.models.PUBLISHED`, which is downloaded once.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or it cannot be downloaded.
     """
+    name = path.as_posix()
+    if not path.exists() and name.split("/")[0] in {key.split("/")[0] for key in PUBLISHED}:
+        return fetch(name)
     if path.is_dir():
         for name in NAMES:
             if (path / name).is_file():
                 return path / name
         raise UserError(f"{path}: holds no checkpoint ({' or '.join(NAMES)}); name a run folder")
     if not path.exists():
-        raise UserError(f"{path}: does not exist; name a checkpoint file or a run folder")
+        raise UserError(
+            f"{path}: does not exist; name a checkpoint file, a run folder, "
+            "or a published checkpoint (mrcnn.models.PUBLISHED)"
+        )
     return path
 
 
