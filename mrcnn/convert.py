@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from mrcnn.checkpoints.exchange import state_for
 from mrcnn.errors import UserError
 from mrcnn.files import check_writable, replacing
 from mrcnn.flags import parse, run
+from mrcnn.models import build
 
 TARGETS = {"mrcnn": ".safetensors", "torchvision": ".pth", "detectron2": ".pth"}
 
@@ -51,6 +53,11 @@ class ConvertConfig:
             raise UserError(f"--norm-eps must lie in [0, 1), got {self.norm_eps}")
         if self.pixel_std is not None and not all(value > 0 for value in self.pixel_std):
             raise UserError(f"--pixel-std must be more than 0 each, got {self.pixel_std}")
+        for flag, values in (("mean", self.pixel_mean), ("std", self.pixel_std)):
+            if values is not None and not all(map(math.isfinite, values)):
+                raise UserError(f"--pixel-{flag} must be finite, got {values}")
+        if self.target.resolve() == self.source.resolve():
+            raise UserError(f"{self.target}: is the source; name another file to write")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         pixel_std=args.pixel_std,
         class_names=args.class_names,
     )
+    _check_fits(args.source, checkpoint)
     for note in checkpoint.extra.get("notes", []):
         print(note)
     if args.to == "mrcnn":
@@ -78,6 +86,16 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(state)} tensors in {args.target}; {args.to} builds their model with")
     for setting in settings:
         print(f"  {setting}")
+
+
+def _check_fits(source: Path, checkpoint: checkpoints.Checkpoint) -> None:
+    try:
+        with torch.device("meta"):
+            model = build(checkpoint.config)
+        model.load_state_dict(checkpoint.state, assign=True)
+    except (ValueError, RuntimeError) as error:
+        reason = "\n  ".join(str(error).splitlines()[:4])
+        raise UserError(f"{source}: its weights do not fit its model ({reason})") from error
 
 
 if __name__ == "__main__":

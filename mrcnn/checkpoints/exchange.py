@@ -10,12 +10,37 @@ from torch import Tensor
 
 from mrcnn.checkpoints.files import Checkpoint
 from mrcnn.checkpoints.foreign import to_theirs
-from mrcnn.config import ModelConfig
+from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco_names import COCO_NAMES
 from mrcnn.errors import UserError
 from mrcnn.models.resnet import RESNETS
 
 _NEVER = -1e4  # logit of a class that no training saw; its probability is 0 in float16, too
+_DETECTRON2_NORMS = {"frozen_batch": "FrozenBN", "batch": "SyncBN", "group": "GN", "none": ""}
+# Fields whose values are told where they are not those of the other framework's own models.
+_TORCHVISION_ARGUMENTS = {
+    "min_size": "min_size",
+    "max_size": "max_size",
+    "pre_nms_top_k": "rpn_pre_nms_top_n_test",
+    "post_nms_top_k": "rpn_post_nms_top_n_test",
+    "score_threshold": "box_score_thresh",
+    "nms_threshold": "box_nms_thresh",
+    "max_detections": "box_detections_per_img",
+}
+_DETECTRON2_NAMES = {
+    "fpn_channels": "MODEL.FPN.OUT_CHANNELS",
+    "box_head_width": "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "box_head_conv_width": "MODEL.ROI_BOX_HEAD.CONV_DIM",
+    "mask_head_convs": "MODEL.ROI_MASK_HEAD.NUM_CONV",
+    "mask_head_width": "MODEL.ROI_MASK_HEAD.CONV_DIM",
+    "min_size": "INPUT.MIN_SIZE_TEST",
+    "max_size": "INPUT.MAX_SIZE_TEST",
+    "pre_nms_top_k": "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "post_nms_top_k": "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "score_threshold": "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "nms_threshold": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "max_detections": "TEST.DETECTIONS_PER_IMAGE",
+}
 
 
 def state_for(framework: str, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
@@ -42,8 +67,7 @@ def state_for(framework: str, checkpoint: Checkpoint) -> tuple[dict[str, Tensor]
             state, config = with_classes(state, config, range(1, max(COCO_NAMES) + 1))
         elif framework != "torchvision" and set(config.category_ids) > set(COCO_NAMES):
             state, config = with_classes(state, config, list(COCO_NAMES))
-    if framework == "torchvision":
-        _check_torchvision(config)
+        _check(framework, config)
     try:
         written = to_theirs(framework, state, config, rest, bgr)
     except ValueError as error:
@@ -51,7 +75,10 @@ def state_for(framework: str, checkpoint: Checkpoint) -> tuple[dict[str, Tensor]
     if source.get("framework") == framework and not source.get("counters", True):
         written = {k: v for k, v in written.items() if not k.endswith(".num_batches_tracked")}
     tell = {"torchvision": _torchvision_settings, "detectron2": _detectron2_settings}
-    return written, tell[framework](config, bgr) if framework in tell else []
+    settings = tell[framework](config, bgr) if framework in tell else []
+    if config.scale is not None:
+        settings.append(f"images that were resized by {config.scale:g}, not to a size")
+    return written, settings
 
 
 def with_classes(
@@ -80,33 +107,89 @@ def with_classes(
     return changed, dataclasses.replace(config, class_names=named, category_ids=ids)
 
 
-def _check_torchvision(config: ModelConfig) -> None:
-    convs, layers = config.box_head_convs, config.box_head_layers
-    problems = {
-        "a neck other than FPN": config.neck != "fpn",
-        "class-agnostic boxes or masks": config.class_agnostic_boxes or config.class_agnostic_masks,
-        f"a box head of {convs} convolutions and {layers} layers": (convs, layers)
-        not in ((0, 2), (4, 1)),
-    }
+def _check(framework: str, config: ModelConfig) -> None:
+    """Refuse what a framework cannot build without code of one's own."""
+    convs, layers, shape = config.box_head_convs, config.box_head_layers, config.backbone
+    problems = {f"the backbone {shape}": shape not in RESNETS}
+    if framework == "torchvision":
+        widths = (config.fpn_channels, config.box_head_width, config.mask_head_width)
+        problems |= {
+            "a neck other than FPN": config.neck != "fpn",
+            "class-agnostic boxes or masks": config.class_agnostic_boxes
+            or config.class_agnostic_masks,
+            f"a box head of {convs} convolutions and {layers} layers": (convs, layers)
+            not in ((0, 2), (4, 1)),
+            f"{config.norm} norm in the backbone": config.norm not in ("frozen_batch", "batch"),
+            f"{config.head_norm} norm in FPN and heads, but for its second R50-FPN": (
+                config.head_norm != "none" and not _second_version(config)
+            ),
+            f"{widths[0]} channels in FPN, {widths[1]} in the box and {widths[2]} in the mask head "
+            "(but 256, 1024, 256)": widths != (256, 1024, 256),
+            f"a mask head of {config.mask_head_convs} convolutions": config.mask_head_convs != 4,
+        }
+    if framework == "detectron2":
+        problems |= {
+            f"{norm} norm": norm not in _DETECTRON2_NORMS
+            for norm in (config.norm, config.head_norm)
+        }
+        problems["C4 without bottlenecks"] = (
+            config.neck == "c4" and shape in RESNETS and not RESNETS[shape].bottleneck
+        )
     for problem, present in problems.items():
         if present:
-            raise UserError(f"convert --to torchvision: its models cannot have {problem}")
+            raise UserError(f"convert --to {framework}: its models cannot have {problem}")
+
+
+def _second_version(config: ModelConfig) -> bool:
+    """Whether it is built as torchvision's second version of its R50-FPN."""
+    wanted = MODELS["resnet50-fpn-v2"]
+    return all(
+        getattr(config, name) == getattr(wanted, name)
+        for name in ("backbone", "norm", "head_norm", "rpn_convs", "box_head_convs")
+    )
 
 
 def _torchvision_settings(config: ModelConfig, bgr: bool) -> list[str]:
     mean = [round(value / 255, 6) for value in config.pixel_mean]
     std = [round(value / 255, 6) for value in config.pixel_std]
-    told = [f"num_classes={config.num_classes + 1}"]
+    kind, classes = "mask" if config.masks else "faster", config.num_classes + 1
+    if _second_version(config):
+        told = [
+            f"{kind}rcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, "
+            f"num_classes={classes})"
+        ]
+    else:
+        norm = "" if config.norm == "frozen_batch" else ", norm_layer=torch.nn.BatchNorm2d"
+        if config.fpn_levels < 4:
+            norm += f", returned_layers={list(range(1, config.fpn_levels + 1))}"
+        told = [
+            f"{kind.capitalize()}RCNN(resnet_fpn_backbone("
+            f"backbone_name={config.backbone!r}, weights=None{norm}), num_classes={classes})"
+        ]
+        if config.rpn_convs > 1:
+            told.append(f"rpn_head=RPNHead(256, 3, conv_depth={config.rpn_convs})")
+        if config.box_head_convs:
+            told.append("box_head=FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024])")
     if (mean, std) != ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]):
         told.append(f"image_mean={mean}, image_std={std}")
+    usual = ModelConfig()
+    if config.anchor_sizes != usual.anchor_sizes or config.anchor_ratios != usual.anchor_ratios:
+        sizes = tuple(config.level_anchor_sizes)
+        ratios = f"({config.anchor_ratios},) * {len(sizes)}"
+        told.append(f"rpn_anchor_generator=AnchorGenerator({sizes}, {ratios})")
+    told += [
+        f"{theirs}={getattr(config, ours)}"
+        for ours, theirs in _TORCHVISION_ARGUMENTS.items()
+        if getattr(config, ours) != getattr(usual, ours)
+    ]
     if config.norm_eps != 1e-5:
         told.append(
             f"then torchvision.models.detection._utils.overwrite_eps(model, {config.norm_eps:g})"
         )
     if config.stride_in_1x1 and RESNETS[config.backbone].bottleneck:
         told.append(
-            "then, as its strides are in the 1 x 1, in the first block of layer2, layer3, layer4 "
-            "of model.backbone.body: conv1.stride = (2, 2); conv2.stride = (1, 1)"
+            "then, as its strides are in the 1 x 1, in the first block of layer2, layer3 and "
+            "layer4 of model.backbone.body: conv1.stride = (2, 2); conv2.stride = (1, 1)"
         )
     if config.numerics != "torchvision":
         told.append(f"its numbers will differ a little: it was trained with {config.numerics}'s")
@@ -115,16 +198,16 @@ def _torchvision_settings(config: ModelConfig, bgr: bool) -> list[str]:
 
 def _detectron2_settings(config: ModelConfig, bgr: bool) -> list[str]:
     shape = RESNETS[config.backbone]
-    norms = {"frozen_batch": "FrozenBN", "batch": "SyncBN", "group": "GN", "none": ""}
+    norm, head_norm = (_DETECTRON2_NORMS[name] for name in (config.norm, config.head_norm))
     aligned = config.numerics in ("detectron2", "mmdetection")
     order = -1 if bgr else 1
-    pooler = "ROIAlignV2" if aligned else "ROIAlign"
+    base = {"fpn": "FPN", "c4": "C4", "dc5": "DilatedC5"}[config.neck]
     settings: dict[str, object] = {
         "INPUT.FORMAT": "BGR" if bgr else "RGB",
         "MODEL.PIXEL_MEAN": list(config.pixel_mean[::order]),
         "MODEL.PIXEL_STD": list(config.pixel_std[::order]),
         "MODEL.RESNETS.DEPTH": 2 + sum(shape.depths) * (3 if shape.bottleneck else 2),
-        "MODEL.RESNETS.NORM": norms[config.norm],
+        "MODEL.RESNETS.NORM": norm,
         "MODEL.RESNETS.STRIDE_IN_1X1": config.stride_in_1x1,
         "MODEL.RESNETS.NUM_GROUPS": shape.groups,
         "MODEL.RESNETS.WIDTH_PER_GROUP": shape.group_width,
@@ -133,20 +216,42 @@ def _detectron2_settings(config: ModelConfig, bgr: bool) -> list[str]:
     }
     if not shape.bottleneck:
         settings["MODEL.RESNETS.RES2_OUT_CHANNELS"] = 64
-    if config.neck == "fpn":
+    if config.neck != "c4":
         settings |= {
-            "MODEL.FPN.NORM": norms[config.head_norm],
             "MODEL.ROI_BOX_HEAD.NUM_CONV": config.box_head_convs,
             "MODEL.ROI_BOX_HEAD.NUM_FC": config.box_head_layers,
-            "MODEL.ROI_BOX_HEAD.NORM": norms[config.head_norm],
-            "MODEL.ROI_MASK_HEAD.NORM": norms[config.head_norm],
+            "MODEL.ROI_BOX_HEAD.NORM": head_norm,
+            "MODEL.ROI_MASK_HEAD.NORM": head_norm,
+        }
+    if config.neck == "fpn":
+        settings["MODEL.FPN.NORM"] = head_norm
+    if config.neck == "fpn" and config.fpn_levels != 4:
+        stages = [f"res{i + 2}" for i in range(config.fpn_levels)]
+        levels = [f"p{i + 2}" for i in range(config.fpn_levels + 1)]
+        settings |= {
+            "MODEL.RESNETS.OUT_FEATURES": stages,
+            "MODEL.FPN.IN_FEATURES": stages,
+            "MODEL.RPN.IN_FEATURES": levels,
+            "MODEL.ROI_HEADS.IN_FEATURES": levels[:-1],
         }
     for head in ("BOX", "MASK"):
         settings |= {
-            f"MODEL.ROI_{head}_HEAD.POOLER_TYPE": pooler,
+            f"MODEL.ROI_{head}_HEAD.POOLER_TYPE": "ROIAlignV2" if aligned else "ROIAlign",
             f"MODEL.ROI_{head}_HEAD.POOLER_SAMPLING_RATIO": 0 if aligned else 2,
         }
-    told = [f"{name} {value!r}" for name, value in settings.items()]
+    usual = MODELS[f"resnet50-{config.neck}"]
+    if config.anchor_sizes != usual.anchor_sizes:
+        sizes = [list(level) for level in config.level_anchor_sizes]
+        settings["MODEL.ANCHOR_GENERATOR.SIZES"] = sizes
+    if config.anchor_ratios != usual.anchor_ratios:
+        settings["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [list(config.anchor_ratios)]
+    settings |= {
+        theirs: getattr(config, ours)
+        for ours, theirs in _DETECTRON2_NAMES.items()
+        if getattr(config, ours) != getattr(usual, ours)
+    }
+    told = [f"configs/Base-RCNN-{base}.yaml"]
+    told += [f"{name} {value!r}" for name, value in settings.items()]
     if config.rpn_convs > 1:
         told.append(f"MODEL.RPN.CONV_DIMS {[-1] * config.rpn_convs}")
     if config.class_agnostic_boxes:

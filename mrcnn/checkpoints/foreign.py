@@ -8,6 +8,7 @@ a box or a mask.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ _FLATTENED = "box_head.layers.0.weight"
 _CLASSES = "box_head.class_logits."
 _PER_CLASS = {"box_head.deltas.": 4, "mask_head.mask_logits.": 1}  # rows a class
 _COUNTER = ".num_batches_tracked"  # of live batch norm; nothing depends on it
+
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,10 @@ def to_ours(
         )
     layout = LAYOUTS[framework]
     theirs: dict[str, str] = {}
-    for name in state:
+    for name, tensor in state.items():
         ours = layout.ours(name)
+        if ours is not None or layout.ignored.fullmatch(name):
+            _check_kind(file, name, tensor)
         if ours is not None and ours in theirs:
             raise UserError(f"{file}: {theirs[ours]} and {name} are the same tensor; remove one")
         if ours is not None:
@@ -90,6 +96,7 @@ def to_ours(
     shapes = {ours: tuple(state[name].shape) for ours, name in theirs.items()}
     fields, classes = _shape_fields(file, framework, layout, theirs, shapes)
     implied, by_habit = layout.implied(Found(state, facts, fields, classes))
+    given = bgr is not None
     bgr = by_habit if bgr is None else bgr
     if len(assumed.get("class_names", ())) not in (0, classes):
         raise UserError(
@@ -101,7 +108,10 @@ def to_ours(
         own = _tensors(config)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
+    if not all(0 < value < math.inf for value in config.pixel_std):
+        raise UserError(f"{file}: pixel_std must be more than 0 each, got {config.pixel_std}")
 
+    state = _apart(state)
     converted, rest = {}, {}
     for ours, meta in own.items():
         if ours not in theirs:
@@ -113,11 +123,6 @@ def to_ours(
                 f"{_their_shape(layout, config, ours, meta)}; is the file whole?"
             )
         name = theirs[ours]
-        if not (state[name].is_floating_point() or ours.endswith(_COUNTER)):
-            raise UserError(
-                f"{file}: {name} holds {str(state[name].dtype).removeprefix('torch.')}, "
-                "weights must be floating-point"
-            )
         value, background = _value_to_ours(layout, config, bgr, ours, state[name])
         if value is None or value.shape != meta.shape:
             raise UserError(
@@ -138,7 +143,8 @@ def to_ours(
         rest[name] = state[name]
     counters = any(name.endswith(_COUNTER) for name in state)
     source = {"framework": framework, "bgr": bgr, "counters": counters}
-    return Converted(converted, config, rest, source, _notes(file, framework, config, bgr, assumed))
+    notes = _notes(file, framework, config, None if given else bgr, assumed)
+    return Converted(converted, config, rest, source, notes)
 
 
 def to_theirs(
@@ -166,6 +172,25 @@ def to_theirs(
         background = rest.get(f"{name}[background]")
         written[name] = _value_to_theirs(layout, config, bgr, ours, value, background)
     return written | {k: v for k, v in rest.items() if not k.endswith("[background]")}
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share no memory, as safetensors wants them."""
+    apart, seen = {}, set()
+    for name, value in state.items():
+        memory = value.untyped_storage().data_ptr() if value.layout == torch.strided else 0
+        apart[name] = value.clone() if memory in seen else value
+        seen.add(memory)
+    return apart
+
+
+def _check_kind(file: Path, name: str, value: Tensor) -> None:
+    kind = str(value.dtype if value.layout == torch.strided else value.layout)
+    if value.layout != torch.strided or not (value.dtype in _FLOATS or name.endswith(_COUNTER)):
+        raise UserError(
+            f"{file}: {name} holds {kind.removeprefix('torch.')}, weights must be dense and of "
+            f"{', '.join(str(dtype).removeprefix('torch.') for dtype in _FLOATS)}"
+        )
 
 
 def _value_to_ours(
@@ -342,18 +367,23 @@ def _second_convolution(shape: Shape) -> tuple[int, int]:
 
 
 def _notes(
-    file: Path, framework: str, config: ModelConfig, bgr: bool, assumed: Mapping[str, Any]
+    file: Path,
+    framework: str,
+    config: ModelConfig,
+    bgr: bool | None,
+    assumed: Mapping[str, Any],
 ) -> list[str]:
     """What was recognised, and what the file does not say but was taken for granted."""
     given = {name: getattr(config, name) for name in ("norm_eps", "stride_in_1x1", "pixel_std")}
     if config.norm.startswith("group"):
         del given["norm_eps"]
     told = [f"{name} {value}" for name, value in given.items() if name not in assumed]
+    if bgr is not None:
+        told.append("pixels blue, green, red" if bgr else "pixels red, green, blue")
     neck = {"fpn": f"{config.fpn_levels}-level FPN", "c4": "C4", "dc5": "DC5"}[config.neck]
     return [
         f"{file}: {framework}, {config.backbone}, {neck}, {config.num_classes} classes"
         + ("" if config.masks else ", boxes only"),
-        f"not in the file, so assumed: {', '.join(told)}, pixels "
-        f"{'blue, green, red' if bgr else 'red, green, blue'}, {config.numerics}'s sizes, "
-        "thresholds and anchors",
+        "not in the file, so assumed: "
+        + ", ".join([*told, f"{config.numerics}'s sizes, thresholds and anchors"]),
     ]
