@@ -1,5 +1,6 @@
 """Detectors of other frameworks: their tensors in ours and back, and what their files imply."""
 
+import dataclasses
 import random
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from mrcnn import checkpoints
 from mrcnn.checkpoints.exchange import state_for, with_classes
 from mrcnn.checkpoints.files import Checkpoint
 from mrcnn.checkpoints.foreign import to_ours
-from mrcnn.config import ModelConfig
+from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco_names import COCO_NAMES
 from mrcnn.errors import UserError
 from mrcnn.models import build
@@ -528,7 +529,7 @@ def test_assumptions_replace_what_is_inferred():
     assert found.source["bgr"] is False
     assert "stride_in_1x1" not in found.notes[1]
     assert "norm_eps" not in found.notes[1]
-    assert "pixels red, green, blue" in found.notes[1]
+    assert "pixels" not in found.notes[1]
 
 
 # Other frameworks' files from ours, and of other classes
@@ -540,10 +541,10 @@ def as_checkpoint(found) -> Checkpoint:
 
 def test_torchvisions_ids_to_detectron2_and_back():
     """By category id: 80 of 90 keep their weights, and ten are never found."""
-    torchvision = with_values(small(foreign_states.torchvision(18)))
+    torchvision = with_values(foreign_states.torchvision(18))
     there, told = state_for("detectron2", as_checkpoint(to_ours(FILE, torchvision, {}, {})))
     assert "MODEL.ROI_HEADS.NUM_CLASSES 80" in told
-    assert {name: tuple(value.shape) for name, value in there.items()} == small(
+    assert {name: tuple(value.shape) for name, value in there.items()} == (
         foreign_states.detectron2(18)
     )
     back, told = state_for("torchvision", as_checkpoint(to_ours(FILE, there, {}, {})))
@@ -564,7 +565,7 @@ def test_torchvisions_ids_to_detectron2_and_back():
         assert torch.equal(back[f"{head}.cls_score.{kind}"][0], scores[0])
         assert not back[f"{head}.bbox_pred.{kind}"][:4].any()  # of background
     unused = [id for id in range(1, 91) if id not in COCO_NAMES]
-    features = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(1024, generator=torch.Generator().manual_seed(0))
     logits = back[f"{head}.cls_score.weight"] @ features + back[f"{head}.cls_score.bias"]
     assert (logits.softmax(0)[unused] == 0).all()
     for name, value in torchvision.items():
@@ -581,6 +582,118 @@ def test_class_agnostic_layers_have_no_classes_to_choose():
     assert changed["mask_head.mask_logits.weight"].shape[0] == 1
     assert changed["box_head.class_logits.weight"].shape[0] == 91
     assert config.num_classes == 90
+
+
+def from_scratch(**fields) -> Checkpoint:
+    """A model of ours, of random weights."""
+    config = dataclasses.replace(
+        MODELS["resnet18-fpn"], class_names=("cat", "dog"), category_ids=(3, 7), **fields
+    )
+    with torch.device("meta"):
+        state = build(config).state_dict()
+    return Checkpoint(state, config, {"step": 1}, {})
+
+
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2", "maskrcnn_benchmark",
+                                       "mmdetection"])  # fmt: skip
+def test_a_model_trained_from_scratch(framework):
+    written, _ = state_for(framework, from_scratch())
+    classes = {
+        "torchvision": {"outputs": 3},
+        "detectron2": {"classes": 2},
+        "maskrcnn_benchmark": {"outputs": 3, "anchors": False},
+        "mmdetection": {"classes": 2, "kind": "frozen"},
+    }
+    shapes = getattr(foreign_states, framework)(18, **classes[framework])
+    assert {name: tuple(value.shape) for name, value in written.items()} == shapes
+
+
+SMALL = {"fpn_levels": 3, "anchor_sizes": (16, 32, 64, 128), "min_size": 256, "max_size": 448}
+
+
+def test_settings_for_torchvision():
+    _, told = state_for("torchvision", from_scratch(**SMALL, max_detections=7, rpn_convs=2))
+    assert told == [
+        "MaskRCNN(resnet_fpn_backbone(backbone_name='resnet18', weights=None, "
+        "returned_layers=[1, 2, 3]), num_classes=3)",
+        "rpn_head=RPNHead(256, 3, conv_depth=2)",
+        "rpn_anchor_generator=AnchorGenerator(((16,), (32,), (64,), (128,)), "
+        "((0.5, 1.0, 2.0),) * 4)",
+        "min_size=256",
+        "max_size=448",
+        "box_detections_per_img=7",
+        "its numbers will differ a little: it was trained with detectron2's",
+    ]
+    found = to_ours(FILE, without_values(foreign_states.detectron2(101)), {}, {"norm_eps": 0.01})
+    _, told = state_for("torchvision", as_checkpoint(found))
+    assert "resnet_fpn_backbone(backbone_name='resnet101', weights=None), num_classes=91" in told[0]
+    assert "image_mean=[0.485, 0.456, 0.406], image_std=[0.003922, 0.003922, 0.003922]" in told
+    assert any("overwrite_eps(model, 0.01)" in line for line in told)
+    assert any("conv1.stride = (2, 2); conv2.stride = (1, 1)" in line for line in told)
+
+
+def test_settings_for_detectron2():
+    _, told = state_for("detectron2", from_scratch(**SMALL, fpn_channels=64, scale=2.0))
+    for line in (
+        "configs/Base-RCNN-FPN.yaml",
+        "MODEL.RESNETS.DEPTH 18",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS 64",
+        "MODEL.RESNETS.NORM 'FrozenBN'",
+        "MODEL.FPN.IN_FEATURES ['res2', 'res3', 'res4']",
+        "MODEL.RPN.IN_FEATURES ['p2', 'p3', 'p4', 'p5']",
+        "MODEL.ROI_HEADS.IN_FEATURES ['p2', 'p3', 'p4']",
+        "MODEL.ANCHOR_GENERATOR.SIZES [[16], [32], [64], [128]]",
+        "MODEL.FPN.OUT_CHANNELS 64",
+        "INPUT.MIN_SIZE_TEST 256",
+        "MODEL.ROI_HEADS.NUM_CLASSES 2",
+        "images that were resized by 2, not to a size",
+    ):
+        assert line in told
+    cases = {
+        "detectron2 X101": ("MODEL.RESNETS.NUM_GROUPS 32", "MODEL.RESNETS.WIDTH_PER_GROUP 8",
+                            "MODEL.RESNETS.STRIDE_IN_1X1 False",
+                            "MODEL.PIXEL_STD [57.375, 57.12, 58.395]", "INPUT.FORMAT 'BGR'"),
+        "detectron2 C4": ("configs/Base-RCNN-C4.yaml", "MODEL.RESNETS.DEPTH 50"),
+        "detectron2 DC5": ("configs/Base-RCNN-DilatedC5.yaml", "MODEL.ROI_BOX_HEAD.NUM_FC 2"),
+        "detectron2 GN": ("MODEL.FPN.NORM 'GN'", "MODEL.ROI_BOX_HEAD.NUM_CONV 4"),
+        "detectron2 LSJ": ("MODEL.RPN.CONV_DIMS [-1, -1]", "MODEL.RESNETS.NORM 'SyncBN'"),
+        "detectron2 class-agnostic": ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True",
+                                      "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True"),
+        "torchvision R50": ("INPUT.FORMAT 'BGR'", "MODEL.ROI_BOX_HEAD.POOLER_TYPE 'ROIAlign'",
+                            "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 2"),
+    }  # fmt: skip
+    for case, lines in cases.items():
+        found = to_ours(FILE, without_values(shapes_of(case)), {}, {})
+        _, told = state_for("detectron2", as_checkpoint(found))
+        assert set(lines) <= set(told)
+        assert not any(line.startswith(("INPUT.MIN_SIZE", "MODEL.RPN.PRE")) for line in told)
+
+
+@pytest.mark.parametrize(
+    ("framework", "case", "words"),
+    [
+        ("torchvision", "detectron2 C4", "a neck other than FPN"),
+        ("torchvision", "detectron2 class-agnostic boxes", "class-agnostic boxes or masks"),
+        ("torchvision", "detectron2 GN", "group norm in the backbone"),
+        ("torchvision", "mmdetection GN in the heads", "group norm in FPN and heads"),
+        ("torchvision", "detectron2 SyncBN", "batch norm in FPN and heads, but for its second"),
+        ("torchvision", {"box_head_convs": 2}, "a box head of 2 convolutions and 2 layers"),
+        ("torchvision", {"mask_head_convs": 3}, "a mask head of 3 convolutions"),
+        ("torchvision", {"fpn_channels": 64}, "64 channels in FPN, 1024 in the box and 256 in the"),
+        ("torchvision", {"norm": "group_of_8"}, "group_of_8 norm in the backbone"),
+        ("detectron2", {"norm": "group_of_8"}, "group_of_8 norm"),
+        ("maskrcnn_benchmark", "detectron2 GN", "maskrcnn_benchmark has no layer for .*norm"),
+        ("maskrcnn_benchmark", "detectron2 four convolutions", "has no layer for box_head.convs.0"),
+        ("mmdetection", "detectron2 C4", "mmdetection has no layer for box_head.pooler.conv5"),
+    ],
+)
+def test_models_that_a_framework_cannot_have(framework, case, words):
+    if isinstance(case, dict):
+        checkpoint = from_scratch(**case)
+    else:
+        checkpoint = as_checkpoint(to_ours(FILE, without_values(shapes_of(case)), {}, {}))
+    with pytest.raises(UserError, match=f"convert --to {framework}: .*{words}"):
+        state_for(framework, checkpoint)
 
 
 # Files that are damaged, or hold something else
@@ -656,10 +769,20 @@ MALFORMED = {
         with_shape("backbone.fpn_lateral2.bias", 0), r"bias has shape \(0,\), .* is \(256,\)"),
     ("detectron2", "integers"): (
         with_shape("backbone.fpn_lateral2.bias", 256, dtype=torch.int32),
-        "fpn_lateral2.bias holds int32, weights must be floating-point"),
+        "fpn_lateral2.bias holds int32, weights must be dense and of float32, float16, "),
     ("detectron2", "complex numbers"): (
         with_shape("backbone.fpn_lateral2.bias", 256, dtype=torch.complex64),
-        "fpn_lateral2.bias holds complex64, weights must be floating-point"),
+        "fpn_lateral2.bias holds complex64, weights must be dense"),
+    ("detectron2", "eight bits"): (
+        with_shape("backbone.fpn_lateral2.bias", 256, dtype=torch.float8_e4m3fn),
+        "fpn_lateral2.bias holds float8_e4m3fn, weights must be dense"),
+    ("detectron2", "sparse weights"): (
+        lambda state: state | {f"{D2_SCORES}.weight": torch.zeros(81, 1024).to_sparse()},
+        "cls_score.weight holds sparse_coo, weights must be dense"),
+    ("detectron2", "pixels without a spread"): (
+        with_shape("pixel_std", 3), r"pixel_std must be more than 0 each, got \(0\.0, 0\.0, "),
+    ("detectron2", "complex pixel values"): (
+        with_shape("pixel_mean", 3, dtype=torch.complex64), "pixel_mean holds complex64"),
     ("detectron2", "boxes of fewer classes"): (
         with_shape(f"{D2_BOXES}.weight", 4 * 79, 1024),
         r"bbox_pred\.weight has shape \(316, 1024\), .* 80 classes is \(320, 1024\)"),
