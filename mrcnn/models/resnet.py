@@ -49,6 +49,7 @@ RESNETS = {
     "resnet101": Shape(True, (3, 4, 23, 3)),
     "resnet152": Shape(True, (3, 8, 36, 3)),
     "resnext50_32x4d": Shape(True, (3, 4, 6, 3), 32, 4),
+    "resnext101_32x4d": Shape(True, (3, 4, 23, 3), 32, 4),
     "resnext101_32x8d": Shape(True, (3, 4, 23, 3), 32, 8),
     "resnext101_64x4d": Shape(True, (3, 4, 23, 3), 64, 4),
     "wide_resnet50_2": Shape(True, (3, 4, 6, 3), 1, 128),
