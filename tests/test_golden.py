@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixed_samples import as_targets, fixed_choices, objects
-from matching import Boxes, one_to_one
+from matching import Boxes, level_cuts, one_to_one
 from random_detectors import random_picture, random_state
 
 import mrcnn
@@ -63,8 +63,9 @@ def test_numbers_of_torchvision(tmp_path, name):
 
     logits, deltas = model.rpn(features)
     proposals = model.rpn.propose(logits, deltas, batch.sizes, training=False)
-    for boxes, scores, other in zip(
-        proposals.boxes, proposals.scores, wanted["proposals"], strict=True
+    cuts = level_cuts(logits, config.pre_nms_top_k)
+    for boxes, scores, other, cut in zip(
+        proposals.boxes, proposals.scores, wanted["proposals"], cuts, strict=True
     ):
         valid = scores > -torch.inf
         one_to_one(
@@ -72,6 +73,7 @@ def test_numbers_of_torchvision(tmp_path, name):
             Boxes.of_one_class(torch.tensor(other["boxes"]), torch.tensor(other["scores"])),
             NMS_IOU,
             config.post_nms_top_k,
+            cut,
         )
 
     mask_logits: list[torch.Tensor] = []

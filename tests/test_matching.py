@@ -25,6 +25,12 @@ def test_the_box_beyond_the_limit_may_move_up():
     assert len(one_to_one(some(0, 1), some(0, 2), 0.5, 2)) == 1
 
 
+def test_a_box_at_a_cut_may_be_missing():
+    assert len(one_to_one(some(0, 2), some(0), 0.5, 100, torch.tensor([0.700005]))) == 1
+    with pytest.raises(AssertionError, match="has no partner"):
+        one_to_one(some(0, 2), some(0), 0.5, 100, torch.tensor([0.69]))
+
+
 @pytest.mark.parametrize("missing", [0, 2])
 def test_a_missing_box_fails(missing):
     kept = [i for i in range(3) if i != missing]

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from fixed_samples import as_targets, fixed_choices, objects
-from matching import Boxes, one_to_one
+from matching import Boxes, level_cuts, one_to_one
 from random_detectors import random_picture
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -57,10 +57,11 @@ def give_proposals(ours: Predictor, given: list[tuple[Tensor, Tensor]], monkeypa
 
     def compared(*inputs, training: bool) -> Proposals:
         mine = propose(*inputs, training=training)
-        for boxes, scores, wanted in zip(mine.boxes, mine.scores, given, strict=True):
+        cuts = level_cuts(inputs[0], 2 * ours.config.pre_nms_top_k)
+        for boxes, scores, wanted, cut in zip(mine.boxes, mine.scores, given, cuts, strict=True):
             valid = scores > -torch.inf
             found = Boxes.of_one_class(boxes[valid], scores[valid].sigmoid())
-            one_to_one(found, Boxes.of_one_class(*wanted), NMS_IOU, mine.boxes.shape[1])
+            one_to_one(found, Boxes.of_one_class(*wanted), NMS_IOU, mine.boxes.shape[1], cut)
         boxes, scores = (pad_sequence(list(v), True) for v in zip(*given, strict=True))
         return Proposals(boxes, torch.where(scores > 0, scores, -torch.inf))
 

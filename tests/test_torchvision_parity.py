@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matching import Boxes, one_to_one
+from matching import Boxes, level_cuts, one_to_one
 from pycocotools import mask as rle_codec
 from random_detectors import random_picture
 from torch.nn.utils.rnn import pad_sequence
@@ -72,15 +72,15 @@ def compare(theirs: torch.nn.Module, ours: Predictor, images: list[np.ndarray]) 
 
     logits, deltas = model.rpn(features)
     proposals = model.rpn.propose(logits, deltas, batch.sizes, training=False)
-    alike = True
-    for boxes, scores, wanted in zip(
-        proposals.boxes, proposals.scores, seen["proposals"], strict=True
+    alike, cuts = True, level_cuts(logits, config.pre_nms_top_k)
+    for boxes, scores, wanted, cut in zip(
+        proposals.boxes, proposals.scores, seen["proposals"], cuts, strict=True
     ):
         valid = scores > -torch.inf
         mine, other = (
             Boxes.of_one_class(*kept) for kept in ((boxes[valid], scores[valid].sigmoid()), wanted)
         )
-        pairs = one_to_one(mine, other, NMS_IOU, config.post_nms_top_k)
+        pairs = one_to_one(mine, other, NMS_IOU, config.post_nms_top_k, cut)
         alike &= len(pairs) == len(mine.boxes) == len(other.boxes)
     if not alike:
         boxes, scores = (pad_sequence(list(v), True) for v in zip(*seen["proposals"], strict=True))
