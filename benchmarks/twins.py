@@ -8,11 +8,13 @@ about 1000 proposals and 100 detections pass.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from common import torchvision
-from mrcnn.checkpoints.torchvision import convert_torchvision
+from mrcnn.checkpoints.foreign import to_ours
 from mrcnn.config import ModelConfig
 from mrcnn.models import MaskRCNN, build
 from mrcnn.structures import ImageBatch
@@ -67,7 +69,7 @@ def build_twins(
             norm = name.rpartition(".")[0]
             _randomise(model.get_submodule(norm), last=norm.endswith("bn3"))
     if theirs is not None:
-        ours.load_state_dict(convert_torchvision(theirs.state_dict()))
+        ours.load_state_dict(to_ours(Path("torchvision"), theirs.state_dict(), {}, {}).state)
     _rescale(ours, theirs, pixels)
     return ours, theirs
 
