@@ -126,12 +126,6 @@ PUBLISHED: dict[str, Published] = {
         44.3,
         39.5,
     ),
-    "detectron2/mask_rcnn_R_50_FPN_noaug_1x": _coco(
-        "Detectron1-Comparisons/mask_rcnn_R_50_FPN_noaug_1x",
-        "137781281/model_final_62ca52.pkl",
-        37.8,
-        34.9,
-    ),
     "detectron2/mask_rcnn_R_50_FPN_3x_gn": _coco(
         "Misc/mask_rcnn_R_50_FPN_3x_gn", "138602888/model_final_dc5d9e.pkl", 42.6, 38.6
     ),
