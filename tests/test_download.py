@@ -20,9 +20,9 @@ import tiny
 import torch
 
 import mrcnn
-from mrcnn.checkpoints import Checkpoint, download
+from mrcnn.checkpoints import download
 from mrcnn.checkpoints.download import fetch
-from mrcnn.checkpoints.exchange import state_for
+from mrcnn.checkpoints.foreign import to_theirs
 from mrcnn.errors import UserError
 from mrcnn.models import PUBLISHED, Published
 
@@ -144,8 +144,7 @@ def test_a_published_detector_is_loaded_by_its_name(server, publish, monkeypatch
     config = dataclasses.replace(
         tiny.CONFIG, norm="frozen_batch", fpn_levels=4, anchor_sizes=sizes, numerics="torchvision"
     )
-    ours = Checkpoint(tiny.model(config).state_dict(), config, {}, {})
-    state, _ = state_for("torchvision", ours)
+    state = to_theirs("torchvision", tiny.model(config).state_dict(), config, {}, bgr=False)
     file = io.BytesIO()
     torch.save(state, file)
     monkeypatch.setattr(sys.modules[__name__], "CONTENT", file.getvalue())
