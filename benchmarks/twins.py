@@ -70,7 +70,7 @@ def build_twins(
             _randomise(model.get_submodule(norm), last=norm.endswith("bn3"))
     if theirs is not None:
         ours.load_state_dict(to_ours(Path("torchvision"), theirs.state_dict(), {}, {}).state)
-    _rescale(ours, theirs, pixels)
+    rescale(ours, theirs, pixels)
     return ours, theirs
 
 
@@ -85,9 +85,12 @@ def _randomise(norm: nn.Module, last: bool) -> None:
 
 
 @torch.no_grad()
-def _rescale(ours: MaskRCNN, theirs: nn.Module | None, pixels: Tensor) -> None:
+def rescale(
+    ours: MaskRCNN, theirs: nn.Module | None, pixels: Tensor, *, heads: bool = True
+) -> None:
+    """Give the outputs over `pixels` (1, 3, H, W) the deviations of `SPREAD`, in both models; those
+    of the RPN alone, without `heads`."""
     sizes = torch.tensor([pixels.shape[2:]])
-    assert ours.mask_head is not None
 
     def apply(name: str, values: Tensor, layer: nn.Module, twin: str) -> None:
         factor = SPREAD[name] / values.std()
@@ -100,10 +103,14 @@ def _rescale(ours: MaskRCNN, theirs: nn.Module | None, pixels: Tensor) -> None:
     logits, deltas = (torch.cat([x.flatten() for x in maps]) for maps in rpn(features))
     apply("objectness", logits, rpn.objectness_logits, "rpn.head.cls_logits")
     apply("rpn deltas", deltas, rpn.deltas, "rpn.head.bbox_pred")
+    if not heads:
+        return
     proposals = rpn.propose(*rpn(features), sizes, training=False)
     classes, deltas = box_head(features, proposals.boxes, proposals.scores > -torch.inf)
     apply("classes", classes, box_head.class_logits, "roi_heads.box_predictor.cls_score")
     apply("deltas", deltas, box_head.deltas, "roi_heads.box_predictor.bbox_pred")
+    if mask_head is None:
+        return
     found = ours(ImageBatch(pixels, sizes))
     masks = found.masks[:, : int(found.counts[0])].logit()
     apply("masks", masks, mask_head.mask_logits, "roi_heads.mask_predictor.mask_fcn_logits")

@@ -1,0 +1,227 @@
+"""The table of docs/models.md: every named model's parameters, multiply-adds, CPU time, memory of a
+training step, and the AP that others published for the same layers.
+
+Models have the 80 classes of COCO. Multiply-adds are counted on tensors without values; what a
+convolution or a matrix product takes counts, nothing else. Time and memory are those of random
+weights, each measured in a process of its own, on one thread.
+
+    python benchmarks/models_table.py --out docs/models.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import report
+from model_facts import (
+    CLASSES,
+    PARTS,
+    REPEATS,
+    SIDE,
+    TORCHVISION,
+    alone,
+    as_torchvision,
+    checkpoints,
+    count,
+    step_memory,
+    time_forward,
+    with_classes,
+)
+from training_bench import IMAGES, OBJECTS
+
+from common import HEIGHT, WIDTH, about
+from mrcnn.config import MODELS
+from mrcnn.models import PUBLISHED
+
+MARK = "†"  # of checkpoints whose strides are in the 1 x 1 convolutions
+
+
+@dataclass
+class Line:
+    """What is known of one model; None was not measured."""
+
+    name: str
+    parameters: int
+    gflops: dict[str, float]  # 10^9 multiply-adds by part
+    checkpoints: list[tuple[str, bool]]  # published for the same layers; strides in the 1 x 1
+    milliseconds: float | None = None
+    detections: int | None = None
+    step_gib: float | None = None
+
+
+def examine(name: str, quick: bool) -> Line:
+    """One row of the table."""
+    config = with_classes(MODELS[name], CLASSES)
+    parameters, gflops = count(config, HEIGHT, WIDTH)
+    line = Line(name, parameters, gflops, checkpoints(config))
+    if not quick:
+        line.milliseconds, line.detections = alone(time_forward, config)
+        line.step_gib = alone(step_memory, config)
+    return line
+
+
+def table(lines: list[Line]) -> list[str]:
+    """Markdown: a row a model."""
+    rows = [
+        f"| model | parameters | {' | '.join(PARTS)} | GFLOPs | CPU, ms | step, GiB "
+        "| published box / mask AP |",
+        f"| --- | ---: |{' ---: |' * len(PARTS)} ---: | ---: | ---: | --- |",
+    ]
+    for line in lines:
+        best = line.checkpoints[:1]
+        cells = [
+            f"`{line.name}`",
+            f"{line.parameters:,}",
+            *(f"{line.gflops[part]:.1f}" if line.gflops[part] else "-" for part in PARTS),
+            f"**{sum(line.gflops.values()):.1f}**",
+            "-" if line.milliseconds is None else report.milliseconds(line.milliseconds),
+            "-" if line.step_gib is None else f"{line.step_gib:.2f}",
+            *(f"{_ap(name)}, {_link(name)}{MARK * marked}" for name, marked in best),
+            *(["-"] if not best else []),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _ap(name: str) -> str:
+    published = PUBLISHED[name]
+    return f"{published.box_ap} / {published.mask_ap}"
+
+
+def _link(name: str) -> str:
+    return f"[{name.partition('/')[0]}]({PUBLISHED[name].source})"
+
+
+def published_table(lines: list[Line]) -> list[str]:
+    """Markdown: every published checkpoint of the same layers."""
+    rows = ["| model | checkpoint | box AP | mask AP |", "| --- | --- | ---: | ---: |"]
+    for line in lines:
+        for name, marked in line.checkpoints:
+            found = PUBLISHED[name]
+            link = f"[`{name}`]({found.source}){MARK * marked}"
+            rows.append(f"| `{line.name}` | {link} | {found.box_ap} | {found.mask_ap} |")
+    return rows
+
+
+def comparison_table() -> list[str]:
+    """Markdown: our counts and the published ones, with the arithmetic between them."""
+    rows = [
+        "| | ours, 90 classes | beyond ours | sum | published |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, (parameters, gflops, detections) in TORCHVISION.items():
+        ours = as_torchvision(name)
+        rows.append(
+            f"| `{name}`, parameters | {ours.parameters:,} | {ours.background:,} of the background "
+            f"| {ours.parameters + ours.background:,} | {parameters:,} |"
+        )
+        beyond = f"{ours.background_gflops:.3f} of the background"
+        if detections:
+            beyond += f", {ours.other_masks_gflops:.3f} of masks of other classes"
+        total = ours.gflops + ours.background_gflops + ours.other_masks_gflops
+        rows.append(
+            f"| `{name}`, GFLOPs with {detections} detections | {ours.gflops:.3f} | {beyond} "
+            f"| {total:.3f} | {gflops} |"
+        )
+    return rows
+
+
+def conditions(lines: list[Line], facts: dict[str, Any]) -> list[str]:
+    """Markdown: what the figures of the first table mean."""
+    text = [
+        f"With {CLASSES} classes. Parameters are what an optimiser may hold, frozen or not; fixed "
+        "statistics and affine values of frozen batch norms are buffers and not counted. GFLOPs "
+        f"are 10^9 multiply-adds of one {HEIGHT} x {WIDTH} image, counted by PyTorch's "
+        "`FlopCounterMode` (half of what it reports): convolutions and matrix products. The box "
+        "head takes as many proposals and the mask head as many detections as the configuration "
+        "allows, 1000 and 100 where it says nothing else; conv5 of C4 models runs on these and "
+        "counts as theirs.",
+    ]
+    if all(line.milliseconds is not None for line in lines):
+        fewer = [
+            f"`{line.name}` {line.detections}"
+            for line in lines
+            if line.detections != MODELS[line.name].max_detections
+        ]
+        text += [
+            "",
+            f"CPU: median of {REPEATS} runs of `model.forward` in evaluation mode on one {SIDE} x "
+            f"{SIDE} image of random pixels, in float32, 1 thread; random weights whose outputs "
+            "are scaled so that proposals and detections are as many as in a trained model"
+            + (f" (fewer detections than allowed: {', '.join(fewer)})" if fewer else "")
+            + ". Step: growth of the process's peak resident memory (`ru_maxrss`, new process) "
+            "in training steps, forward, backward and SGD with momentum, on "
+            f"{IMAGES} images of {SIDE} x {SIDE} with {OBJECTS} objects each, in float32 on the "
+            "CPU; gradients and momenta are in it, weights are not.",
+            "",
+            f"{facts['machine']}, {facts['cores']} cores, load {facts['load_before']:.1f} to "
+            f"{facts['load_after']:.1f}; {facts['date']}; commit {facts['commit']}; PyTorch "
+            f"{facts['torch']}.",
+        ]
+    return text
+
+
+def document(lines: list[Line], facts: dict[str, Any]) -> str:
+    """All that stands between the markers."""
+    published = published_table(lines)
+    parts = [*table(lines), "", *conditions(lines, facts)]
+    if any(line.checkpoints for line in lines):
+        parts += [
+            "",
+            "AP on COCO val2017 is that of others' checkpoints with the same layers, as the page "
+            "linked states it; the first one of a model stands in the table above. "
+            f"{MARK}: strides are in the 1 x 1 convolutions of its ResNet "
+            "(`stride_in_1x1=True`), where those of the model's name are in the 3 x 3. Names are "
+            "what `--weights` takes.",
+            "",
+            *published,
+        ]
+    return "\n".join(
+        [
+            *parts,
+            "",
+            "Under the conditions of torchvision's published figures (its weights' metadata: noise "
+            "resized to 800 x 800, 1000 proposals, 91 outputs), of which our models leave out what "
+            "nothing reads: deltas and masks of the background, and mask logits of classes other "
+            "than the detected one.",
+            "",
+            *comparison_table(),
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--quick", action="store_true", help="only parameters and multiply-adds")
+    parser.add_argument("--out", type=Path, help="Markdown file with the two markers to write")
+    args = parser.parse_args(argv)
+    args.threads, args.repeats = [1], REPEATS
+    try:
+        if args.out:
+            report.with_table(args.out, "")  # refused before anything is measured
+        facts = about(args) | {"date": datetime.date.today().isoformat()}
+        lines = []
+        for i, name in enumerate(args.models, 1):
+            print(f"{i} of {len(args.models)}: {name}", file=sys.stderr, flush=True)
+            lines.append(examine(name, args.quick))
+        text = document(lines, facts | {"load_after": os.getloadavg()[0]})
+        if args.out:
+            args.out.write_text(report.with_table(args.out, text))
+    except report.ReportError as error:
+        print(f"models_table: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
