@@ -8,7 +8,23 @@ from typing import Any
 
 from mrcnn.numerics import NUMERICS
 
-NECKS = ("fpn", "c4", "dc5")
+# Of each field that names a choice, apart from backbones, which `models.build` knows.
+CHOICES = {
+    "numerics": tuple(NUMERICS),
+    "norm": ("frozen_batch", "batch", "sync_batch", "group", "group_of_8", "none"),
+    "neck": ("fpn", "single", "c4", "dc5"),
+    "fpn_top": ("max_pool", "conv"),
+    "rpn_box_loss": ("smooth_l1", "giou"),
+    "head_norm": ("none", "frozen_batch", "batch", "sync_batch", "group", "group_of_8"),
+    "roi_op": ("align", "pool"),
+    "box_loss": ("smooth_l1", "giou"),
+}
+_COUNTS = (
+    "fpn_channels", "fpn_levels", "rpn_samples", "pre_nms_top_k", "post_nms_top_k",
+    "training_post_nms_top_k", "roi_samples", "box_bins", "mask_bins", "box_head_conv_width",
+    "box_head_width", "mask_head_width", "max_detections",
+)  # fmt: skip
+_GROUPS = {"group": 32, "group_of_8": 8}  # divide the channels
 
 
 @dataclass(frozen=True)
@@ -20,31 +36,41 @@ class ModelConfig:
     numerics: str = "detectron2"
 
     backbone: str = "resnet50"
-    norm: str = "frozen_batch"  # or "batch", "group", "group_of_8"; "none" for VGG
+    norm: str = "frozen_batch"  # or "batch", "sync_batch", "group", "group_of_8"; "none" for VGG
     norm_eps: float = 1e-5  # added to variances
     stride_in_1x1: bool = False  # of bottlenecks, instead of in the 3 x 3
     frozen_stages: int = 2  # stem and res2 keep their pretrained weights; 0 trains everything
-    neck: str = "fpn"  # or "c4": conv4 alone, conv5 runs on RoIs; or "dc5": conv5 alone, dilated
+    # Or "single": the last of `fpn_levels` stages alone; or, of ResNets, "c4": conv4 alone, conv5
+    # runs on RoIs; or "dc5": conv5 alone, dilated.
+    neck: str = "fpn"
     fpn_channels: int = 256
     fpn_levels: int = 4  # backbone stages used, from stride 4 on; one coarser level is added on top
+    fpn_top: str = "max_pool"  # makes the coarser level; or "conv", of stride 2
 
     # sqrt(area) in pixels: one a level, or a tuple of them a level.
     anchor_sizes: tuple[float | tuple[float, ...], ...] = (32, 64, 128, 256, 512)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     rpn_convs: int = 1
     rpn_samples: int = 256  # anchors an image in the RPN loss
+    rpn_box_loss: str = "smooth_l1"  # or "giou"
+    rpn_smooth_l1_beta: float | None = None  # 0 is the plain L1 loss; None: that of the numerics
     pre_nms_top_k: int = 1000  # proposals a level before NMS; twice as many in training
     post_nms_top_k: int = 1000  # proposals an image
     training_post_nms_top_k: int = 1000  # the same in training
 
     roi_samples: int = 512  # RoIs an image in the losses of the heads
     roi_positive_fraction: float = 0.25
+    roi_op: str = "align"  # or "pool": RoIPool, as in Fast R-CNN
+    box_bins: int = 7  # a side, of the features that the box head pools
+    mask_bins: int = 14  # the same of the mask head, whose masks are twice as wide
     head_norm: str = "none"  # of the convolutions of FPN and heads, or one of those of `norm`
     box_head_convs: int = 0
     box_head_conv_width: int = 256
     box_head_layers: int = 2  # fully connected
     box_head_width: int = 1024
     class_agnostic_boxes: bool = False
+    box_loss: str = "smooth_l1"  # or "giou"
+    box_smooth_l1_beta: float | None = None  # as rpn_smooth_l1_beta
     masks: bool = True  # False detects boxes only (Faster R-CNN)
     mask_head_convs: int = 4
     mask_head_width: int = 256
@@ -61,12 +87,31 @@ class ModelConfig:
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
-        if self.numerics not in NUMERICS:
-            known = ", ".join(NUMERICS)
-            raise ValueError(f"ModelConfig: numerics must be one of {known}, got {self.numerics!r}")
-        if self.neck not in NECKS:
-            known = ", ".join(NECKS)
-            raise ValueError(f"ModelConfig: neck must be one of {known}, got {self.neck!r}")
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(
+                    f"ModelConfig: {name} must be one of {', '.join(known)}, got {value!r}"
+                )
+        for name in _COUNTS:
+            if not (value := getattr(self, name)) >= 1:
+                raise ValueError(f"ModelConfig: {name} must be at least 1, got {value}")
+        if self.fpn_levels > 4:
+            raise ValueError(
+                "ModelConfig: fpn_levels must be at most 4, the stages of a backbone, "
+                f"got {self.fpn_levels}"
+            )
+        for loss in ("rpn", "box"):
+            beta = getattr(self, f"{loss}_smooth_l1_beta")
+            kind = "rpn_box_loss" if loss == "rpn" else "box_loss"
+            if beta is not None and not beta >= 0:
+                raise ValueError(
+                    f"ModelConfig: {loss}_smooth_l1_beta must be at least 0, got {beta}"
+                )
+            if beta is not None and getattr(self, kind) != "smooth_l1":
+                raise ValueError(
+                    f"ModelConfig: {loss}_smooth_l1_beta {beta} is for {kind} 'smooth_l1', "
+                    f"got {getattr(self, kind)!r}"
+                )
         levels = self.fpn_levels + 1 if self.neck == "fpn" else 1
         if len(self.anchor_sizes) != levels:
             wanted = (
@@ -91,6 +136,27 @@ class ModelConfig:
                 raise ValueError(
                     f"ModelConfig: {name} must be more than 0 each, got {getattr(self, name)}"
                 )
+        if self.fpn_top != "max_pool" and self.neck != "fpn":
+            raise ValueError(
+                f"ModelConfig: fpn_top {self.fpn_top!r} is for neck 'fpn', got neck {self.neck!r}"
+            )
+        if self.neck == "c4" and self.mask_bins != 2 * self.box_bins:
+            raise ValueError(
+                "ModelConfig: with neck 'c4', whose conv5 halves what is pooled for both heads, "
+                f"mask_bins must be twice box_bins, got {self.mask_bins} and {self.box_bins}"
+            )
+        widths = {
+            "fpn_channels": self.neck == "fpn",
+            "box_head_conv_width": self.box_head_convs > 0,
+            "mask_head_width": self.mask_head_convs > 0,
+        }
+        for name, used in widths.items():
+            width, groups = getattr(self, name), _GROUPS.get(self.head_norm, 1)
+            if used and width % groups:
+                raise ValueError(
+                    f"ModelConfig: with head_norm {self.head_norm!r}, {name} must be a multiple "
+                    f"of {groups}, got {width}"
+                )
         heads = (self.box_head_convs, self.box_head_layers, self.mask_head_convs)
         if self.neck == "c4" and any(heads):
             raise ValueError(
@@ -109,8 +175,9 @@ class ModelConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Of a padded batch: a pyramid's sums need maps of exactly half the size."""
-        return 32 if self.neck == "fpn" else 1
+        """Of a padded batch: a pyramid's sums need maps of exactly half the size, and poolings of
+        some backbones would drop what is left over."""
+        return 32 if self.neck in ("fpn", "single") else 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

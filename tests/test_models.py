@@ -12,7 +12,7 @@ from mrcnn.config import MODELS, ModelConfig
 from mrcnn.models import build
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
 from mrcnn.models.layers import FrozenBatchNorm
-from mrcnn.models.losses import box_loss
+from mrcnn.models.losses import smooth_l1_loss
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.postprocess import to_detections
 from mrcnn.models.resnet import RESNETS, ResNet
@@ -284,7 +284,7 @@ def test_unused_slots_of_the_box_loss_have_no_gradient(beta):
     """Padding is a box without extent, whose deltas are infinite or NaN."""
     deltas = torch.ones(1, 3, 4, requires_grad=True)
     wanted = torch.tensor([0.0, -torch.inf, torch.nan])[None, :, None].expand(1, 3, 4)
-    loss = box_loss(deltas, wanted, torch.tensor([[True, False, False]]), beta)
+    loss = smooth_l1_loss(deltas, wanted, torch.tensor([[True, False, False]]), beta)
     loss.backward()
     assert loss.isfinite()
     assert deltas.grad.tolist() == [[[1.0] * 4, [0.0] * 4, [0.0] * 4]]

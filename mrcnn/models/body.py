@@ -1,4 +1,4 @@
-"""What VGG, Inception and MobileNet share as backbones: norms by name, parts that stay frozen."""
+"""What the backbones share: norms by name, parts that stay frozen."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ def norm_by_name(backbone: str, norm: str, eps: float) -> Callable[[int], nn.Mod
         norm: a key of `NORMS`.
         eps: added to variances.
     Raises:
-        ValueError: from the function returned, if groups of a group norm would differ in size.
+        ValueError: if there is no such norm; or from the function returned, if groups of a group
+            norm would differ in size.
     """
+    if norm not in NORMS:
+        known = ", ".join(NORMS)
+        raise ValueError(f"backbone {backbone!r} needs a norm, one of {known}, got {norm!r}")
 
     def make(channels: int) -> nn.Module:
         try:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.boxes import encode_boxes
 from mrcnn.models.layers import Conv, conv
 from mrcnn.models.losses import box_loss
 from mrcnn.models.pooling import Pooler
@@ -30,6 +29,7 @@ class BoxHead(nn.Module):
         layers: fully connected, of `width`; without any, the mean over the bins is classified.
         num_classes: C; background is class logit C.
         class_agnostic: one box for all classes.
+        box_loss: one of `BOX_LOSSES`.
         positive_fraction: of the sampled RoIs, at most; they come first.
         score_threshold, nms_threshold, max_detections: of the detections.
     """
@@ -42,17 +42,19 @@ class BoxHead(nn.Module):
         conv_width: int = 256,
         norm: str = "none",
         layers: int = 2,
-        width: int,
+        width: int = 1024,
         num_classes: int,
         class_agnostic: bool = False,
-        positive_fraction: float,
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
+        box_loss: str = "smooth_l1",
+        positive_fraction: float = 0.25,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
     ) -> None:
         super().__init__()
         self.pooler, self.num_classes = pooler, num_classes
         self.boxes_per_roi = 1 if class_agnostic else num_classes
+        self.box_loss = box_loss
         self.positive_fraction = positive_fraction
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
@@ -94,7 +96,7 @@ class BoxHead(nn.Module):
     def losses(
         self, features: dict[str, Tensor], rois: SampledRois, targets: Targets
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the classes and distance of the deltas, each a mean over the RoIs."""
+        """Cross-entropy of the classes and distance of the boxes, each a mean over the RoIs."""
         class_logits, deltas = self(features, rois.boxes, rois.labels >= 0)
         count = (rois.labels >= 0).sum().clamp(min=1)
         loss_classifier = F.cross_entropy(
@@ -108,16 +110,14 @@ class BoxHead(nn.Module):
         positive = (labels >= 0) & (labels < self.num_classes)
         deltas = deltas[:, :positives].unflatten(2, (self.boxes_per_roi, 4))  # (N, R', C or 1, 4)
         box = torch.where(positive & (self.boxes_per_roi > 1), labels, 0)
-        wanted = encode_boxes(
-            take(targets.boxes, rois.matched[:, :positives]),
-            rois.boxes[:, :positives],
-            DELTA_WEIGHTS,
-        )
         loss_box = box_loss(
             deltas.gather(2, box[..., None, None].expand(-1, -1, 1, 4))[:, :, 0],
-            wanted,
+            rois.boxes[:, :positives],
+            take(targets.boxes, rois.matched[:, :positives]),
             positive,
-            self.pooler.numerics.box_smooth_l1_beta,
+            kind=self.box_loss,
+            beta=self.pooler.numerics.box_smooth_l1_beta,
+            delta_weights=DELTA_WEIGHTS,
         )
         return {"loss_classifier": loss_classifier / count, "loss_box_reg": loss_box / count}
 

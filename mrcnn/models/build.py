@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -29,21 +30,21 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(MobileNet, name) for name in MOBILENETS},
 }
 
-BOX_BINS, MASK_BINS = 7, 14  # Mask R-CNN, figure 4
+BOX_BINS = ModelConfig.box_bins  # unless asked otherwise
 
 
 def build(config: ModelConfig) -> MaskRCNN:
     """The model of a configuration, initialised as published, in channels_last.
 
     Raises:
-        ValueError: if the backbone is unknown or there are no classes.
+        ValueError: if there are no classes, or backbone, neck and norm do not go together.
     """
     if config.backbone not in BACKBONES:
         known = ", ".join(BACKBONES)
         raise ValueError(f"build: backbone must be one of {known}, got {config.backbone!r}")
     if not config.num_classes:
         raise ValueError("build: class_names must name at least one class, got none")
-    numerics = NUMERICS[config.numerics]
+    numerics = _numerics(config)
     backbone = _backbone(config)
     rpn = RPN(
         backbone.channels,
@@ -52,6 +53,7 @@ def build(config: ModelConfig) -> MaskRCNN:
         anchor_sizes=config.level_anchor_sizes,
         anchor_ratios=config.anchor_ratios,
         samples=config.rpn_samples,
+        box_loss=config.rpn_box_loss,
         pre_nms_top_k=config.pre_nms_top_k,
         post_nms_top_k=config.post_nms_top_k,
         training_post_nms_top_k=config.training_post_nms_top_k,
@@ -67,6 +69,7 @@ def build(config: ModelConfig) -> MaskRCNN:
         width=config.box_head_width,
         num_classes=config.num_classes,
         class_agnostic=config.class_agnostic_boxes,
+        box_loss=config.box_loss,
         positive_fraction=config.roi_positive_fraction,
         score_threshold=config.score_threshold,
         nms_threshold=config.nms_threshold,
@@ -94,13 +97,32 @@ def build(config: ModelConfig) -> MaskRCNN:
     return model
 
 
+def _numerics(config: ModelConfig) -> Numerics:
+    """Those of the configuration's name, with its own betas where it has some."""
+    numerics = NUMERICS[config.numerics]
+    rpn_beta, box_beta = config.rpn_smooth_l1_beta, config.box_smooth_l1_beta
+    return dataclasses.replace(
+        numerics,
+        rpn_smooth_l1_beta=numerics.rpn_smooth_l1_beta if rpn_beta is None else rpn_beta,
+        box_smooth_l1_beta=numerics.box_smooth_l1_beta if box_beta is None else box_beta,
+    )
+
+
 def _backbone(config: ModelConfig) -> FPN | SingleLevel:
-    stages = {"fpn": config.fpn_levels, "c4": 3, "dc5": 4}[config.neck]
+    stages = {"c4": 3, "dc5": 4}.get(config.neck, config.fpn_levels)
     options = {}
     if config.backbone in RESNETS:
         options = {"stride_in_1x1": config.stride_in_1x1, "dilate_last": config.neck == "dc5"}
-    elif config.neck != "fpn":
-        raise ValueError(f"build: neck {config.neck!r} needs a ResNet, got {config.backbone!r}")
+    elif config.neck in ("c4", "dc5"):
+        raise ValueError(
+            f"build: neck {config.neck!r} needs a ResNet, got backbone {config.backbone!r}; "
+            "choose neck 'single' or 'fpn'"
+        )
+    if config.neck == "dc5" and not RESNETS[config.backbone].bottleneck:
+        raise ValueError(
+            f"build: neck 'dc5' needs bottlenecks, which backbone {config.backbone!r} has not; "
+            "choose resnet50 or larger, or neck 'single'"
+        )
     body = BACKBONES[config.backbone](
         norm=config.norm,
         norm_eps=config.norm_eps,
@@ -109,7 +131,7 @@ def _backbone(config: ModelConfig) -> FPN | SingleLevel:
         **options,
     )
     if config.neck == "fpn":
-        return FPN(body, config.fpn_channels, config.head_norm)
+        return FPN(body, config.fpn_channels, config.head_norm, config.fpn_top)
     return SingleLevel(body)
 
 
@@ -120,9 +142,10 @@ def _poolers(
     channels, strides = backbone.channels, backbone.strides
     if config.neck == "fpn":
         strides = strides[: config.fpn_levels]  # the level on top is for the RPN alone
-    mask_pooler = RoIPooler(channels, MASK_BINS, strides, numerics)
+    mask_pooler = RoIPooler(channels, config.mask_bins, strides, numerics, config.roi_op)
     if config.neck != "c4":
-        return RoIPooler(channels, BOX_BINS, strides, numerics), mask_pooler
+        box_pooler = RoIPooler(channels, config.box_bins, strides, numerics, config.roi_op)
+        return box_pooler, mask_pooler
     conv5 = make_stage(
         config.backbone,
         3,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,9 +48,22 @@ def _group_norm_of_8(channels: int, eps: float) -> nn.Module:
     return nn.GroupNorm(channels // 8, channels, eps)
 
 
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics in training are those of the images of all processes.
+
+    On CPU as on GPU; `nn.BatchNorm2d` in inference, and where there is one process.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and _many_processes():
+            return live_batch_norm(x, self)
+        return super().forward(x)
+
+
 NORMS: dict[str, Callable[[int, float], nn.Module]] = {
     "frozen_batch": FrozenBatchNorm,
     "batch": nn.BatchNorm2d,
+    "sync_batch": SyncBatchNorm,
     "group": _group_norm,
     # Narrow groups are slow on CPUs: with 2 channels a group, as 64 channels in 32 groups have,
     # the backward of the norm takes five times as long as with 8.
@@ -108,7 +123,7 @@ def conv(
         return conv2d(x, weight, bias, *how, add=add, relu=relu)
     y = conv2d(x, weight, bias, *how)
     if valid is not None and isinstance(norm, nn.BatchNorm2d) and norm.training:
-        y = _batch_norm_of(y, norm, valid)
+        y = live_batch_norm(y, norm, valid)
     else:
         y = norm(y)
     if add is not None:
@@ -116,26 +131,63 @@ def conv(
     return F.relu(y, inplace=True) if relu else y
 
 
-def _batch_norm_of(x: Tensor, norm: nn.BatchNorm2d, valid: Tensor) -> Tensor:
+def live_batch_norm(x: Tensor, norm: nn.BatchNorm2d, valid: Tensor | None = None) -> Tensor:
     """A training step of batch norm whose statistics leave out the rows that are padding.
 
-    Fixed shapes need it: of an image with few RoIs the other slots would count as features.
+    Fixed shapes need it: of an image with few RoIs the other slots would count as features. The
+    statistics are those of all processes for a `SyncBatchNorm`.
+
+    Args:
+        x: (N, C, H, W).
+        valid: (N,) bool; None counts every row.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
     wide = x.float()
-    count = (valid.sum() * x.shape[2] * x.shape[3]).clamp(min=1)
+    if valid is None:
+        valid = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    total = isinstance(norm, SyncBatchNorm) and _many_processes()
     rows = valid[:, None, None, None]
-    mean = torch.where(rows, wide, 0.0).sum((0, 2, 3)) / count
+    cells = (valid.sum() * x.shape[2] * x.shape[3]).to(wide.dtype)
+    sums = torch.cat([torch.where(rows, wide, 0.0).sum((0, 2, 3)), cells[None]])
+    sums = _sum_over_processes(sums) if total else sums
+    count = sums[-1].clamp(min=1)
+    mean = sums[:-1] / count
     centered = wide - mean[:, None, None]
-    variance = torch.where(rows, centered**2, 0.0).sum((0, 2, 3)) / count
+    squares = torch.where(rows, centered**2, 0.0).sum((0, 2, 3))
+    variance = (_sum_over_processes(squares) if total else squares) / count
     with torch.no_grad():
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        share = norm.momentum * valid.any()
+        share = norm.momentum * (sums[-1] > 0)
         norm.running_mean.lerp_(mean, share)
         norm.running_var.lerp_(unbiased, share)
         norm.num_batches_tracked += 1
     scale = norm.weight * (variance + norm.eps).rsqrt()
     return (centered * scale[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes. So is its gradient, as each of them used the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_processes(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _many_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

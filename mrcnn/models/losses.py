@@ -1,12 +1,50 @@
-"""The two sums that all losses are made of."""
+"""The sums that all losses are made of."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mrcnn.boxes import box_area, decode_boxes, encode_boxes
 
-def box_loss(deltas: Tensor, wanted: Tensor, weight: Tensor, beta: float) -> Tensor:
+BOX_LOSSES = ("smooth_l1", "giou")
+
+
+def box_loss(
+    deltas: Tensor,
+    references: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    *,
+    kind: str,
+    beta: float,
+    delta_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> Tensor:
+    """How far refined boxes are from their targets, summed.
+
+    Args:
+        deltas: (N, S, 4), of the boxes `references`.
+        references: (N, S, 4) xyxy, anchors or RoIs.
+        targets: (N, S, 4) xyxy.
+        weight: (N, S) bool or float; of slots of weight 0 nothing is looked at.
+        kind: "smooth_l1" of the deltas, or "giou" of the boxes.
+        beta: of `smooth_l1_loss`.
+        delta_weights: factors of dx, dy, dw, dh.
+    Returns:
+        Scalar.
+    """
+    if kind == "giou":
+        # where, not a product, and before all else: padding is a box without extent, of which
+        # gradients may be NaN.
+        used = weight[..., None] > 0
+        boxes = decode_boxes(torch.where(used, deltas.float(), 0.0), references, delta_weights)
+        return giou_loss(boxes, targets, weight)
+    return smooth_l1_loss(deltas, encode_boxes(targets, references, delta_weights), weight, beta)
+
+
+def smooth_l1_loss(deltas: Tensor, wanted: Tensor, weight: Tensor, beta: float) -> Tensor:
     """Smooth L1 distance of box deltas, summed (Fast R-CNN, equation 3).
 
     Args:
@@ -24,6 +62,32 @@ def box_loss(deltas: Tensor, wanted: Tensor, weight: Tensor, beta: float) -> Ten
         square = 0.5 * distance**2 / beta
         distance = torch.where(distance < beta, square, distance - 0.5 * beta)
     return distance.sum()
+
+
+def giou_loss(boxes: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """1 - generalized IoU of pairs of boxes, summed (Rezatofighi et al., 2019, algorithm 1).
+
+    Boxes without extent have finite gradients: areas below 1e-7 count as that in denominators.
+
+    Args:
+        boxes: (N, S, 4) xyxy.
+        wanted: (N, S, 4) xyxy.
+        weight: (N, S) bool or float; values in slots of weight 0 are not looked at.
+    Returns:
+        Scalar, of 0 to 2 for each slot used.
+    """
+    used = weight[..., None] > 0
+    boxes, wanted = torch.where(used, boxes, 0.0), torch.where(used, wanted, 0.0)
+    low = torch.maximum(boxes[..., :2], wanted[..., :2])
+    high = torch.minimum(boxes[..., 2:], wanted[..., 2:])
+    overlap = box_area(torch.cat([low, high], dim=-1))
+    union = box_area(boxes) + box_area(wanted) - overlap
+    low = torch.minimum(boxes[..., :2], wanted[..., :2])
+    high = torch.maximum(boxes[..., 2:], wanted[..., 2:])
+    hull = box_area(torch.cat([low, high], dim=-1))
+    # As two quotients: the hull of a box far away may be infinite, which takes only its own to 0.
+    loss = 2 - overlap / union.clamp(min=1e-7) - union / hull.clamp(min=1e-7)
+    return torch.where(weight > 0, loss, 0.0).sum()
 
 
 def binary_loss(logits: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

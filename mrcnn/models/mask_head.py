@@ -37,10 +37,10 @@ class MaskHead(nn.Module):
         *,
         convs: int = 4,
         norm: str = "none",
-        width: int,
+        width: int = 256,
         num_classes: int,
         class_agnostic: bool = False,
-        positive_fraction: float,
+        positive_fraction: float = 0.25,
     ) -> None:
         super().__init__()
         self._pooler = (pooler,)  # not registered a second time

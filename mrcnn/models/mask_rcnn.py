@@ -33,7 +33,7 @@ class MaskRCNN(nn.Module):
         box_head: BoxHead,
         mask_head: MaskHead | None,
         *,
-        roi_samples: int,
+        roi_samples: int = 512,
     ) -> None:
         super().__init__()
         self.backbone, self.rpn = backbone, rpn

@@ -12,30 +12,36 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn.boxes import box_area
-from mrcnn.numerics import Numerics
-from mrcnn.ops import multiscale_roi_align
+from mrcnn.numerics import NUMERICS, Numerics
+from mrcnn.ops import multiscale_roi_align, roi_pool
 from mrcnn.ops.roi_align import CANONICAL_LEVEL
 
 
 class RoIPooler(nn.Module):
-    """RoIAlign over the levels that have a backbone stage of their own.
+    """RoIAlign or RoIPool over the levels that have a backbone stage of their own.
 
     Args:
         channels: of the features.
         size: bins a side.
         strides: per level, pixels per cell; the features may have coarser levels beyond.
         numerics: whose sampling to follow.
+        op: "align", or "pool" as in Fast R-CNN, which rounds boxes to whole cells.
     """
 
     def __init__(
-        self, channels: int, size: int, strides: Sequence[int], numerics: Numerics
+        self,
+        channels: int,
+        size: int,
+        strides: Sequence[int],
+        numerics: Numerics = NUMERICS["detectron2"],
+        op: str = "align",
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.op = channels, op
         self.size, self.strides, self.numerics = size, list(strides), numerics
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Pool every RoI of the batch, in one op where the numerics allow.
+        """Pool every RoI of the batch, in one op where all levels can be.
 
         Args:
             features: per level (N, C, H_l, W_l), fine to coarse.
@@ -49,7 +55,7 @@ class RoIPooler(nn.Module):
         image_index = torch.arange(images, device=valid.device)[:, None].expand(-1, rois)
         image_index = torch.where(valid, image_index, -1).reshape(-1)
         boxes = boxes.reshape(-1, 4)
-        pool = partial(
+        align = partial(
             multiscale_roi_align,
             size=(self.size, self.size),
             sampling_ratio=numerics.roi_sampling_ratio,
@@ -57,8 +63,8 @@ class RoIPooler(nn.Module):
         )
         scales = [1 / stride for stride in self.strides]
         finest = self.strides[0].bit_length() - 1  # its level
-        if not numerics.last_pixel:
-            return pool(
+        if self.op == "align" and not numerics.last_pixel:
+            return align(
                 maps,
                 boxes,
                 image_index,
@@ -66,15 +72,30 @@ class RoIPooler(nn.Module):
                 canonical_size=numerics.canonical_side,
                 canonical_level=CANONICAL_LEVEL - finest,
             )
-        # The op would choose levels by the size up to the last pixel, not by the whole one.
+        # RoIPool has no form for many levels; that of RoIAlign would choose them by the size up to
+        # the last pixel, not by the whole one.
         level = torch.log2(box_area(boxes).sqrt() / numerics.canonical_side + 1e-6)
         level = (level + CANONICAL_LEVEL).floor().clamp(finest, finest + len(maps) - 1) - finest
-        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1)
-        pooled = [
-            pool([x], boxes, torch.where(level == i, image_index, -1), scales=[scale])
-            for i, (x, scale) in enumerate(zip(maps, scales, strict=True))
-        ]
+        if numerics.last_pixel:
+            boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1)
+        pooled = []
+        for i, (x, scale) in enumerate(zip(maps, scales, strict=True)):
+            index = torch.where(level == i, image_index, -1)
+            if self.op == "align":
+                pooled.append(align([x], boxes, index, scales=[scale]))
+            else:
+                pooled.append(roi_pool(x, _rois(boxes, index), self.size, scale))
         return sum(pooled[1:], pooled[0])  # of a RoI all but one are zero
+
+
+def _rois(boxes: Tensor, image_index: Tensor) -> Tensor:
+    """Boxes (K, 4) and image indices (K,), -1 in padded slots, as RoIPool takes them, (K, 5).
+
+    A box of NaN pools to zero.
+    """
+    used = (image_index >= 0)[:, None]
+    index = image_index.clamp(min=0)[:, None].to(boxes.dtype)
+    return torch.cat([index, torch.where(used, boxes, torch.nan)], dim=1)
 
 
 class Conv5Pooler(nn.Module):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.layers import NORMS, conv
+from mrcnn.models.body import freeze, norm_by_name
+from mrcnn.models.layers import conv
 
 
 def _conv(
@@ -140,10 +141,7 @@ def make_stage(
     shape = RESNETS[name]
     channels = shape.channels(index)
     channels_in = shape.channels(index - 1) if index else 64
-
-    def make_norm(channels: int) -> nn.Module:
-        return NORMS[norm](channels, norm_eps)
-
+    make_norm = norm_by_name(name, norm, norm_eps)
     blocks = nn.Sequential()
     for j in range(shape.depths[index]):
         stride = 2 if index > 0 and j == 0 and not dilated else 1
@@ -200,9 +198,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if dilate_last and not RESNETS[name].bottleneck:
-            raise ValueError(f"ResNet: dilate_last needs bottlenecks, which {name} has not")
+            raise ValueError(
+                f"ResNet: dilate_last needs bottlenecks, which backbone {name!r} has not"
+            )
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = NORMS[norm](64, norm_eps)
+        self.bn1 = norm_by_name(name, norm, norm_eps)(64)
         _initialise(self.conv1)
         self.stages = [f"layer{i + 1}" for i in range(stages)]
         self.strides = [4 * 2**i for i in range(stages)]
@@ -221,9 +221,7 @@ class ResNet(nn.Module):
             if dilated:
                 self.strides[i] //= 2
         parts = [[self.conv1, self.bn1], *([getattr(self, stage)] for stage in self.stages)]
-        for part in parts[:frozen_stages]:
-            for module in part:
-                module.requires_grad_(False)
+        freeze(parts, frozen_stages)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(N, 3, H, W) to one map a stage, (N, channels[i], H / strides[i], W / strides[i])."""

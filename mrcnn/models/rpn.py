@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mrcnn.boxes import encode_boxes
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
 from mrcnn.models.layers import Conv, conv
 from mrcnn.models.losses import binary_loss, box_loss
 from mrcnn.models.sampling import draw_samples, take
-from mrcnn.numerics import Numerics
+from mrcnn.numerics import NUMERICS, Numerics
 from mrcnn.ops import match_boxes, select_proposals
 from mrcnn.ops.fused import linear
 from mrcnn.structures import Proposals, Targets
@@ -33,6 +32,7 @@ class RPN(nn.Module):
         anchor_sizes: per level the square roots of the areas, pixels.
         anchor_ratios: height / width.
         samples: anchors an image in the losses.
+        box_loss: one of `BOX_LOSSES`.
         pre_nms_top_k: boxes a level that enter NMS; twice as many in training.
         post_nms_top_k: proposals an image.
         training_post_nms_top_k: the same in training.
@@ -48,15 +48,17 @@ class RPN(nn.Module):
         convs: int = 1,
         strides: Sequence[int],
         anchor_sizes: Sequence[Sequence[float]],
-        anchor_ratios: Sequence[float],
-        samples: int,
-        pre_nms_top_k: int,
-        post_nms_top_k: int,
-        training_post_nms_top_k: int,
-        numerics: Numerics,
+        anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        samples: int = 256,
+        box_loss: str = "smooth_l1",
+        pre_nms_top_k: int = 1000,
+        post_nms_top_k: int = 1000,
+        training_post_nms_top_k: int = 1000,
+        numerics: Numerics = NUMERICS["detectron2"],
     ) -> None:
         super().__init__()
         self.strides, self.samples, self.numerics = list(strides), samples, numerics
+        self.box_loss = box_loss
         self.pre_nms_top_k, self.post_nms_top_k = pre_nms_top_k, post_nms_top_k
         self.training_post_nms_top_k = training_post_nms_top_k
         cell_anchors = make_cell_anchors(anchor_sizes, anchor_ratios, self.strides, numerics)
@@ -136,12 +138,13 @@ class RPN(nn.Module):
 
         positives = max(int(index.shape[1] * POSITIVE_FRACTION), 1)  # they come first
         index, drawn = index[:, :positives], drawn[:, :positives]
-        wanted = encode_boxes(
-            take(targets.boxes, matched.gather(1, index)),
-            take(anchors.expand(len(index), -1, -1), index),
-        )
         loss_box = box_loss(
-            take(flat_deltas, index), wanted, drawn == 1, self.numerics.rpn_smooth_l1_beta
+            take(flat_deltas, index),
+            take(anchors.expand(len(index), -1, -1), index),
+            take(targets.boxes, matched.gather(1, index)),
+            drawn == 1,
+            kind=self.box_loss,
+            beta=self.numerics.rpn_smooth_l1_beta,
         )
         return {"loss_objectness": loss_objectness / count, "loss_rpn_box_reg": loss_box / count}
 

@@ -1,4 +1,4 @@
-"""One map instead of a pyramid: C4 and dilated C5 (Faster R-CNN on ResNets; He et al., 2016)."""
+"""One map instead of a pyramid: conv5_3 of VGG (Faster R-CNN), C4 and dilated C5 of ResNets."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class VGG(nn.Module):
                 f"VGG: backbone {name!r} has no norms, got norm {norm!r}; "
                 f"choose norm 'none', or backbone {name + '_bn'!r}"
             )
-        make_norm = norm_by_name(name, norm, norm_eps)
+        make_norm = norm_by_name(name, norm, norm_eps) if self.with_norms else None
         self.strides = [4 * 2**i for i in range(stages)]
         self.channels = [*WIDTHS[2:], WIDTHS[-1]][:stages]
         self.features = nn.ModuleDict()  # keys: places in torchvision's sequence
@@ -80,7 +80,7 @@ class VGG(nn.Module):
             for _ in range(depth):
                 layer, after = str(place), str(place + 1)
                 self.features[layer] = nn.Conv2d(channels, width, 3, padding=1)
-                if self.with_norms:
+                if make_norm:
                     self.features[after] = make_norm(width)
                 block.append((layer, after))
                 channels = width
