@@ -47,7 +47,6 @@ ARCHITECTURES = (
     ("detectron2/mask_rcnn_R_50_DC5_?x", "resnet50-dc5", "resnet50", True),
     ("detectron2/mask_rcnn_R_101_DC5_?x", "resnet50-dc5", "resnet101", True),
     ("detectron2/mask_rcnn_R_50_FPN_?x", "resnet50-fpn", "resnet50", True),
-    ("detectron2/mask_rcnn_R_50_FPN_noaug_1x", "resnet50-fpn", "resnet50", True),
     ("detectron2/mask_rcnn_R_101_FPN_?x", "resnet50-fpn", "resnet101", True),
     ("detectron2/mask_rcnn_X_101_32x8d_FPN_?x", "resnet50-fpn", "resnext101_32x8d", False),
     ("detectron2/mask_rcnn_R_50_FPN_*ep_LSJ", "resnet50-fpn-v2", "resnet50", True),

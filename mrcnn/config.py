@@ -22,7 +22,7 @@ CHOICES = {
 _COUNTS = (
     "fpn_channels", "fpn_levels", "rpn_samples", "pre_nms_top_k", "post_nms_top_k",
     "training_post_nms_top_k", "roi_samples", "box_bins", "mask_bins", "box_head_conv_width",
-    "box_head_width", "mask_head_width", "max_detections",
+    "box_head_width", "mask_head_width",
 )  # fmt: skip
 _GROUPS = {"group": 32, "group_of_8": 8}  # divide the channels
 
