@@ -1,6 +1,7 @@
 """Detectors of other frameworks: their tensors in ours and back, and what their files imply."""
 
 import dataclasses
+import pickle
 import random
 import re
 from pathlib import Path
@@ -300,6 +301,18 @@ def test_there_and_back(tmp_path, case):
     for name, value in state.items():
         assert (written[name].shape, written[name].dtype) == (value.shape, value.dtype)
         assert value.is_meta or torch.equal(written[name], value), name
+
+
+def test_a_pickle_as_detectron2_publishes_them(tmp_path):
+    state = with_values(foreign_states.detectron2(depth=18, classes=3))
+    content = {"model": {k: v.numpy() for k, v in state.items()}, "__author__": "Detectron2 Zoo"}
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    torch.save({"model": state, "iteration": 9}, tmp_path / "model_final.pth")
+    found = [checkpoints.load(tmp_path / f"model_final.{suffix}") for suffix in ("pkl", "pth")]
+    assert found[0].config == found[1].config
+    assert found[0].config.numerics == "detectron2"
+    for name, value in found[0].state.items():
+        assert torch.equal(value, found[1].state[name]), name
 
 
 def small(shapes: foreign_states.Shapes) -> foreign_states.Shapes:
@@ -681,6 +694,10 @@ def test_settings_for_detectron2():
         ("torchvision", {"mask_head_convs": 3}, "a mask head of 3 convolutions"),
         ("torchvision", {"fpn_channels": 64}, "64 channels in FPN, 1024 in the box and 256 in the"),
         ("torchvision", {"norm": "group_of_8"}, "group_of_8 norm in the backbone"),
+        ("torchvision", {"roi_op": "pool"}, "roi_op 'pool'"),
+        ("torchvision", {"fpn_top": "conv"}, "torchvision has no layer for backbone.top"),
+        ("detectron2", {"box_bins": 5}, "box_bins 5"),
+        ("detectron2", {"neck": "single", "anchor_sizes": ((32,),)}, "neck 'single'"),
         ("detectron2", {"norm": "group_of_8"}, "group_of_8 norm"),
         ("maskrcnn_benchmark", "detectron2 GN", "maskrcnn_benchmark has no layer for .*norm"),
         ("maskrcnn_benchmark", "detectron2 four convolutions", "has no layer for box_head.convs.0"),

@@ -16,7 +16,13 @@ from mrcnn.errors import UserError
 from mrcnn.models.resnet import RESNETS
 
 _NEVER = -1e4  # logit of a class that no training saw; its probability is 0 in float16, too
-_DETECTRON2_NORMS = {"frozen_batch": "FrozenBN", "batch": "SyncBN", "group": "GN", "none": ""}
+_DETECTRON2_NORMS = {
+    "frozen_batch": "FrozenBN",
+    "batch": "SyncBN",
+    "sync_batch": "SyncBN",
+    "group": "GN",
+    "none": "",
+}
 # Fields whose values are told where they are not those of the other framework's own models.
 _TORCHVISION_ARGUMENTS = {
     "min_size": "min_size",
@@ -110,7 +116,14 @@ def with_classes(
 def _check(framework: str, config: ModelConfig) -> None:
     """Refuse what a framework cannot build without code of one's own."""
     convs, layers, shape = config.box_head_convs, config.box_head_layers, config.backbone
-    problems = {f"the backbone {shape}": shape not in RESNETS}
+    pooled = ("roi_op", "box_bins", "mask_bins")
+    problems = {
+        f"the backbone {shape}": shape not in RESNETS,
+        f"neck {config.neck!r}": config.neck == "single",
+    } | {
+        f"{name} {getattr(config, name)!r}": getattr(config, name) != getattr(ModelConfig, name)
+        for name in pooled
+    }
     if framework == "torchvision":
         widths = (config.fpn_channels, config.box_head_width, config.mask_head_width)
         problems |= {
@@ -119,7 +132,8 @@ def _check(framework: str, config: ModelConfig) -> None:
             or config.class_agnostic_masks,
             f"a box head of {convs} convolutions and {layers} layers": (convs, layers)
             not in ((0, 2), (4, 1)),
-            f"{config.norm} norm in the backbone": config.norm not in ("frozen_batch", "batch"),
+            f"{config.norm} norm in the backbone": config.norm
+            not in ("frozen_batch", "batch", "sync_batch"),
             f"{config.head_norm} norm in FPN and heads, but for its second R50-FPN": (
                 config.head_norm != "none" and not _second_version(config)
             ),
