@@ -219,6 +219,9 @@ _SMALL = ModelConfig(
     min_size=256,
     max_size=448,
 )
+# The same for a backbone that brings ImageNet's weights and batch statistics.
+_SMALL_IMAGENET = dataclasses.replace(_SMALL, norm="frozen_batch", frozen_stages=2)
+_HALF = (127.5, 127.5, 127.5)  # mean and standard deviation of pixels scaled to [-1, 1]
 
 _RESNET50 = ModelConfig()  # R50-FPN
 _ONE_LEVEL = dataclasses.replace(
@@ -231,8 +234,13 @@ _CONV5_HEADS = dataclasses.replace(
 
 MODELS: dict[str, ModelConfig] = {
     "small": _SMALL,
-    # The same for a backbone that brings ImageNet's weights and batch statistics.
-    "small-imagenet": dataclasses.replace(_SMALL, norm="frozen_batch", frozen_stages=2),
+    "small-c4": dataclasses.replace(
+        _SMALL, neck="c4", anchor_sizes=((16, 32, 64, 128),), box_head_layers=0, mask_head_convs=0
+    ),
+    "small-imagenet": _SMALL_IMAGENET,
+    "small-mobilenet": dataclasses.replace(
+        _SMALL_IMAGENET, backbone="mobilenet_v2", pixel_mean=_HALF, pixel_std=_HALF
+    ),
     "resnet18-fpn": ModelConfig(backbone="resnet18"),
     "resnet34-fpn": ModelConfig(backbone="resnet34"),
     "resnet50-fpn": ModelConfig(backbone="resnet50"),
@@ -240,10 +248,43 @@ MODELS: dict[str, ModelConfig] = {
     "resnet152-fpn": ModelConfig(backbone="resnet152"),
     "resnext50-fpn": ModelConfig(backbone="resnext50_32x4d"),
     "resnext101-fpn": ModelConfig(backbone="resnext101_32x8d"),
+    "wide-resnet50-fpn": ModelConfig(backbone="wide_resnet50_2"),
+    "resnet18-c4": dataclasses.replace(_CONV5_HEADS, backbone="resnet18"),
     "resnet50-c4": _CONV5_HEADS,
+    "resnet101-c4": dataclasses.replace(_CONV5_HEADS, backbone="resnet101"),
     "resnet50-dc5": _ONE_LEVEL,
+    "resnet101-dc5": dataclasses.replace(_ONE_LEVEL, backbone="resnet101"),
+    # Group norm throughout, and four convolutions before one layer (Wu and He, 2018).
+    "resnet50-gn-fpn": ModelConfig(
+        norm="group", head_norm="group", box_head_convs=4, box_head_layers=1
+    ),
     # Torchvision's second version of its R50-FPN.
     "resnet50-fpn-v2": dataclasses.replace(
         _RESNET50, norm="batch", rpn_convs=2, head_norm="batch", box_head_convs=4, box_head_layers=1
     ),
+    "vgg11-fpn": ModelConfig(backbone="vgg11", norm="none", frozen_stages=1),
+    "vgg16-fpn": ModelConfig(backbone="vgg16", norm="none", frozen_stages=1),
+    # Faster R-CNN's: conv5_3, RoIPool, layers as wide as VGG's own; and a mask head beside them.
+    "vgg16": ModelConfig(
+        backbone="vgg16",
+        norm="none",
+        frozen_stages=1,
+        neck="single",
+        fpn_levels=3,
+        anchor_sizes=((128, 256, 512),),
+        pre_nms_top_k=6000,
+        post_nms_top_k=300,
+        training_post_nms_top_k=2000,
+        roi_samples=128,
+        roi_op="pool",
+        box_head_width=4096,
+        min_size=600,
+        max_size=1000,
+    ),
+    # Its ImageNet weights were trained with this epsilon and these pixels.
+    "inception-fpn": ModelConfig(
+        backbone="inception_v3", norm_eps=1e-3, pixel_mean=_HALF, pixel_std=_HALF
+    ),
+    "inception-narrow-fpn": dataclasses.replace(_SMALL, backbone="inception_v3_narrow"),
+    "mobilenet-fpn": ModelConfig(backbone="mobilenet_v2"),
 }
