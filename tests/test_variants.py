@@ -21,7 +21,7 @@ from mrcnn.models.box_head import BoxHead
 from mrcnn.models.fpn import FPN, TOPS
 from mrcnn.models.layers import NORMS, SyncBatchNorm, live_batch_norm
 from mrcnn.models.mask_head import MaskHead
-from mrcnn.models.pooling import RoIPooler
+from mrcnn.models.pooling import ROI_OPS, RoIPooler
 from mrcnn.models.rpn import RPN
 from mrcnn.numerics import NUMERICS
 from mrcnn.ops import roi_pool
@@ -32,6 +32,8 @@ C4 = {
     "anchor_sizes": ((16, 32, 64),),
     "box_head_layers": 0,
     "mask_head_convs": 0,
+    "box_bins": 3,
+    "mask_bins": 6,
 }
 HEAD_CONVS = {"box_head_convs": 2, "box_head_conv_width": 16, "box_head_layers": 1}
 VGG = {"backbone": "vgg11", "norm": "none"}
@@ -70,7 +72,7 @@ VARIANTS = FAMILIES | {
     "betas": {"rpn_smooth_l1_beta": 0.5, "box_smooth_l1_beta": 0.0},
     "masks of 56 x 56": {"mask_bins": 28},
     "an odd number of bins": {"box_bins": 5, "mask_bins": 9},
-    "conv5 heads, masks of 20 x 20": {**C4, "box_bins": 5, "mask_bins": 10},
+    "conv5 heads of the usual size": {**C4, "box_bins": 7, "mask_bins": 14},
     "convolutions in the box head": HEAD_CONVS,
     "convolutions alone in the box head": {**HEAD_CONVS, "box_head_layers": 0},
     "linear heads": {"box_head_layers": 0, "mask_head_convs": 0},
@@ -102,7 +104,7 @@ VARIANTS = FAMILIES | {
 SLOW = {
     "ResNet, dilated conv5",
     "conv5 heads of bottlenecks",
-    "conv5 heads, masks of 20 x 20",
+    "conv5 heads of the usual size",
     "ResNeXt",
     "wide ResNet",
 }
@@ -122,6 +124,12 @@ def model_of(changes: dict) -> MaskRCNN:
     return tiny.model(config_of(changes))
 
 
+def on_meta(name: str) -> MaskRCNN:
+    """A named model whose tensors have shapes but no values."""
+    with torch.device("meta"):
+        return build(dataclasses.replace(MODELS[name], class_names=("disc", "square")))
+
+
 def step(model: MaskRCNN, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     found = model.train()(images(), square_targets())
@@ -132,14 +140,21 @@ def step(model: MaskRCNN, seed: int = 0) -> dict[str, Tensor]:
 def test_choices_are_those_of_the_modules():
     assert set(CHOICES["norm"]) == set(CHOICES["head_norm"]) == {*NORMS, "none"}
     assert CHOICES["fpn_top"] == tuple(TOPS)
+    assert CHOICES["roi_op"] == ROI_OPS
     assert CHOICES["box_loss"] == CHOICES["rpn_box_loss"] == losses.BOX_LOSSES
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_named_models_build(name):
+    model = on_meta(name)
+    assert any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", cases(MODELS, {name for name in MODELS if "101" in name or "152" in name})
+)
 def test_named_models_build_train_and_predict(name):
-    """On the meta device, where tensors have shapes but no values."""
-    with torch.device("meta"):
-        model = build(dataclasses.replace(MODELS[name], class_names=("disc", "square")))
+    model = on_meta(name)
     found = model(images("meta"), square_targets("meta"))
     torch.stack(list(found.values())).sum().backward()
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
@@ -254,6 +269,21 @@ def test_what_does_not_go_together_is_named(case):
         build(config_of(changes))
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FPN(Halves(), 32, top="p6p7"),
+        lambda: FPN(Halves(), 32, norm="layer"),
+        lambda: RoIPooler(32, 7, [4], op="crop"),
+        lambda: RPN(32, strides=[4], anchor_sizes=[[16]], box_loss="iou"),
+        lambda: BoxHead(RoIPooler(32, 7, [4]), num_classes=2, box_loss="iou"),
+    ],
+)
+def test_plain_constructors_name_their_choices(make):
+    with pytest.raises(ValueError, match=r"(top|norm|op|box_loss) must be one of .*, got '"):
+        make()
 
 
 @pytest.mark.parametrize("norm", ["frozen_batch", "group_of_8"])

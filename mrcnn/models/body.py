@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from mrcnn.models.layers import NORMS
+from mrcnn.models.layers import NORMS, check_choice
 
 
 def norm_by_name(backbone: str, norm: str, eps: float) -> Callable[[int], nn.Module]:
@@ -20,9 +20,7 @@ def norm_by_name(backbone: str, norm: str, eps: float) -> Callable[[int], nn.Mod
         ValueError: if there is no such norm; or from the function returned, if groups of a group
             norm would differ in size.
     """
-    if norm not in NORMS:
-        known = ", ".join(NORMS)
-        raise ValueError(f"backbone {backbone!r} needs a norm, one of {known}, got {norm!r}")
+    check_choice(f"norm of backbone {backbone!r}", norm, NORMS)
 
     def make(channels: int) -> nn.Module:
         try:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.layers import Conv, conv
-from mrcnn.models.losses import box_loss
+from mrcnn.models.layers import Conv, check_choice, conv
+from mrcnn.models.losses import BOX_LOSSES, box_loss
 from mrcnn.models.pooling import Pooler
 from mrcnn.models.sampling import take
 from mrcnn.ops import select_detections
@@ -54,6 +54,7 @@ class BoxHead(nn.Module):
         super().__init__()
         self.pooler, self.num_classes = pooler, num_classes
         self.boxes_per_roi = 1 if class_agnostic else num_classes
+        check_choice("BoxHead: box_loss", box_loss, BOX_LOSSES)
         self.box_loss = box_loss
         self.positive_fraction = positive_fraction
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold

@@ -13,6 +13,7 @@ from mrcnn.config import ModelConfig
 from mrcnn.models.box_head import BoxHead
 from mrcnn.models.fpn import FPN
 from mrcnn.models.inception import INCEPTIONS, Inception
+from mrcnn.models.layers import check_choice
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.mask_rcnn import MaskRCNN
 from mrcnn.models.mobilenet import MOBILENETS, MobileNet
@@ -39,9 +40,7 @@ def build(config: ModelConfig) -> MaskRCNN:
     Raises:
         ValueError: if there are no classes, or backbone, neck and norm do not go together.
     """
-    if config.backbone not in BACKBONES:
-        known = ", ".join(BACKBONES)
-        raise ValueError(f"build: backbone must be one of {known}, got {config.backbone!r}")
+    check_choice("build: backbone", config.backbone, BACKBONES)
     if not config.num_classes:
         raise ValueError("build: class_names must name at least one class, got none")
     numerics = _numerics(config)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.layers import Conv, conv
+from mrcnn.models.layers import Conv, check_choice, conv
 
 
 def _stride_2_conv(channels: int) -> nn.Module:
@@ -46,6 +46,7 @@ class FPN(nn.Module):
         body_channels: list[int] = list(body.channels)  # type: ignore[arg-type]
         self.lateral = nn.ModuleList(Conv(c, channels, 1, norm) for c in body_channels)
         self.output = nn.ModuleList(Conv(channels, channels, 3, norm) for _ in body_channels)
+        check_choice("FPN: top", top, TOPS)
         self.top = TOPS[top](channels)
         for layer in [*self.lateral, *self.output]:
             assert isinstance(layer, Conv)

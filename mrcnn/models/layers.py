@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -71,6 +71,12 @@ NORMS: dict[str, Callable[[int, float], nn.Module]] = {
 }
 
 
+def check_choice(argument: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not known, with a ValueError that tells those that are."""
+    if value not in known:
+        raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}")
+
+
 class Conv(nn.Conv2d):
     """A convolution that keeps the size of its map, with the norm that follows it, if any.
 
@@ -79,6 +85,7 @@ class Conv(nn.Conv2d):
     """
 
     def __init__(self, channels_in: int, channels: int, kernel: int, norm: str = "none") -> None:
+        check_choice("Conv: norm", norm, ("none", *NORMS))
         bare = norm == "none"
         super().__init__(channels_in, channels, kernel, padding=kernel // 2, bias=bare)
         self.norm = None if bare else NORMS[norm](channels, 1e-5)

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn.boxes import box_area
+from mrcnn.models.layers import check_choice
 from mrcnn.numerics import NUMERICS, Numerics
 from mrcnn.ops import multiscale_roi_align, roi_pool
 from mrcnn.ops.roi_align import CANONICAL_LEVEL
+
+ROI_OPS = ("align", "pool")
 
 
 class RoIPooler(nn.Module):
@@ -37,6 +40,7 @@ class RoIPooler(nn.Module):
         op: str = "align",
     ) -> None:
         super().__init__()
+        check_choice("RoIPooler: op", op, ROI_OPS)
         self.channels, self.op = channels, op
         self.size, self.strides, self.numerics = size, list(strides), numerics
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
-from mrcnn.models.layers import Conv, conv
-from mrcnn.models.losses import binary_loss, box_loss
+from mrcnn.models.layers import Conv, check_choice, conv
+from mrcnn.models.losses import BOX_LOSSES, binary_loss, box_loss
 from mrcnn.models.sampling import draw_samples, take
 from mrcnn.numerics import NUMERICS, Numerics
 from mrcnn.ops import match_boxes, select_proposals
@@ -58,6 +58,7 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         self.strides, self.samples, self.numerics = list(strides), samples, numerics
+        check_choice("RPN: box_loss", box_loss, BOX_LOSSES)
         self.box_loss = box_loss
         self.pre_nms_top_k, self.post_nms_top_k = pre_nms_top_k, post_nms_top_k
         self.training_post_nms_top_k = training_post_nms_top_k
