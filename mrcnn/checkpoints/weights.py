@@ -78,7 +78,8 @@ def fill(model: MaskRCNN, config: ModelConfig, start: Start) -> list[str]:
     if start.config is None:
         return [*start.notes, *_fill_backbone(model, start)]
     file, state, saved = start.file, start.state, start.config
-    if saved.backbone != config.backbone or saved.norm != config.norm:
+    same_norm = saved.norm == config.norm or {saved.norm, config.norm} == {"batch", "sync_batch"}
+    if saved.backbone != config.backbone or not same_norm:
         raise UserError(
             f"{file}: holds a {saved.backbone} with {saved.norm} norm, the model to train is a "
             f"{config.backbone} with {config.norm} norm; choose the --model it was trained as, "
