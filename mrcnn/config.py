@@ -241,6 +241,8 @@ MODELS: dict[str, ModelConfig] = {
     "small-mobilenet": dataclasses.replace(
         _SMALL_IMAGENET, backbone="mobilenet_v2", pixel_mean=_HALF, pixel_std=_HALF
     ),
+    "small-vgg": dataclasses.replace(_SMALL, backbone="vgg11_bn"),
+    "small-roipool": dataclasses.replace(_SMALL, roi_op="pool"),
     "resnet18-fpn": ModelConfig(backbone="resnet18"),
     "resnet34-fpn": ModelConfig(backbone="resnet34"),
     "resnet50-fpn": ModelConfig(backbone="resnet50"),
@@ -285,6 +287,6 @@ MODELS: dict[str, ModelConfig] = {
     "inception-fpn": ModelConfig(
         backbone="inception_v3", norm_eps=1e-3, pixel_mean=_HALF, pixel_std=_HALF
     ),
-    "inception-narrow-fpn": dataclasses.replace(_SMALL, backbone="inception_v3_narrow"),
+    "small-inception": dataclasses.replace(_SMALL, backbone="inception_v3_narrow"),
     "mobilenet-fpn": ModelConfig(backbone="mobilenet_v2"),
 }
