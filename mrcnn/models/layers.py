@@ -152,7 +152,7 @@ def live_batch_norm(x: Tensor, norm: nn.BatchNorm2d, valid: Tensor | None = None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
-    wide = x.float()
+    wide = x if x.dtype == torch.float64 else x.float()
     if valid is None:
         valid = torch.ones(len(x), dtype=torch.bool, device=x.device)
     total = isinstance(norm, SyncBatchNorm) and _many_processes()
