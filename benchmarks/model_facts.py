@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 CLASSES = 80  # of COCO
 SIDE = 512  # of the images that are timed and trained on, pixels
-REPEATS = 5
+REPEATS = 3
 PARTS = ("backbone", "neck", "RPN", "box head", "mask head")
 
 # Torchvision's figures, from its weights' metadata: parameters; 10^9 multiply-adds of noise resized
