@@ -137,7 +137,8 @@ class EvaluateConfig:
     """Score a trained model on a data set: AP of boxes and masks, as COCO defines it."""
 
     weights: Path
-    """A run folder (its best checkpoint, else its last) or a checkpoint file."""
+    """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
+    framework, or the name of a published one."""
     data: Path
     """Folder with images and COCO annotations."""
     split: Literal["train", "val"] = "val"
@@ -167,6 +168,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(EvaluateConfig, argv)
     image_ids = None if args.image_ids is None else _read_ids(args.image_ids)
     predictor = load(args.weights, args.device, amp=args.amp, max_detections=args.max_dets)
+    for note in predictor.notes:
+        print(note)
     split = find_splits(args.data, needs=(args.split,))[args.split]
     if split.note:
         print(split.note)

@@ -26,7 +26,8 @@ class PredictConfig:
     images: Positional[tuple[Path, ...]]
     """Image files, and folders whose images are taken."""
     weights: Path
-    """A run folder (its best checkpoint, else its last) or a checkpoint file."""
+    """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
+    framework, or the name of a published one."""
     out: Path = Path("predictions")
     """Folder for the overlays and predictions.json."""
     score_threshold: float = 0.5
@@ -57,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         score_threshold=args.score_threshold,
         max_detections=args.max_dets,
     )
+    for note in predictor.notes:
+        print(note)
     written, failures = predict_files(predictor, files, args.out, args.score_threshold)
     print(f"{written} overlays and predictions.json in {args.out}")
     if failures:

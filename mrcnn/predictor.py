@@ -141,10 +141,17 @@ class Predictor:
 
     Args:
         amp: compute convolutions and matrix products in bfloat16.
+        notes: sentences about what was assumed of another framework's file.
     """
 
-    def __init__(self, model: MaskRCNN, config: ModelConfig, amp: bool = False) -> None:
-        self.model, self.config, self.amp = model, config, amp
+    def __init__(
+        self,
+        model: MaskRCNN,
+        config: ModelConfig,
+        amp: bool = False,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.model, self.config, self.amp, self.notes = model, config, amp, list(notes)
 
     @property
     def device(self) -> torch.device:
@@ -247,7 +254,7 @@ def load(
     **config: Any,
 ) -> Predictor:
     """A trained model: from a checkpoint file, a run folder, or a file of another framework
-    (.pt, .pth, .pkl), as which it then computes.
+    (.pt, .pth, .pkl), as which it then computes; its `notes` say what was assumed.
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
@@ -271,7 +278,9 @@ def load(
             f"{path}: its weights do not fit the model it describes ({reason}); "
             "was it made by another version of mrcnn?"
         ) from error
-    return Predictor(model.to(where).eval(), checkpoint.config, amp)
+    ours = checkpoints.find(Path(path)).suffix == ".safetensors"
+    notes = [] if ours else checkpoint.extra["notes"]
+    return Predictor(model.to(where).eval(), checkpoint.config, amp, notes)
 
 
 def find_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from foreign_states import with_values, without_values
 
+import mrcnn
 from mrcnn import checkpoints
 from mrcnn.checkpoints.exchange import state_for, with_classes
 from mrcnn.checkpoints.files import Checkpoint
@@ -311,6 +312,9 @@ def test_a_pickle_as_detectron2_publishes_them(tmp_path):
     found = [checkpoints.load(tmp_path / f"model_final.{suffix}") for suffix in ("pkl", "pth")]
     assert found[0].config == found[1].config
     assert found[0].config.numerics == "detectron2"
+    told = mrcnn.load(tmp_path / "model_final.pth").notes
+    assert "detectron2, resnet18, 4-level FPN, 3 classes" in told[0]
+    assert "assumed: norm_eps 1e-05, stride_in_1x1 True" in told[1]
     for name, value in found[0].state.items():
         assert torch.equal(value, found[1].state[name]), name
 
