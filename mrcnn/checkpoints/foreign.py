@@ -9,7 +9,6 @@ a box or a mask.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn.checkpoints.layouts import LAYOUTS, Fields, Found, Layout
+from mrcnn.checkpoints.layouts import LAYOUTS
+from mrcnn.checkpoints.naming import Found, Layout
 from mrcnn.checkpoints.others import refuse_others
+from mrcnn.checkpoints.shapes import COUNTER, PIXELS, fields_of_shapes
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import build
 from mrcnn.models.build import BOX_BINS
-from mrcnn.models.resnet import RESNETS, Shape
 
-_PIXELS = "backbone.body.conv1.weight"
 _FLATTENED = "box_head.layers.0.weight"
 _CLASSES = "box_head.class_logits."
 _PER_CLASS = {"box_head.deltas.": 4, "mask_head.mask_logits.": 1}  # rows a class
-_COUNTER = ".num_batches_tracked"  # of live batch norm; nothing depends on it
 
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -94,7 +92,7 @@ def to_ours(
         if ours is not None:
             theirs[ours] = name
     shapes = {ours: tuple(state[name].shape) for ours, name in theirs.items()}
-    fields, classes = _shape_fields(file, framework, layout, theirs, shapes)
+    fields, classes = fields_of_shapes(file, framework, layout, theirs, shapes)
     implied, by_habit = layout.implied(Found(state, facts, fields, classes))
     given = bgr is not None
     bgr = by_habit if bgr is None else bgr
@@ -115,7 +113,7 @@ def to_ours(
     converted, rest = {}, {}
     for ours, meta in own.items():
         if ours not in theirs:
-            if ours.endswith(_COUNTER):
+            if ours.endswith(COUNTER):
                 converted[ours] = torch.zeros((), dtype=torch.int64)
                 continue
             raise UserError(
@@ -141,7 +139,7 @@ def to_ours(
                 f"{framework} that are read; it belongs to another network"
             )
         rest[name] = state[name]
-    counters = any(name.endswith(_COUNTER) for name in state)
+    counters = any(name.endswith(COUNTER) for name in state)
     source = {"framework": framework, "bgr": bgr, "counters": counters}
     notes = _notes(file, framework, config, None if given else bgr, assumed)
     return Converted(converted, config, rest, source, notes)
@@ -186,7 +184,7 @@ def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_kind(file: Path, name: str, value: Tensor) -> None:
     kind = str(value.dtype if value.layout == torch.strided else value.layout)
-    if value.layout != torch.strided or not (value.dtype in _FLOATS or name.endswith(_COUNTER)):
+    if value.layout != torch.strided or not (value.dtype in _FLOATS or name.endswith(COUNTER)):
         raise UserError(
             f"{file}: {name} holds {kind.removeprefix('torch.')}, weights must be dense and of "
             f"{', '.join(str(dtype).removeprefix('torch.') for dtype in _FLOATS)}"
@@ -197,14 +195,13 @@ def _value_to_ours(
     layout: Layout, config: ModelConfig, bgr: bool, ours: str, value: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """One tensor, and its rows of background if these have no place; None if it cannot be."""
-    if ours == _PIXELS and bgr:
+    if ours == PIXELS and bgr:
         return value.flip(1) if value.dim() == 4 else None, None
     if ours == _FLATTENED:
         if value.dim() != 2 or value.shape[1] % BOX_BINS**2:
             return None, None
-        return value.reshape(len(value), -1, BOX_BINS, BOX_BINS).permute(0, 2, 3, 1).flatten(
-            1
-        ), None
+        maps = value.reshape(len(value), -1, BOX_BINS, BOX_BINS)
+        return maps.permute(0, 2, 3, 1).flatten(1), None
     if not layout.background_first or value.dim() == 0:
         return value, None
     if ours.startswith(_CLASSES):
@@ -223,7 +220,7 @@ def _value_to_theirs(
     value: Tensor,
     background: Tensor | None,
 ) -> Tensor:
-    if ours == _PIXELS and bgr:
+    if ours == PIXELS and bgr:
         return value.flip(1)
     if ours == _FLATTENED:
         return value.reshape(len(value), BOX_BINS, BOX_BINS, -1).permute(0, 3, 1, 2).flatten(1)
@@ -247,123 +244,6 @@ def _tensors(config: ModelConfig) -> dict[str, Tensor]:
     """The state dict of a model, without values."""
     with torch.device("meta"):
         return build(config).state_dict()
-
-
-def _shape_fields(
-    file: Path,
-    framework: str,
-    layout: Layout,
-    theirs: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[Fields, int]:
-    """What the names and shapes of the tensors say of `ModelConfig`, and the number of classes."""
-
-    def count(pattern: str) -> int:
-        return len({m[1] for name in shapes if (m := re.match(pattern, name))})
-
-    def need(name: str, dims: int) -> tuple[int, ...]:
-        key = theirs.get(name)
-        if key is None:
-            example = layout.theirs(name, ModelConfig(class_names=("a",)))
-            raise UserError(f"{file}: lacks {example}, which every detector of {framework} has")
-        if len(shapes[name]) != dims or 0 in shapes[name]:
-            raise UserError(
-                f"{file}: {key} has shape {shapes[name]}, it must have {dims} dimensions, "
-                "none of them empty"
-            )
-        return shapes[name]
-
-    classes = need("box_head.class_logits.weight", 2)[0] - 1
-    if classes < 1:
-        raise UserError(
-            f"{file}: {theirs['box_head.class_logits.weight']} has one row; "
-            "it must have one for background and one for each class"
-        )
-    box_rows = need("box_head.deltas.weight", 2)[0]
-    background = 1 if layout.background_first else 0
-    conv5 = "box_head.pooler.conv5.0.conv1.weight" in theirs
-    # Detectron2 alone has models of one level, and their backbones have names of their own.
-    fpn = theirs.get(_PIXELS) != "backbone.stem.conv1.weight"
-    fields: Fields = {
-        "backbone": _backbone(file, theirs, shapes, conv5),
-        "norm": _norm("backbone.body.bn1", shapes),
-        "neck": "fpn" if fpn else "c4" if conv5 else "dc5",
-        "rpn_convs": count(r"rpn\.convs\.(\d+)\.weight"),
-        "box_head_convs": count(r"box_head\.convs\.(\d+)\.weight"),
-        "box_head_layers": count(r"box_head\.layers\.(\d+)\.weight"),
-        "class_agnostic_boxes": box_rows == 4 * (1 + background) and classes > 1,
-        "masks": any(name.startswith("mask_head.") for name in shapes),
-    }
-    if fpn:
-        fields["fpn_channels"] = need("backbone.lateral.0.weight", 4)[0]
-        fields["fpn_levels"] = count(r"backbone\.lateral\.(\d+)\.weight")
-    else:
-        fields["anchor_sizes"] = ((32, 64, 128, 256, 512),)
-    if fields["box_head_convs"]:
-        fields["box_head_conv_width"] = need("box_head.convs.0.weight", 4)[0]
-    if fields["box_head_layers"]:
-        fields["box_head_width"] = need("box_head.layers.0.weight", 2)[0]
-    if fields["masks"]:
-        fields["mask_head_convs"] = count(r"mask_head\.convs\.(\d+)\.weight")
-        fields["mask_head_width"] = need("mask_head.upsample.weight", 4)[1]
-        mask_rows = need("mask_head.mask_logits.weight", 4)[0]
-        fields["class_agnostic_masks"] = mask_rows == 1 + background and classes > 1
-    elif conv5:
-        fields["mask_head_convs"] = 0
-    norms = [name for name in shapes if re.fullmatch(r"(?!backbone\.body).*\.norm\.(.*)", name)]
-    if norms:  # nobody freezes norms that are trained from scratch
-        live = any(name.endswith(".running_mean") for name in norms)
-        fields["head_norm"] = "batch" if live else "group"
-    else:
-        fields["head_norm"] = "none"
-    return fields, classes
-
-
-def _norm(layer: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Of the backbone."""
-    if f"{layer}.running_mean" not in shapes:
-        return "group"
-    return "batch" if layer + _COUNTER in shapes else "frozen_batch"
-
-
-def _backbone(
-    file: Path, theirs: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], conv5: bool
-) -> str:
-    """The key of `RESNETS` that has these blocks, as wide as these."""
-
-    def depth(stage: str) -> int:
-        return len(
-            {
-                name.split(".")[stage.count(".") + 1]
-                for name in shapes
-                if name.startswith(stage + ".")
-            }
-        )
-
-    last = "box_head.pooler.conv5" if conv5 else "backbone.body.layer4"
-    depths = tuple(depth(s) for s in (*(f"backbone.body.layer{i}" for i in (1, 2, 3)), last))
-    block = "backbone.body.layer1.0."
-    shape = shapes.get(block + "conv2.weight", (0, 0, 0, 0))
-    for name, known in RESNETS.items():
-        width, a_group = _second_convolution(known)
-        bottleneck = block + "conv3.weight" in shapes
-        if (
-            known.depths == depths
-            and known.bottleneck == bottleneck
-            and shape[:2] == (width, a_group)
-        ):
-            return name
-    where = theirs.get(block + "conv2.weight", block + "conv2.weight")
-    raise UserError(
-        f"{file}: its backbone has {depths} blocks in its four stages, and {where} has shape "
-        f"{tuple(shape)}; that is none of {', '.join(RESNETS)}"
-    )
-
-
-def _second_convolution(shape: Shape) -> tuple[int, int]:
-    """Channels out, and in a group in, of the second convolution of the first block."""
-    width = shape.groups * shape.group_width if shape.bottleneck else 64
-    return width, width // shape.groups
 
 
 def _notes(
