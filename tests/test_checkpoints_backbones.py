@@ -134,6 +134,40 @@ def test_folded_mobilenet(shared_data):
     assert all(x.std() > 0 for x in network(pixels))
 
 
+def test_mobilenet_of_timm(tmp_path):
+    """Its layers come in the same order, so that their shapes and values tell where they went."""
+    own = MobileNet("mobilenet_v2", norm="frozen_batch").state_dict()
+    values = {name: torch.rand(tensor.shape) for name, tensor in own.items()}
+    named, stage, within, stride_2 = {}, 0, 0, (2, 4, 7, 14)
+    for k in range(18):
+        layers = {name: v for name, v in values.items() if name.startswith(f"features.{k}.")}
+        if k in (*stride_2, 11, 17):  # where a row of table 2 of the paper begins
+            stage, within = stage + 1, 0
+        for name, value in layers.items():
+            place, kind = name.removeprefix(f"features.{k}.").rsplit(".", 1)
+            if k == 0:
+                theirs = {"0": "conv_stem", "1": "bn1"}[place]
+            else:
+                first = {
+                    "conv.0.0": "conv_dw",
+                    "conv.0.1": "bn1",
+                    "conv.1": "conv_pw",
+                    "conv.2": "bn2",
+                }
+                later = {"conv.0.0": "conv_pw", "conv.0.1": "bn1", "conv.1.0": "conv_dw"}
+                later |= {"conv.1.1": "bn2", "conv.2": "conv_pwl", "conv.3": "bn3"}
+                theirs = f"blocks.{stage}.{within}.{(first if k == 1 else later)[place]}"
+            named[f"{theirs}.{kind}"] = value
+        within += k > 0
+    named |= {"conv_head.weight": torch.rand(1280, 320, 1, 1), "bn2.weight": torch.rand(1280)}
+    torch.save(named | {"classifier.weight": torch.rand(2, 1280)}, tmp_path / "timm.pth")
+    network = MobileNet("mobilenet_v2", norm="frozen_batch")
+    notes = load_backbone(network, tmp_path / "timm.pth")
+    assert len(notes) == 1
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, values[name]), name
+
+
 def test_a_deep_stem_is_refused(tmp_path):
     state = body("resnet18") | {
         "conv1.0.weight": torch.zeros(32, 3, 3, 3),

@@ -1,7 +1,7 @@
 """Classification networks to start from: ImageNet weights under our names.
 
-Torchvision's and timm's are ours; Detectron2 and Caffe2 (the MSRA and FAIR files of Detectron's
-model zoo) have others, and other pixels.
+Torchvision's are ours, and timm's but for MobileNetV2; Detectron2 and Caffe2 (the MSRA and FAIR
+files of Detectron's model zoo) have others, and other pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch import Tensor
 from mrcnn.models.mobilenet import folded_to_frozen
 
 # Of a classifier, or of parts that no detector has.
-UNUSED = re.compile(r"(fc|classifier|AuxLogits|head|linear|pred|fc1000)\..*|features\.18\..*")
+UNUSED = re.compile(
+    r"(fc|classifier|AuxLogits|head|pre_logits|linear|pred|fc1000)\..*|features\.18\..*"
+)
 
 _NORM_EPS = 1e-5
 _STAGE = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
@@ -49,7 +51,28 @@ def read_backbone(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Back
         fields = {"pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
         notes = ["a MobileNetV2 with folded norms, for pixels from -1 to 1"]
         return Backbone(folded_to_frozen(state, _NORM_EPS), fields, notes)
+    if "conv_stem.weight" in state and "blocks.0.0.conv_dw.weight" in state:
+        return Backbone(_from_timm(state), {}, [])
     return Backbone(dict(state), {}, [])
+
+
+def _from_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A MobileNetV2: `blocks.1.0.conv_dw.weight` as `features.2.conv.1.0.weight`."""
+    places = {"conv_stem": "0.0", "bn1": "0.1", "conv_head": "18.0", "bn2": "18.1"}
+    blocks = {tuple(map(int, name.split(".")[1:3])) for name in state if name.startswith("blocks.")}
+    for k, (stage, i) in enumerate(sorted(blocks), 1):
+        block = f"blocks.{stage}.{i}"
+        layers = ["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"]
+        steps = ["0.0", "0.1", "1.0", "1.1", "2", "3"]
+        if f"{block}.conv_pwl.weight" not in state:  # the first does not widen
+            layers, steps = ["conv_dw", "bn1", "conv_pw", "bn2"], ["0.0", "0.1", "1", "2"]
+        for layer, step in zip(layers, steps, strict=True):
+            places[f"{block}.{layer}"] = f"{k}.conv.{step}"
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        layer, _, kind = name.rpartition(".")
+        renamed[f"features.{places[layer]}.{kind}" if layer in places else name] = value
+    return renamed
 
 
 def _from_detectron2(name: str) -> str:
