@@ -25,6 +25,7 @@ from mrcnn.models.pooling import ROI_OPS, RoIPooler
 from mrcnn.models.rpn import RPN
 from mrcnn.numerics import NUMERICS
 from mrcnn.ops import roi_pool
+from mrcnn.structures import ImageBatch
 
 ONE_LEVEL = {"neck": "single", "fpn_levels": 3, "anchor_sizes": ((16, 32, 64),)}
 C4 = {
@@ -350,6 +351,31 @@ def test_families_repeat_to_the_bit(case):
         found = step(model)
         runs.append([*found.values(), *(p.grad for p in model.parameters() if p.requires_grad)])
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+class OnTensors(nn.Module):
+    """A detector whose arguments and results are plain tensors, as an exported program has them."""
+
+    def __init__(self, model: MaskRCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        found = self.model(ImageBatch(pixels, sizes))
+        return found.boxes, found.scores, found.labels, found.counts, found.masks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FAMILIES)
+@torch.no_grad()
+def test_families_are_exported(case):
+    """One graph from pixels to padded detections, with equal results."""
+    model, batch = OnTensors(model_of({"norm": "group_of_8", **FAMILIES[case]})).eval(), images()
+    arguments = (batch.pixels, batch.sizes)
+    program = torch.export.export(model, arguments, strict=False).module()
+    for found, expected in zip(program(*arguments), model(*arguments), strict=True):
+        # Convolutions that end in a ReLU are fused in eager mode alone.
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.slow
