@@ -104,8 +104,8 @@ def test_the_document_lists_every_model():
 
 
 def test_the_code_of_the_document_runs():
+    names: dict = {}  # each block goes on where the one before it ended
     for code in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL):
-        names: dict = {}
         exec(code, names)
         model = names["model"].eval()
         images = mrcnn.ImageBatch(torch.randn(1, 3, 64, 64), torch.tensor([[64, 64]]))
