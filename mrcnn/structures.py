@@ -47,6 +47,9 @@ class Targets(_Moves):
     labels: Tensor  # (N, G) int64 in [0, C), -1 in padded slots
     mask_index: Tensor  # (N, G) int64 into `masks`, -1 in padded slots
     masks: InstanceMasks  # all instances of the batch
+    # (N,) int64: what is drawn at random for an image follows from its seed alone, however
+    # a batch is cut into parts. None draws anew every time.
+    seeds: Tensor | None = None
 
 
 @dataclass(frozen=True)
