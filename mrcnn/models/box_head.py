@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrcnn.models.layers import Conv, check_choice, conv
-from mrcnn.models.losses import BOX_LOSSES, box_loss
+from mrcnn.models.losses import BOX_LOSSES, Normalizer, box_loss, own_count
 from mrcnn.models.pooling import Pooler
 from mrcnn.models.sampling import take
 from mrcnn.ops import select_detections
@@ -95,11 +95,15 @@ class BoxHead(nn.Module):
         return logits.unflatten(0, valid.shape), deltas.unflatten(0, valid.shape)
 
     def losses(
-        self, features: dict[str, Tensor], rois: SampledRois, targets: Targets
+        self,
+        features: dict[str, Tensor],
+        rois: SampledRois,
+        targets: Targets,
+        normalizer: Normalizer = own_count,
     ) -> dict[str, Tensor]:
         """Cross-entropy of the classes and distance of the boxes, each a mean over the RoIs."""
         class_logits, deltas = self(features, rois.boxes, rois.labels >= 0)
-        count = (rois.labels >= 0).sum().clamp(min=1)
+        count = normalizer((rois.labels >= 0).sum())
         loss_classifier = F.cross_entropy(
             class_logits.flatten(0, 1).float(),
             rois.labels.flatten(),

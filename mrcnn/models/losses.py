@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,16 @@ from torch import Tensor
 from mrcnn.boxes import box_area, decode_boxes, encode_boxes
 
 BOX_LOSSES = ("smooth_l1", "giou")
+
+# From how many samples of a kind this batch holds (scalar) to the number that sums of losses over
+# them are divided by. Where a batch is one part of a larger one, it is the mean count of the parts:
+# then the mean of their losses is the loss of the larger batch.
+Normalizer = Callable[[Tensor], Tensor]
+
+
+def own_count(count: Tensor) -> Tensor:
+    """The normalizer of a batch that stands alone."""
+    return count.clamp(min=1)
 
 
 def box_loss(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrcnn.models.layers import Conv, conv
-from mrcnn.models.losses import binary_loss
+from mrcnn.models.losses import Normalizer, binary_loss, own_count
 from mrcnn.models.pooling import Pooler
 from mrcnn.ops.fused import linear
 from mrcnn.ops.mask_targets import mask_targets
@@ -83,7 +83,11 @@ class MaskHead(nn.Module):
         return logits.reshape(*labels.shape, 2 * half, 2 * half)
 
     def losses(
-        self, features: dict[str, Tensor], rois: SampledRois, targets: Targets
+        self,
+        features: dict[str, Tensor],
+        rois: SampledRois,
+        targets: Targets,
+        normalizer: Normalizer = own_count,
     ) -> dict[str, Tensor]:
         """Mean binary cross-entropy over the masks of the positive RoIs."""
         positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
@@ -101,7 +105,7 @@ class MaskHead(nn.Module):
             torch.where(labels >= 0, instance, -1).reshape(-1),
             size,
         ).view(logits.shape)
-        count = (labels >= 0).sum().clamp(min=1) * size * size
+        count = normalizer((labels >= 0).sum()) * size * size
         loss = binary_loss(logits, wanted, (labels >= 0)[..., None, None])
         return {"loss_mask": loss / count}
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mrcnn.models.box_head import BoxHead
 from mrcnn.models.fpn import FPN
+from mrcnn.models.losses import Normalizer, own_count
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.rpn import RPN
 from mrcnn.models.sampling import sample_rois
@@ -43,10 +44,15 @@ class MaskRCNN(nn.Module):
     @overload
     def forward(self, images: ImageBatch, targets: None = None) -> DetectionBatch: ...
     @overload
-    def forward(self, images: ImageBatch, targets: Targets) -> dict[str, Tensor]: ...
+    def forward(
+        self, images: ImageBatch, targets: Targets, normalizer: Normalizer = ...
+    ) -> dict[str, Tensor]: ...
 
     def forward(
-        self, images: ImageBatch, targets: Targets | None = None
+        self,
+        images: ImageBatch,
+        targets: Targets | None = None,
+        normalizer: Normalizer = own_count,
     ) -> DetectionBatch | dict[str, Tensor]:
         """The five losses where targets are given, else the detections of every image."""
         features = self.backbone(images.pixels)  # {"p2": (N, 256, H / 4, W / 4), …}
@@ -63,8 +69,8 @@ class MaskRCNN(nn.Module):
             self.roi_samples,
             self.box_head.positive_fraction,
         )
-        losses: dict[str, Tensor] = self.rpn.losses(logits, deltas, targets)
-        losses |= self.box_head.losses(features, rois, targets)
+        losses: dict[str, Tensor] = self.rpn.losses(logits, deltas, targets, normalizer)
+        losses |= self.box_head.losses(features, rois, targets, normalizer)
         if self.mask_head:
-            losses |= self.mask_head.losses(features, rois, targets)
+            losses |= self.mask_head.losses(features, rois, targets, normalizer)
         return losses

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
 from mrcnn.models.layers import Conv, check_choice, conv
-from mrcnn.models.losses import BOX_LOSSES, binary_loss, box_loss
+from mrcnn.models.losses import BOX_LOSSES, Normalizer, binary_loss, box_loss, own_count
 from mrcnn.models.sampling import draw_samples, take
 from mrcnn.numerics import NUMERICS, Numerics
 from mrcnn.ops import match_boxes, select_proposals
@@ -118,7 +118,11 @@ class RPN(nn.Module):
         return [(height // x.shape[2], width // x.shape[3]) for x in logits]
 
     def losses(
-        self, logits: list[Tensor], deltas: list[Tensor], targets: Targets
+        self,
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        targets: Targets,
+        normalizer: Normalizer = own_count,
     ) -> dict[str, Tensor]:
         """Objectness and box regression over sampled anchors, each a mean over the samples."""
         shapes = [(x.shape[2], x.shape[3]) for x in logits]
@@ -133,8 +137,8 @@ class RPN(nn.Module):
             high_threshold=POSITIVE_IOU,
             low_quality=True,
         )
-        index, drawn = draw_samples(role, self.samples, POSITIVE_FRACTION)  # (N, S)
-        count = (drawn >= 0).sum().clamp(min=1)
+        index, drawn = draw_samples(role, self.samples, POSITIVE_FRACTION, targets.seeds)  # (N, S)
+        count = normalizer((drawn >= 0).sum())
         loss_objectness = binary_loss(flat_logits.gather(1, index), drawn == 1, drawn >= 0)
 
         positives = max(int(index.shape[1] * POSITIVE_FRACTION), 1)  # they come first
