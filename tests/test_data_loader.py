@@ -13,7 +13,14 @@ from PIL import Image
 from mrcnn.config import ModelConfig
 from mrcnn.data import instances
 from mrcnn.data.coco import CocoDataset, read_coco
-from mrcnn.data.loader import TrainSet, batch_keys, collate, eval_loader, train_loader
+from mrcnn.data.loader import (
+    TrainSet,
+    batch_keys,
+    collate,
+    eval_loader,
+    target_loader,
+    train_loader,
+)
 from mrcnn.data.transforms import Augmentation
 from mrcnn.errors import UserError
 
@@ -57,7 +64,7 @@ def assert_equal(a, b):
     assert a.indices == b.indices
     assert torch.equal(a.images.pixels, b.images.pixels)
     assert torch.equal(a.images.sizes, b.images.sizes)
-    for name in ("boxes", "labels", "mask_index"):
+    for name in ("boxes", "labels", "mask_index", "seeds"):
         assert torch.equal(getattr(a.targets, name), getattr(b.targets, name))
     for name in ("points", "transform", "instance_ring"):
         assert torch.equal(getattr(a.targets.masks, name), getattr(b.targets.masks, name))
@@ -86,6 +93,66 @@ def test_workers_change_nothing(dataset):
         assert_equal(a, b)
 
 
+def samples_of(batches) -> list[tuple]:
+    """What identifies each sample, in order."""
+    return [
+        (index, int(seed), size.tolist(), boxes[labels >= 0].tolist())
+        for batch in batches
+        for index, seed, size, boxes, labels in zip(
+            batch.indices,
+            batch.targets.seeds,
+            batch.images.sizes,
+            batch.targets.boxes,
+            batch.targets.labels,
+            strict=True,
+        )
+    ]
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 4), (2, 1), (2, 2), (4, 1)])
+def test_processes_and_accumulated_parts_see_the_images_of_one_big_batch(
+    dataset, world, accumulate
+):
+    whole = batches(dataset, batch_size=4, steps=3)
+    options = {"batch_size": 4, "steps": 3, "world": world, "accumulate": accumulate}
+    parts = [batches(dataset, rank=rank, **options) for rank in range(world)]
+    for step in range(3):
+        mine = slice(step * accumulate, (step + 1) * accumulate)
+        assert samples_of(whole[step : step + 1]) == [
+            sample for rank in parts for sample in samples_of(rank[mine])
+        ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"batch_size": 6, "world": 2, "accumulate": 2},
+            "multiple of 2 processes x 2 .* got 6",
+        ),
+        ({"batch_size": 0}, "must be a multiple of 1 .*, got 0"),
+        ({"accumulate": 0}, "x 0 accumulated"),
+        ({"rank": 2, "world": 2}, r"rank must lie in \[0, 2\), got 2"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused_at_once(dataset, wrong, message):
+    with pytest.raises(ValueError, match=f"train_loader: .*{message}"):
+        train_loader(dataset, CONFIG, AUGMENTATION, **{"batch_size": 2, "steps": 1} | wrong)
+
+
+def test_seeds_follow_from_seed_epoch_and_image(dataset):
+    seeds = {
+        (seed, epoch, index): TrainSet(dataset, CONFIG, AUGMENTATION, seed)[epoch, index].seed
+        for seed in range(3)
+        for epoch in range(3)
+        for index in range(7)
+    }
+    assert len(set(seeds.values())) == len(seeds)
+    assert all(0 <= value < 2**63 for value in seeds.values())
+    batch = batches(dataset, steps=1, seed=2)[0]
+    assert batch.targets.seeds.tolist() == [seeds[2, 0, index] for index in batch.indices]
+
+
 def test_another_seed_gives_other_views(dataset):
     a, b = batches(dataset, steps=4), batches(dataset, steps=4, seed=6)
     assert [x.indices for x in a] != [x.indices for x in b]
@@ -106,7 +173,7 @@ def test_crowd_regions_are_no_targets_and_empty_images_are_samples(dataset):
 def test_collate_pads_to_slots(dataset):
     plain = TrainSet(dataset, CONFIG, Augmentation(horizontal_flip=False), seed=0)
     samples = [plain[0, i] for i in (3, 0, 5)]
-    images, targets, indices = collate(samples, 32)
+    images, targets, indices, _ = collate(samples, 32)
     assert indices == [3, 0, 5]
     assert images.pixels.shape == (3, 3, 32, 64)
     assert targets.boxes.shape == (3, 16, 4)
@@ -139,6 +206,26 @@ def test_eval_loader_shows_all_images_whole_and_in_order(dataset):
     assert seen == list(range(7))
 
 
+def test_targets_of_whole_images_for_a_validation_loss(dataset):
+    shown = list(target_loader(dataset, CONFIG, batch_size=3))
+    assert [batch.indices for batch in shown] == [[0, 1, 2], [3, 4, 5], [6]]
+    for index, _, size, boxes in samples_of(shown):
+        assert size == [30, 40]
+        assert boxes == dataset.boxes[dataset.targets(index)].tolist()
+    assert samples_of(shown) == samples_of(target_loader(dataset, CONFIG, batch_size=2))
+    assert len({seed for _, seed, *_ in samples_of(shown)}) == 7
+
+
+@pytest.mark.parametrize("loader", [eval_loader, target_loader])
+def test_processes_share_the_images_of_an_evaluation(dataset, loader):
+    ranks = [loader(dataset, CONFIG, batch_size=2, rank=rank, world=3) for rank in range(3)]
+    indices = [[batch.indices for batch in batches] for batches in ranks]
+    assert indices == [[[0, 3], [6]], [[1, 4]], [[2, 5]]]
+    assert list(loader(dataset, CONFIG, rank=8, world=9)) == []
+    with pytest.raises(ValueError, match=r"rank must lie in \[0, 2\), got 2"):
+        loader(dataset, CONFIG, rank=2, world=2)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_breaks_later_is_named_without_a_traceback(folder, tmp_path, workers):
     shutil.copytree(folder, tmp_path / "copy")
@@ -166,7 +253,7 @@ def test_real_data_load(shared_data):
     config = ModelConfig(min_size=256, max_size=2000)
     augmentation = Augmentation(crop=256, vertical_flip=True)
     counts = 0
-    for images, targets, _ in train_loader(dataset, config, augmentation, batch_size=2, steps=20):
+    for images, targets, *_ in train_loader(dataset, config, augmentation, batch_size=2, steps=20):
         assert images.pixels.shape == (2, 3, 256, 256)
         valid = targets.labels >= 0
         counts += int(valid.sum())

@@ -5,7 +5,7 @@ N images of a batch, G instance slots an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ class Sample:
     labels: Tensor  # (G,) int64
     masks: InstanceMasks  # G instances, transform set
     index: int  # of the image in its data set
+    seed: int  # for what the losses draw, 63 bits
 
 
 class TrainBatch(NamedTuple):
@@ -50,6 +51,7 @@ class TrainBatch(NamedTuple):
     images: ImageBatch
     targets: Targets
     indices: list[int]
+    notes: Sequence[str] = ()  # what the user should know of how it came about
 
 
 class EvalBatch(NamedTuple):
@@ -63,8 +65,8 @@ class TrainSet(Dataset[Sample]):
     """Views of the images of a data set; item (epoch, index) is the same in every process.
 
     Args:
-        seed: with epoch and index it fixes the view; nothing else does, so a resumed run sees
-            what the interrupted one would have seen.
+        seed: with epoch and index it fixes the view and the seed of the losses; nothing else
+            does, so a resumed run sees what the interrupted one would have seen.
     """
 
     def __init__(
@@ -96,7 +98,14 @@ class TrainSet(Dataset[Sample]):
             labels=self.dataset.labels[taken[kept]],
             masks=masks,
             index=index,
+            seed=_losses_seed(self.seed, epoch, index),
         )
+
+
+def _losses_seed(seed: int, epoch: int, index: int) -> int:
+    """A hash of 63 bits, whose draws have nothing in common with those of the view."""
+    sequence = np.random.SeedSequence([seed, epoch, index], spawn_key=(1,))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
@@ -113,9 +122,10 @@ def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
         mask_index[n, :count] = torch.arange(first, first + count)
         first += count
     masks = instances.concatenate([sample.masks for sample in samples])
+    seeds = torch.tensor([sample.seed for sample in samples])
     return TrainBatch(
         images=pad_images([sample.pixels for sample in samples], size_multiple),
-        targets=Targets(boxes, labels, mask_index, masks),
+        targets=Targets(boxes, labels, mask_index, masks, seeds),
         indices=[sample.index for sample in samples],
     )
 
@@ -149,29 +159,100 @@ def train_loader(
     first_step: int = 0,
     seed: int = 0,
     workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
 ) -> Iterator[TrainBatch]:
     """The batches of steps `first_step` up to `steps`, each a function of (seed, step) alone.
 
+    The images of a step are cut, in order, into world * accumulate equal parts. Process `rank`
+    takes `accumulate` of them that follow each other, and gets them one by one, so that all
+    processes together see the same images however many they are.
+
+    Args:
+        batch_size: images of a step, in all processes together.
+        workers: processes that read images; 0 reads them in this one.
+        rank, world: which of how many training processes this is.
+        accumulate: batches that this process gets for one step.
     Raises:
+        ValueError: if `batch_size` is no multiple of world * accumulate, or `rank` is none of
+            `world` processes.
         UserError: while iterating, if an image cannot be read.
     """
-    keys = batch_keys(len(dataset), batch_size, seed, first_step, steps)
+    _check_rank("train_loader", rank, world)
+    parts = world * accumulate
+    if batch_size < 1 or accumulate < 1 or batch_size % parts:
+        raise ValueError(
+            f"train_loader: batch_size must be a multiple of {world} processes x {accumulate} "
+            f"accumulated batches = {parts}, got {batch_size}"
+        )
+    size = batch_size // parts
+    keys = (
+        batch[part * size : (part + 1) * size]
+        for batch in batch_keys(len(dataset), batch_size, seed, first_step, steps)
+        for part in range(rank * accumulate, (rank + 1) * accumulate)
+    )
     together = partial(collate, size_multiple=config.size_multiple)
     return _batches(TrainSet(dataset, config, augmentation, seed), keys, together, workers)
 
 
+def target_loader(
+    dataset: CocoDataset,
+    config: ModelConfig,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[TrainBatch]:
+    """All images in order, whole, at the size of the model, with targets: for a validation loss.
+
+    The seeds of the targets depend on the position of an image in the data set alone.
+
+    Args:
+        rank, world: of `world` processes, this one gets every `world`-th image, from `rank` on.
+    Raises:
+        ValueError: if `rank` is none of `world` processes.
+        UserError: while iterating, if an image cannot be read.
+    """
+    shares = _share("target_loader", len(dataset), batch_size, rank, world)
+    keys = ([(0, index) for index in indices] for indices in shares)
+    items = TrainSet(dataset, config, Augmentation(horizontal_flip=False), seed=0)
+    return _batches(items, keys, partial(collate, size_multiple=config.size_multiple), workers)
+
+
 def eval_loader(
-    dataset: CocoDataset, config: ModelConfig, *, batch_size: int = 1, workers: int = 0
+    dataset: CocoDataset,
+    config: ModelConfig,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[EvalBatch]:
     """All images in order, whole, at the size of the model; the last batch may be smaller.
 
+    Args:
+        rank, world: of `world` processes, this one gets every `world`-th image, from `rank` on.
     Raises:
+        ValueError: if `rank` is none of `world` processes.
         UserError: while iterating, if an image cannot be read.
     """
-    firsts = range(0, len(dataset), batch_size)
-    keys = (list(range(first, min(first + batch_size, len(dataset)))) for first in firsts)
+    keys = _share("eval_loader", len(dataset), batch_size, rank, world)
     stack = partial(_stack, size_multiple=config.size_multiple)
     return _batches(_WholeImages(dataset, config), keys, stack, workers)
+
+
+def _share(name: str, images: int, batch_size: int, rank: int, world: int) -> Iterator[list[int]]:
+    """Batches of every `world`-th image: neighbours, which often are alike, share the work."""
+    _check_rank(name, rank, world)
+    mine = range(rank, images, world)
+    return (list(mine[first : first + batch_size]) for first in range(0, len(mine), batch_size))
+
+
+def _check_rank(name: str, rank: int, world: int) -> None:
+    if not 0 <= rank < world:
+        raise ValueError(f"{name}: rank must lie in [0, {world}), got {rank}")
 
 
 class _WholeImages(Dataset[tuple[Tensor, int]]):
