@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from torch import nn
 from mrcnn import checkpoints
 from mrcnn.checkpoints import load, load_backbone, load_weights, save
 from mrcnn.errors import UserError
+from mrcnn.files import replacing
 from mrcnn.models.resnet import ResNet
 
 STATE = {"w": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3), "none": torch.zeros(0, 4)}
@@ -60,10 +63,16 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, failing):
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
-def test_a_draft_left_by_a_crash_is_swept(tmp_path):
-    (tmp_path / ".a.draft.safetensors").write_bytes(b"half")
+def test_the_draft_of_a_dead_writer_is_swept(tmp_path):
+    with replacing(tmp_path / "a.safetensors") as draft:
+        draft.touch()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getppid()):
+        (tmp_path / draft.name.replace(f"-{os.getpid()}-", f"-{pid}-")).write_bytes(b"half")
     save(tmp_path / "a.safetensors", STATE, tiny.CONFIG, {})
-    assert os.listdir(tmp_path) == ["a.safetensors"]
+    alive = draft.name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
+    assert sorted(os.listdir(tmp_path)) == [alive, "a.safetensors"]
 
 
 def described(**changes) -> dict[str, str]:

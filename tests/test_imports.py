@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mrcnn"
 FLOORS = [  # from the ground up; what stands on one floor does not import each other
     {"errors", "boxes"},
     {"ops", "files"},
-    {"structures", "numerics"},
+    {"structures", "numerics", "tensor_files"},
     {"config"},
     {"models", "data"},
     {"checkpoints", "visual", "training"},

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from mrcnn.checkpoints.download import fetch
@@ -19,10 +17,12 @@ from mrcnn.checkpoints.foreign import to_ours
 from mrcnn.checkpoints.state_dict import SUFFIXES, read_foreign
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
-from mrcnn.files import replacing
+from mrcnn.files import update_sums
 from mrcnn.models import PUBLISHED
+from mrcnn.tensor_files import DamagedError, ForeignError, read_tensors, write_tensors
 
 FORMAT = 1  # of the metadata; a reader refuses higher numbers
+_FIELD = "mrcnn"
 _REST = "source/"  # before the names of `Checkpoint.rest`
 NAMES = ("best.safetensors", "last.safetensors")  # in a run folder, in the order of preference
 
@@ -45,6 +45,8 @@ def save(
 ) -> None:
     """Write a checkpoint atomically: a crash leaves the file before or the new one, whole.
 
+    The sum of a file of a run (`NAMES`) goes into SHA256SUMS beside it.
+
     Args:
         state: as of `Module.state_dict`, on any device.
         extra: values for JSON.
@@ -53,11 +55,13 @@ def save(
         UserError: if the file cannot be written.
     """
     described = {"format": FORMAT, "model": config.to_dict(), "extra": dict(extra)}
-    metadata = {"mrcnn": json.dumps(described)}
-    everything = {**state, **{_REST + name: value for name, value in (rest or {}).items()}}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
-    with replacing(path) as draft:
-        draft.write_bytes(serialize(tensors, metadata))
+    tensors = {**state, **{_REST + name: value for name, value in (rest or {}).items()}}
+    in_run = path.name in NAMES
+    if in_run:
+        update_sums(path.parent, gone=[path])
+    write_tensors(path, tensors, _FIELD, json.dumps(described))
+    if in_run:
+        update_sums(path.parent, [path])
 
 
 def find(path: Path) -> Path:
@@ -102,19 +106,16 @@ def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: An
         extra = {"source": found.source, "notes": found.notes}
         return Checkpoint(found.state, found.config, extra, found.rest)
     try:
-        with safe_open(file, framework="pt") as content:
-            described = (content.metadata() or {}).get("mrcnn")
-            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        state, described = read_tensors(file, _FIELD)
+    except ForeignError as error:
+        raise UserError(
+            f"{file}: is a safetensors file, but no checkpoint of mrcnn ({error})"
+        ) from error
+    except (DamagedError, OSError) as error:
         raise UserError(
             f"{file}: is damaged, or no safetensors file ({error}); "
             f"copy it again, or take another checkpoint of the run{_beside(file)}"
         ) from error
-    if described is None:
-        raise UserError(
-            f"{file}: is a safetensors file, but no checkpoint of mrcnn "
-            "(its metadata have no field 'mrcnn')"
-        )
     try:
         values = json.loads(described)
         if values["format"] > FORMAT:
