@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -125,6 +126,8 @@ def read_tensors(path: Path, field: str) -> tuple[dict[str, Tensor], str]:
             for name, (dtype, shape) in layout.items():  # they lie without gaps, in this order
                 if dtype not in _DTYPES:
                     raise DamagedError(f"{name} has the unknown dtype {dtype}")
+                if math.prod(max(n, 1) for n in shape) >= 2**63:  # beside a zero
+                    raise DamagedError(f"{name} has the impossible shape {shape}")
                 tensors[name] = torch.empty(shape, dtype=_DTYPES[dtype])
                 wanted = _bytes(tensors[name])
                 if file.readinto(wanted) != len(wanted):
