@@ -19,6 +19,15 @@ from mrcnn.config import ModelConfig
 from mrcnn.data import instances
 from mrcnn.data.coco import CocoDataset
 from mrcnn.data.images import pad_images, read_image
+from mrcnn.data.sampling import (
+    LOSSES,
+    VIEW,
+    Key,
+    batch_keys,
+    image_repeats,
+    orientations,
+    random_numbers,
+)
 from mrcnn.data.transforms import (
     Augmentation,
     random_view,
@@ -62,10 +71,10 @@ class EvalBatch(NamedTuple):
 
 
 class TrainSet(Dataset[Sample]):
-    """Views of the images of a data set; item (epoch, index) is the same in every process.
+    """Views of the images of a data set; the item of a `Key` is the same in every process.
 
     Args:
-        seed: with epoch and index it fixes the view and the seed of the losses; nothing else
+        seed: with the key it fixes the view and the seed of the losses; nothing else
             does, so a resumed run sees what the interrupted one would have seen.
     """
 
@@ -78,8 +87,8 @@ class TrainSet(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> Sample:
+        index = key.image
         image = read_image(self.dataset.path(index))
         taken = self.dataset.targets(index)
         masks, boxes = instances.select(self.dataset.masks, taken), self.dataset.boxes[taken]
@@ -89,23 +98,18 @@ class TrainSet(Dataset[Sample]):
             boxes,
             self.config,
             self.augmentation,
-            np.random.default_rng([self.seed, epoch, index]),
+            np.random.default_rng(random_numbers(VIEW, self.seed, *key)),
         )
         masks, boxes, kept = view_instances(masks, boxes, view)
+        seed = random_numbers(LOSSES, self.seed, *key).generate_state(1, np.uint64)[0]
         return Sample(
             pixels=view_pixels(image, view, self.config),
             boxes=boxes,
             labels=self.dataset.labels[taken[kept]],
             masks=masks,
             index=index,
-            seed=_losses_seed(self.seed, epoch, index),
+            seed=int(seed >> np.uint64(1)),
         )
-
-
-def _losses_seed(seed: int, epoch: int, index: int) -> int:
-    """A hash of 63 bits, whose draws have nothing in common with those of the view."""
-    sequence = np.random.SeedSequence([seed, epoch, index], spawn_key=(1,))
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
@@ -130,25 +134,6 @@ def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
     )
 
 
-def batch_keys(
-    images: int, batch_size: int, seed: int, first_step: int, steps: int
-) -> Iterator[list[tuple[int, int]]]:
-    """The (epoch, image) pairs of steps `first_step` up to `steps`.
-
-    Every epoch shows every image once, shuffled by (seed, epoch); a batch may reach into the next
-    epoch, so no image is left out and all batches are full.
-    """
-    order, order_epoch = np.zeros(0, np.int64), -1
-    for step in range(first_step, steps):
-        keys = []
-        for position in range(step * batch_size, (step + 1) * batch_size):
-            epoch, place = divmod(position, images)
-            if epoch != order_epoch:
-                order, order_epoch = np.random.default_rng([seed, epoch]).permutation(images), epoch
-            keys.append((epoch, int(order[place])))
-        yield keys
-
-
 def train_loader(
     dataset: CocoDataset,
     config: ModelConfig,
@@ -162,6 +147,8 @@ def train_loader(
     rank: int = 0,
     world: int = 1,
     accumulate: int = 1,
+    group_by_orientation: bool = False,
+    repeat_threshold: float = 0.0,
 ) -> Iterator[TrainBatch]:
     """The batches of steps `first_step` up to `steps`, each a function of (seed, step) alone.
 
@@ -174,6 +161,9 @@ def train_loader(
         workers: processes that read images; 0 reads them in this one.
         rank, world: which of how many training processes this is.
         accumulate: batches that this process gets for one step.
+        group_by_orientation: the images of a step are all wide or all high, which saves padding.
+        repeat_threshold: images of classes that a smaller part of all images shows come more than
+            once an epoch, see `image_repeats`.
     Raises:
         ValueError: if `batch_size` is no multiple of world * accumulate, or `rank` is none of
             `world` processes.
@@ -187,9 +177,18 @@ def train_loader(
             f"accumulated batches = {parts}, got {batch_size}"
         )
     size = batch_size // parts
+    batches = batch_keys(
+        len(dataset),
+        batch_size,
+        seed,
+        first_step,
+        steps,
+        groups=orientations(dataset) if group_by_orientation else None,
+        repeats=image_repeats(dataset, repeat_threshold),
+    )
     keys = (
         batch[part * size : (part + 1) * size]
-        for batch in batch_keys(len(dataset), batch_size, seed, first_step, steps)
+        for batch in batches
         for part in range(rank * accumulate, (rank + 1) * accumulate)
     )
     together = partial(collate, size_multiple=config.size_multiple)
@@ -216,7 +215,7 @@ def target_loader(
         UserError: while iterating, if an image cannot be read.
     """
     shares = _share("target_loader", len(dataset), batch_size, rank, world)
-    keys = ([(0, index) for index in indices] for indices in shares)
+    keys = ([Key(0, index) for index in indices] for indices in shares)
     items = TrainSet(dataset, config, Augmentation(horizontal_flip=False), seed=0)
     return _batches(items, keys, partial(collate, size_multiple=config.size_multiple), workers)
 
