@@ -22,6 +22,7 @@ from mrcnn.errors import UserError
 from mrcnn.files import check_writable, write_json
 from mrcnn.flags import parse, run
 from mrcnn.predictor import Predictor, coco_results, load
+from mrcnn.training.distributed import ALONE, World
 
 _TABLE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR")
 
@@ -35,51 +36,89 @@ def evaluate(
     image_ids: Collection[int] | None = None,
     results: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, images: None,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """Detect on every image of a data set, and score boxes and masks.
+
+    Of several processes each detects on its share of the images; the main one scores what all
+    found. Masks travel as run lengths.
 
     Args:
         predictor: its `max_detections` is also the limit of the scores.
         dataset: read with the class names of the predictor.
         image_ids: of the images to take; None takes all.
         results: where to write the detections as a COCO result file.
-        progress: called after each batch with the images done and the images in all.
+        progress: called after each batch with the images done and the images in all; in several
+            processes with those of this one.
+        world: the processes that all call this.
     Returns:
+        In every process,
         The figures of `score_results` as bbox_AP, … and, with a mask head, segm_AP, …; and images,
         max_detections, and images_at_limit, which have as many detections as are allowed.
     Raises:
         UserError: if an image cannot be read, an id is of no image, or `results` cannot be written.
     """
-    if results is not None:
+    if results is not None and world.is_main:
         check_writable(results)
     if image_ids is not None:
         dataset = _chosen(dataset, image_ids)
     if not len(dataset):
         raise UserError(f"{dataset.annotations}: holds no images; there is nothing to evaluate")
-    limit = predictor.config.max_detections
-    entries: list[dict[str, Any]] = []
-    done = at_limit = 0
-    loader = eval_loader(dataset, predictor.config, batch_size=batch_size, workers=workers)
+    shares = world.gather(_entries(predictor, dataset, batch_size, workers, progress, world))
+    metrics: dict[str, float] = {}
+    if world.is_main:
+        by_image = sorted(image for share in shares for image in share)
+        metrics = _scores(predictor, dataset, [found for _, found in by_image], results)
+    scored: dict[str, float] = world.from_main(metrics)
+    return scored
+
+
+def _entries(
+    predictor: Predictor,
+    dataset: CocoDataset,
+    batch_size: int,
+    workers: int,
+    progress: Callable[[int, int], None],
+    world: World,
+) -> list[tuple[int, list[dict[str, Any]]]]:
+    """The images of this process's share: their positions, and the entries of a result file."""
+    loader = eval_loader(
+        dataset,
+        predictor.config,
+        batch_size=batch_size,
+        workers=workers,
+        rank=world.rank,
+        world=world.size,
+    )
+    images = len(range(world.rank, len(dataset), world.size))
+    entries = []
     for batch in loader:
         sizes = [(int(height), int(width)) for height, width in dataset.sizes[batch.indices]]
         for index, found in zip(batch.indices, predictor.detect(batch.images, sizes), strict=True):
             image_id = int(dataset.image_ids[index])
-            at_limit += len(found) == limit
-            entries += (
-                {"image_id": image_id, **entry}
-                for entry in coco_results(
-                    found.boxes.numpy(),
-                    found.scores.numpy(),
-                    found.labels.numpy(),
-                    found.masks,
-                    dataset.category_ids,
-                )
+            records = coco_results(
+                found.boxes.numpy(),
+                found.scores.numpy(),
+                found.labels.numpy(),
+                found.masks,
+                dataset.category_ids,
             )
-        done += len(batch.indices)
-        progress(done, len(dataset))
+            entries.append((index, [{"image_id": image_id, **record} for record in records]))
+        progress(len(entries), images)
+    return entries
+
+
+def _scores(
+    predictor: Predictor,
+    dataset: CocoDataset,
+    by_image: list[list[dict[str, Any]]],
+    results: Path | None,
+) -> dict[str, float]:
+    """The figures that `evaluate` returns."""
+    limit = predictor.config.max_detections
+    entries = [entry for found in by_image for entry in found]
     if results is not None:
         write_json(results, entries)
-
     truth = read_json(dataset.annotations)
     chosen = {int(id) for id in dataset.image_ids}
     metrics: dict[str, float] = {}
@@ -87,6 +126,7 @@ def evaluate(
     for kind in kinds if predictor.model.mask_head else kinds[:1]:
         scores = score_results(truth, entries, kind, limit, chosen)
         metrics |= {f"{kind}_{name}": value for name, value in scores.items()}
+    at_limit = sum(len(found) == limit for found in by_image)
     counts = {"images": len(dataset), "max_detections": limit, "images_at_limit": at_limit}
     return {**metrics, **counts}
 

@@ -15,17 +15,23 @@ from mrcnn.errors import UserError
 T = TypeVar("T")
 
 
-def parse(cls: type[T], argv: list[str] | None = None) -> T:
+def parse(
+    cls: type[T], argv: list[str] | None = None, default: T | None = None, prog: str | None = None
+) -> T:
     """Read a dataclass from the command line.
 
     A wrong flag ends the program with exit code 2 and a message that names the nearest flags.
 
     Args:
         argv: without the name of the program; None takes those of the process.
+        default: whose values stand where no flag does.
+        prog: what the help calls the program; by default after the module of the class.
     """
     spec = getattr(sys.modules[cls.__module__], "__spec__", None)  # also right under `python -m`
-    prog = spec.name.replace(".", " ") if spec else "mrcnn"
-    return tyro.cli(cls, args=argv, prog=prog)
+    prog = prog or (spec.name.replace(".", " ") if spec else "mrcnn")
+    if default is None:
+        return tyro.cli(cls, args=argv, prog=prog)
+    return tyro.cli(cls, args=argv, prog=prog, default=default)
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:

@@ -14,8 +14,9 @@ from torch.utils import backend_registration
 from mrcnn.config import MODELS
 from mrcnn.data.loader import TrainBatch
 from mrcnn.models import build
-from mrcnn.training import loop
-from mrcnn.training.solver import make_optimizer
+from mrcnn.training.distributed import ALONE
+from mrcnn.training.solver import Ema, make_optimizer
+from mrcnn.training.step import TrainStep
 
 
 class Gpu(backend_registration._DummyBackendModule):
@@ -64,18 +65,19 @@ def main() -> None:
 
         for name in ("sgd", "adamw"):
             kept: list[torch.Tensor] = []
-            loop._read = lambda pending, *_: kept.extend(values for _, _, values, *_ in pending)  # noqa: B023
-            for _ in loop.train_steps(
+            take_step = TrainStep(
                 model,
-                [TrainBatch(images(), square_targets(), [0, 1])] * 2,
+                model,
                 make_optimizer(model, name, 0.1, momentum=0.9, weight_decay=0.1),
-                lambda step: 0.1,
                 device=device,
+                world=ALONE,
                 clip_norm=1.0,
-                read_every=10,
-            ):
-                pass
-            assert [values.device for values in kept] == [device] * 2
+                ema=Ema(model, 0.9),
+            )
+            parts = [TrainBatch(images(), square_targets(), [0, 1])] * 2
+            for step in (1, 2):
+                kept.extend(take_step(parts[:step], 0.1, step).values())
+            assert {value.device for value in kept} == {device}
             assert {p.grad.device for p in model.parameters()} == {device}
     print("all on the device")
 

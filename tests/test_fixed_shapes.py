@@ -76,7 +76,8 @@ def square_targets(device: str = "cpu") -> Targets:
     labels[0, 0] = 1
     mask_index = torch.full((2, 3), -1, device=device)
     mask_index[0, 0] = 0
-    return Targets(boxes, labels, mask_index, masks)
+    seeds = torch.tensor([2**62 + 11, 5], device=device)
+    return Targets(boxes, labels, mask_index, masks, seeds)
 
 
 def test_the_recorder_sees_what_it_looks_for():

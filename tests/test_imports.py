@@ -14,13 +14,15 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"config"},
     {"models", "data"},
     {"checkpoints", "visual", "training"},
-    {"predictor", "coco_scores", "flags"},
+    {"predictor", "coco_scores", "flags", "arguments", "progress"},
     {"evaluate"},
+    {"run"},
     {"train", "predict", "convert", "export", "serve", "check_data", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
 ]
-VERBS = {"evaluate", *FLOORS[-3], *FLOORS[-2], *FLOORS[-1], "flags"}  # flags serve all verbs
+VERBS = {"evaluate", *FLOORS[-3], *FLOORS[-2], *FLOORS[-1]}
+VERBS |= {"flags", "arguments", "progress", "run"}  # these serve them
 REFERENCES = {"reference", "reference_masks"}
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 

@@ -23,8 +23,10 @@ from mrcnn.evaluate import evaluate
 from mrcnn.models import build
 from mrcnn.models.fpn import FPN
 from mrcnn.predictor import Predictor
+from mrcnn.training.distributed import ALONE
 from mrcnn.training.loop import train_steps
 from mrcnn.training.solver import learning_rate, make_optimizer
+from mrcnn.training.step import TrainStep
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,12 @@ def test_a_run_leaves_all_it_promises(finished):
     assert names == {
         "config.json",
         "environment.json",
+        "SHA256SUMS",
+        "state",
+        "last_results.json",
+        "val_results.json",
         "results.csv",
+        "timing.csv",
         "curves.png",
         "train_batch.jpg",
         "val_predictions.jpg",
@@ -133,20 +140,25 @@ def test_a_loss_that_is_not_finite_names_step_part_and_images(shapes):
                 torch.nn.init.constant_(model.mask_head.mask_logits.bias, math.nan)
             yield batch
 
-    steps = train_steps(
+    take_step = TrainStep(
         model,
-        poisoned(),
+        model,
         make_optimizer(model, "sgd", 0.01, momentum=0.9, weight_decay=0.0),
-        lambda step: 0.01,
         device=torch.device("cpu"),
-        clip_norm=1.0,
-        read_every=3,
+        world=ALONE,
+    )
+    records = train_steps(
+        take_step,
+        poisoned(),
+        lambda step: 0.01,
+        steps=3,
+        read_at=lambda step: False,
         name_of=lambda index: str(dataset.path(index)),
     )
     with pytest.raises(UserError) as error:
-        next(steps)
+        next(records)
     message = str(error.value)
-    assert message.startswith("step 2: loss_mask, loss, gradient norm is no longer finite")
+    assert message.startswith("step 2: loss_mask, loss, gradient_norm is no longer finite")
     assert message.count(".png") == 2
 
 
@@ -160,7 +172,7 @@ def test_amp_trains_and_evaluates_in_bfloat16(shapes, tmp_path, monkeypatch):
         return maps
 
     monkeypatch.setattr(FPN, "forward", watched)
-    train.main(["--data", str(shapes), "--out", str(tmp_path / "run"), *FLAGS, "--amp"])
+    train.main(["--data", str(shapes), "--out", str(tmp_path / "run"), *FLAGS, "--amp", "bf16"])
     assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
     state = load(tmp_path / "run").state
     assert {t.dtype for t in state.values()} == {torch.float32}
@@ -168,7 +180,8 @@ def test_amp_trains_and_evaluates_in_bfloat16(shapes, tmp_path, monkeypatch):
 
 def test_learning_rate_warms_up_and_falls():
     rates = [learning_rate(s, 90, lr=1.0, warmup=10, schedule="step") for s in range(90)]
-    assert rates[0] == pytest.approx(0.1)
+    assert rates[0] == pytest.approx(0.001)
+    assert rates[5] == pytest.approx(0.5 + 0.5 * 0.001)
     assert rates[10:60] == [1.0] * 50
     assert rates[60:80] == pytest.approx([0.1] * 20)
     assert rates[80:] == pytest.approx([0.01] * 10)
@@ -219,16 +232,21 @@ def test_overfits_eight_real_images(shared_data, tmp_path):
         model.backbone.body, shared_data / "weights" / "resnet18_imagenet_stem_to_layer3.pt"
     )
     steps, lr = 1100, 1e-3
-    for _ in train_steps(
+    take_step = TrainStep(
         model,
-        train_loader(
-            dataset, config, Augmentation(horizontal_flip=False), batch_size=2, steps=steps
-        ),
+        model,
         make_optimizer(model, "adamw", lr, momentum=0.9, weight_decay=1e-4),
-        lambda step: learning_rate(step, steps, lr=lr, warmup=50, schedule="cosine"),
         device=torch.device("cpu"),
+        world=ALONE,
         clip_norm=5.0,
-        read_every=100,
+    )
+    plain = Augmentation(horizontal_flip=False)
+    for _ in train_steps(
+        take_step,
+        train_loader(dataset, config, plain, batch_size=2, steps=steps),
+        lambda step: learning_rate(step, steps, lr=lr, warmup=50, schedule="cosine"),
+        steps=steps,
+        read_at=lambda step: step % 100 == 0,
     ):
         pass
     assert evaluate(Predictor(model, config), dataset)["segm_AP"] >= 0.8

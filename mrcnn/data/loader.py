@@ -299,6 +299,7 @@ def _batches(
         sampler=keys,
         batch_size=None,
         num_workers=workers,
+        generator=torch.Generator(),  # so that the one of the run is left alone
     ):
         if isinstance(batch, UserError):
             raise batch

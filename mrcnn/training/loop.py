@@ -1,17 +1,23 @@
-"""The training loop: batches in, records of each step out."""
+"""The training loop: batches in, records of steps out."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrcnn.data.loader import TrainBatch
 from mrcnn.errors import UserError
-from mrcnn.training.solver import set_learning_rate
+from mrcnn.training.distributed import World
+from mrcnn.training.step import TrainStep
+
+logger = logging.getLogger("mrcnn")
 
 LOSSES = (
     "loss_objectness",
@@ -20,6 +26,7 @@ LOSSES = (
     "loss_box_reg",
     "loss_mask",
 )
+MOST_SKIPPED = 10  # bad steps in a row, after which skipping more would hide a dead model
 
 
 @dataclass(frozen=True)
@@ -28,86 +35,145 @@ class StepRecord:
 
     step: int  # counted from 1
     lr: float
-    losses: dict[str, float]  # the parts, and "loss", their sum
+    losses: dict[str, float]  # the parts, and "loss", their sum, over all processes
     gradient_norm: float  # before clipping
-    images: int
-    seconds: float  # since the step before
-    data_seconds: float  # of these, waiting for the loader
+    images: int  # of all processes
+    seconds: float = field(default=0.0, compare=False)  # since the step before
+    data_seconds: float = field(default=0.0, compare=False)  # of these, waiting for the loader
+    skipped: bool = False  # values that were not finite left the weights as they were
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step whose values are still on the device."""
+
+    step: int
+    lr: float
+    values: dict[str, Tensor]
+    indices: list[int]
+    seconds: float
+    data_seconds: float
 
 
 def train_steps(
-    model: nn.Module,
-    batches: Iterable[TrainBatch],
-    optimizer: torch.optim.Optimizer,
+    take_step: TrainStep,
+    batches: Iterator[TrainBatch],
     lr_at: Callable[[int], float],
     *,
-    device: torch.device,
-    clip_norm: float,
-    read_every: int,
-    amp: bool = False,
+    steps: int,
     first_step: int = 0,
+    parts: int = 1,
+    read_at: Callable[[int], bool],
     name_of: Callable[[int], str] = str,
 ) -> Iterator[list[StepRecord]]:
-    """Train on every batch; yield the records of the last `read_every` steps.
+    """Train; yield the records since the last time at every step that `read_at` says.
 
-    Losses stay on the device until they are yielded, so that a GPU is not waited for every step.
+    Values stay on the device until they are yielded, so that a GPU is not waited for every step.
 
     Args:
+        batches: `parts` of them make this process's share of a step.
         lr_at: the learning rate of a step, counted from 0.
-        clip_norm: limit of the global gradient norm.
-        amp: compute convolutions and matrix products in bfloat16.
+        steps: where to end, counted from the beginning of the run.
+        first_step: steps done before.
+        read_at: asked with the number of steps done, in order, once after each step.
         name_of: the file of an image of the data set, for messages.
     Raises:
-        UserError: if a loss or the gradient is no longer finite; names the step, the part and the
-            image files.
+        UserError: if a loss or the gradient is no longer finite, which names the step, the part
+            and the image files; or if memory runs out, which says what to turn down.
     """
-    model.train()
-    pending: list[tuple[int, float, Tensor, list[int], float, float]] = []
+    take_step.model.train()
+    pending: list[_Pending] = []
+    bad_in_a_row = 0
     last = time.perf_counter()
-    for step, batch in enumerate(batches, start=first_step):
+    for step in range(first_step, steps):
+        batch = list(islice(batches, parts))
         data_seconds = time.perf_counter() - last
         lr = lr_at(step)
-        set_learning_rate(optimizer, lr)
-        images = batch.images.to(device, non_blocking=True)
-        targets = batch.targets.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            losses = model(images, targets)
-        total = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad()
-        torch.autograd.backward(total)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        optimizer.step()
-        values = torch.stack([*losses.values(), total, norm]).detach()
+        try:
+            values = take_step(batch, lr, step + 1)
+        except (RuntimeError, MemoryError) as error:
+            if _is_out_of_memory(error):
+                raise _out_of_memory(step + 1, batch, error) from error
+            raise
+        indices = [index for part in batch for index in part.indices]
         now = time.perf_counter()
-        pending.append((step + 1, lr, values, batch.indices, now - last, data_seconds))
+        pending.append(_Pending(step + 1, lr, values, indices, now - last, data_seconds))
         last = now
-        if len(pending) == read_every:
-            yield _read(pending, list(losses), name_of)
+        if read_at(step + 1) or step + 1 == steps:
+            records = _read(pending, take_step, name_of)
             pending = []
+            for record in records:
+                bad_in_a_row = bad_in_a_row + 1 if record.skipped else 0
+                if bad_in_a_row == MOST_SKIPPED:
+                    raise UserError(
+                        f"step {record.step}: the last {MOST_SKIPPED} steps were not finite; "
+                        "the weights no longer learn. --resume with a lower --lr"
+                    )
+            yield records
+            take_step.model.train()
             last = time.perf_counter()  # what the caller did in between is not training
-    if pending:
-        yield _read(pending, list(losses), name_of)
 
 
 def _read(
-    pending: list[tuple[int, float, Tensor, list[int], float, float]],
-    names: list[str],
-    name_of: Callable[[int], str],
+    pending: Sequence[_Pending], take_step: TrainStep, name_of: Callable[[int], str]
 ) -> list[StepRecord]:
     """Records of the pending steps, after one read from the device."""
-    rows = torch.stack([values for _, _, values, *_ in pending]).tolist()
+    world: World = take_step.world
+    names = list(pending[0].values)
+    own = torch.stack([torch.stack([p.values[name].float() for name in names]) for p in pending])
+    rows = world.sum(own) / world.size  # the gradient norm is the same in all processes
     records = []
-    for (step, lr, _, indices, seconds, data_seconds), row in zip(pending, rows, strict=True):
-        parts = dict(zip([*names, "loss", "gradient norm"], row, strict=True))
-        broken = [name for name, value in parts.items() if not abs(value) < float("inf")]
+    for p, own_row, row in zip(pending, own.tolist(), rows.tolist(), strict=True):
+        parts = dict(zip(names, row, strict=True))
+        watched = [n for n in names if n != "gradient_norm" or not take_step.scaler.is_enabled()]
+        broken = [name for name in watched if not abs(parts[name]) < float("inf")]
         if broken:
-            files = "\n  ".join(name_of(index) for index in indices)
-            raise UserError(
-                f"step {step}: {', '.join(broken)} is no longer finite "
-                f"({', '.join(f'{name} {parts[name]:g}' for name in broken)}).\n"
-                f"The images of this step:\n  {files}\n"
-                "Lower --lr, raise --warmup, or look at these images and their annotations."
+            here = any(not abs(value) < float("inf") for value in own_row)
+            message = _not_finite(p, parts, broken, [name_of(i) for i in p.indices] if here else [])
+            if not take_step.skip_bad:
+                raise UserError(
+                    f"{message}\nLower --lr, raise --warmup, or look at these images and their "
+                    "annotations; --on-nan skip leaves such steps out."
+                )
+            logger.warning("%s\nThe step is left out.", message)
+        norm = parts.pop("gradient_norm")
+        images = len(p.indices) * world.size
+        records.append(
+            StepRecord(
+                p.step, p.lr, parts, norm, images, p.seconds, p.data_seconds, skipped=bool(broken)
             )
-        norm = parts.pop("gradient norm")
-        records.append(StepRecord(step, lr, parts, norm, len(indices), seconds, data_seconds))
+        )
     return records
+
+
+def _not_finite(
+    pending: _Pending, parts: dict[str, float], broken: list[str], files: list[str]
+) -> str:
+    values = ", ".join(f"{name} {parts[name]:g}" for name in broken)
+    shown = "\n  ".join(files) or "are of another process, which names them"
+    return (
+        f"step {pending.step}: {', '.join(broken)} is no longer finite ({values}).\n"
+        f"The images of this step:\n  {shown}"
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "can't allocate memory" in str(error)  # of the CPU allocator
+    )
+
+
+def _out_of_memory(step: int, batch: Sequence[TrainBatch], error: BaseException) -> UserError:
+    height, width = batch[0].images.pixels.shape[2:]
+    count = len(batch[0].indices)
+    reason = (str(error) or "MemoryError").splitlines()[0]
+    return UserError(
+        f"step {step}: out of memory with {count} images of {height} x {width} at a time "
+        f"({reason:.120}).\nRaise --accumulate or lower --batch-size; lower --image-size or "
+        "--large-scale-jitter; or add --amp bf16 or --checkpoint-activations. "
+        "--resume continues the run."
+    )

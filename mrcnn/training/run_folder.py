@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import platform
+import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,17 @@ from typing import Any
 import torch
 
 from mrcnn.errors import UserError
+from mrcnn.files import replacing
 from mrcnn.training.loop import LOSSES, StepRecord
 
-COLUMNS = (
-    "step",
-    "lr",
-    "loss",
-    *LOSSES,
-    "gradient_norm",
-    "images_per_second",
-    "bbox_AP",
-    "segm_AP",
-)
+RESULTS, TIMING = "results.csv", "timing.csv"
+COLUMNS = {
+    # What was learnt: the same whenever and however often a run is interrupted.
+    RESULTS: (
+        "step", "lr", "loss", *LOSSES, "gradient_norm", "skipped", "val_loss", "bbox_AP", "segm_AP"
+    ),
+    TIMING: ("step", "seconds", "images_per_second", "loader_share", "memory_gib"),
+}  # fmt: skip
 
 
 def make_run_folder(wanted: Path | None, parent: Path) -> Path:
@@ -37,8 +38,16 @@ def make_run_folder(wanted: Path | None, parent: Path) -> Path:
         used = [int(p.name) for p in parent.glob("*") if p.name.isdigit()]
         wanted = parent / str(max(used, default=0) + 1)
     if wanted.exists() and not (wanted.is_dir() and not any(wanted.iterdir())):
-        raise UserError(f"--out {wanted}: exists and is not empty; name a new folder")
-    wanted.mkdir(parents=True, exist_ok=True)
+        raise UserError(
+            f"--out {wanted}: exists and is not empty; name a new folder, "
+            f"or continue what is there with --resume {wanted}"
+        )
+    try:
+        wanted.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {wanted}: cannot be made ({error.strerror or error}); name another place"
+        ) from error
     return wanted
 
 
@@ -64,20 +73,72 @@ def _installed() -> bool:
     return True
 
 
-def append_results(
-    path: Path, records: Sequence[StepRecord], metrics: dict[str, float] | None = None
-) -> None:
-    """One row: the mean of `records`, and the AP measured after them, if any."""
-    is_new = not path.exists()
-    last = records[-1]
-    row: dict[str, Any] = {"step": last.step, "lr": last.lr}
-    for name in ("loss", *LOSSES):
-        row[name] = sum(r.losses[name] for r in records) / len(records)
-    row["gradient_norm"] = sum(r.gradient_norm for r in records) / len(records)
-    row["images_per_second"] = sum(r.images for r in records) / sum(r.seconds for r in records)
-    row |= metrics or {}
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        if is_new:
-            writer.writeheader()
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+def results_row(records: Sequence[StepRecord], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The means of `records`, without steps that were skipped, and the figures measured after."""
+    sound = [r for r in records if not r.skipped] or records
+    row: dict[str, Any] = {"step": records[-1].step, "lr": records[-1].lr}
+    for name in records[-1].losses:
+        row[name] = sum(r.losses[name] for r in sound) / len(sound)
+    row["gradient_norm"] = sum(r.gradient_norm for r in sound) / len(sound)
+    row["skipped"] = sum(r.skipped for r in records)
+    return row | {name: metrics[name] for name in COLUMNS[RESULTS] if name in metrics}
+
+
+def timing_row(records: Sequence[StepRecord], seconds: float) -> dict[str, Any]:
+    """How fast `records` were.
+
+    Args:
+        seconds: of training since the run began.
+    """
+    spent = sum(r.seconds for r in records) or float("nan")
+    return {
+        "step": records[-1].step,
+        "seconds": seconds,
+        "images_per_second": sum(r.images for r in records) / spent,
+        "loader_share": sum(r.data_seconds for r in records) / spent,
+        "memory_gib": memory() / 2**30,
+    }
+
+
+def append_row(folder: Path, table: str, row: Mapping[str, Any]) -> None:
+    """Add a row to `RESULTS` or `TIMING`.
+
+    Raises:
+        UserError: if the system cannot write there.
+    """
+    path, text = folder / table, io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS[table], restval="", lineterminator="\n")
+    if not path.exists():
+        writer.writeheader()
+    writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            file.write(text.getvalue())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room, then --resume"
+        ) from error
+
+
+def cut_tables(folder: Path, step: int) -> None:
+    """Remove rows of steps after `step`, and what a crash left of a row."""
+    for table in COLUMNS:
+        path = folder / table
+        if not path.is_file():
+            continue
+        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        kept = [
+            row
+            for row in rows
+            if row.endswith("\n") and row.count(",") == header.count(",")
+            if int(row.partition(",")[0]) <= step
+        ]
+        with replacing(path) as draft:
+            draft.write_text("".join([header, *kept]), encoding="utf-8", newline="")
+
+
+def memory() -> int:
+    """The most bytes that this process has held: of the GPU where one is used, else of the host."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

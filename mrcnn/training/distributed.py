@@ -1,0 +1,109 @@
+"""One training run in many processes, started by `torchrun`: who is who, and what they exchange."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_STEP_TIMEOUT = timedelta(seconds=60)  # of gradients: a process that is late by this is dead
+_WAIT_TIMEOUT = timedelta(hours=2)  # of what others wait for, as one process scoring results
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run; without `torchrun`, this one alone."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # on this machine
+    control: Any = None  # a group on the CPU for messages; its collectives wait for slow work
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in each of them; on the device of `values`."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process. Touches no GPU."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor([float(flag)])
+        dist.all_reduce(flags, group=self.control)
+        return bool(flags.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in the order of ranks; in the main one, [] in others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values, group=self.control)
+        return values or []
+
+    def from_main(self, value: Any) -> Any:
+        """The value of the main process, in each of them."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, group=self.control)
+        return values[0]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier(group=self.control)
+
+
+ALONE = World()
+
+
+def join(device: str) -> World:
+    """The processes that `torchrun` started, connected; alone where it started none.
+
+    Gradients travel by NCCL on GPUs, by gloo on CPUs.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return ALONE
+    rank, size, local = (int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if device.startswith("cuda"):
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=_STEP_TIMEOUT)
+    return World(rank, size, local, dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT))
+
+
+def leave() -> None:
+    """Disconnect from the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def missing(world: World, seconds: float = 10.0) -> list[int]:
+    """After a failed exchange: the ranks that do not answer any more.
+
+    Every process that is alive leaves its mark in the store that `torchrun` keeps.
+    """
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        store.set(f"mrcnn/alive/{world.rank}", "1")
+    except RuntimeError:  # the store died with the process that kept it
+        return [0] if world.rank else []
+    silent = []
+    for rank in range(world.size):
+        try:
+            store.wait([f"mrcnn/alive/{rank}"], timedelta(seconds=seconds))
+        except RuntimeError:
+            silent.append(rank)
+            seconds = 0.1  # all had the same time
+    return silent

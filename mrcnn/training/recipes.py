@@ -1,0 +1,127 @@
+"""Recipes: the numbers of a training run under one name, and how they follow the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers that go together.
+
+    Attributes:
+        model: a key of `MODELS`, for runs that name none and start from no detector.
+        batch_size: images a step that the next three are made for.
+        lr: after warm-up, by optimiser.
+        fields: other fields of `TrainConfig`.
+        model_fields: of `ModelConfig`, for models that are named, not loaded.
+    """
+
+    about: str
+    model: str
+    batch_size: int
+    steps: int
+    warmup: int
+    lr: Mapping[str, float]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    model_fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+_DETECTRON2 = {
+    "optimizer": "sgd",
+    "image_size": 800,
+    "multi_scale": tuple(range(640, 801, 32)),
+    "eval_every": 5000,
+    "save_every": 2500,
+    "workers": 4,
+}
+# Of Detectron2's "new baselines": large-scale jitter, synchronised batch norm, long schedules.
+_LSJ_MODEL = {
+    "norm": "sync_batch",
+    "head_norm": "sync_batch",
+    "frozen_stages": 0,
+    "rpn_convs": 2,
+    "box_head_convs": 4,
+    "box_head_layers": 1,
+}
+_LSJ = {
+    "optimizer": "sgd",
+    "weight_decay": 4e-5,
+    "warmup_factor": 0.067,
+    "milestones": (8 / 9, 26 / 27),
+    "large_scale_jitter": 1024,
+    "image_size": 1024,
+    "amp": "bf16",
+    "eval_every": 20_000,
+    "save_every": 2500,
+    "workers": 8,
+}
+_COCO = 118_000  # images that Detectron2 counts an epoch as
+
+RECIPES: dict[str, Recipe] = {
+    "cpu-demo": Recipe(
+        "A small model from scratch, in minutes on two CPU cores.",
+        model="small",
+        batch_size=2,
+        steps=1350,
+        warmup=50,
+        lr={"adamw": 0.0005, "sgd": 0.01},
+        fields={
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "decay_biases": False,
+            "clip_norm": 5.0,
+        },
+    ),
+    "finetune": Recipe(
+        "A trained detector, or a backbone with ImageNet weights, on a few hundred images.",
+        model="resnet50-fpn",
+        batch_size=4,
+        steps=1500,
+        warmup=100,
+        lr={"adamw": 0.0001, "sgd": 0.005},
+        fields={
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "decay_biases": False,
+            "clip_norm": 5.0,
+            "ema": 0.998,
+            "colour_jitter": 0.2,
+            "eval_every": 250,
+            "save_every": 250,
+        },
+    ),
+    "1x": Recipe(
+        "Detectron2's shortest schedule for COCO: 12 epochs.",
+        model="resnet50-fpn",
+        batch_size=16,
+        steps=90_000,
+        warmup=1000,
+        lr={"sgd": 0.02, "adamw": 0.0001},
+        fields=_DETECTRON2,
+    ),
+    "3x": Recipe(
+        "Detectron2's usual schedule for COCO: 37 epochs.",
+        model="resnet50-fpn",
+        batch_size=16,
+        steps=270_000,
+        warmup=1000,
+        lr={"sgd": 0.02, "adamw": 0.0001},
+        fields={**_DETECTRON2, "milestones": (7 / 9, 25 / 27)},
+    ),
+    **{
+        name: Recipe(
+            f"Large-scale jitter from scratch, {epochs} epochs of COCO.",
+            model="resnet50-fpn",
+            batch_size=64,
+            steps=epochs * _COCO // 64,
+            warmup=500,
+            lr={"sgd": 0.1, "adamw": 0.0002},
+            fields=_LSJ,
+            model_fields=_LSJ_MODEL,
+        )
+        for name, epochs in {"lsj": 100, "lsj-200": 200, "lsj-400": 400}.items()
+    },
+}

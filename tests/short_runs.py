@@ -1,0 +1,52 @@
+"""Training runs of seconds: a tiny model on a few small drawn images."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+
+from mrcnn import train
+from mrcnn.data.shapes import write_shapes
+
+# 9 images in batches of 2: epochs end in the middle of batches, and after steps 9 and 18.
+IMAGES = 9
+FLAGS = (
+    "--device cpu --image-size 64 --batch-size 2 --steps 20 --print-every 3 --eval-every 8 "
+    "--save-every 5 --ema 0.9 --warmup 4 --set fpn_levels=2 anchor_sizes=[16,32,64] fpn_channels=8 "
+    "box_head_width=16 mask_head_width=8 post_nms_top_k=50 training_post_nms_top_k=50"
+).split()
+
+
+def write_data(folder: Path) -> Path:
+    """A data set for `FLAGS`."""
+    write_shapes(folder, train=IMAGES, val=3, size=64)
+    return folder
+
+
+def arguments(data: Path, out: Path, *flags: str) -> list[str]:
+    return ["--data", str(data), "--out", str(out), *FLAGS, *flags]
+
+
+def start(argv: Sequence[str], **options) -> subprocess.Popen:
+    """The command in a process of its own."""
+    words = [sys.executable, "-m", "mrcnn.train", *argv]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def run(data: Path, out: Path, *flags: str) -> int:
+    """The command in this process."""
+    return train.main(arguments(data, out, *flags))
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """All that a finished run must have to the bit: tensors of its last state, and its table."""
+    newest = max((folder / "state").glob("*.safetensors"))
+    with safe_open(newest, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found: dict[str, object] = {
+        name: (tensor.dtype, tensor.shape, tensor.numpy().tobytes())
+        for name, tensor in tensors.items()
+    }
+    return {**found, "state": newest.name, "results.csv": (folder / "results.csv").read_bytes()}
