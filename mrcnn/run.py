@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mrcnn import checkpoints
 from mrcnn.data.coco import CocoDataset
@@ -22,7 +21,7 @@ from mrcnn.files import replacing
 from mrcnn.predictor import Predictor
 from mrcnn.progress import ProgressLine
 from mrcnn.training.config import TrainConfig
-from mrcnn.training.distributed import World
+from mrcnn.training.distributed import World, distribute
 from mrcnn.training.less_memory import checkpoint_stages
 from mrcnn.training.loggers import Logger, TensorBoard
 from mrcnn.training.loop import StepRecord, train_steps
@@ -135,13 +134,7 @@ class Run:
         if args.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
         if self.world.size > 1:
-            # Buffers are those of frozen norms, or statistics of batches, which are not exchanged.
-            forward = DistributedDataParallel(
-                forward,
-                device_ids=[device] if device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                broadcast_buffers=False,
-            )
+            forward = distribute(forward, device)
         optimizer = make_optimizer(
             self.model,
             args.optimizer,

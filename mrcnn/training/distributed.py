@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +10,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 _STEP_TIMEOUT = timedelta(seconds=60)  # of gradients: a process that is late by this is dead
 _WAIT_TIMEOUT = timedelta(hours=2)  # of what others wait for, as one process scoring results
@@ -76,11 +80,36 @@ def join(device: str) -> World:
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
-    rank, size, local = (int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if device.startswith("cuda"):
+    store, rank, size = next(rendezvous("env://", timeout=_WAIT_TIMEOUT))
+    # After a restart the store may still hold the addresses of the processes that died.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    local = int(os.environ["LOCAL_RANK"])
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=_STEP_TIMEOUT)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=PrefixStore(f"mrcnn/{attempt}", store),
+        rank=rank,
+        world_size=size,
+        timeout=_STEP_TIMEOUT,
+    )
     return World(rank, size, local, dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT))
+
+
+def distribute(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model with gradients that are the mean over all processes.
+
+    Buffers belong to frozen norms, or are statistics of each process's batches: neither travels.
+    """
+    options = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{name: False},  # type: ignore[arg-type]
+    )
 
 
 def leave() -> None:
@@ -94,7 +123,7 @@ def missing(world: World, seconds: float = 10.0) -> list[int]:
 
     Every process that is alive leaves its mark in the store that `torchrun` keeps.
     """
-    store = dist.distributed_c10d._get_default_store()
+    store = _get_default_store()
     try:
         store.set(f"mrcnn/alive/{world.rank}", "1")
     except RuntimeError:  # the store died with the process that kept it
