@@ -46,14 +46,16 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
             _check_room(path, size)
         _being_written.add(draft.name)
         try:
-            yield draft
-            _sync(draft)
+            # Synced through a handle from before, which hears of every error of writing it back.
+            with draft.open("xb") as file:
+                yield draft
+                os.fsync(file.fileno())
             os.replace(draft, path)
         finally:
             with suppress(OSError):  # what keeps it from being removed kept it from being written
                 draft.unlink(missing_ok=True)
             _being_written.discard(draft.name)
-        _sync(folder)
+        _sync_names(folder)
     except OSError as error:
         needed = "" if size is None else f"; it takes {size:,} bytes"
         raise UserError(
@@ -111,7 +113,9 @@ def update_sums(folder: Path, written: Sequence[Path] = (), gone: Sequence[Path]
             sums[file.relative_to(folder).as_posix()] = _sha256(file)
     except OSError as error:
         where = error.filename or path
-        raise UserError(f"{where}: cannot be read again ({error.strerror})") from error
+        raise UserError(
+            f"{where}: cannot be read again ({error.strerror}); is the disk sound?"
+        ) from error
     after = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items()))
     if after != before:
         with replacing(path, len(after)) as draft:
@@ -180,14 +184,13 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
+def _sync_names(folder: Path) -> None:
+    """Wait until the names in a folder are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # How file systems say that folders cannot be synced.
-        if error.errno != errno.EINVAL or not path.is_dir():
+        if error.errno != errno.EINVAL:  # the word of file systems that sync no folders
             raise
     finally:
         os.close(handle)

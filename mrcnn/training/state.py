@@ -52,7 +52,8 @@ def save_state(folder: Path, state: TrainingState, *, keep_every: int = 0) -> Pa
         {"format": FORMAT, "step": state.step, "values": state.values, "strides": strides}
     )
     path = folder / FOLDER / f"{state.step:08}.safetensors"
-    update_sums(folder, gone=[path])
+    if path.exists():
+        update_sums(folder, gone=[path])
     write_tensors(path, state.tensors, _FIELD, text)
     files = _files(folder)
     last_two = sorted(step for step in files if step <= state.step)[-2:]
@@ -66,7 +67,9 @@ def save_state(folder: Path, state: TrainingState, *, keep_every: int = 0) -> Pa
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"{file}: cannot be removed ({error.strerror})") from error
+            raise UserError(
+                f"{file}: is no longer kept, and cannot be removed ({error.strerror}); remove it"
+            ) from error
     return path
 
 
@@ -116,7 +119,9 @@ def _files(folder: Path) -> dict[int, Path]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UserError(f"{folder / FOLDER}: cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{folder / FOLDER}: cannot be read ({error.strerror}); may you list that folder?"
+        ) from error
     return {
         int(file.stem): file
         for file in found
@@ -128,7 +133,7 @@ def _read(file: Path) -> TrainingState:
     try:
         tensors, text = read_tensors(file, _FIELD)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{file}: cannot be read ({error.strerror}); may you read it?") from error
     try:
         described = json.loads(text)
         if described["format"] > FORMAT:
