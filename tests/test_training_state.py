@@ -44,6 +44,7 @@ def tensors() -> dict[str, torch.Tensor]:
         ),
         "random.generator": generator.get_state(),
         "none": torch.zeros(0, 4),
+        "none_last": torch.zeros(0, 4, 3, 3),
         "Größe 大": torch.arange(3, dtype=torch.int16),
         "parameter": torch.nn.Parameter(torch.ones(2)),
     }
@@ -206,7 +207,13 @@ def test_if_all_are_damaged_all_are_named(tmp_path):
         assert f"{file_of(tmp_path, step)}: is damaged" in str(caught.value)
 
 
-STRANGE_STRIDES = {"too many": [4, 2, 1], "far": [10**12, 1], "below": [-2, 1], "text": ["3", 1]}
+STRANGE_STRIDES = {
+    "too many": [4, 2, 1],
+    "far": [10**12, 1],
+    "overlapping": [1, 1],
+    "below": [-2, 1],
+    "text": ["3", 1],
+}
 
 
 @pytest.mark.parametrize("case", STRANGE_STRIDES)

@@ -6,7 +6,6 @@ A run folder keeps `state/00000120.safetensors` and the like: the last two, and 
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ def save_state(folder: Path, state: TrainingState, *, keep_every: int = 0) -> Pa
     strides = {}
     for name, tensor in state.tensors.items():
         kept = torch.empty_like(tensor, device="meta").stride()
-        if kept != torch.empty(tensor.shape, device="meta").stride():
+        if tensor.numel() and kept != torch.empty(tensor.shape, device="meta").stride():
             strides[name] = list(kept)
     text = json.dumps(
         {"format": FORMAT, "step": state.step, "values": state.values, "strides": strides}
@@ -144,13 +143,15 @@ def _read(file: Path) -> TrainingState:
         for name, strides in described["strides"].items():
             tensors[name] = _with_strides(tensors[name], strides)
         return TrainingState(described["step"], tensors, described["values"])
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedError(f"its metadata: {type(error).__name__}: {error}") from error
 
 
 def _with_strides(tensor: Tensor, strides: list[int]) -> Tensor:
-    """The same values, laid out anew."""
-    reach = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, strides, strict=True))
-    if tensor.numel() and reach != math.prod(tensor.shape):
-        raise ValueError(f"strides {strides} do not fit the shape {tuple(tensor.shape)}")
+    """The same values, laid out anew; a file may ask for no more memory than they take."""
+    reach = 1
+    for stride, size in sorted(zip(strides, tensor.shape, strict=True)):
+        if stride < 0 or (size > 1 and stride != reach):
+            raise ValueError(f"strides {strides} do not fit the shape {tuple(tensor.shape)}")
+        reach *= size
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
