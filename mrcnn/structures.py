@@ -7,8 +7,9 @@ Slots past an image's own count are padding: label -1, score -inf, box 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,16 +20,25 @@ T = TypeVar("T", bound="_Moves")
 
 
 class _Moves:
-    """Adds `to` to a dataclass of tensors."""
+    """Adds `to` and `pin_memory` to a dataclass of tensors."""
 
     def to(self: T, device: torch.device | str, non_blocking: bool = False) -> T:
         """The same values on `device`."""
-        moved = {
-            field.name: value.to(device, non_blocking=non_blocking)
-            for field in fields(self)  # type: ignore[arg-type]
-            if hasattr(value := getattr(self, field.name), "to")
-        }
-        return replace(self, **moved)  # type: ignore[type-var]
+        return _each(self, lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: T) -> T:
+        """The same values in memory from which a GPU copies on its own."""
+        return _each(self, lambda value: value.pin_memory())
+
+
+def _each(values: T, move: Callable[[Any], Any]) -> T:
+    """The dataclass with all its tensors moved, also those of the dataclasses in it."""
+    moved = {
+        field.name: move(value)
+        for field in fields(values)  # type: ignore[arg-type]
+        if hasattr(value := getattr(values, field.name), "to")
+    }
+    return replace(values, **moved)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

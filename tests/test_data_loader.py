@@ -228,6 +228,32 @@ def test_an_image_that_breaks_later_is_named_without_a_traceback(folder, tmp_pat
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_later_can_be_skipped(folder, tmp_path, workers):
+    shutil.copytree(folder, tmp_path / "copy")
+    dataset = read_coco(tmp_path / "copy" / "a.json", tmp_path / "copy" / "images")
+    for name in ("4.png", "5.png"):
+        (tmp_path / "copy" / "images" / name).write_bytes(b"")
+    whole = batches(read_coco(folder / "a.json", folder / "images"))
+    skipped = batches(dataset, workers=workers, on_bad_image="skip")
+    for a, b in zip(whole, skipped, strict=True):
+        assert b.indices == [{4: 6, 5: 6}.get(index, index) for index in a.indices]
+        assert torch.equal(a.targets.seeds, b.targets.seeds)
+        broken = [index for index in a.indices for index in {4: (4, 5), 5: (5,)}.get(index, ())]
+        assert len(b.notes) == len(broken)
+        for index, note in zip(broken, b.notes, strict=True):
+            assert note.startswith(f"{dataset.path(index)}: is empty (0 bytes)")
+            assert note.endswith("; restore or remove it. 6.png is shown in its place")
+
+
+def test_without_any_readable_image_there_is_nothing_to_skip_to(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    dataset = read_coco(tmp_path / "copy" / "a.json", tmp_path / "copy" / "images")
+    shutil.rmtree(tmp_path / "copy" / "images")
+    with pytest.raises(UserError, match=r"images: no image can be read, as this one: .*not exist"):
+        batches(dataset, on_bad_image="skip")
+
+
 def test_items_hold_no_python_object_per_annotation(dataset):
     """Workers share memory only as long as it is tensors."""
     for name, value in vars(dataset).items():

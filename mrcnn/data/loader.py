@@ -5,15 +5,16 @@ N images of a batch, G instance slots an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mrcnn.config import ModelConfig
 from mrcnn.data import instances
@@ -35,10 +36,12 @@ from mrcnn.data.transforms import (
     view_pixels,
     whole_view,
 )
+from mrcnn.data.workers import batches as make_batches
 from mrcnn.errors import UserError
 from mrcnn.ops.mask_targets import InstanceMasks
 from mrcnn.structures import ImageBatch, Targets
 
+OnBadImage = Literal["stop", "skip"]
 SLOT_MULTIPLE = 16  # G is a multiple of this, so that few different shapes occur
 
 
@@ -52,6 +55,7 @@ class Sample:
     masks: InstanceMasks  # G instances, transform set
     index: int  # of the image in its data set
     seed: int  # for what the losses draw, 63 bits
+    notes: tuple[str, ...] = ()  # what the user should know of it
 
 
 class TrainBatch(NamedTuple):
@@ -60,7 +64,7 @@ class TrainBatch(NamedTuple):
     images: ImageBatch
     targets: Targets
     indices: list[int]
-    notes: Sequence[str] = ()  # what the user should know of how it came about
+    notes: Sequence[str] = ()  # what the user should know of its images
 
 
 class EvalBatch(NamedTuple):
@@ -76,20 +80,27 @@ class TrainSet(Dataset[Sample]):
     Args:
         seed: with the key it fixes the view and the seed of the losses; nothing else
             does, so a resumed run sees what the interrupted one would have seen.
+        on_bad_image: "skip" shows the next image of the data set that can be read in place of
+            one that cannot, and says so in the notes; "stop" raises `UserError`.
     """
 
     def __init__(
-        self, dataset: CocoDataset, config: ModelConfig, augmentation: Augmentation, seed: int
+        self,
+        dataset: CocoDataset,
+        config: ModelConfig,
+        augmentation: Augmentation,
+        seed: int,
+        on_bad_image: OnBadImage = "stop",
     ) -> None:
         self.dataset, self.config = dataset, config
         self.augmentation, self.seed = augmentation, seed
+        self.on_bad_image = on_bad_image
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: Key) -> Sample:
-        index = key.image
-        image = read_image(self.dataset.path(index))
+        index, image, notes = self._read(key.image)
         taken = self.dataset.targets(index)
         masks, boxes = instances.select(self.dataset.masks, taken), self.dataset.boxes[taken]
         view = random_view(
@@ -109,7 +120,24 @@ class TrainSet(Dataset[Sample]):
             masks=masks,
             index=index,
             seed=int(seed >> np.uint64(1)),
+            notes=notes,
         )
+
+    def _read(self, wanted: int) -> tuple[int, NDArray[np.uint8], tuple[str, ...]]:
+        """The wanted image, or the next that can be read; which it is, its pixels, and notes."""
+        errors: list[UserError] = []
+        for offset in range(len(self.dataset)):
+            path = self.dataset.path(index := (wanted + offset) % len(self.dataset))
+            try:
+                image = read_image(path)
+            except UserError as error:
+                if self.on_bad_image == "stop":
+                    raise
+                errors.append(error)
+            else:
+                notes = (f"{error}. {path.name} is shown in its place" for error in errors)
+                return index, image, tuple(notes)
+        raise UserError(f"{self.dataset.folder}: no image can be read, as this one: {errors[0]}")
 
 
 def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
@@ -131,6 +159,7 @@ def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
         images=pad_images([sample.pixels for sample in samples], size_multiple),
         targets=Targets(boxes, labels, mask_index, masks, seeds),
         indices=[sample.index for sample in samples],
+        notes=[note for sample in samples for note in sample.notes],
     )
 
 
@@ -149,6 +178,7 @@ def train_loader(
     accumulate: int = 1,
     group_by_orientation: bool = False,
     repeat_threshold: float = 0.0,
+    on_bad_image: OnBadImage = "stop",
 ) -> Iterator[TrainBatch]:
     """The batches of steps `first_step` up to `steps`, each a function of (seed, step) alone.
 
@@ -164,10 +194,11 @@ def train_loader(
         group_by_orientation: the images of a step are all wide or all high, which saves padding.
         repeat_threshold: images of classes that a smaller part of all images shows come more than
             once an epoch, see `image_repeats`.
+        on_bad_image: as for `TrainSet`.
     Raises:
         ValueError: if `batch_size` is no multiple of world * accumulate, or `rank` is none of
             `world` processes.
-        UserError: while iterating, if an image cannot be read.
+        UserError: while iterating, if an image cannot be read, or a worker process dies.
     """
     _check_rank("train_loader", rank, world)
     parts = world * accumulate
@@ -192,7 +223,9 @@ def train_loader(
         for part in range(rank * accumulate, (rank + 1) * accumulate)
     )
     together = partial(collate, size_multiple=config.size_multiple)
-    return _batches(TrainSet(dataset, config, augmentation, seed), keys, together, workers)
+    return make_batches(
+        TrainSet(dataset, config, augmentation, seed, on_bad_image), keys, together, workers
+    )
 
 
 def target_loader(
@@ -212,12 +245,12 @@ def target_loader(
         rank, world: of `world` processes, this one gets every `world`-th image, from `rank` on.
     Raises:
         ValueError: if `rank` is none of `world` processes.
-        UserError: while iterating, if an image cannot be read.
+        UserError: while iterating, if an image cannot be read, or a worker process dies.
     """
     shares = _share("target_loader", len(dataset), batch_size, rank, world)
     keys = ([Key(0, index) for index in indices] for indices in shares)
     items = TrainSet(dataset, config, Augmentation(horizontal_flip=False), seed=0)
-    return _batches(items, keys, partial(collate, size_multiple=config.size_multiple), workers)
+    return make_batches(items, keys, partial(collate, size_multiple=config.size_multiple), workers)
 
 
 def eval_loader(
@@ -235,11 +268,11 @@ def eval_loader(
         rank, world: of `world` processes, this one gets every `world`-th image, from `rank` on.
     Raises:
         ValueError: if `rank` is none of `world` processes.
-        UserError: while iterating, if an image cannot be read.
+        UserError: while iterating, if an image cannot be read, or a worker process dies.
     """
     keys = _share("eval_loader", len(dataset), batch_size, rank, world)
     stack = partial(_stack, size_multiple=config.size_multiple)
-    return _batches(_WholeImages(dataset, config), keys, stack, workers)
+    return make_batches(_WholeImages(dataset, config), keys, stack, workers)
 
 
 def _share(name: str, images: int, batch_size: int, rank: int, world: int) -> Iterator[list[int]]:
@@ -269,38 +302,3 @@ class _WholeImages(Dataset[tuple[Tensor, int]]):
 def _stack(items: list[tuple[Tensor, int]], size_multiple: int) -> EvalBatch:
     images = pad_images([pixels for pixels, _ in items], size_multiple)
     return EvalBatch(images, [index for _, index in items])
-
-
-class _Batches(Dataset[Any]):
-    """A data set of whole batches, so that a `UserError` can travel as a value.
-
-    Raised in a worker process it would arrive as the text of a traceback.
-    """
-
-    def __init__(self, items: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
-        self.items, self.collate = items, collate
-
-    def __getitem__(self, keys: list[Any]) -> Any:
-        try:
-            return self.collate([self.items[key] for key in keys])
-        except UserError as error:
-            return error
-
-
-def _batches(
-    items: Dataset[Any],
-    keys: Iterable[list[Any]],
-    collate: Callable[[list[Any]], Any],
-    workers: int,
-) -> Iterator[Any]:
-    """Collated items for each list of keys, in order."""
-    for batch in DataLoader(
-        _Batches(items, collate),
-        sampler=keys,
-        batch_size=None,
-        num_workers=workers,
-        generator=torch.Generator(),  # so that the one of the run is left alone
-    ):
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch

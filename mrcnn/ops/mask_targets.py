@@ -43,6 +43,10 @@ class InstanceMasks:
         moved = (t.to(device, non_blocking=non_blocking) for t in self.tensors().values())
         return InstanceMasks(*moved)
 
+    def pin_memory(self) -> InstanceMasks:
+        """The same masks in memory from which a GPU copies on its own."""
+        return InstanceMasks(*(tensor.pin_memory() for tensor in self.tensors().values()))
+
 
 def mask_targets(masks: InstanceMasks, boxes: Tensor, instance: Tensor, size: int) -> Tensor:
     """Draw the part of a mask that lies in a box on a grid of `size` x `size` pixels.
