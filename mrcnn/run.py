@@ -203,6 +203,9 @@ class Run:
                 rank=self.world.rank,
                 world=self.world.size,
                 accumulate=args.accumulate,
+                group_by_orientation=args.group_orientations,
+                repeat_threshold=args.repeat_threshold,
+                on_bad_image=args.on_bad_image,
             )
         ):
             for note in batch.notes:
