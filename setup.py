@@ -142,7 +142,7 @@ def extensions() -> tuple[list, dict]:
     modules = [
         library("mrcnn_C", [csrc / "ops.cpp", *csrc.glob("*/*_cpu.cpp")], stable_abi),
         # Without the stable ABI, since PyTorch < 2.13 refuses its copy of pybind11 beside it.
-        library("mrcnn_host", list(csrc.glob("host/*.cpp")), []),
+        library("mrcnn_host", [csrc / "common/isa_cpu.cpp", *csrc.glob("host/*.cpp")], []),
     ]
     if wants_cuda(torch, cpp_extension.CUDA_HOME):
         os.environ["TORCH_CUDA_ARCH_LIST"] = architectures(torch)

@@ -21,7 +21,7 @@ from pycocotools import mask as rle_codec
 
 from mrcnn import checkpoints
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import pad_images, read_image, resized, to_pixels
+from mrcnn.data.images import empty_batch, read_image, resized, slots, write_view
 from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN, build
 from mrcnn.models.postprocess import to_detections
@@ -223,11 +223,11 @@ class Predictor:
     def _find(self, pictures: list[NDArray[np.uint8]]) -> list[Detections]:
         config = self.config
         sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
-        pixels = [
-            to_pixels(picture, resized(height, width, config), config)
-            for picture, (height, width) in zip(pictures, sizes, strict=True)
-        ]
-        return self.detect(pad_images(pixels, config.size_multiple), sizes)
+        seen = [resized(height, width, config) for height, width in sizes]
+        batch = empty_batch(seen, config.size_multiple)
+        for picture, (height, width), slot in zip(pictures, sizes, slots(batch), strict=True):
+            write_view(picture, (0, 0, width, height), slot, config)
+        return self.detect(batch, sizes)
 
     def _result(
         self, image: NDArray[np.uint8], found: Detections, path: Path | None, threshold: float

@@ -1,14 +1,18 @@
-// Host-only code that Python calls directly: codecs and bounds of annotated masks.
+// Host-only code that Python calls directly: codecs and bounds of annotated masks, images to
+// pixels.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <string_view>
 
 #include "build_info.h"
 #include "host/mask_boxes.h"
 #include "host/rle.h"
+#include "host/write_pixels.h"
 
 namespace py = pybind11;
 
@@ -117,10 +121,75 @@ Array<double> mask_boxes(const Array<double>& points, const Array<int64_t>& ring
   return boxes;
 }
 
+[[noreturn]] void refuse(const std::string& argument, const std::string& rule,
+                         const std::string& value) {
+  throw py::value_error("write_pixels: " + argument + " must " + rule + ", got " + value);
+}
+
+std::string text(py::handle value) { return py::str(value); }
+
+mrcnn::ResizeFilter filter_of(const std::string& name) {
+  if (name == "pillow") return mrcnn::ResizeFilter::kPillow;
+  if (name == "opencv") return mrcnn::ResizeFilter::kOpencv;
+  if (name == "float") return mrcnn::ResizeFilter::kFloat;
+  refuse("filter", "be pillow, opencv or float", name);
+}
+
+// (height, width, 3) with sides that counts of bytes can hold.
+void check_pixels(const py::array& array, const char* name, const py::dtype& dtype) {
+  if (!array.dtype().is(dtype)) refuse(name, "be of " + text(dtype), text(array.dtype()));
+  const auto sides = [&](int d) {
+    return array.shape(d) >= 1 && array.shape(d) <= mrcnn::kMaxSide;
+  };
+  if (array.ndim() != 3 || array.shape(2) != 3 || !sides(0) || !sides(1))
+    refuse(name, "have shape (height, width, 3), sides from 1 to 2^27", text(array.attr("shape")));
+}
+
+// The part (x1, y1, x2, y2) of an image.
+mrcnn::ImageView view_of(const py::array& image, const std::array<int64_t, 4>& window) {
+  const auto [x1, y1, x2, y2] = window;
+  if (!(0 <= x1 && x1 < x2 && x2 <= image.shape(1) && 0 <= y1 && y1 < y2 && y2 <= image.shape(0)))
+    refuse("window", "hold a pixel and lie in the image of " + text(image.attr("shape")),
+           text(py::cast(window)));
+  const uint8_t* data = static_cast<const uint8_t*>(image.data());
+  return {data + y1 * image.strides(0) + x1 * image.strides(1),
+          y2 - y1,
+          x2 - x1,
+          image.strides(0),
+          image.strides(1),
+          image.strides(2)};
+}
+
+mrcnn::PixelSlot slot_of(py::array& out) {
+  constexpr py::ssize_t kSize = sizeof(float);
+  if (!out.writeable()) refuse("out", "be writeable", "a read-only array");
+  void* data = out.mutable_data();
+  if (out.strides(2) != kSize || (out.shape(1) > 1 && out.strides(1) != 3 * kSize) ||
+      out.strides(0) % kSize != 0 || reinterpret_cast<uintptr_t>(data) % kSize != 0)
+    refuse("out", "hold the channels of a row side by side",
+           "strides " + text(out.attr("strides")));
+  return {static_cast<float*>(data), out.shape(0), out.shape(1), out.strides(0) / kSize};
+}
+
+void write_pixels(const py::array& image, const std::array<int64_t, 4>& window, bool mirror_x,
+                  bool mirror_y, const std::string& filter, const std::array<float, 3>& mean,
+                  const std::array<float, 3>& std, py::array& out) {
+  check_pixels(image, "image", py::dtype::of<uint8_t>());
+  check_pixels(out, "out", py::dtype::of<float>());
+  const mrcnn::ImageView view = view_of(image, window);
+  const mrcnn::ResizeFilter resize_filter = filter_of(filter);
+  const mrcnn::ChannelScale scale(mean, std);
+  const mrcnn::PixelSlot slot = slot_of(out);
+  py::gil_scoped_release release;
+  mrcnn::write_pixels(view, resize_filter, mirror_x, mirror_y, scale, slot);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(mrcnn_host, m) {
-  m.doc() = "Codecs and bounds of annotated masks; every function checks what it reads.";
+  m.doc() =
+      "Codecs and bounds of annotated masks, images to pixels; every function checks what it "
+      "reads.";
   m.def("build_info", [] { return std::string(MRCNN_BUILD_INFO); });
   m.def("rle_to_string", &to_string, py::arg("counts"),
         "COCO text of run lengths (down the columns, background first).");
@@ -137,4 +206,11 @@ PYBIND11_MODULE(mrcnn_host, m) {
         py::arg("windows"),
         "(I, 4) float64: bounds of each mask inside its own window (x1, y1, x2, y2), file pixels;\n"
         "zeros where nothing of it is visible. The other arguments are those of InstanceMasks.");
+  m.def(
+      "write_pixels", &write_pixels, py::arg("image").noconvert(), py::arg("window"),
+      py::arg("mirror_x"), py::arg("mirror_y"), py::arg("filter"), py::arg("mean"), py::arg("std"),
+      py::arg("out").noconvert(),
+      "The window (x1, y1, x2, y2) of an (h, w, 3) uint8 image, resized to the size of `out`,\n"
+      "mirrored, and normalised by the mean and std of its channels; `out` is (height, width, 3)\n"
+      "float32, its rows apart at will. ValueError names the argument that does not fit.");
 }

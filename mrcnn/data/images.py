@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
@@ -19,7 +18,10 @@ from torch import Tensor
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.numerics import NUMERICS
+from mrcnn.ops import library
 from mrcnn.structures import ImageBatch
+
+_host = library.load("mrcnn_host")
 
 MAX_PIXELS = 100_000_000  # an image; read from the header, before anything is decoded
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -126,55 +128,66 @@ def to_pixels(image: NDArray[np.uint8], size: tuple[int, int], config: ModelConf
     Returns:
         (3, height, width) float32, channels innermost in memory.
     """
-    resize_filter = NUMERICS[config.numerics].resize_filter
-    if image.shape[:2] != size and resize_filter == "pillow":
-        small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        image = np.array(small)
-    elif image.shape[:2] != size and resize_filter == "opencv":
-        image = resize_fixed_point(image, size)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).float()  # (h, w, 3)
-    pixels = pixels.sub_(torch.tensor(config.pixel_mean)).div_(torch.tensor(config.pixel_std))
-    pixels = pixels.permute(2, 0, 1)
-    if pixels.shape[1:] == size:
-        return pixels
-    return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+    pixels = torch.empty(*size, 3).permute(2, 0, 1)
+    write_view(image, (0, 0, image.shape[1], image.shape[0]), pixels, config)
+    return pixels
 
 
-def resize_fixed_point(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bilinear without a filter, by weights of 11 bits; OpenCV's `INTER_LINEAR`, to the bit.
+def write_view(
+    image: NDArray[np.uint8],
+    window: tuple[int, int, int, int],
+    out: Tensor,
+    config: ModelConfig,
+    *,
+    mirror_x: bool = False,
+    mirror_y: bool = False,
+) -> None:
+    """Write a part of an image as the network sees it: resized, mirrored, normalised.
+
+    Where the filter is Pillow's, the result is that of every Pillow before 13 to the bit. Later
+    ones differ by roundings where they shrink columns first, which they do if the height shrinks by
+    more than twice as many pixels as the width.
 
     Args:
-        image: (h, w, C).
-        size: (height, width) of the result.
+        image: (h, w, 3) RGB, with any strides.
+        window: (x1, y1, x2, y2) of the part, in pixels of `image`.
+        out: (3, height, width) float32, channels innermost in memory, as `slots` gives them; the
+            part is resized to its size.
+    Raises:
+        ValueError: if a shape or dtype disagrees with the above, or the window leaves the image.
     """
+    _host.write_pixels(
+        image,
+        window,
+        mirror_x,
+        mirror_y,
+        NUMERICS[config.numerics].resize_filter,
+        config.pixel_mean,
+        config.pixel_std,
+        out.movedim(0, -1).numpy(),
+    )
 
-    def taps(cells: int, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Cells left and right of each pixel's centre, and their weights; both (2, pixels)."""
-        at = ((np.arange(pixels) + 0.5) * (1 / (pixels / cells)) - 0.5).astype(np.float32)
-        low = np.floor(at)
-        weights = np.rint(np.stack([1 - (at - low), at - low]) * 2048).astype(np.int32)
-        return np.stack([low, low + 1]).astype(np.int64).clip(0, cells - 1), weights
 
-    (left, right), weights = taps(image.shape[1], size[1])
-    left_weight, right_weight = weights[:, :, None]
-    wide = image.astype(np.int32)
-    wide = (wide[:, left] * left_weight + wide[:, right] * right_weight) >> 4
-    (top, bottom), weights = taps(image.shape[0], size[0])
-    top_weight, bottom_weight = weights[:, :, None, None]
-    # Each part is cut to 2 bits behind the point before they are added.
-    sums = ((wide[top] * top_weight) >> 16) + ((wide[bottom] * bottom_weight) >> 16)
-    rounded: NDArray[np.uint8] = ((sums + 2) >> 2).astype(np.uint8)
-    return rounded
+def empty_batch(sizes: Sequence[tuple[int, int]], multiple: int) -> ImageBatch:
+    """Zeros for images of these (height, width), padded to one size, a multiple of a number."""
+    unpadded = torch.tensor(sizes)  # (N, 2)
+    height, width = (-(-unpadded.amax(0) // multiple) * multiple).tolist()
+    pixels = torch.zeros(len(sizes), height, width, 3)
+    return ImageBatch(pixels.permute(0, 3, 1, 2), unpadded)
+
+
+def slots(batch: ImageBatch) -> list[Tensor]:
+    """Of each image its pixels (3, h, w) in the batch, without the padding."""
+    sizes = batch.sizes.tolist()
+    return [pixels[:, :h, :w] for pixels, (h, w) in zip(batch.pixels, sizes, strict=True)]
 
 
 def pad_images(images: list[Tensor], multiple: int) -> ImageBatch:
     """Stack (3, h, w) images, zero-padded right and below to one size, a multiple of a number."""
-    sizes = torch.tensor([image.shape[1:] for image in images])  # (N, 2)
-    height, width = (-(-sizes.amax(0) // multiple) * multiple).tolist()
-    pixels = torch.zeros(len(images), height, width, 3)
-    for slot, image in zip(pixels, images, strict=True):
-        slot[: image.shape[1], : image.shape[2]] = image.permute(1, 2, 0)
-    return ImageBatch(pixels.permute(0, 3, 1, 2), sizes)
+    batch = empty_batch([(image.shape[1], image.shape[2]) for image in images], multiple)
+    for slot, image in zip(slots(batch), images, strict=True):
+        slot.copy_(image)
+    return batch
 
 
 @contextmanager

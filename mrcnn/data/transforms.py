@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mrcnn.config import ModelConfig
 from mrcnn.data import instances
-from mrcnn.data.images import resized, to_pixels
+from mrcnn.data.images import resized, write_view
 from mrcnn.ops.mask_targets import InstanceMasks
 
 CROP_TRIES = 10  # positions drawn until a crop holds the centre of an object
@@ -109,10 +109,9 @@ def random_view(
 
 def view_pixels(image: NDArray[np.uint8], view: View, config: ModelConfig) -> Tensor:
     """(3, h, w) float32, normalised: the part of `image` (h, w, 3) that the view shows."""
-    x1, y1, x2, y2 = view.window
-    pixels = to_pixels(image[y1:y2, x1:x2], view.size, config)
-    mirrored = [axis for axis, mirror in ((1, view.mirror_y), (2, view.mirror_x)) if mirror]
-    return pixels.flip(mirrored) if mirrored else pixels
+    pixels = torch.empty(*view.size, 3).permute(2, 0, 1)
+    write_view(image, view.window, pixels, config, mirror_x=view.mirror_x, mirror_y=view.mirror_y)
+    return pixels
 
 
 def view_boxes(boxes: Tensor, view: View) -> Tensor:
