@@ -3,7 +3,7 @@
 import pytest
 import torch
 from op_judge import OPS, draw_call, judge, judge_many
-from sanitized import build, can_build, run
+from sanitized import build, can_build, run, run_child
 from torch import Tensor
 
 # What a caller is warned of, as casts of complex numbers, is part of the attack.
@@ -11,6 +11,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 CALLS = 100  # of each op
 UNDER_SANITIZERS = 20_000  # of all ops
+PIXELS = """
+import sys
+from mrcnn.ops import library
+assert library.load("mrcnn_host").__file__.startswith(sys.argv[1]), "not the sanitized kernels"
+from test_write_pixels import judge_random_call
+print(sum(judge_random_call(seed) for seed in range(int(sys.argv[2]))))
+"""
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -63,6 +70,13 @@ def sanitized_kernels(tmp_path_factory):
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_sanitizers_report_nothing(sanitized_kernels, isa):
     run(sanitized_kernels, isa, range(UNDER_SANITIZERS // len(OPS)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_sanitizers_report_nothing_where_images_become_pixels(sanitized_kernels, isa):
+    answered = run_child(sanitized_kernels, isa, PIXELS, str(UNDER_SANITIZERS))
+    assert int(answered) > UNDER_SANITIZERS / 3
 
 
 def test_calls_follow_from_the_seed():
