@@ -1,4 +1,4 @@
-"""Builds the kernels: mrcnn_C (CPU ops), mrcnn_host (annotation codecs), mrcnn_CUDA where CUDA is.
+"""Builds the kernels: mrcnn_C (CPU ops), mrcnn_host (masks, pixels), mrcnn_CUDA where CUDA is.
 
 The libraries have top-level names, so that `python -m mrcnn.train` works from the repository root,
 where the source folder `mrcnn` hides the installed one.

@@ -14,7 +14,9 @@ namespace mrcnn {
 struct WideTaps {
   int64_t count;
   std::vector<int64_t> first;
-  std::vector<int32_t> weights;  // in units of 2^-kWideBits
+  // In units of 2^-kWideBits. Rounding at most doubles a weight, so that 255 times all weights of a
+  // pixel, and half for rounding, stay below 2^31.
+  std::vector<int32_t> weights;
 };
 
 constexpr int kWideBits = 22;
@@ -78,8 +80,8 @@ inline PairTaps<int32_t> fixed_taps(int64_t cells, int64_t pixels) {
   return taps;
 }
 
-// PyTorch's bilinear `interpolate` without corners aligned or antialias. It rounds the position
-// once, where it runs on a machine with fused multiplication.
+// PyTorch's bilinear `interpolate`, corners not aligned, no antialias. Where the machine has fused
+// multiplication, PyTorch also rounds a position once.
 inline PairTaps<float> float_taps(int64_t cells, int64_t pixels) {
   PairTaps<float> taps(pixels);
   const float scale = float(cells) / float(pixels);

@@ -89,7 +89,7 @@ inline void blend_rows(const uint8_t* const* rows, const int32_t* weights, int64
                        const ChannelScale& scale, int64_t values, float* out) {
   constexpr int64_t n = kLanes<float>;
   const FloatIndexVec half = FloatIndexVec{} + (1 << (kWideBits - 1));
-  const FloatIndexVec most = FloatIndexVec{} + 255;
+  const FloatIndexVec most = FloatIndexVec{} + 255;  // millions of rounded weights may sum to more
   for (int64_t i = 0; i < values; i += 3 * n) {
     FloatIndexVec sums[3] = {half, half, half};
     for (int64_t k = 0; k < count; ++k)
