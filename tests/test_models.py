@@ -16,7 +16,6 @@ from mrcnn.models.losses import smooth_l1_loss
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.postprocess import to_detections
 from mrcnn.models.resnet import RESNETS, ResNet
-from mrcnn.models.sampling import draw_samples
 from mrcnn.numerics import NUMERICS
 from mrcnn.structures import Targets
 
@@ -220,33 +219,6 @@ def test_grid_anchors_are_ordered_by_row_column_anchor():
     anchors = grid_anchors(cell, [(4, 5)], [(2, 3)])[0].view(2, 3, 2, 4)
     shift = torch.tensor([10.0, 4.0, 10.0, 4.0])  # column 2, row 1
     torch.testing.assert_close(anchors[1, 2, 1], cell[0, 1] + shift)
-
-
-def test_draws_are_limited_and_without_replacement():
-    torch.manual_seed(0)
-    role = torch.zeros(3, 100, dtype=torch.int8)
-    role[0, :40] = 1  # more positives than wanted
-    role[1, :5] = 1  # fewer
-    role[2] = -1
-    role[2, :7] = 0  # too few of anything
-    index, drawn = draw_samples(role, 20, 0.25)
-    assert (drawn == 1).sum(1).tolist() == [5, 5, 0]
-    assert (drawn == 0).sum(1).tolist() == [15, 15, 7]
-    for n in range(3):
-        used = index[n][drawn[n] >= 0]
-        assert len(used.unique()) == len(used)
-        assert (role[n][used] == drawn[n][drawn[n] >= 0]).all()
-        assert drawn[n].tolist() == sorted(drawn[n].tolist(), reverse=True)  # positives first
-    assert index.shape == (3, 20)
-
-
-def test_draws_are_uniform():
-    torch.manual_seed(0)
-    role = torch.zeros(2000, 10, dtype=torch.int8)
-    index, _ = draw_samples(role, 5, 0.5)
-    share = torch.bincount(index.flatten(), minlength=10) / 2000
-    # Binomial: the standard deviation of each share is sqrt(0.25 / 2000).
-    assert (share - 0.5).abs().max() < 5 * (0.25 / 2000) ** 0.5
 
 
 @pytest.mark.parametrize(
