@@ -13,10 +13,9 @@ from pycocotools import mask as rle_codec
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mrcnn.data.coco_truth import Record, filled_truth
 from mrcnn.data.problems import read_json, shown
 from mrcnn.errors import UserError
-
-Record = dict[str, Any]
 
 _AREAS = {"": 0, "s": 1, "m": 2, "l": 3}  # suffix of a figure -> position in COCOeval's arrays
 _AT_50, _AT_75 = 0, 5  # positions among the IoU thresholds 0.50, 0.55, … 0.95
@@ -54,7 +53,9 @@ def score_results(
     if image_ids is not None:
         kept &= set(image_ids)
     with contextlib.redirect_stdout(io.StringIO()):
-        judge = COCOeval(_index(_true_part(truth, kept)), _index(_found_part(truth, entries, kind)))
+        judge = COCOeval(
+            _index(filled_truth(truth, kept)), _index(_found_part(truth, entries, kind))
+        )
         judge.params.iouType = kind
         judge.params.imgIds = sorted(kept)
         judge.params.maxDets = [min(1, max_detections), min(10, max_detections), max_detections]
@@ -77,36 +78,6 @@ def _check(entries: Any, kind: str, image_ids: set[int], source: str) -> None:
                 f"{source}: entry {position}: image_id must be of an image of the annotations, "
                 f"got {shown(entry['image_id'])}; score it against the file it was made for"
             )
-
-
-def _true_part(truth: Record, image_ids: set[int]) -> Record:
-    """The ground truth of some images, with the optional fields filled in."""
-    images = {image["id"]: image for image in truth["images"] if image["id"] in image_ids}
-    annotations = []
-    for record in truth["annotations"]:
-        if record["image_id"] not in image_ids:
-            continue
-        record = {"iscrowd": 0, **record}
-        if "area" not in record or "bbox" not in record:
-            image = images[record["image_id"]]
-            mask = _encoded(record["segmentation"], image["height"], image["width"])
-            record.setdefault("area", float(rle_codec.area(mask)))
-            record.setdefault("bbox", rle_codec.toBbox(mask).tolist())
-        annotations.append(record)
-    return {
-        "images": list(images.values()),
-        "categories": truth["categories"],
-        "annotations": annotations,
-    }
-
-
-def _encoded(segmentation: Any, height: int, width: int) -> Any:
-    """Polygons or run lengths of any spelling, as compressed run lengths."""
-    if isinstance(segmentation, list):
-        return rle_codec.merge(rle_codec.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return rle_codec.frPyObjects(segmentation, height, width)
-    return segmentation
 
 
 def _found_part(truth: Record, entries: list[Record], kind: str) -> Record:

@@ -14,14 +14,15 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"config"},
     {"models", "data"},
     {"checkpoints", "visual", "training"},
-    {"predictor", "coco_scores", "flags", "arguments", "progress"},
-    {"evaluate"},
+    {"predictor", "coco_scores", "analysis", "flags", "arguments", "progress"},
+    {"evaluate", "report_analysis"},
+    {"report"},
     {"run"},
     {"train", "predict", "convert", "export", "serve", "check_data", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
 ]
-VERBS = {"evaluate", *FLOORS[-3], *FLOORS[-2], *FLOORS[-1]}
+VERBS = {"evaluate", "report", *FLOORS[-3], *FLOORS[-2], *FLOORS[-1]}
 VERBS |= {"flags", "arguments", "progress", "run"}  # these serve them
 REFERENCES = {"reference", "reference_masks"}
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -1,0 +1,270 @@
+"""What a detector gets wrong, counted: hand-made scenes, and pycocotools' own precision."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle_codec
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mrcnn import analysis
+from mrcnn.analysis import FOUND, OBJECTS, compare
+
+CATEGORIES = [{"id": 30, "name": "dog"}, {"id": 7, "name": "cat"}]  # labels 1 and 0
+CAT, DOG = 7, 30
+
+
+def scene(objects: list[tuple], found: list[tuple]) -> tuple[dict, list[dict]]:
+    """Annotations (image, category, x, y, width, height[, iscrowd]); detections (…, score)."""
+    truth = {
+        "images": [{"id": id, "width": 400, "height": 400} for id in (9, 2)],
+        "categories": CATEGORIES,
+        "annotations": [
+            {"id": i, "image_id": image, "category_id": category, "bbox": box,
+             "iscrowd": int(bool(crowd)), "area": box[2] * box[3],
+             "segmentation": [corners(*box)]}
+            for i, (image, category, *box, crowd) in enumerate(
+                [o if len(o) == 7 else (*o, 0) for o in objects], start=1)
+        ],
+    }  # fmt: skip
+    entries = [
+        {"image_id": image, "category_id": category, "bbox": box, "score": score,
+         "segmentation": rle_codec.frPyObjects([corners(*box)], 400, 400)[0]}
+        for image, category, *box, score in found
+    ]  # fmt: skip
+    return truth, entries
+
+
+def corners(x, y, w, h):
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
+def kinds(outcomes: analysis.Outcomes) -> tuple[list[str], list[str]]:
+    return [FOUND[k] for k in outcomes.found_kind], [OBJECTS[k] for k in outcomes.object_kind]
+
+
+# An object of 100 x 100 at (100, 100); a box of the same size moved by 20 overlaps with IoU
+# 80 / 120 = 0.67, by 40 with 60 / 140 = 0.43, by 90 with 10 / 190 = 0.053.
+OBJECT = (2, CAT, 100, 100, 100, 100)
+SCENES = {
+    "found": ([OBJECT], [(2, CAT, 120, 100, 100, 100, 0.9)], ["correct"], ["found"]),
+    "nothing": ([OBJECT], [], [], ["missed"]),
+    "no objects": ([], [(2, CAT, 0, 0, 10, 10, 0.9)], ["background"], []),
+    "another image": ([OBJECT], [(9, *OBJECT[1:], 0.9)], ["background"], ["missed"]),
+    "another class": ([OBJECT], [(2, DOG, *OBJECT[2:], 0.9)], ["class"], ["class"]),
+    "far off": ([OBJECT], [(2, CAT, 140, 100, 100, 100, 0.9)], ["location"], ["location"]),
+    "off and another": (
+        [OBJECT],
+        [(2, DOG, 140, 100, 100, 100, 0.9)],
+        ["class and location"],
+        ["missed"],
+    ),
+    "too far off": ([OBJECT], [(2, CAT, 190, 100, 100, 100, 0.9)], ["background"], ["missed"]),
+    "twice": ([OBJECT], [(*OBJECT, 0.9), (*OBJECT, 0.95)], ["correct", "duplicate"], ["found"]),
+    "the better score wins": (
+        [OBJECT],
+        [(*OBJECT, 0.8), (2, CAT, 120, 100, 100, 100, 0.9)],
+        ["correct", "duplicate"],
+        ["found"],
+    ),
+    "below the score": ([OBJECT], [(*OBJECT, 0.2)], [], ["missed"]),
+    "wrong in class and in location": (
+        [OBJECT],
+        [(2, CAT, 140, 100, 100, 100, 0.9), (2, DOG, *OBJECT[2:], 0.8)],
+        ["location", "class"],
+        ["class"],
+    ),
+    "both classes": (
+        [OBJECT],
+        [(2, DOG, *OBJECT[2:], 0.9), (*OBJECT, 0.8)],
+        ["class", "correct"],
+        ["found"],
+    ),
+    "one class over the other": (
+        [OBJECT, (2, DOG, *OBJECT[2:])],
+        [(*OBJECT, 0.9), (*OBJECT, 0.8)],
+        ["correct", "duplicate"],
+        ["found", "missed"],
+    ),
+    "equal overlap: the later object": (
+        [OBJECT, (2, CAT, 140, 100, 100, 100)],
+        [(2, CAT, 120, 100, 100, 100, 0.9), (*OBJECT, 0.8)],
+        ["correct", "correct"],
+        ["found", "found"],
+    ),
+    "equal overlap: not the earlier object": (
+        [(2, CAT, 140, 100, 100, 100), OBJECT],
+        [(2, CAT, 120, 100, 100, 100, 0.9), (*OBJECT, 0.8)],
+        ["correct", "duplicate"],
+        ["missed", "found"],
+    ),
+    "in a crowd": (
+        [(2, CAT, 0, 0, 400, 400, 1)],
+        [(*OBJECT, 0.9), (*OBJECT, 0.8), (2, DOG, *OBJECT[2:], 0.7)],
+        ["background"],  # the dog
+        [],
+    ),
+    "an object before the crowd": (
+        [(2, CAT, 0, 0, 400, 400, 1), OBJECT],
+        [(2, CAT, 120, 100, 100, 100, 0.9)],
+        ["correct"],
+        ["found"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("case", SCENES)
+def test_kinds_of_errors(case, kind):
+    objects, found, found_kinds, object_kinds = SCENES[case]
+    pairs = list(compare(*scene(objects, found), kind))
+    assert [pair.image_id for pair in pairs] == [2, 9]
+    result = analysis.outcomes(pairs, score=0.5)
+    assert kinds(result) == (found_kinds, object_kinds)
+    matrix = analysis.confusion_matrix(pairs, 2, score=0.5)
+    correct = found_kinds.count("correct")
+    assert np.trace(matrix) == correct
+    assert matrix[:2].sum() == len(object_kinds)
+    assert matrix[:, :2].sum() == len(found_kinds)
+
+
+def test_an_iou_at_the_threshold_counts():
+    """100 x 50 inside 100 x 100."""
+    truth, entries = scene([OBJECT], [(2, CAT, 100, 100, 100, 50, 0.9)])
+    pairs = list(compare(truth, entries, "segm"))
+    assert pairs[0].ious.tolist() == [[0.5]]
+    assert kinds(analysis.outcomes(pairs, 0.5)) == (["correct"], ["found"])
+    assert kinds(analysis.outcomes(pairs, 0.5, iou=0.51)) == (["location"], ["location"])
+
+
+def test_confusions():
+    """A dog called a cat, a cat that is both, a dog missed, a cat out of nowhere, a duplicate."""
+    objects = [
+        (2, DOG, 0, 0, 50, 50),
+        (2, CAT, 100, 0, 50, 50),
+        (9, DOG, 0, 0, 50, 50),
+        (9, CAT, 200, 200, 50, 50),
+    ]
+    found = [
+        (2, CAT, 0, 0, 50, 50, 0.9),
+        (2, DOG, 100, 0, 50, 50, 0.9),
+        (2, CAT, 100, 0, 50, 50, 0.8),
+        (9, DOG, 0, 0, 50, 50, 0.3),
+        (9, CAT, 0, 300, 50, 50, 0.9),
+        (9, CAT, 200, 200, 50, 50, 0.9),
+        (9, CAT, 200, 200, 50, 50, 0.8),
+    ]
+    pairs = list(compare(*scene(objects, found), "segm"))
+    matrix = analysis.confusion_matrix(pairs, 2, score=0.5)
+    assert matrix.tolist() == [[2, 0, 0], [1, 0, 1], [2, 1, 0]]
+    assert analysis.confusion_matrix(pairs, 2, score=0.3)[1].tolist() == [1, 1, 0]
+
+
+def test_areas_images_and_entries_are_told():
+    objects = [(9, CAT, 0, 0, 31, 32), (2, CAT, 0, 0, 32, 32), (2, DOG, 0, 0, 96, 96)]
+    found = [(9, CAT, 0, 0, 31, 32, 0.5), (2, DOG, 300, 300, 40, 40, 0.9)]
+    result = analysis.outcomes(compare(*scene(objects, found), "segm"), score=0.5)
+    assert result.object_image.tolist() == [0, 0, 1]
+    assert result.object_place.tolist() == [0, 1, 0]
+    assert result.object_label.tolist() == [0, 1, 0]
+    assert [[*analysis.SIZES][i] for i in analysis.size_of(result.object_area)] == [
+        "medium",
+        "large",
+        "small",
+    ]
+    assert result.found_entry.tolist() == [1, 0]
+    assert result.found_area.tolist() == [1600, 992]
+    assert result.found_label.tolist() == [1, 0]
+
+
+def test_f1_of_images():
+    """2 of 3 found and 1 wrong: 2 * 2 / (3 + 3); nothing to find and nothing found is right."""
+    objects = [(2, CAT, x, 0, 50, 50) for x in (0, 100, 200)]
+    found = [(2, CAT, x, 0, 50, 50, 0.9) for x in (0, 100, 300)]
+    result = analysis.outcomes(compare(*scene(objects, found), "bbox"), score=0.5)
+    assert result.f1(2).tolist() == [4 / 6, 1]
+    alone = analysis.outcomes(compare(*scene([], found), "bbox"), score=0.5)
+    assert alone.f1(2).tolist() == [0, 1]
+
+
+def test_curves_over_the_score():
+    """Right at 0.9 and 0.6, wrong at 0.7, of four objects."""
+    objects = [(2, CAT, x, 0, 50, 50) for x in (0, 100, 200, 300)]
+    found = [
+        (2, CAT, 0, 0, 50, 50, 0.9),
+        (9, CAT, 0, 0, 50, 50, 0.7),
+        (2, CAT, 100, 0, 50, 50, 0.6),
+    ]
+    curves = analysis.score_curves(compare(*scene(objects, found), "bbox"))
+    at = {round(float(s), 2): i for i, s in enumerate(curves.scores)}
+    assert curves.precision[[at[0.9], at[0.7], at[0.6], at[0.01]]].tolist() == pytest.approx(
+        [1, 1 / 2, 2 / 3, 2 / 3]
+    )
+    assert np.isnan(curves.precision[at[0.91]])
+    assert curves.recall[[at[0.91], at[0.9], at[0.61], at[0.6]]].tolist() == [0, 0.25, 0.25, 0.5]
+    assert curves.f1[at[0.6]] == pytest.approx(2 * 2 / 7)
+    assert curves.best() == at[0.01]
+
+
+def test_the_best_of_a_class_and_image_count():
+    found = [(2, CAT, 10 * i, 0, 5, 5, 0.5 + i / 100) for i in range(5)]
+    truth, entries = scene([OBJECT], [*found, (2, DOG, 0, 0, 5, 5, 0.1)])
+    entries.append({**entries[0], "category_id": 999})
+    (pair, _) = compare(truth, entries, "bbox", max_detections=2)
+    assert pair.found.tolist() == [4, 3, 5]
+    assert [pair.image_id for pair in compare(truth, entries, "bbox", image_ids=[9])] == [9]
+
+
+def precision_of_pycocotools(truth: dict, entries: list[dict], kind: str, limit: int):
+    """(IoU thresholds, recalls, classes)."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        judge = COCOeval(coco, coco.loadRes(json.loads(json.dumps(entries, default=bytes.decode))))
+        judge.params.iouType = kind
+        judge.params.maxDets = [limit]
+        judge.evaluate()
+        judge.accumulate()
+    return judge.eval["precision"][:, :, :, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(10))
+def test_precision_equals_that_of_pycocotools(seed, kind):
+    """Crowds, ties of scores and of overlaps, a limit, classes without objects."""
+    rng = np.random.default_rng(seed)
+
+    def boxes(count: int) -> list[tuple]:
+        corner, size = rng.integers(0, 6, (count, 2)) * 40, rng.integers(1, 4, (count, 2)) * 40
+        images, classes = rng.choice([2, 9], count), rng.choice([CAT, DOG], count, p=[0.8, 0.2])
+        return list(zip(images.tolist(), classes.tolist(), *corner.T.tolist(), *size.T.tolist(),
+                        strict=True))  # fmt: skip
+
+    objects = [(*box, int(rng.random() < 0.15)) for box in boxes(14)]
+    if seed == 0:
+        objects = [box for box in objects if box[1] == CAT]
+    found = [(*box, rng.integers(1, 8) / 8) for box in boxes(40)]
+    truth, entries = scene(objects, found)
+    expected = precision_of_pycocotools(truth, entries, kind, limit=12)
+    pairs = list(compare(truth, entries, kind, max_detections=12))
+    for at, iou in enumerate(np.linspace(0.5, 0.95, 10)):
+        ours = analysis.precision_at_recalls(pairs, 2, iou)
+        np.testing.assert_array_equal(ours, expected[at].T)
+    if seed == 0:
+        assert (ours[1] == -1).all()
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_precision_on_real_annotations(shared_data, kind):
+    folder = shared_data / "coco_eval"
+    truth = json.loads((folder / "instances_val2014_100.json").read_text())
+    entries = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
+    expected = precision_of_pycocotools(truth, entries, kind, limit=100)
+    pairs = list(compare(truth, entries, kind))
+    for at, iou in ((0, 0.5), (5, 0.75)):
+        ours = analysis.precision_at_recalls(pairs, expected.shape[2], iou)
+        np.testing.assert_array_equal(ours, expected[at].T)
