@@ -6,6 +6,7 @@ ids), D detections and G annotations of an image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,12 +72,20 @@ class Outcomes:
     object_image: Ints  # (M,) position of the image
     object_place: Ints  # (M,) position among the annotations of the image
 
-    def f1(self, images: int) -> Floats:
+    def found_counts(self, groups: Ints, num_groups: int) -> Ints:
+        """(num_groups, 6) detections of each group and kind; groups is (K,)."""
+        return _tally(groups, self.found_kind, (num_groups, len(FOUND)))
+
+    def object_counts(self, groups: Ints, num_groups: int) -> Ints:
+        """(num_groups, 4) objects of each group and kind; groups is (M,)."""
+        return _tally(groups, self.object_kind, (num_groups, len(OBJECTS)))
+
+    def f1(self, num_images: int) -> Floats:
         """(N,) F1 of each image; 1 where there was nothing to find and nothing is found."""
-        correct = np.bincount(self.found_image[self.found_kind == 0], minlength=images)
-        both = np.bincount(self.found_image, minlength=images)
-        both += np.bincount(self.object_image, minlength=images)
-        return np.where(both > 0, 2 * correct / np.maximum(both, 1), 1.0)
+        found = self.found_counts(self.found_image, num_images)
+        objects = self.object_counts(self.object_image, num_images)
+        both = found.sum(axis=1) + objects.sum(axis=1)
+        return np.where(both > 0, 2 * found[:, 0] / np.maximum(both, 1), 1.0)
 
 
 def compare(
@@ -126,7 +135,8 @@ def compare(
             shapes = [entry["segmentation"] for entry in best]
             size = image["height"], image["width"]
             true_shapes = [encoded_mask(record["segmentation"], *size) for record in objects]
-            found_areas = rle_codec.area(shapes) if shapes else []
+            # One by one: pycocotools 2.0.11 cannot count more than 255 masks in a call.
+            found_areas = [float(rle_codec.area(shape)) for shape in shapes]
         ious = rle_codec.iou(shapes, true_shapes, crowd.tolist()) if shapes and objects else []
         yield ImagePair(
             image_id=image["id"],
@@ -288,6 +298,10 @@ def outcomes(pairs: Iterable[ImagePair], score: float, iou: float = 0.5) -> Outc
 def size_of(areas: Floats) -> Ints:
     """Position in `SIZES` of each area in pixels."""
     return np.searchsorted(list(SIZES.values()), areas, side="right") - 1
+
+
+def _tally(groups: Ints, kinds: Ints, shape: tuple[int, int]) -> Ints:
+    return np.bincount(groups * shape[1] + kinds, minlength=math.prod(shape)).reshape(shape)
 
 
 def _judged(pair: ImagePair, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -178,6 +178,8 @@ def test_areas_images_and_entries_are_told():
     assert result.found_entry.tolist() == [1, 0]
     assert result.found_area.tolist() == [1600, 992]
     assert result.found_label.tolist() == [1, 0]
+    assert result.object_counts(result.object_label, 2).tolist() == [[1, 0, 0, 1], [0, 0, 0, 1]]
+    assert result.found_counts(result.found_image, 2)[:, [0, 5]].tolist() == [[0, 1], [1, 0]]
 
 
 def test_f1_of_images():
@@ -216,6 +218,16 @@ def test_the_best_of_a_class_and_image_count():
     (pair, _) = compare(truth, entries, "bbox", max_detections=2)
     assert pair.found.tolist() == [4, 3, 5]
     assert [pair.image_id for pair in compare(truth, entries, "bbox", image_ids=[9])] == [9]
+
+
+def test_hundreds_of_detections_in_an_image():
+    found = [(2, CAT, i % 20 * 20, i // 20 * 20, 10 + i % 3, 10, 0.5) for i in range(400)]
+    objects = [(*box[:4], 10 + i % 3, 10) for i, box in enumerate(found)]
+    pairs = list(compare(*scene(objects, found), "segm", max_detections=400))
+    assert pairs[0].found_areas.tolist() == pairs[0].areas.tolist()
+    assert analysis.outcomes(pairs, 0.5).found_counts(np.zeros(400, int), 1).tolist() == [
+        [400, 0, 0, 0, 0, 0]
+    ]
 
 
 def precision_of_pycocotools(truth: dict, entries: list[dict], kind: str, limit: int):
