@@ -20,6 +20,7 @@ from mrcnn.evaluate import evaluate, format_metrics
 from mrcnn.files import replacing
 from mrcnn.predictor import Predictor
 from mrcnn.progress import ProgressLine
+from mrcnn.report import write_report
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.distributed import World, distribute
 from mrcnn.training.less_memory import checkpoint_stages
@@ -123,7 +124,7 @@ class Run:
             self.stop.restore()
         if self.world.is_main and not self.stop.exit_code:
             self._draw_predictions()
-            print(f"weights, results.csv, curves and pictures are in {self.folder}")
+            print(f"weights, results.csv, curves and report.html are in {self.folder}")
         return self.stop.exit_code
 
     def _make_step(self) -> TrainStep:
@@ -232,6 +233,7 @@ class Run:
             self._save(step)
             if self.world.is_main:
                 curves(self.folder / RESULTS, self.folder / "curves.png")
+                write_report(self.folder, self.splits["val"])
         elif not evaluates and self.window and step % args.print_every == 0:
             self._write_rows({})
         if self.saved != step and (stopping or self._is_due(step, args.save_every)):
