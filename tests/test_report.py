@@ -18,7 +18,8 @@ from pycocotools import mask as rle_codec
 from mrcnn import report
 from mrcnn.data.coco import read_coco
 from mrcnn.errors import UserError
-from mrcnn.visual import charts, page
+from mrcnn.visual import charts, page, tallies
+from mrcnn.visual import report as sections
 from mrcnn.visual.charts import Line
 
 HEADER = ["step", "lr", "loss", "loss_mask", "images_per_second", "bbox_AP", "segm_AP", "val_loss"]
@@ -250,6 +251,7 @@ def test_500_classes_of_noisy_images_stay_below_5_megabytes(tmp_path):
     reader = read(run)
     assert (run / "report.html").stat().st_size < 5_000_000
     assert "485 others" in reader.text
+    assert "the others share a row" in reader.text
 
 
 # Errors
@@ -302,7 +304,22 @@ def test_a_failure_keeps_the_page_that_was(tmp_path):
     assert (run / "report.html").read_text() == "as it was"
 
 
-# Charts and pictures
+# Tables, charts and pictures
+
+
+def test_a_large_confusion_matrix_is_folded():
+    """Classes 40 and 3 are confused; the sums of all rows stay what they are."""
+    matrix = np.diag(np.arange(100, 151))
+    matrix[40, 3], matrix[20, 50], matrix[50, 50] = 7, 5, 0
+    folded, names = tallies._folded(matrix, [f"c{i}" for i in range(50)])
+    assert folded.shape == (17, 17)
+    assert names[:4] == ["c0", "c1", "c2", "c3"]
+    assert names[-2:] == ["c40", "35 others"]
+    assert folded[14, 3] == 7
+    assert folded[15, 16] == 5
+    assert folded.sum() == matrix.sum()
+    whole, names = tallies._folded(matrix[-17:, -17:], [str(i) for i in range(16)])
+    assert (whole.shape, len(names)) == ((17, 17), 16)
 
 
 @pytest.mark.parametrize(
@@ -325,6 +342,15 @@ def test_ticks(low, high, count, expected):
 )  # fmt: skip
 def test_short_numbers(value, words):
     assert charts.short(value) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(27.4, "27 s"), (150, "2 min"), (7170, "2 h 0 min"), (9000, "2 h 30 min"),
+     (7 * 86400 - 3600, "6 d 23 h")],
+)  # fmt: skip
+def test_durations(seconds, words):
+    assert sections._duration(seconds) == words
 
 
 def test_lines_pass_through_their_points():

@@ -169,7 +169,7 @@ margin:16px 0 0}
 .tiles b{display:block;font-size:1.5rem;line-height:1.25;font-variant-numeric:tabular-nums}
 .tiles small{display:block;line-height:1.35;margin-top:2px}
 .warn{border-left:4px solid var(--c1);background:var(--panel);padding:8px 12px;margin:12px 0}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));gap:12px}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:12px}
 @media (min-width:900px){.two{grid-template-columns:370px 1fr;align-items:start}}
 .panel{padding:14px;min-width:0;margin:0 0 12px}
 .grid>.panel{margin:0}

@@ -207,10 +207,12 @@ def _square(
 
 
 def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{hours} h {(minutes - 60 * hours)} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 2:
+        return f"{60 * hours + minutes} min"
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _value(value: Any) -> str:

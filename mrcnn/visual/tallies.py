@@ -121,10 +121,11 @@ def class_table(rows: Sequence[ClassRow], kinds: Sequence[str]) -> Html:
 def errors(found: Mapping[str, int], objects: Mapping[str, int], what: str, score: float) -> Html:
     """Kinds of detections and of objects, counted, with what the kinds mean."""
     note = (
-        f"Counted for {what} with score ≥ {score:.2f}, the score of the best F1 at IoU 0.5 on "
-        "these images. Matching is COCO's: best score first, each detection takes the free object "
-        "of its class that it overlaps most. Any other detection is judged by the object, of any "
-        "class, that it overlaps most. Crowd regions, and what lies in them, are left out."
+        f"Counted for {what} with score ≥ {score:.2f}: from there on, F1 at IoU 0.5 is best on "
+        "these images (0.50 if nothing is right). Matching is COCO's: best score first, each "
+        "detection takes the free object of its class that it overlaps most. Any other detection "
+        "is judged by the object, of any class, that it overlaps most. Crowd regions, and what "
+        "lies in them, are left out."
     )
     parts = [tag("p", note, class_="note")]
     for title, counts, rules in (
@@ -168,26 +169,14 @@ def sizes(rows: Sequence[SizeRow], kinds: Sequence[str]) -> Html:
 def confusions(matrix: NDArray[np.int64], names: Sequence[str], what: str, score: float) -> Html:
     """A confusion matrix whose last row and column are the background.
 
-    With many classes, those with the most confusions are shown, and the others as one.
+    With many classes, those most often confused are shown, and the others as one.
 
     Args:
         matrix: (C + 1, C + 1), rows are true classes.
         names: C names.
     """
-    labels = list(names)
-    if len(names) > MATRIX_CLASSES:
-        mixed = matrix[:-1, :-1] - np.diag(np.diag(matrix[:-1, :-1]))
-        order = np.argsort(-(mixed.sum(axis=0) + mixed.sum(axis=1)), kind="stable")
-        chosen = np.sort(order[:MATRIX_CLASSES])
-        group = np.full(len(matrix), MATRIX_CLASSES)  # of each class; the others share the last
-        group[chosen] = np.arange(MATRIX_CLASSES)
-        group[-1] = MATRIX_CLASSES + 1
-        folded = np.zeros((MATRIX_CLASSES + 2,) * 2, np.int64)
-        np.add.at(folded, (group[:, None], group[None, :]), matrix)
-        matrix, labels = (
-            folded,
-            [*(names[c] for c in chosen), f"{len(names) - MATRIX_CLASSES} others"],
-        )
+    matrix, labels = _folded(matrix, names)
+    is_folded = len(labels) < len(names)
     head = tag(
         "tr",
         tag("th", "true \\ found"),
@@ -197,7 +186,8 @@ def confusions(matrix: NDArray[np.int64], names: Sequence[str], what: str, score
     body = []
     for r, name in enumerate([*labels, "background (false)"]):
         total = max(int(matrix[r].sum()), 1)
-        cells = [_cell(int(n), n / total, r == c) for c, n in enumerate(matrix[r])]
+        is_one_class = not is_folded or r < MATRIX_CLASSES
+        cells = [_cell(int(n), n / total, r == c and is_one_class) for c, n in enumerate(matrix[r])]
         if r == len(labels):
             cells[-1] = tag("td")
         body.append(tag("tr", tag("th", _cut(name), scope="row", title=name), *cells))
@@ -206,9 +196,30 @@ def confusions(matrix: NDArray[np.int64], names: Sequence[str], what: str, score
         f"≥ {score:.2f}. Detections left over by the matching take a free object of another class "
         "at IoU ≥ 0.5, or else stand in the last row, as duplicates do. Shades are shares of a row."
     )
+    if is_folded:
+        note += " The classes most often confused are shown; the others share a row and a column."
     inner = tag("table", tag("thead", head), tag("tbody", *body), class_="matrix")
     inner = tag("div", inner, class_="scroll", tabindex=0)
     return tag("div", inner, tag("p", note, class_="note"), class_="panel beside")
+
+
+def _folded(matrix: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """A matrix of few rows, and their names without the background's.
+
+    The classes most often confused with others are kept; all others become the row and the column
+    before the background's.
+    """
+    if len(names) <= MATRIX_CLASSES + 1:
+        return matrix, list(names)
+    mixed = matrix[:-1, :-1] - np.diag(np.diag(matrix[:-1, :-1]))
+    order = np.argsort(-(mixed.sum(axis=0) + mixed.sum(axis=1)), kind="stable")
+    kept = np.sort(order[:MATRIX_CLASSES])
+    place = np.full(len(matrix), MATRIX_CLASSES)
+    place[kept] = np.arange(MATRIX_CLASSES)
+    place[-1] = MATRIX_CLASSES + 1
+    folded = np.zeros((MATRIX_CLASSES + 2,) * 2, np.int64)
+    np.add.at(folded, (place[:, None], place[None, :]), matrix)
+    return folded, [*(names[c] for c in kept), f"{len(names) - MATRIX_CLASSES} others"]
 
 
 def _cell(count: int, share: float, is_right: bool) -> Html:
