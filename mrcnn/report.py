@@ -24,7 +24,7 @@ from mrcnn.report_analysis import DEFAULT_SCORE, KINDS, Judged, judge, sections_
 from mrcnn.visual import report
 from mrcnn.visual.page import Html, join, page, picture
 
-_COLUMNS = ("step", "lr", "gradient_norm", "images_per_second", "bbox_AP", "segm_AP", "val_loss")
+_COLUMNS = ("step", "lr", "gradient_norm", "seconds", "bbox_AP", "segm_AP", "val_loss")
 
 Row = dict[str, float]
 
@@ -32,8 +32,9 @@ Row = dict[str, float]
 def write_report(folder: Path, dataset: CocoDataset) -> Path:
     """Write report.html of a run: one page that needs no network and no script.
 
-    Reads config.json, environment.json and results.csv, and, where they are, train_batch.jpg and
-    val_results.json, the detections of the best weights on the validation images.
+    Reads config.json, environment.json, results.csv and timing.csv, and, where they are,
+    train_batch.jpg and val_results.json, the detections of the best weights on the validation
+    images.
 
     Args:
         folder: of the run.
@@ -44,12 +45,12 @@ def write_report(folder: Path, dataset: CocoDataset) -> Path:
         UserError: if a file of the run cannot be read, or the page cannot be written.
     """
     config, environment = (read_json(folder / f"{name}.json") for name in ("config", "environment"))
-    rows = read_results(folder / "results.csv")
+    rows, timing = (read_table(folder / name) for name in ("results.csv", "timing.csv"))
     results, batch = folder / "val_results.json", folder / "train_batch.jpg"
     entries = read_json(results) if results.exists() else None
     judged = judge(dataset, results, config["model"]) if entries else None
     best = _best_row(rows)
-    header = [_summary(config, dataset), _tiles(config, rows, judged)]
+    header = [_summary(config, dataset), _tiles(config, rows, timing, judged)]
     if entries is None:
         header.append(report.warning("val_results.json is absent: nothing is analysed."))
     elif judged is None:
@@ -73,8 +74,8 @@ def write_report(folder: Path, dataset: CocoDataset) -> Path:
     return path
 
 
-def read_results(path: Path) -> list[Row]:
-    """The rows of results.csv: finite values of the columns that the page draws.
+def read_table(path: Path) -> list[Row]:
+    """The rows of results.csv or timing.csv: finite values of the columns that the page shows.
 
     Raises:
         UserError: if the file cannot be read, or a value is no number.
@@ -139,7 +140,9 @@ def _summary(config: dict[str, Any], dataset: CocoDataset) -> Html:
     )
 
 
-def _tiles(config: dict[str, Any], rows: list[Row], judged: Judged | None) -> Html:
+def _tiles(
+    config: dict[str, Any], rows: list[Row], timing: list[Row], judged: Judged | None
+) -> Html:
     """The headline."""
     best, train = _best_row(rows), config["train"]
     figures = (
@@ -149,13 +152,8 @@ def _tiles(config: dict[str, Any], rows: list[Row], judged: Judged | None) -> Ht
             what: {"AP": best[f"{kind}_AP"]} for kind, what in KINDS.items() if f"{kind}_AP" in best
         }
     )
-    seconds, images, before = 0.0, 0.0, 0.0
-    for row in rows:
-        if row.get("images_per_second"):
-            taken = (row["step"] - before) * train["batch_size"]
-            seconds += taken / row["images_per_second"]
-            images += taken
-        before = row["step"]
+    last_timing = timing[-1] if timing else {"step": 0.0, "seconds": 0.0}
+    seconds, images = last_timing["seconds"], last_timing["step"] * train["batch_size"]
     at_score = None
     if judged:
         curves, at = judged.curves, judged.chosen
@@ -185,18 +183,10 @@ def _commands(folder: Path, config: dict[str, Any], judged: Judged | None) -> di
         f"import mrcnn\n\nmodel = mrcnn.load({json.dumps(str(folder))})\n"
         f'result = model.predict("photo.jpg", {score:.2f})\nresult.save("overlay.png")'
     )
-    again = ["mrcnn train"]
-    for name, value in config["train"].items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            again.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None and value != [] and name != "out":
-            values = value if isinstance(value, list) else [value]
-            again.append(" ".join([f"--{flag}", *(shlex.quote(str(v)) for v in values)]))
     return {
         "Use the weights": "\n".join(use),
         "In Python": python,
-        "Repeat the run, with every value spelled out": " \\\n    ".join(again),
+        "Repeat the run": f"mrcnn train --config {run}/config.json",
         "Write this page anew": f"mrcnn report {run}",
     }
 
