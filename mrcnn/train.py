@@ -24,6 +24,7 @@ from mrcnn.predictor import Predictor, find_device
 from mrcnn.run import Run
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.distributed import World, join, leave, missing
+from mrcnn.training.loggers import Logger
 from mrcnn.training.recipes import RECIPES
 from mrcnn.training.run_folder import environment, make_run_folder
 from mrcnn.training.state import TrainingState, load_state, sweep
@@ -33,13 +34,17 @@ SHAPES = RUNS / "shapes"  # where the generated data set is kept
 SHAPES_SIZE = 128  # pixels; its images are trained on as they are
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Read the data, train, evaluate, and say where everything lies; returns the exit code."""
+def main(argv: list[str] | None = None, loggers: tuple[Logger, ...] = ()) -> int:
+    """Read the data, train, evaluate, and say where everything lies; returns the exit code.
+
+    Args:
+        loggers: who else is told of the figures.
+    """
     defaults = read_defaults(argv)
     args = parse(TrainConfig, argv, defaults.train, "mrcnn train")
     world = join(args.device)
     try:
-        return _train(args, defaults, world)
+        return _train(args, defaults, world, loggers)
     except RuntimeError as error:
         if world.size == 1 or not (ranks := missing(world)):
             raise
@@ -52,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         leave()
 
 
-def _train(args: TrainConfig, defaults: Defaults, world: World) -> int:
+def _train(args: TrainConfig, defaults: Defaults, world: World, loggers: tuple[Logger, ...]) -> int:
     device = find_device(f"cuda:{world.local_rank}" if args.device == "cuda" else args.device)
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -85,7 +90,8 @@ def _train(args: TrainConfig, defaults: Defaults, world: World) -> int:
             f"{len(splits['train'])} images to train on, {len(splits['val'])} to validate, "
             f"{config.num_classes} classes; run folder {folder}"
         )
-    return Run(args, Predictor(model, config, args.amp == "bf16"), splits, folder, world).fit(state)
+    predictor = Predictor(model, config, args.amp == "bf16")
+    return Run(args, predictor, splits, folder, world, loggers).fit(state)
 
 
 def _read_data(args: TrainConfig, world: World) -> dict[str, CocoDataset]:
