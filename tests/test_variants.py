@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 import tiny
@@ -19,7 +18,7 @@ from mrcnn.data.transforms import Augmentation
 from mrcnn.models import MaskRCNN, build, losses
 from mrcnn.models.box_head import BoxHead
 from mrcnn.models.fpn import FPN, TOPS
-from mrcnn.models.layers import NORMS, SyncBatchNorm, live_batch_norm
+from mrcnn.models.layers import NORMS
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.pooling import ROI_OPS, RoIPooler
 from mrcnn.models.rpn import RPN
@@ -403,78 +402,6 @@ def test_variants_on_real_pictures(case, shared_data):
     assert detections.boxes.isfinite().all()
 
 
-def exact_giou(a: list[float], b: list[float]) -> float:
-    """Algorithm 1 of the paper for two boxes with areas."""
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    overlap = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
-    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
-    return overlap / union - (hull - union) / hull
-
-
-def test_giou_is_that_of_the_definition():
-    torch.manual_seed(0)
-    corners = torch.rand(2, 1, 200, 2, dtype=torch.float64) * 100
-    boxes, wanted = torch.cat([corners, corners + 1 + torch.rand_like(corners) * 60], dim=-1)
-    boxes[0, 0], boxes[0, 1, :2] = wanted[0, 0], wanted[0, 1, 2:]  # equal; corner to corner
-    boxes[0, 1, 2:] = boxes[0, 1, :2] + 3
-    weight = torch.rand(1, 200) > 0.3
-    pairs = zip(boxes[0].tolist(), wanted[0].tolist(), weight[0].tolist(), strict=True)
-    exact = sum(1 - exact_giou(a, b) for a, b, used in pairs if used)
-    assert losses.giou_loss(boxes, wanted, weight).item() == pytest.approx(exact, rel=1e-12)
-    in_float = losses.giou_loss(boxes.float(), wanted.float(), weight).item()
-    assert in_float == pytest.approx(exact, rel=1e-5)
-    assert torch.autograd.gradcheck(
-        lambda b: losses.giou_loss(b, wanted[:, 2:], weight[:, 2:]), boxes[:, 2:].requires_grad_()
-    )
-
-
-def test_giou_of_refined_boxes_is_that_of_boxes():
-    deltas = torch.tensor([[[0.5, 0.0, 0.0, 2.0], [7.0, 7.0, 7.0, 7.0]]])
-    anchors = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10]]])
-    wanted = torch.tensor([[[5.0, 0, 15, 10], [0, 0, 10, 10]]])
-    loss = losses.box_loss(
-        deltas,
-        anchors,
-        wanted,
-        torch.tensor([[True, False]]),
-        kind="giou",
-        beta=0.0,
-        delta_weights=(1.0, 1.0, 1.0, 1 / torch.tensor(2.0).log().item() * 2),
-    )
-    # The box is moved by 5 and made twice as high, so that half of it, and of the hull, overlaps.
-    assert loss.item() == pytest.approx(0.5, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("delta", "anchor", "wanted"),
-    [
-        ([0.0, 0, 0, 0], [5.0, 5, 5, 5], [5.0, 5, 5, 5]),  # nothing at all
-        ([0.0, 0, 0, 0], [5.0, 5, 5, 9], [0.0, 0, 10, 10]),
-        ([0.0, 0, 0, 0], [0.0, 0, 10, 10], [3.0, 3, 3, 3]),
-        ([0.0, 0, -200, -200], [0.0, 0, 10, 10], [0.0, 0, 10, 10]),
-        ([0.0, 0, 200, 200], [0.0, 0, 10, 10], [0.0, 0, 10, 10]),
-        ([1e22, 1e22, 0, 0], [0.0, 0, 10, 10], [0.0, 0, 10, 10]),  # the hull's area overflows
-    ],
-)
-def test_giou_of_boxes_without_extent_has_finite_gradients(delta, anchor, wanted):
-    deltas = torch.tensor([[delta, [1.0, 1, 1, 1], [1.0, 1, 1, 1]]], requires_grad=True)
-    nothing, not_a_number = [0.0] * 4, [torch.nan] * 4
-    loss = losses.box_loss(
-        deltas,
-        torch.tensor([[anchor, nothing, not_a_number]]),
-        torch.tensor([[wanted, nothing, not_a_number]]),
-        torch.tensor([[True, False, False]]),
-        kind="giou",
-        beta=0.0,
-    )
-    loss.backward()
-    assert 0 <= loss <= 2
-    assert deltas.grad.isfinite().all()
-    assert deltas.grad[0, 1:].eq(0).all()
-
-
 def test_betas_of_the_configuration_come_before_those_of_the_numerics():
     model = model_of({"numerics": "torchvision", "rpn_smooth_l1_beta": 0.0})
     assert model.rpn.numerics.rpn_smooth_l1_beta == 0
@@ -527,62 +454,3 @@ def test_a_model_from_plain_constructors_on_a_body_of_ones_own():
         found = model.eval()(images())
     assert found.masks.shape == (2, 100, 28, 28)
     assert found.counts.min() > 0
-
-
-PROCESSES = 2
-FIRST_ROW = [0, 3, 8]  # of each process, and the end: their shares of the batch differ
-
-
-def whole_batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Features (N, C, H, W), the gradient of what is made of them, and which rows are valid."""
-    generator = torch.Generator().manual_seed(0)
-    x, grad = torch.randn(2, 8, 6, 5, 4, generator=generator)
-    valid = torch.tensor([True, False, True, True, True, False, False, True])
-    return x * 3 + torch.arange(6.0)[:, None, None], grad, valid
-
-
-def normalise(norm: nn.BatchNorm2d, x: Tensor, grad: Tensor, valid: Tensor | None = None) -> list:
-    """Of one training step: the output and its gradients, then the running statistics."""
-    norm.weight.data = torch.linspace(0.5, 1.5, 6, dtype=x.dtype)
-    x = x.clone().requires_grad_()
-    y = norm(x) if valid is None else live_batch_norm(x, norm, valid)
-    y.backward(grad)
-    found = [y, x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
-    return [value.detach() for value in found]
-
-
-def of_a_process(rank: int, folder: str) -> None:
-    """What one of the processes does; its results go to a file."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES
-    )
-    x, grad, valid = (part[FIRST_ROW[rank] : FIRST_ROW[rank + 1]] for part in whole_batch())
-    every = normalise(SyncBatchNorm(6), x, grad)
-    used = torch.where(valid[:, None, None, None], grad, 0.0)  # no gradient reaches padding
-    torch.save([every, normalise(SyncBatchNorm(6), x, used, valid)], Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_batch_norm_of_two_processes_is_that_of_the_whole_batch(tmp_path):
-    torch.multiprocessing.spawn(of_a_process, (str(tmp_path),), PROCESSES)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES))
-    x, grad, valid = whole_batch()
-    for one, other, rows in zip(first, second, [valid | True, valid], strict=True):
-        exact = normalise(nn.BatchNorm2d(6).double(), x[rows].double(), grad[rows].double())
-        pairs = list(zip(one, other, strict=True))
-        found = [torch.cat(pair)[rows] for pair in pairs[:2]]
-        found += [sum(pair) for pair in pairs[2:4]]
-        assert all(torch.equal(*pair) for pair in pairs[4:])
-        found += one[4:]
-        for value, expected in zip(found, exact, strict=True):
-            assert (value - expected).abs().max() <= 1e-6 * expected.abs().max().clamp(min=1)
-
-
-def test_batch_norm_of_one_process_is_batch_norm():
-    x, grad, _ = whole_batch()
-    ours, theirs = SyncBatchNorm(6), nn.BatchNorm2d(6)
-    results = normalise(ours, x, grad), normalise(theirs, x, grad)
-    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert torch.equal(ours.eval()(x), theirs.eval()(x))
