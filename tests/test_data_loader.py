@@ -143,6 +143,20 @@ def test_seeds_follow_from_seed_epoch_and_image(dataset):
     assert batch.targets.seeds.tolist() == [seeds[2, 0, index] for index in batch.indices]
 
 
+@pytest.mark.parametrize(("side", "padded"), [(64, 64), (50, 64)])
+def test_batches_of_large_scale_jitter_have_one_shape(dataset, side, padded):
+    augmentation = Augmentation(jitter_size=side)
+    made = list(train_loader(dataset, CONFIG, augmentation, batch_size=1, steps=14))
+    assert {tuple(batch.images.pixels.shape) for batch in made} == {(1, 3, padded, padded)}
+    assert len({tuple(batch.images.sizes[0].tolist()) for batch in made}) > 5
+    for batch in made:
+        height, width = batch.images.sizes[0].tolist()
+        assert max(height, width) <= side
+        assert batch.images.pixels[:, :, height:].abs().sum() == 0
+        assert batch.images.pixels[:, :, :, width:].abs().sum() == 0
+        assert batch.images.pixels.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_another_seed_gives_other_views(dataset):
     a, b = batches(dataset, steps=4), batches(dataset, steps=4, seed=6)
     assert [x.indices for x in a] != [x.indices for x in b]

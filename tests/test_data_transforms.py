@@ -9,11 +9,13 @@ from mrcnn.data import instances
 from mrcnn.data.transforms import (
     Augmentation,
     View,
+    augmented_part,
     random_view,
     view_boxes,
     view_instances,
     view_pixels,
     whole_view,
+    within,
 )
 
 CONFIG = ModelConfig(pixel_mean=(0, 0, 0), pixel_std=(1, 1, 1), scale=1.0)
@@ -177,6 +179,64 @@ def test_a_crop_larger_than_the_image_is_the_image():
     assert draw(Augmentation(crop=999), 0).window == (0, 0, WIDTH, HEIGHT)
 
 
+def test_shorter_sides_are_those_of_detectron2():
+    """640 to 800 in steps of 32, as its `INPUT.MIN_SIZE_TRAIN`; the longer side at most 1333."""
+    augmentation = Augmentation(min_sizes=tuple(range(640, 801, 32)))
+    views = [draw(augmentation, seed, ModelConfig()) for seed in range(100)]
+    expected = {(size, int(size / HEIGHT * WIDTH + 0.5)) for size in range(640, 801, 32)}
+    assert {view.size for view in views} == expected
+
+
+JITTER = Augmentation(jitter_size=64, horizontal_flip=False)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40), (50, 50), (480, 640), (9, 100)])
+def test_large_scale_jitter_is_that_of_detectron2(height, width):
+    """Its `ResizeScale`, factors 0.1 to 2, then its `FixedSizeCrop`, made in the file."""
+    boxes, places = torch.zeros(0, 4), []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        view = random_view(height, width, boxes, CONFIG, JITTER, rng)
+        scale = np.random.default_rng(seed).uniform(0.1, 2.0) * min(64 / height, 64 / width)
+        whole = [max(1, int(np.round(pixels * scale))) for pixels in (height, width)]
+        assert view.size == tuple(min(pixels, 64) for pixels in whole)
+        x1, y1, x2, y2 = view.window
+        for first, last, pixels, resized in ((y1, y2, height, whole[0]), (x1, x2, width, whole[1])):
+            assert 0 <= first < last <= pixels
+            if resized <= 64:
+                assert (first, last) == (0, pixels)
+            else:
+                assert abs((last - first) - 64 / scale) <= 0.5  # of a file pixel
+                places.append(first / max(1, pixels - (last - first)))
+    assert 0.4 < np.mean(places) < 0.6  # 4 standard deviations of 100 or more uniform draws
+    assert (min(places), max(places)) == (0, 1)
+
+
+def test_a_view_can_be_cut():
+    view = View((10, 0, 50, 40), (80, 80), mirror_x=True)
+    assert within(view, 100, 100) == view
+    assert within(view, 20, 60) == View((10, 0, 40, 10), (20, 60), mirror_x=True)
+    assert within(View((0, 0, 1, 1), (80, 80)), 3, 5) == View((0, 0, 1, 1), (3, 5))
+
+
+def test_a_part_of_an_image_is_augmented_before_it_is_resized():
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    view = View((10, 5, 40, 25), (50, 50), mirror_y=True)
+
+    def invert(part, rng):
+        assert part.shape == (20, 30, 3)
+        return 255 - part
+
+    augmentation = Augmentation(transform=invert)
+    part, moved = augmented_part(image, view, augmentation, np.random.default_rng(0))
+    expected = view_pixels(255 - image, view, CONFIG)
+    assert torch.equal(view_pixels(part, moved, CONFIG), expected)
+    part, moved = augmented_part(image, view, Augmentation(), np.random.default_rng(0))
+    assert torch.equal(view_pixels(part, moved, CONFIG), view_pixels(image, view, CONFIG))
+    part, _ = augmented_part(image, view, Augmentation(contrast=0.5), np.random.default_rng(0))
+    assert not np.array_equal(part, image[5:25, 10:40])
+
+
 def test_equal_states_give_equal_views():
     augmentation = Augmentation(crop=20, scale_range=(0.5, 2), vertical_flip=True)
     assert draw(augmentation, 3) == draw(augmentation, 3) != draw(augmentation, 4)
@@ -188,7 +248,20 @@ def test_boxes_of_a_view():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop": 0}, {"min_sizes": (0, 5)}, {"scale_range": (2, 1)}, {"scale_range": (0, 1)}]
+    "wrong",
+    [
+        {"crop": 0},
+        {"min_sizes": (0, 5)},
+        {"scale_range": (2, 1)},
+        {"scale_range": (0, 1)},
+        {"jitter_size": 0},
+        {"jitter_size": 64, "crop": 20},
+        {"jitter_size": 64, "min_sizes": (5,)},
+        {"jitter_range": (0.0, 1)},
+        {"brightness": 1.5},
+        {"hue": 0.6},
+        {"copy_paste": -0.1},
+    ],
 )
 def test_wrong_augmentations_are_refused(wrong):
     with pytest.raises(ValueError, match=f"Augmentation: {next(iter(wrong))} must"):

@@ -6,13 +6,12 @@ N images of a batch, G instance slots an image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,42 +19,13 @@ from mrcnn.config import ModelConfig
 from mrcnn.data import instances
 from mrcnn.data.coco import CocoDataset
 from mrcnn.data.images import pad_images, read_image
-from mrcnn.data.sampling import (
-    LOSSES,
-    VIEW,
-    Key,
-    batch_keys,
-    image_repeats,
-    orientations,
-    random_numbers,
-)
-from mrcnn.data.transforms import (
-    Augmentation,
-    random_view,
-    view_instances,
-    view_pixels,
-    whole_view,
-)
+from mrcnn.data.samples import OnBadImage, Sample, TrainSet
+from mrcnn.data.sampling import Key, batch_keys, image_repeats, orientations
+from mrcnn.data.transforms import Augmentation, view_pixels, whole_view
 from mrcnn.data.workers import batches as make_batches
-from mrcnn.errors import UserError
-from mrcnn.ops.mask_targets import InstanceMasks
 from mrcnn.structures import ImageBatch, Targets
 
-OnBadImage = Literal["stop", "skip"]
 SLOT_MULTIPLE = 16  # G is a multiple of this, so that few different shapes occur
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One training image, as the network sees it, with its G instances."""
-
-    pixels: Tensor  # (3, h, w) float32 RGB, normalised
-    boxes: Tensor  # (G, 4) in pixels of this image
-    labels: Tensor  # (G,) int64
-    masks: InstanceMasks  # G instances, transform set
-    index: int  # of the image in its data set
-    seed: int  # for what the losses draw, 63 bits
-    notes: tuple[str, ...] = ()  # what the user should know of it
 
 
 class TrainBatch(NamedTuple):
@@ -74,74 +44,13 @@ class EvalBatch(NamedTuple):
     indices: list[int]
 
 
-class TrainSet(Dataset[Sample]):
-    """Views of the images of a data set; the item of a `Key` is the same in every process.
+def collate(samples: list[Sample], size_multiple: int, side: int = 1) -> TrainBatch:
+    """Pad images to one size, and instances to G slots, a multiple of 16 and at least 16.
 
     Args:
-        seed: with the key it fixes the view and the seed of the losses; nothing else
-            does, so a resumed run sees what the interrupted one would have seen.
-        on_bad_image: "skip" shows the next image of the data set that can be read in place of
-            one that cannot, and says so in the notes; "stop" raises `UserError`.
+        size_multiple: divides height and width.
+        side: both are at least this.
     """
-
-    def __init__(
-        self,
-        dataset: CocoDataset,
-        config: ModelConfig,
-        augmentation: Augmentation,
-        seed: int,
-        on_bad_image: OnBadImage = "stop",
-    ) -> None:
-        self.dataset, self.config = dataset, config
-        self.augmentation, self.seed = augmentation, seed
-        self.on_bad_image = on_bad_image
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: Key) -> Sample:
-        index, image, notes = self._read(key.image)
-        taken = self.dataset.targets(index)
-        masks, boxes = instances.select(self.dataset.masks, taken), self.dataset.boxes[taken]
-        view = random_view(
-            image.shape[0],
-            image.shape[1],
-            boxes,
-            self.config,
-            self.augmentation,
-            np.random.default_rng(random_numbers(VIEW, self.seed, *key)),
-        )
-        masks, boxes, kept = view_instances(masks, boxes, view)
-        seed = random_numbers(LOSSES, self.seed, *key).generate_state(1, np.uint64)[0]
-        return Sample(
-            pixels=view_pixels(image, view, self.config),
-            boxes=boxes,
-            labels=self.dataset.labels[taken[kept]],
-            masks=masks,
-            index=index,
-            seed=int(seed >> np.uint64(1)),
-            notes=notes,
-        )
-
-    def _read(self, wanted: int) -> tuple[int, NDArray[np.uint8], tuple[str, ...]]:
-        """The wanted image, or the next that can be read; which it is, its pixels, and notes."""
-        errors: list[UserError] = []
-        for offset in range(len(self.dataset)):
-            path = self.dataset.path(index := (wanted + offset) % len(self.dataset))
-            try:
-                image = read_image(path)
-            except UserError as error:
-                if self.on_bad_image == "stop":
-                    raise
-                errors.append(error)
-            else:
-                notes = (f"{error}. {path.name} is shown in its place" for error in errors)
-                return index, image, tuple(notes)
-        raise UserError(f"{self.dataset.folder}: no image can be read, as this one: {errors[0]}")
-
-
-def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
-    """Pad images to one size, and instances to G slots, a multiple of 16 and at least 16."""
     counts = [len(sample.labels) for sample in samples]
     slots = max(1, -(-max(counts) // SLOT_MULTIPLE)) * SLOT_MULTIPLE
     boxes = torch.zeros(len(samples), slots, 4)
@@ -155,8 +64,13 @@ def collate(samples: list[Sample], size_multiple: int) -> TrainBatch:
         first += count
     masks = instances.concatenate([sample.masks for sample in samples])
     seeds = torch.tensor([sample.seed for sample in samples])
+    images = pad_images([sample.pixels for sample in samples], size_multiple)
+    side = -(-side // size_multiple) * size_multiple
+    right, below = (max(0, side - size) for size in images.pixels.shape[:1:-1])
+    if right or below:
+        images = replace(images, pixels=F.pad(images.pixels, (0, right, 0, below)))
     return TrainBatch(
-        images=pad_images([sample.pixels for sample in samples], size_multiple),
+        images=images,
         targets=Targets(boxes, labels, mask_index, masks, seeds),
         indices=[sample.index for sample in samples],
         notes=[note for sample in samples for note in sample.notes],
@@ -222,7 +136,8 @@ def train_loader(
         for batch in batches
         for part in range(rank * accumulate, (rank + 1) * accumulate)
     )
-    together = partial(collate, size_multiple=config.size_multiple)
+    side = augmentation.jitter_size or 1
+    together = partial(collate, size_multiple=config.size_multiple, side=side)
     return make_batches(
         TrainSet(dataset, config, augmentation, seed, on_bad_image), keys, together, workers
     )

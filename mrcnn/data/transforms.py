@@ -6,7 +6,7 @@ Pixels, boxes and masks follow from it; mask data stay as they are, only their t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ from torch import Tensor
 
 from mrcnn.config import ModelConfig
 from mrcnn.data import instances
+from mrcnn.data.colour import random_colours
 from mrcnn.data.images import resized, write_view
+from mrcnn.data.user_transform import Transform, apply_transform
 from mrcnn.ops.mask_targets import InstanceMasks
 
 CROP_TRIES = 10  # positions drawn until a crop holds the centre of an object
+COLOURS = ("brightness", "contrast", "saturation", "hue")
 MIN_VISIBLE = 1.0  # file pixels; an instance whose cropped box is thinner is left out
 
 
@@ -29,18 +32,44 @@ class Augmentation:
     crop: int | None = None  # side of a random square of file pixels, cut before the resize
     min_sizes: tuple[int, ...] = ()  # shorter sides to draw from; a fixed `scale` goes before them
     scale_range: tuple[float, float] = (1.0, 1.0)  # factor on the size, drawn log-uniformly
+    # Side of a square: the image is resized to fit into it, times a factor drawn uniformly from
+    # `jitter_range`, and of what is larger than the square a random part is cut out. In place of
+    # `crop`, `min_sizes` and `scale_range`; batches are padded to the square.
+    jitter_size: int | None = None
+    jitter_range: tuple[float, float] = (0.1, 2.0)  # large-scale jitter, Ghiasi et al., 2021
     horizontal_flip: bool = True  # of half of the views
     vertical_flip: bool = False
+    brightness: float = 0.0  # these four: how far colours may change, see `random_colours`
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    copy_paste: float = 0.0  # part of the samples that get instances of another image
+    transform: Transform | None = None  # applied to the part of the file that a view shows
 
     def __post_init__(self) -> None:
         if self.crop is not None and self.crop < 1:
             raise ValueError(f"Augmentation: crop must be at least 1 pixel, got {self.crop}")
         if min(self.min_sizes, default=1) < 1:
             raise ValueError(f"Augmentation: min_sizes must be at least 1, got {self.min_sizes}")
-        if not 0 < self.scale_range[0] <= self.scale_range[1] < np.inf:
-            raise ValueError(
-                f"Augmentation: scale_range must rise from more than 0, got {self.scale_range}"
-            )
+        for name in ("scale_range", "jitter_range"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high < np.inf:
+                raise ValueError(
+                    f"Augmentation: {name} must rise from more than 0, got {(low, high)}"
+                )
+        if self.jitter_size is not None:
+            if self.jitter_size < 1:
+                raise ValueError(
+                    f"Augmentation: jitter_size must be at least 1 pixel, got {self.jitter_size}"
+                )
+            if self.crop is not None or self.min_sizes or self.scale_range != (1.0, 1.0):
+                raise ValueError(
+                    "Augmentation: jitter_size must stand without crop, min_sizes and scale_range, "
+                    f"got {self.crop}, {self.min_sizes} and {self.scale_range}"
+                )
+        for name, most in (*((name, 1.0) for name in COLOURS[:3]), ("hue", 0.5), ("copy_paste", 1)):
+            if not 0 <= (value := getattr(self, name)) <= most:
+                raise ValueError(f"Augmentation: {name} must lie in [0, {most:g}], got {value}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +115,8 @@ def random_view(
         boxes: (G, 4) in file pixels; a crop looks for a place that holds the centre of one.
     """
     x1, y1 = 0, 0
+    if augmentation.jitter_size is not None:
+        return _jittered_view(height, width, augmentation.jitter_size, augmentation, rng)
     if augmentation.crop is not None:
         crop_h, crop_w = min(augmentation.crop, height), min(augmentation.crop, width)
         centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).numpy()  # (G, 2)
@@ -102,9 +133,63 @@ def random_view(
     return View(
         window=(x1, y1, x1 + width, y1 + height),
         size=(max(1, round(size_h * scale)), max(1, round(size_w * scale))),
-        mirror_x=augmentation.horizontal_flip and rng.random() < 0.5,
-        mirror_y=augmentation.vertical_flip and rng.random() < 0.5,
+        **_flips(augmentation, rng),
     )
+
+
+def _jittered_view(
+    height: int, width: int, side: int, augmentation: Augmentation, rng: np.random.Generator
+) -> View:
+    """Large-scale jitter, as Detectron2's `ResizeScale` and `FixedSizeCrop`.
+
+    The crop is made in the file, so only what is shown is resized; its place is one of whole file
+    pixels, and its scale differs by what rounding its size to them takes.
+    """
+    scale = rng.uniform(*augmentation.jitter_range) * side / max(height, width)
+    spans, sizes = [], []
+    for pixels in (width, height):
+        size, shown = max(1, round(pixels * scale)), pixels
+        if size > side:
+            size, shown = side, max(1, round(side / scale))
+        first = int(rng.integers(pixels - shown + 1))
+        spans.append((first, first + shown))
+        sizes.append(size)
+    (x1, x2), (y1, y2) = spans
+    return View((x1, y1, x2, y2), (sizes[1], sizes[0]), **_flips(augmentation, rng))
+
+
+def _flips(augmentation: Augmentation, rng: np.random.Generator) -> dict[str, bool]:
+    return {
+        "mirror_x": augmentation.horizontal_flip and rng.random() < 0.5,
+        "mirror_y": augmentation.vertical_flip and rng.random() < 0.5,
+    }
+
+
+def within(view: View, height: int, width: int) -> View:
+    """The view, cut to at most that size, at the same scale up to rounding to file pixels."""
+    x1, y1, x2, y2 = view.window
+    size = min(view.size[0], height), min(view.size[1], width)
+    x2 = x1 + max(1, round((x2 - x1) * size[1] / view.size[1]))
+    y2 = y1 + max(1, round((y2 - y1) * size[0] / view.size[0]))
+    return replace(view, window=(x1, y1, x2, y2), size=size)
+
+
+def augmented_part(
+    image: NDArray[np.uint8], view: View, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], View]:
+    """The part of an image (h, w, 3) that a view shows, after the user's transform and changes of
+    colour, and the view of that part.
+
+    Raises:
+        UserError: if the user's transform fails.
+    """
+    x1, y1, x2, y2 = view.window
+    part = image[y1:y2, x1:x2]
+    if augmentation.transform is not None:
+        part = apply_transform(augmentation.transform, part, rng)
+    if colours := {name: by for name in COLOURS if (by := getattr(augmentation, name))}:
+        part = random_colours(part, rng, **colours)
+    return part, replace(view, window=(0, 0, x2 - x1, y2 - y1))
 
 
 def view_pixels(image: NDArray[np.uint8], view: View, config: ModelConfig) -> Tensor:
