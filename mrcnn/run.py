@@ -65,13 +65,14 @@ class Run:
         splits: dict[str, CocoDataset],
         folder: Path,
         world: World,
+        augmentation: Augmentation,
         loggers: tuple[Logger, ...] = (),
     ) -> None:
         assert args.steps is not None
         assert args.lr is not None
         assert args.warmup is not None
         self.args, self.predictor, self.splits = args, predictor, splits
-        self.folder, self.world = folder, world
+        self.folder, self.world, self.augmentation = folder, world, augmentation
         self.steps, self.lr, self.warmup = args.steps, args.lr, args.warmup
         self.model, self.config = predictor.model, predictor.config
         self.stop = StopRequest()
@@ -188,14 +189,11 @@ class Run:
     def _batches(self, first: int) -> Iterator[TrainBatch]:
         """The batches of the run; the first is drawn, as the network sees it."""
         args = self.args
-        augmentation = Augmentation(
-            crop=args.crop, min_sizes=args.multi_scale, vertical_flip=args.vertical_flip
-        )
         for step, batch in enumerate(
             train_loader(
                 self.splits["train"],
                 self.config,
-                augmentation,
+                self.augmentation,
                 batch_size=args.batch_size,
                 steps=self.steps,
                 first_step=first,

@@ -16,6 +16,8 @@ from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco import CocoDataset, read_splits
 from mrcnn.data.formats import find_splits
 from mrcnn.data.shapes import write_shapes
+from mrcnn.data.transforms import Augmentation
+from mrcnn.data.user_transform import load_transform
 from mrcnn.errors import UserError
 from mrcnn.files import write_json
 from mrcnn.flags import parse, run
@@ -70,6 +72,7 @@ def _train(args: TrainConfig, defaults: Defaults, world: World, loggers: tuple[L
             f"--batch-size {args.batch_size}: must be a multiple of {parts}, "
             f"{world.size} processes x --accumulate {args.accumulate}"
         )
+    augmentation = _augmentation(args)
     begins = args.resume is None
     start = read_start(args.weights) if args.weights is not None and begins else None
     config = _model_config(args, defaults, splits["train"], start)
@@ -91,7 +94,7 @@ def _train(args: TrainConfig, defaults: Defaults, world: World, loggers: tuple[L
             f"{config.num_classes} classes; run folder {folder}"
         )
     predictor = Predictor(model, config, args.amp == "bf16")
-    return Run(args, predictor, splits, folder, world, loggers).fit(state)
+    return Run(args, predictor, splits, folder, world, augmentation, loggers).fit(state)
 
 
 def _read_data(args: TrainConfig, world: World) -> dict[str, CocoDataset]:
@@ -133,6 +136,28 @@ def _model_config(
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"--model {args.model or 'of --weights'}: {error}") from None
+
+
+def _augmentation(args: TrainConfig) -> Augmentation:
+    """What the flags ask to vary."""
+    jitter = args.colour_jitter
+    try:
+        return Augmentation(
+            crop=args.crop,
+            min_sizes=args.multi_scale,
+            jitter_size=args.large_scale_jitter,
+            vertical_flip=args.vertical_flip,
+            brightness=jitter,
+            contrast=jitter,
+            saturation=jitter,
+            hue=jitter / 10,
+            copy_paste=args.copy_paste,
+            transform=None if args.transform is None else load_transform(args.transform),
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{error}; --large-scale-jitter replaces --crop and --multi-scale"
+        ) from None
 
 
 def _saved_state(folder: Path) -> tuple[TrainingState | None, list[str]]:

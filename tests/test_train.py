@@ -58,6 +58,7 @@ def test_a_run_leaves_all_it_promises(finished):
         "state",
         "last_results.json",
         "val_results.json",
+        "report.html",
         "results.csv",
         "timing.csv",
         "curves.png",

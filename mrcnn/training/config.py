@@ -20,9 +20,9 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "warmup", "eval_every", "keep_every", "patience", "workers", "weight_decay", "momentum", "seed",
-    "colour_jitter", "repeat_threshold",
+    "repeat_threshold",
 )  # fmt: skip
-_FRACTIONS = ("ema", "warmup_factor", "copy_paste")  # in [0, 1)
+_FRACTIONS = ("ema", "warmup_factor", "colour_jitter", "copy_paste")  # in [0, 1)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class TrainConfig:
     copy_paste: float = 0.0
     """Share of images onto which instances of another image are pasted."""
     transform: str | None = None
-    """Your own change of pixels, as module:function; see mrcnn.data.transforms."""
+    """Your own change of pixels, as module:function; see docs/training.md."""
     group_orientations: bool = True
     """Batches of only wide or only tall images: less padding."""
     repeat_threshold: float = 0.0
