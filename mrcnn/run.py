@@ -114,9 +114,14 @@ class Run:
                         break
         except Stopped:
             pass
-        except RuntimeError:  # others stopped, too, and answer no more
-            if self.stop.signal is None:
+        except RuntimeError:
+            if self.stop.signal is None or self.world.size == 1:
                 raise
+            print(
+                f"process {self.world.rank}: the others answer no more; "
+                f"the last saved state is that of step {self.saved}",
+                flush=True,
+            )
         finally:
             if self.line:
                 self.line.close()

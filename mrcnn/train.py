@@ -25,7 +25,7 @@ from mrcnn.models import build
 from mrcnn.predictor import Predictor, find_device
 from mrcnn.run import Run
 from mrcnn.training.config import TrainConfig
-from mrcnn.training.distributed import World, join, leave, missing
+from mrcnn.training.distributed import World, is_said, join, leave, missing
 from mrcnn.training.loggers import Logger
 from mrcnn.training.recipes import RECIPES
 from mrcnn.training.run_folder import environment, make_run_folder
@@ -51,10 +51,13 @@ def main(argv: list[str] | None = None, loggers: tuple[Logger, ...] = ()) -> int
         if world.size == 1 or not (ranks := missing(world)):
             raise
         raise UserError(
-            f"process {world.rank}: an exchange with the others failed "
-            f"({str(error).splitlines()[0]:.120}); rank {', '.join(map(str, ranks))} has ended. "
-            "Its own message says why; --resume continues the run."
+            f"process {world.rank}: rank {', '.join(map(str, ranks))} answers no more, and training "
+            "cannot go on without it. Its last words or the system log say why; --resume continues."
         ) from error
+    except UserError as error:
+        if world.size > 1 and is_said(str(error)):
+            return 2
+        raise
     finally:
         leave()
 

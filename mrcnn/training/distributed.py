@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from mrcnn.errors import UserError
+
+_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _STEP_TIMEOUT = timedelta(seconds=60)  # of gradients: a process that is late by this is dead
 _WAIT_TIMEOUT = timedelta(hours=2)  # of what others wait for, as one process scoring results
 
@@ -26,7 +30,9 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # on this machine
-    control: Any = None  # a group on the CPU for messages; its collectives wait for slow work
+    # Groups on the CPU for messages: one that waits for slow work, one whose processes keep step.
+    control: Any = None
+    keeping_step: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -41,11 +47,11 @@ class World:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process. Touches no GPU."""
+        """Whether the flag is set in any process, for use between steps. Touches no GPU."""
         if self.size == 1:
             return flag
         flags = torch.tensor([float(flag)])
-        dist.all_reduce(flags, group=self.control)
+        dist.all_reduce(flags, group=self.keeping_step)
         return bool(flags.item())
 
     def gather(self, value: Any) -> list[Any]:
@@ -77,9 +83,17 @@ def join(device: str) -> World:
     """The processes that `torchrun` started, connected; alone where it started none.
 
     Gradients travel by NCCL on GPUs, by gloo on CPUs.
+
+    Raises:
+        UserError: if only some of the variables that `torchrun` sets are there.
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
+    if lacking := [name for name in _VARIABLES if name not in os.environ]:
+        raise UserError(
+            f"WORLD_SIZE is set, and {', '.join(lacking)} is not: start many processes with "
+            "torchrun, which sets all of them, or unset WORLD_SIZE for one"
+        )
     store, rank, size = next(rendezvous("env://", timeout=_WAIT_TIMEOUT))
     # After a restart the store may still hold the addresses of the processes that died.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -94,7 +108,8 @@ def join(device: str) -> World:
         world_size=size,
         timeout=_STEP_TIMEOUT,
     )
-    return World(rank, size, local, dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT))
+    control = dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
+    return World(rank, size, local, control, dist.new_group(backend="gloo", timeout=_STEP_TIMEOUT))
 
 
 def distribute(model: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -118,21 +133,31 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def is_said(message: str) -> bool:
+    """Whether another process has said the same to the user; if not, it is now up to this one."""
+    key = hashlib.sha256(message.encode()).hexdigest()
+    try:
+        return _get_default_store().add(f"mrcnn/said/{key}", 1) > 1
+    except (RuntimeError, ValueError):  # the store is gone, or was never there
+        return False
+
+
 def missing(world: World, seconds: float = 10.0) -> list[int]:
     """After a failed exchange: the ranks that do not answer any more.
 
-    Every process that is alive leaves its mark in the store that `torchrun` keeps.
+    Every process that is alive leaves its mark in the store that `torchrun` keeps, or else the
+    process of rank 0.
     """
-    store = _get_default_store()
-    try:
-        store.set(f"mrcnn/alive/{world.rank}", "1")
-    except RuntimeError:  # the store died with the process that kept it
-        return [0] if world.rank else []
     silent = []
-    for rank in range(world.size):
-        try:
-            store.wait([f"mrcnn/alive/{rank}"], timedelta(seconds=seconds))
-        except RuntimeError:
-            silent.append(rank)
-            seconds = 0.1  # all had the same time
+    try:
+        store = _get_default_store()
+        store.set(f"mrcnn/alive/{world.rank}", "1")
+        for rank in range(world.size):
+            try:
+                store.wait([f"mrcnn/alive/{rank}"], timedelta(seconds=seconds))
+            except dist.DistStoreError:
+                silent.append(rank)
+                seconds = 0.1  # all had the same time
+    except dist.DistNetworkError:  # the store is gone, with the process that kept it
+        return [] if dist.is_torchelastic_launched() else [0]
     return silent
