@@ -51,8 +51,9 @@ def main(argv: list[str] | None = None, loggers: tuple[Logger, ...] = ()) -> int
         if world.size == 1 or not (ranks := missing(world)):
             raise
         raise UserError(
-            f"process {world.rank}: rank {', '.join(map(str, ranks))} answers no more, and training "
-            "cannot go on without it. Its last words or the system log say why; --resume continues."
+            f"process {world.rank}: rank {', '.join(map(str, ranks))} answers no more, and "
+            "training cannot go on without it. Its last words or the system log say why; "
+            "--resume continues the run."
         ) from error
     except UserError as error:
         if world.size > 1 and is_said(str(error)):

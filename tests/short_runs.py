@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,3 +51,19 @@ def contents(folder: Path) -> dict[str, object]:
         for name, tensor in tensors.items()
     }
     return {**found, "state": newest.name, "results.csv": (folder / "results.csv").read_bytes()}
+
+
+def torchrun(argv: Sequence[str], *flags: str) -> subprocess.Popen:
+    """The command in two processes, started by torchrun with `flags`."""
+    agent = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
+    words = [sys.executable, *agent, *flags, "-m", "mrcnn.train", *argv]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120.0) -> None:
+    """Until a file is there; fails where the process ends before."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.02)
