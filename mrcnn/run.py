@@ -237,6 +237,7 @@ class Run:
             if self.world.is_main:
                 curves(self.folder / RESULTS, self.folder / "curves.png")
                 write_report(self.folder, self.splits["val"])
+            self.world.wait()  # a large report takes longer than a step may
         elif not evaluates and self.window and step % args.print_every == 0:
             self._write_rows({})
         if self.saved != step and (stopping or self._is_due(step, args.save_every)):
