@@ -132,13 +132,30 @@ def resolved(args: TrainConfig, images: int) -> tuple[TrainConfig, list[str]]:
         steps = args.steps or max(1, round(recipe.steps / scale))
     warmup = max(1, round(recipe.warmup / scale)) if args.warmup is None else args.warmup
     lr = args.lr or recipe.lr[args.optimizer] * scale
+    by_rule = {
+        f"lr {lr:g}": args.lr is None,
+        f"{steps} steps": args.steps is None and args.epochs is None,
+        f"warm-up of {warmup}": args.warmup is None,
+    }
     notes = []
-    if scale != 1 and None in (args.lr, args.steps or args.epochs, args.warmup):
+    if scale != 1 and (scaled := [text for text, applies in by_rule.items() if applies]):
         notes.append(
             f"recipe {args.recipe} is made for {recipe.batch_size} images a step; with "
-            f"{args.batch_size}, by the linear rule: lr {lr:g}, {steps} steps, warm-up of {warmup}"
+            f"{args.batch_size}, by the linear rule: {', '.join(scaled)}"
         )
     return dataclasses.replace(args, steps=steps, epochs=None, warmup=warmup, lr=lr), notes
+
+
+def description(recipe: str) -> str:
+    """What the help says of a recipe before the flags, which cannot show what follows from it."""
+    known = RECIPES[recipe]
+    rates = ", ".join(f"{rate:g} ({name})" for name, rate in known.lr.items())
+    fields = "".join(f", {name}={value}" for name, value in known.model_fields.items())
+    return (
+        f"{' '.join(str(TrainConfig.__doc__).split())}\n\n"
+        f"Recipe {recipe}: {known.about} For {known.batch_size} images a step: {known.steps} steps, "
+        f"warm-up of {known.warmup}, learning rate {rates}. Model {known.model}{fields}."
+    )
 
 
 def named_model(args: TrainConfig, defaults: Defaults) -> ModelConfig | None:

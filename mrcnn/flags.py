@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 
 def parse(
-    cls: type[T], argv: list[str] | None = None, default: T | None = None, prog: str | None = None
+    cls: type[T],
+    argv: list[str] | None = None,
+    default: T | None = None,
+    prog: str | None = None,
+    description: str | None = None,
 ) -> T:
     """Read a dataclass from the command line.
 
@@ -26,12 +30,13 @@ def parse(
         argv: without the name of the program; None takes those of the process.
         default: whose values stand where no flag does.
         prog: what the help calls the program; by default after the module of the class.
+        description: what it says first; by default the docstring of the class.
     """
     spec = getattr(sys.modules[cls.__module__], "__spec__", None)  # also right under `python -m`
     prog = prog or (spec.name.replace(".", " ") if spec else "mrcnn")
     if default is None:
-        return tyro.cli(cls, args=argv, prog=prog)
-    return tyro.cli(cls, args=argv, prog=prog, default=default)
+        return tyro.cli(cls, args=argv, prog=prog, description=description)
+    return tyro.cli(cls, args=argv, prog=prog, description=description, default=default)
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:

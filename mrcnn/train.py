@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 
-from mrcnn.arguments import Defaults, model_fields, named_model, read_defaults, resolved
+from mrcnn.arguments import (
+    Defaults,
+    description,
+    model_fields,
+    named_model,
+    read_defaults,
+    resolved,
+)
 from mrcnn.checkpoints import Start, fill, model_for, read_start
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco import CocoDataset, read_splits
@@ -43,7 +50,8 @@ def main(argv: list[str] | None = None, loggers: tuple[Logger, ...] = ()) -> int
         loggers: who else is told of the figures.
     """
     defaults = read_defaults(argv)
-    args = parse(TrainConfig, argv, defaults.train, "mrcnn train")
+    about = description(defaults.train.recipe)
+    args = parse(TrainConfig, argv, defaults.train, "mrcnn train", about)
     world = join(args.device)
     try:
         return _train(args, defaults, world, loggers)

@@ -31,14 +31,15 @@ class Recipe:
 
 _DETECTRON2 = {
     "optimizer": "sgd",
-    "image_size": 800,
     "multi_scale": tuple(range(640, 801, 32)),
     "eval_every": 5000,
     "save_every": 2500,
     "workers": 4,
 }
+_DETECTRON2_MODEL = {"min_size": 800, "max_size": 1333}  # of pixels in evaluation
 # Of Detectron2's "new baselines": large-scale jitter, synchronised batch norm, long schedules.
 _LSJ_MODEL = {
+    **_DETECTRON2_MODEL,
     "norm": "sync_batch",
     "head_norm": "sync_batch",
     "frozen_stages": 0,
@@ -50,9 +51,8 @@ _LSJ = {
     "optimizer": "sgd",
     "weight_decay": 4e-5,
     "warmup_factor": 0.067,
-    "milestones": (8 / 9, 26 / 27),
+    "milestones": (163_889 / 184_375, 177_546 / 184_375),
     "large_scale_jitter": 1024,
-    "image_size": 1024,
     "amp": "bf16",
     "eval_every": 20_000,
     "save_every": 2500,
@@ -101,6 +101,7 @@ RECIPES: dict[str, Recipe] = {
         warmup=1000,
         lr={"sgd": 0.02, "adamw": 0.0001},
         fields=_DETECTRON2,
+        model_fields=_DETECTRON2_MODEL,
     ),
     "3x": Recipe(
         "Detectron2's usual schedule for COCO: 37 epochs.",
@@ -110,6 +111,7 @@ RECIPES: dict[str, Recipe] = {
         warmup=1000,
         lr={"sgd": 0.02, "adamw": 0.0001},
         fields={**_DETECTRON2, "milestones": (7 / 9, 25 / 27)},
+        model_fields=_DETECTRON2_MODEL,
     ),
     **{
         name: Recipe(
@@ -117,7 +119,7 @@ RECIPES: dict[str, Recipe] = {
             model="resnet50-fpn",
             batch_size=64,
             steps=epochs * _COCO // 64,
-            warmup=500,
+            warmup=5 * epochs,  # there a fixed part of the steps
             lr={"sgd": 0.1, "adamw": 0.0002},
             fields=_LSJ,
             model_fields=_LSJ_MODEL,
