@@ -23,23 +23,24 @@ def capture(take_step: TrainStep, step: int, values: Mapping[str, Any]) -> Train
     Args:
         values: of the caller, for JSON.
     """
-    optimizer = take_step.optimizer.state_dict()
     tensors = _named("model", take_step.model.state_dict())
     if take_step.ema is not None:
         tensors |= _named("ema", take_step.ema.mean)
-    for parameter, state in optimizer["state"].items():
-        tensors |= _named(f"optimizer.{parameter}", state)
+    names = _names(take_step.model)
+    for parameter, moments in take_step.optimizer.state.items():
+        tensors |= _named(f"optimizer.{names[parameter]}", moments)
     tensors["generator.cpu"] = torch.get_rng_state()
     if take_step.device.type == "cuda":
         tensors["generator.cuda"] = torch.cuda.get_rng_state(take_step.device)
-    scaler = take_step.scaler.state_dict()
-    return TrainingState(
-        step, tensors, {**values, "groups": optimizer["param_groups"], "scaler": scaler}
-    )
+    kind, scaler = type(take_step.optimizer).__name__, take_step.scaler.state_dict()
+    return TrainingState(step, tensors, {**values, "optimizer": kind, "scaler": scaler})
 
 
 def restore(take_step: TrainStep, state: TrainingState) -> None:
     """Put everything of `capture` back in its place.
+
+    Moments find their parameters by name. The numbers of the optimiser stay those of the run that
+    goes on.
 
     Raises:
         ValueError: if the state is of another model or optimiser.
@@ -48,16 +49,14 @@ def restore(take_step: TrainStep, state: TrainingState) -> None:
     for name, value in state.tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = value
+    then, now = state.values["optimizer"], type(take_step.optimizer).__name__
+    if then != now:
+        raise ValueError(f"it is of a run with the optimiser {then}, not {now}")
     try:
         take_step.model.load_state_dict(parts["model"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts.get("optimizer", {}).items():
-            parameter, _, rest = name.partition(".")
-            moments.setdefault(int(parameter), {})[rest] = value
-        groups = state.values["groups"]
-        take_step.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(str(error)) from error
+    except RuntimeError as error:
+        raise ValueError(f"it is of another model: {error}") from error
+    _restore_moments(take_step, parts.get("optimizer", {}))
     if take_step.ema is not None:
         _restore_ema(take_step.ema, take_step.model, parts.get("ema"))
     if take_step.scaler.is_enabled() and state.values["scaler"]:
@@ -67,10 +66,29 @@ def restore(take_step: TrainStep, state: TrainingState) -> None:
         torch.cuda.set_rng_state(parts["generator"]["cuda"], take_step.device)
 
 
+def _restore_moments(take_step: TrainStep, saved: Mapping[str, Tensor]) -> None:
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        parameter, _, kind = name.rpartition(".")
+        moments.setdefault(parameter, {})[kind] = value
+    names = _names(take_step.model)
+    ordered = [names[p] for group in take_step.optimizer.param_groups for p in group["params"]]
+    take_step.optimizer.load_state_dict(
+        {
+            "state": {i: moments[name] for i, name in enumerate(ordered) if name in moments},
+            "param_groups": take_step.optimizer.state_dict()["param_groups"],
+        }
+    )
+
+
 def _restore_ema(ema: Ema, model: nn.Module, saved: Mapping[str, Tensor] | None) -> None:
     """A run that kept no mean so far begins one at its weights."""
     for name, value in (saved or model.state_dict()).items():
         ema.mean[name].copy_(value)
+
+
+def _names(model: nn.Module) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in model.named_parameters()}
 
 
 def _named(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -53,7 +53,10 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.clip_norm = float("inf") if clip_norm is None else clip_norm
         self.skip_bad = skip_bad
-        self.counts_ahead = not any(isinstance(module, _BatchNorm) for module in model.modules())
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        self.counts_ahead = not norms
+        # What a forward pass changes, and a step that is left out must not.
+        self.statistics = [b for norm in norms for b in norm.buffers()] if skip_bad else []
 
     def __call__(self, parts: Sequence[TrainBatch], lr: float, step: int) -> dict[str, Tensor]:
         """Take one step.
@@ -75,6 +78,7 @@ class TrainStep:
             )
             for part in parts
         ]
+        statistics = [buffer.clone() for buffer in self.statistics]
         sums: dict[str, Tensor] = {}
         normalizer = self._normalizer(batches)
         for i, (images, targets) in enumerate(batches):
@@ -87,7 +91,10 @@ class TrainStep:
                 sums[name] = sums.get(name, 0) + value.detach() / len(batches)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        if not (self.skip_bad and self._is_bad(sums["loss"], norm)):
+        if self.skip_bad and self._is_bad(sums["loss"], norm):
+            for buffer, before in zip(self.statistics, statistics, strict=True):
+                buffer.copy_(before)
+        else:
             self.scaler.step(self.optimizer)
             if self.ema is not None:
                 self.ema.update(self.model, step)
