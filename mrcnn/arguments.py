@@ -153,8 +153,9 @@ def description(recipe: str) -> str:
     fields = "".join(f", {name}={value}" for name, value in known.model_fields.items())
     return (
         f"{' '.join(str(TrainConfig.__doc__).split())}\n\n"
-        f"Recipe {recipe}: {known.about} For {known.batch_size} images a step: {known.steps} steps, "
-        f"warm-up of {known.warmup}, learning rate {rates}. Model {known.model}{fields}."
+        f"Recipe {recipe}: {known.about} For {known.batch_size} images a step: "
+        f"{known.steps} steps, warm-up of {known.warmup}, learning rate {rates}. "
+        f"Model {known.model}{fields}."
     )
 
 

@@ -16,6 +16,7 @@ from mrcnn import checkpoints
 from mrcnn.data.coco import CocoDataset
 from mrcnn.data.loader import TrainBatch, target_loader, train_loader
 from mrcnn.data.transforms import Augmentation
+from mrcnn.errors import UserError
 from mrcnn.evaluate import evaluate, format_metrics
 from mrcnn.files import replacing
 from mrcnn.predictor import Predictor
@@ -25,7 +26,7 @@ from mrcnn.training.config import TrainConfig
 from mrcnn.training.distributed import World, distribute
 from mrcnn.training.less_memory import checkpoint_stages
 from mrcnn.training.loggers import Logger, TensorBoard
-from mrcnn.training.loop import StepRecord, train_steps
+from mrcnn.training.loop import StepRecord, is_out_of_memory, train_steps
 from mrcnn.training.resume import capture, restore
 from mrcnn.training.run_folder import (
     RESULTS,
@@ -99,7 +100,8 @@ class Run:
             first = self.saved = state.step
             self._restore(state)
         if self.world.is_main:
-            cut_tables(self.folder, first)
+            # Steps whose row was not written yet when the state was saved have none.
+            cut_tables(self.folder, first - 1 if self.window else first)
             for logger in self.loggers:
                 logger.start(self.args.to_dict(), first)
         self.line = ProgressLine(self.steps) if self.world.is_main else None
@@ -231,7 +233,12 @@ class Run:
             if step == self.steps:
                 self._say_speed()
             self._save(step)  # an interruption of the evaluation loses nothing
-            metrics = self._evaluate(step)
+            try:
+                metrics = self._evaluate(step)
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    raise _out_of_memory(step, error) from error
+                raise
             self._write_rows(metrics)
             self._save(step)
             if self.world.is_main:
@@ -349,7 +356,14 @@ class Run:
         self.world.wait()
 
     def _restore(self, state: TrainingState) -> None:
-        restore(self.take_step, state)
+        try:
+            restore(self.take_step, state)
+        except ValueError as error:
+            reason = "\n".join(str(error).splitlines()[:4])
+            raise UserError(
+                f"{self.folder}: its state does not fit this run; {reason}\nLeave out the flag that"
+                " changes it, or start a new run with --weights"
+            ) from error
         values = state.values
         self.best_ap, self.worse = values["best_ap"], values["worse"]
         self.evaluated, self.seconds = values["evaluated"], values["seconds"]
@@ -376,3 +390,11 @@ class Run:
     def _write_picture(self, name: str, picture: Any) -> None:
         with replacing(self.folder / name) as draft:
             Image.fromarray(picture).save(draft)
+
+
+def _out_of_memory(step: int, error: BaseException) -> UserError:
+    reason = (str(error) or "MemoryError").splitlines()[0]
+    return UserError(
+        f"evaluation after step {step}: out of memory ({reason:.120}).\nLower --image-size, "
+        "--max-detections or --workers, or add --amp bf16. --resume continues the run."
+    )

@@ -118,8 +118,9 @@ def _read_data(args: TrainConfig, world: World) -> dict[str, CocoDataset]:
             write_shapes(SHAPES, size=SHAPES_SIZE)
         world.wait()
         splits = read_splits(find_splits(SHAPES))
-    if not len(splits["train"]):
-        raise UserError(f"{splits['train'].annotations}: holds no images to train on")
+    for name, purpose in (("train", "train"), ("val", "validate")):
+        if not len(splits[name]):
+            raise UserError(f"{splits[name].annotations}: holds no images to {purpose} on")
     return splits
 
 
@@ -174,7 +175,7 @@ def _augmentation(args: TrainConfig) -> Augmentation:
 
 def _saved_state(folder: Path) -> tuple[TrainingState | None, list[str]]:
     """The newest state of a run; a run that ended before it saved one begins anew."""
-    if not (folder / "state").is_dir():
+    if not any((folder / "state").glob("*.safetensors")):
         return None, [f"{folder}: saved no state yet; the run begins anew"]
     state, notes = load_state(folder)
     now, then = environment(), state.values["environment"]

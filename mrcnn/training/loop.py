@@ -96,7 +96,7 @@ def train_steps(
         try:
             values = take_step(batch, lr, step + 1)
         except (RuntimeError, MemoryError) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise _out_of_memory(step + 1, batch, error) from error
             raise
         indices = [index for part in batch for index in part.indices]
@@ -161,7 +161,8 @@ def _not_finite(
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the host or of a GPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         "can't allocate memory" in str(error)  # of the CPU allocator
     )

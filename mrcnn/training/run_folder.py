@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mrcnn.errors import UserError
-from mrcnn.files import replacing
+from mrcnn.files import replacing, sweep_drafts
 from mrcnn.training.loop import LOSSES, StepRecord
 
 RESULTS, TIMING = "results.csv", "timing.csv"
@@ -37,6 +37,7 @@ def make_run_folder(wanted: Path | None, parent: Path) -> Path:
     if wanted is None:
         used = [int(p.name) for p in parent.glob("*") if p.name.isdigit()]
         wanted = parent / str(max(used, default=0) + 1)
+    sweep_drafts(wanted)  # of a run that was killed before it wrote a file
     if wanted.exists() and not (wanted.is_dir() and not any(wanted.iterdir())):
         raise UserError(
             f"--out {wanted}: exists and is not empty; name a new folder, "
