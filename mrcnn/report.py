@@ -24,7 +24,9 @@ from mrcnn.report_analysis import DEFAULT_SCORE, KINDS, Judged, judge, sections_
 from mrcnn.visual import report
 from mrcnn.visual.page import Html, join, page, picture
 
-_COLUMNS = ("step", "lr", "gradient_norm", "seconds", "bbox_AP", "segm_AP", "val_loss")
+_COLUMNS = (
+    "step", "lr", "gradient_norm", "seconds", "images_per_second", "bbox_AP", "segm_AP", "val_loss"
+)  # fmt: skip
 
 Row = dict[str, float]
 
@@ -45,12 +47,13 @@ def write_report(folder: Path, dataset: CocoDataset) -> Path:
         UserError: if a file of the run cannot be read, or the page cannot be written.
     """
     config, environment = (read_json(folder / f"{name}.json") for name in ("config", "environment"))
-    rows, timing = (read_table(folder / name) for name in ("results.csv", "timing.csv"))
+    timing = {row["step"]: row for row in read_table(folder / "timing.csv")}
+    rows = [{**timing.get(row["step"], {}), **row} for row in read_table(folder / "results.csv")]
     results, batch = folder / "val_results.json", folder / "train_batch.jpg"
     entries = read_json(results) if results.exists() else None
     judged = judge(dataset, results, config["model"]) if entries else None
     best = _best_row(rows)
-    header = [_summary(config, dataset), _tiles(config, rows, timing, judged)]
+    header = [_summary(config, dataset), _tiles(config, rows, judged)]
     if entries is None:
         header.append(report.warning("val_results.json is absent: nothing is analysed."))
     elif judged is None:
@@ -140,9 +143,7 @@ def _summary(config: dict[str, Any], dataset: CocoDataset) -> Html:
     )
 
 
-def _tiles(
-    config: dict[str, Any], rows: list[Row], timing: list[Row], judged: Judged | None
-) -> Html:
+def _tiles(config: dict[str, Any], rows: list[Row], judged: Judged | None) -> Html:
     """The headline."""
     best, train = _best_row(rows), config["train"]
     figures = (
@@ -152,8 +153,10 @@ def _tiles(
             what: {"AP": best[f"{kind}_AP"]} for kind, what in KINDS.items() if f"{kind}_AP" in best
         }
     )
-    last_timing = timing[-1] if timing else {"step": 0.0, "seconds": 0.0}
-    seconds, images = last_timing["seconds"], last_timing["step"] * train["batch_size"]
+    timed = [row for row in rows if "seconds" in row]
+    seconds, images = (
+        (timed[-1]["seconds"], timed[-1]["step"] * train["batch_size"]) if timed else (0.0, 0.0)
+    )
     at_score = None
     if judged:
         curves, at = judged.curves, judged.chosen
