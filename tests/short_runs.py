@@ -1,14 +1,17 @@
 """Training runs of seconds: a tiny model on a few small drawn images."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
 
-from mrcnn import train
+from mrcnn import flags, train
 from mrcnn.data.shapes import write_shapes
 
 # 9 images in batches of 2: epochs end in the middle of batches, and after steps 9 and 18.
@@ -67,3 +70,38 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120.0) -> N
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, f"no {path}"
         time.sleep(0.02)
+
+
+def fork(argv: Sequence[str], output: Path, before: Callable[[], None] = lambda: None) -> int:
+    """The command in a copy of this process, which need import nothing; its number.
+
+    Args:
+        output: the file that it speaks to.
+        before: done first in the copy.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 99
+    try:
+        signal.alarm(120)  # none goes on for ever
+        sys.stdout = sys.stderr = output.open("w", buffering=1)
+        os.dup2(sys.stdout.fileno(), 2)
+        before()
+        code = flags.run(train.main, list(argv))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid: int) -> int:
+    """Of a copy that `fork` made, once it has ended; negative where a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def without_pictures(patch: Callable[[str, object], None]) -> None:
+    """Leave out what takes most of the time of a short run."""
+    patch("mrcnn.run.curves", lambda *_: None)
+    patch("mrcnn.run.write_report", lambda *_: None)
+    patch("mrcnn.run.Run._draw_predictions", lambda _: None)
