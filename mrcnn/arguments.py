@@ -32,7 +32,7 @@ def read_defaults(argv: Sequence[str] | None) -> Defaults:
         UserError: if a file cannot be read, or holds what is no configuration.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--recipe", "--config", "--resume", "--out"):
+    for flag in ("--recipe", "--config", "--resume", "--out", "--steps", "--epochs"):
         early.add_argument(flag)
     early.add_argument("--auto-resume", "--auto_resume", action="store_true")
     found, _ = early.parse_known_args(sys.argv[1:] if argv is None else list(argv))
@@ -48,6 +48,8 @@ def read_defaults(argv: Sequence[str] | None) -> Defaults:
     if recipe in RECIPES:  # one that is unknown is refused with the flags
         known = RECIPES[recipe]
         fields = {"batch_size": known.batch_size, **known.fields, **fields, "recipe": recipe}
+    if found.steps or found.epochs:  # one in a flag goes before the other in a file
+        fields.pop("epochs" if found.steps else "steps", None)
     if found.resume:
         fields |= {"resume": Path(found.resume), "out": Path(found.resume)}
     elif not found.out:
@@ -78,7 +80,7 @@ def read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); name a .json or .toml file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise UserError(f"{path}: is no valid {kind} ({error})") from error
     if not isinstance(content, dict) or not content.keys() & {"train", "model"}:
@@ -106,11 +108,23 @@ def model_fields(entries: Sequence[str]) -> dict[str, Any]:
         kind = known[name]
         try:
             fields[name] = json.loads(value) if kind != "str" else value
-            if not kind.startswith("tuple"):
+            if kind.startswith("tuple"):
+                _check_parts(kind, fields[name])
+            else:
                 typed(kind, fields[name])
         except (ValueError, TypeError):
             raise UserError(f"--set {entry}: {name} must be of type {kind}") from None
     return fields
+
+
+def _check_parts(kind: str, value: Any) -> None:
+    """TypeError unless `value` is a list of what the tuple `kind` holds, or of lists of it."""
+    allowed = (str,) if "str" in kind else (int, float)
+    if not isinstance(value, list):
+        raise TypeError
+    parts = [part for one in value for part in (one if isinstance(one, list) else [one])]
+    if not all(type(part) in allowed for part in parts):
+        raise TypeError
 
 
 def resolved(args: TrainConfig, images: int) -> tuple[TrainConfig, list[str]]:

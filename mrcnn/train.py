@@ -88,7 +88,10 @@ def _train(args: TrainConfig, defaults: Defaults, world: World, loggers: tuple[L
     begins = args.resume is None
     start = read_start(args.weights) if args.weights is not None and begins else None
     config = _model_config(args, defaults, splits["train"], start)
-    model = build(config)
+    try:
+        model = build(config)
+    except ValueError as error:
+        raise UserError(f"{error}; see --model, --set and --config") from None
     state: TrainingState | None = None
     if args.resume is not None:
         state, found = _saved_state(args.resume)
@@ -148,7 +151,7 @@ def _model_config(
             {**base.to_dict(), **overrides, **model_fields(args.set), **classes}
         )
     except (ValueError, TypeError) as error:
-        raise UserError(f"--model {args.model or 'of --weights'}: {error}") from None
+        raise UserError(f"{error}; see --model, --set and --config") from None
 
 
 def _augmentation(args: TrainConfig) -> Augmentation:
