@@ -1,10 +1,11 @@
-"""Average precision and recall as COCO defines them, by pycocotools."""
+"""Average precision and recall as COCO defines them, by pycocotools, and files of results."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mrcnn.data.coco_truth import Record, filled_truth
+from mrcnn.data.instances import host
 from mrcnn.data.problems import read_json, shown
 from mrcnn.errors import UserError
+
+Kind = Literal["bbox", "segm"]
+FIELDS: dict[Kind, str] = {"bbox": "bbox", "segm": "segmentation"}  # of an entry
 
 _AREAS = {"": 0, "s": 1, "m": 2, "l": 3}  # suffix of a figure -> position in COCOeval's arrays
 _AT_50, _AT_75 = 0, 5  # positions among the IoU thresholds 0.50, 0.55, … 0.95
@@ -24,14 +29,14 @@ _AT_50, _AT_75 = 0, 5  # positions among the IoU thresholds 0.50, 0.55, … 0.95
 def score_results(
     ground_truth: Path | Record,
     results: Path | list[Record],
-    kind: Literal["bbox", "segm"],
+    kind: Kind,
     max_detections: int = 100,
     image_ids: Collection[int] | None = None,
 ) -> dict[str, float]:
     """Score a COCO result file.
 
     The area of a detected mask is that of its pixels, also where the entry has a `bbox`, whose
-    area pycocotools would take instead.
+    area pycocotools would take instead; and an annotation with id 0 can be found like any other.
 
     Args:
         ground_truth: COCO annotations; `area`, `bbox` and `iscrowd` are filled in where absent.
@@ -40,50 +45,120 @@ def score_results(
         max_detections: an image and class; the best ones count.
         image_ids: score these images only.
     Returns:
-        AP, AP50, AP75, APs, APm, APl and AR, ARs, ARm, ARl at `max_detections`, AR1, AR10, and
-        AP/<class> of every class; -1 where there is no ground truth.
+        AP, AP50, AP75, APs, APm, APl and AR, ARs, ARm, ARl at `max_detections`, AR1, AR10; and of
+        every class AP/<class>, AP50/<class>, AP75/…, APs/…, APm/…, APl/… and AR/…; -1 where there
+        is no ground truth.
     Raises:
-        UserError: if a file cannot be read, or an entry is of no image or lacks a field.
+        UserError: if a file cannot be read, or an entry is of no image, or lacks a field or has a
+            wrong value there.
     """
     truth = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
     source = str(results) if isinstance(results, Path) else "results"
     entries = read_json(results) if isinstance(results, Path) else results
+    _check(entries, [kind], truth, source)
     kept = {image["id"] for image in truth["images"]}
-    _check(entries, kind, kept, source)
     if image_ids is not None:
         kept &= set(image_ids)
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(
-            _index(filled_truth(truth, kept)), _index(_found_part(truth, entries, kind))
+            _index(_truth_part(truth, kept)), _index(_found_part(truth, entries, kind))
         )
         judge.params.iouType = kind
         judge.params.imgIds = sorted(kept)
         judge.params.maxDets = [min(1, max_detections), min(10, max_detections), max_detections]
         judge.evaluate()
         judge.accumulate()
-    return _figures(judge)
+    names = [judge.cocoGt.cats[category]["name"] for category in judge.params.catIds]
+    return _figures(judge.eval["precision"], judge.eval["recall"], names)
 
 
-def _check(entries: Any, kind: str, image_ids: set[int], source: str) -> None:
-    """Each entry names an image of the ground truth and holds what is to be compared."""
+def read_results(file: Path, truth: Record) -> list[Record]:
+    """The entries of a COCO result file, checked.
+
+    Args:
+        truth: content of the annotation file that they were made for.
+    Raises:
+        UserError: if the file cannot be read, or an entry is of no image, or lacks a field or has a
+            wrong value there.
+    """
+    entries: list[Record] = read_json(file)
+    _check(entries, [], truth, str(file))
+    if entries and not kinds_of(entries):
+        raise UserError(
+            f"{file}: neither has every entry a bbox, nor every one a segmentation; there is "
+            "nothing to compare"
+        )
+    return entries
+
+
+def kinds_of(entries: Sequence[Record]) -> list[Kind]:
+    """What can be compared: that which every entry has."""
+    return [kind for kind, field in FIELDS.items() if all(field in entry for entry in entries)]
+
+
+def _check(entries: Any, kinds: Sequence[Kind], truth: Record, source: str) -> None:
+    """Each entry names an image of the ground truth, and holds what these kinds compare.
+
+    Without kinds a box or a mask may be absent, but none may be wrong.
+    """
     if not isinstance(entries, list):
         raise UserError(f"{source}: must be a list of detections, got {shown(entries)}")
-    fields = {"image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation"}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    fields = {"image_id", "category_id", "score", *(FIELDS[kind] for kind in kinds)}
+    read = fields if kinds else fields | set(FIELDS.values())
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or (lacking := sorted(fields - set(entry))):
             lacks = ", ".join(lacking) if isinstance(entry, dict) else "all fields"
             raise UserError(f"{source}: entry {position} lacks {lacks}, got {shown(entry)}")
-        if entry["image_id"] not in image_ids:
+        image_id = entry["image_id"]
+        if not _is_number(image_id) or image_id not in sizes:
             raise UserError(
                 f"{source}: entry {position}: image_id must be of an image of the annotations, "
-                f"got {shown(entry['image_id'])}; score it against the file it was made for"
+                f"got {shown(image_id)}; score it against the file it was made for"
             )
+        for field in read & entry.keys():
+            if rule := _broken_rule(field, entry[field], sizes[image_id]):
+                raise UserError(
+                    f"{source}: entry {position}: {field} must be {rule}, got "
+                    f"{shown(entry[field])}; write the results again"
+                )
+
+
+def _broken_rule(field: str, value: Any, size: tuple[int, int]) -> str | None:
+    """What a value of an entry should be and is not; size is (height, width) of its image."""
+    if field in ("category_id", "score"):
+        return None if _is_number(value) else "a finite number"
+    if field == "bbox":
+        is_box = isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_number, value))
+        if is_box and min(value[2:]) >= 0:
+            return None
+        return "four finite numbers (x, y, width, height)"
+    if field == "segmentation":
+        if not isinstance(value, dict) or value.get("size") != [*size]:
+            return f"run lengths whose size is {[*size]}, the [height, width] of the image"
+        counts = value.get("counts")
+        try:
+            host.rle_from_string(counts.decode() if isinstance(counts, bytes) else counts, *size)
+        except (TypeError, ValueError) as error:
+            return f"compressed run lengths that fill the image ({str(error).splitlines()[0]})"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+
+
+def _truth_part(truth: Record, image_ids: Collection[int]) -> Record:
+    """Ground truth with the fields and ids that COCOeval needs: it takes id 0 for "unmatched"."""
+    filled = filled_truth(truth, image_ids)
+    numbered = enumerate(filled["annotations"], start=1)
+    return {**filled, "annotations": [{**record, "id": number} for number, record in numbered]}
 
 
 def _found_part(truth: Record, entries: list[Record], kind: str) -> Record:
-    """Detections with the fields that COCOeval needs."""
+    """Detections with the fields and ids that COCOeval needs."""
     annotations = []
-    for number, entry in enumerate(entries, start=1):  # COCOeval takes id 0 for "unmatched"
+    for number, entry in enumerate(entries, start=1):
         if kind == "bbox":
             area = entry["bbox"][2] * entry["bbox"][3]
         else:
@@ -103,25 +178,30 @@ def _index(content: Record) -> COCO:
     return coco
 
 
-def _figures(judge: COCOeval) -> dict[str, float]:
-    """What `COCOeval.summarize` prints, which knows 100 detections only.
+def _figures(precision: Any, recall: Any, names: Sequence[str]) -> dict[str, float]:
+    """What `COCOeval.summarize` prints, which knows 100 detections only, and that of each class.
 
-    `precision` is (IoU thresholds, recalls, classes, areas, limits), `recall` the same without
-    recalls; the last limit is `max_detections`; -1 stands for no ground truth.
+    Args:
+        precision: (IoU thresholds, recalls, classes, areas, limits); -1 without ground truth.
+        recall: the same without recalls; the last limit is `max_detections`.
     """
-    precision, recall = judge.eval["precision"], judge.eval["recall"]
-    figures = {
-        "AP": _mean(precision[:, :, :, 0, -1]),
-        "AP50": _mean(precision[_AT_50, :, :, 0, -1]),
-        "AP75": _mean(precision[_AT_75, :, :, 0, -1]),
-    }
-    figures |= {f"AP{a}": _mean(precision[:, :, :, i, -1]) for a, i in _AREAS.items() if a}
+    precision, best = precision[..., -1], recall[..., -1]
+    figures = _precisions(precision)
     figures |= {"AR1": _mean(recall[:, :, 0, 0]), "AR10": _mean(recall[:, :, 0, 1])}
-    figures |= {f"AR{a}": _mean(recall[:, :, i, -1]) for a, i in _AREAS.items()}
-    for k, category in enumerate(judge.params.catIds):
-        name = judge.cocoGt.cats[category]["name"]
-        figures[f"AP/{name}"] = _mean(precision[:, :, k, 0, -1])
+    figures |= {f"AR{a}": _mean(best[:, :, i]) for a, i in _AREAS.items()}
+    for k, name in enumerate(names):
+        own = _precisions(precision[:, :, k : k + 1]) | {"AR": _mean(best[:, k, 0])}
+        figures |= {f"{figure}/{name}": value for figure, value in own.items()}
     return figures
+
+
+def _precisions(precision: Any) -> dict[str, float]:
+    return {
+        "AP": _mean(precision[:, :, :, 0]),
+        "AP50": _mean(precision[_AT_50, :, :, 0]),
+        "AP75": _mean(precision[_AT_75, :, :, 0]),
+        **{f"AP{a}": _mean(precision[:, :, :, i]) for a, i in _AREAS.items() if a},
+    }
 
 
 def _mean(values: Any) -> float:

@@ -1,10 +1,14 @@
-"""Average precision on a data set: `python -m mrcnn.evaluate --weights RUN --data DIR`."""
+"""Average precision on a data set: `python -m mrcnn.evaluate --weights RUN --data DIR`.
+
+With `--results FILE` in place of weights, detections that are there already are scored.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +16,11 @@ from typing import Any, Literal
 import torch
 
 from mrcnn import checkpoints
-from mrcnn.coco_scores import score_results
+from mrcnn.coco_scores import Kind, kinds_of, read_results, score_results
 from mrcnn.data.coco import CocoDataset, read_coco
-from mrcnn.data.formats import find_splits
+from mrcnn.data.formats import Split, find_splits
 from mrcnn.data.loader import eval_loader
-from mrcnn.data.problems import read_json
+from mrcnn.data.problems import read_json, shown
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
 from mrcnn.files import check_writable, write_json
@@ -60,15 +64,16 @@ def evaluate(
     """
     if results is not None and world.is_main:
         check_writable(results)
-    if image_ids is not None:
-        dataset = _chosen(dataset, image_ids)
-    if not len(dataset):
-        raise UserError(f"{dataset.annotations}: holds no images; there is nothing to evaluate")
+    dataset = _chosen(dataset, image_ids)
     shares = world.gather(_entries(predictor, dataset, batch_size, workers, progress, world))
     metrics: dict[str, float] = {}
     if world.is_main:
         by_image = sorted(image for share in shares for image in share)
-        metrics = _scores(predictor, dataset, [found for _, found in by_image], results)
+        entries = [entry for _, found in by_image for entry in found]
+        if results is not None:
+            write_json(results, entries)
+        kinds: tuple[Kind, ...] = ("bbox", "segm") if predictor.model.mask_head else ("bbox",)
+        metrics = score(dataset, entries, kinds, predictor.config.max_detections)
     scored: dict[str, float] = world.from_main(metrics)
     return scored
 
@@ -108,26 +113,27 @@ def _entries(
     return entries
 
 
-def _scores(
-    predictor: Predictor,
+def score(
     dataset: CocoDataset,
-    by_image: list[list[dict[str, Any]]],
-    results: Path | None,
+    entries: list[dict[str, Any]],
+    kinds: Sequence[Kind],
+    max_detections: int = 100,
 ) -> dict[str, float]:
-    """The figures that `evaluate` returns."""
-    limit = predictor.config.max_detections
-    entries = [entry for found in by_image for entry in found]
-    if results is not None:
-        write_json(results, entries)
+    """Score the entries of a result file, as `evaluate` does those that it makes.
+
+    Args:
+        dataset: entries of its other images are left out.
+        kinds: what every entry has of boxes and masks.
+    """
     truth = read_json(dataset.annotations)
     chosen = {int(id) for id in dataset.image_ids}
     metrics: dict[str, float] = {}
-    kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
-    for kind in kinds if predictor.model.mask_head else kinds[:1]:
-        scores = score_results(truth, entries, kind, limit, chosen)
+    for kind in kinds:
+        scores = score_results(truth, entries, kind, max_detections, chosen)
         metrics |= {f"{kind}_{name}": value for name, value in scores.items()}
-    at_limit = sum(len(found) == limit for found in by_image)
-    counts = {"images": len(dataset), "max_detections": limit, "images_at_limit": at_limit}
+    found = Counter(entry["image_id"] for entry in entries)
+    at_limit = sum(found[id] >= max_detections for id in chosen)
+    counts = {"images": len(chosen), "max_detections": max_detections, "images_at_limit": at_limit}
     return {**metrics, **counts}
 
 
@@ -161,29 +167,39 @@ def _cell(value: float) -> str:
     return f"{value:8.3f}" if value > -1 else f"{'-':>8}"
 
 
-def _chosen(dataset: CocoDataset, image_ids: Collection[int]) -> CocoDataset:
-    """The images with these ids, in the order of the data set."""
-    ids = dataset.image_ids.tolist()
-    if unknown := sorted(set(image_ids) - set(ids)):
-        raise UserError(
-            f"{dataset.annotations}: has no image with id {unknown[0]} "
-            f"({len(unknown)} of the given ids are unknown); correct the list of ids"
-        )
-    return subset(dataset, [i for i, id in enumerate(ids) if id in set(image_ids)])
+def _chosen(dataset: CocoDataset, image_ids: Collection[int] | None) -> CocoDataset:
+    """The images with these ids, or all, in the order of the data set; at least one."""
+    if image_ids is not None:
+        ids, taken = dataset.image_ids.tolist(), set(image_ids)
+        if unknown := sorted(taken - set(ids)):
+            raise UserError(
+                f"{dataset.annotations}: has no image with id {unknown[0]} "
+                f"({len(unknown)} of the given ids are unknown); correct the list of ids"
+            )
+        dataset = subset(dataset, [i for i, id in enumerate(ids) if id in taken])
+    if not len(dataset):
+        raise UserError(f"{dataset.annotations}: holds no images; there is nothing to evaluate")
+    return dataset
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a trained model on a data set: AP of boxes and masks, as COCO defines it."""
+    """Score a trained model, or a file of results, on a data set: AP of boxes and masks, as COCO
+    defines it."""
 
-    weights: Path
+    weights: Path | None = None
     """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
     framework, or the name of a published one."""
-    data: Path
+    results: Path | None = None
+    """COCO result file to score, in place of --weights."""
+    data: Path | None = None
     """Folder with images and COCO annotations."""
+    ground_truth: Path | None = None
+    """COCO annotation file, in place of --data; for --results, which needs no images."""
     split: Literal["train", "val"] = "val"
     max_dets: int | None = None
-    """Objects an image, for the model and the scores; by default as the model was trained."""
+    """Objects an image, for the model and the scores; by default as the model was trained, and 100
+    for --results."""
     batch_size: int = 1
     image_ids: Path | None = None
     """File of image ids, one a line: take these images only."""
@@ -201,23 +217,46 @@ class EvaluateConfig:
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} must be at least {least}, got {value}")
+        if (self.weights is None) == (self.results is None):
+            raise UserError(
+                "evaluate: name either --weights, to detect, or --results, a file of detections"
+            )
+        if (self.data is None) == (self.ground_truth is None):
+            raise UserError(
+                "evaluate: name either --data, the folder of a data set, or --ground-truth, an "
+                "annotation file for --results"
+            )
+        if self.weights is not None and self.data is None:
+            raise UserError("--ground-truth is for --results; --weights needs images: name --data")
+        if self.results is not None and self.out is not None:
+            raise UserError("--out is for --weights; with --results no detections are written")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and say where the detections are."""
     args = parse(EvaluateConfig, argv)
     image_ids = None if args.image_ids is None else _read_ids(args.image_ids)
-    predictor = load(args.weights, args.device, amp=args.amp, max_detections=args.max_dets)
+    if args.weights is not None:
+        results, metrics = _detect(args, args.weights, image_ids)
+    else:
+        results, metrics = _score_file(args, image_ids)
+    print(format_metrics(metrics))
+    print(f"detections: {results}")
+
+
+def _detect(
+    args: EvaluateConfig, weights: Path, image_ids: Collection[int] | None
+) -> tuple[Path, dict[str, float]]:
+    """Detect with a model: the result file written, and the figures."""
+    predictor = load(weights, args.device, amp=args.amp, max_detections=args.max_dets)
     for note in predictor.notes:
         print(note)
-    split = find_splits(args.data, needs=(args.split,))[args.split]
-    if split.note:
-        print(split.note)
+    split = _split(args)
     config = predictor.config
     dataset = read_coco(split.annotations, split.images, config.class_names, config.category_ids)
     for note in dataset.notes:
         print(note)
-    beside = checkpoints.find(args.weights).with_name(f"coco_results_{args.split}.json")
+    beside = checkpoints.find(weights).with_name(f"coco_results_{args.split}.json")
     results = args.out or beside
     metrics = evaluate(
         predictor,
@@ -228,8 +267,44 @@ def main(argv: list[str] | None = None) -> None:
         results=results,
         progress=_Progress(),
     )
-    print(format_metrics(metrics))
-    print(f"detections: {results}")
+    return results, metrics
+
+
+def _score_file(
+    args: EvaluateConfig, image_ids: Collection[int] | None
+) -> tuple[Path, dict[str, float]]:
+    """Score detections that are there: their file, and the figures."""
+    assert args.results is not None
+    dataset = read_coco(args.ground_truth or _split(args).annotations, None)
+    for note in dataset.notes:
+        print(note)
+    truth = read_json(dataset.annotations)
+    entries = read_results(args.results, truth)
+    if note := unknown_categories(entries, truth):
+        print(note)
+    limit = args.max_dets or 100
+    return args.results, score(_chosen(dataset, image_ids), entries, kinds_of(entries), limit)
+
+
+def unknown_categories(entries: Sequence[Mapping[str, Any]], truth: Mapping[str, Any]) -> str:
+    """A sentence about entries that no category of the annotations can match, if there are any."""
+    known = {category["id"] for category in truth["categories"]}
+    other = Counter(e["category_id"] for e in entries if e["category_id"] not in known)
+    if not other:
+        return ""
+    return (
+        f"{other.total()} of {len(entries)} detections are left out: the annotations have no "
+        f"category {', '.join(map(shown, sorted(other)[:5]))}"
+    )
+
+
+def _split(args: EvaluateConfig) -> Split:
+    """The annotations and images that --data and --split name."""
+    assert args.data is not None
+    split = find_splits(args.data, needs=(args.split,))[args.split]
+    if split.note:
+        print(split.note)
+    return split
 
 
 class _Progress:

@@ -64,7 +64,7 @@ class CocoDataset:
 
 def read_coco(
     annotations: Path,
-    images: Path,
+    images: Path | None,
     class_names: Sequence[str] = (),
     category_ids: Sequence[int] = (),
 ) -> CocoDataset:
@@ -74,7 +74,8 @@ def read_coco(
     a `bbox` is checked but not used.
 
     Args:
-        images: the folder that `file_name` is relative to.
+        images: the folder that `file_name` is relative to; None looks at no image, and takes the
+            folder of the annotations for it.
         class_names: of an existing model: categories are matched to them by name.
         category_ids: of that model, used for its classes that the file does not have.
     Raises:
@@ -108,7 +109,7 @@ def read_coco(
     names = [name.encode() for name in table.names]
     return CocoDataset(
         annotations=annotations,
-        folder=images,
+        folder=annotations.parent if images is None else images,
         class_names=classes.names,
         category_ids=classes.ids,
         notes=classes.notes,

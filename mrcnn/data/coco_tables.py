@@ -120,10 +120,14 @@ def _model_ids(label_of: dict[int, int], classes: int, category_ids: Sequence[in
     return [id_of[label] for label in range(classes)]
 
 
-def read_images(records: Records, folder: Path, problems: Problems) -> Images:
-    """Check the image records, and that each file is there and has the size that is stated."""
+def read_images(records: Records, folder: Path | None, problems: Problems) -> Images:
+    """Check the image records, and that each file is there and has the size that is stated.
+
+    Args:
+        folder: of the images; None looks at no files.
+    """
     table = Images()
-    if not folder.is_dir():
+    if folder is not None and not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images; correct the path")
     to_check: list[int] = []
     places: list[str] = []
@@ -138,12 +142,15 @@ def read_images(records: Records, folder: Path, problems: Problems) -> Images:
         size = _stated_size(record, place, problems)
         name = record.get("file_name")
         if rule := _file_name_rule(name):
-            problems.add(f"{place}: file_name", rule, name, f"name a file inside {folder}")
+            inside = f"name a file inside {folder or 'the folder of images'}"
+            problems.add(f"{place}: file_name", rule, name, inside)
         elif size != (0, 0):
             to_check.append(len(table.ids))
         table.ids.append(id if is_id(id) else 0)
         table.sizes.append(size)
         table.names.append(name if isinstance(name, str) else "")
+    if folder is None:
+        return table
 
     root = folder.resolve()
 

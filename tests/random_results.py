@@ -1,0 +1,71 @@
+"""Annotations and detections drawn at random, with all that scores treat specially."""
+
+import numpy as np
+from pycocotools import mask as rle_codec
+
+HEIGHT, WIDTH = 240, 320
+CATEGORIES = {2: "cat", 5: "dog", 6: "cow", 90: "owl"}  # gaps between the ids
+
+
+def random_set(seed: int, images: int = 5) -> tuple[dict, list[dict]]:
+    """Ground truth, and entries of a result file with boxes and masks.
+
+    Crowd regions, equal scores, equal overlaps, images without objects or without detections, a
+    class without objects, areas of all sizes; in a third of the sets more than 100 detections of a
+    class in an image, and in one of ten no detections at all.
+    """
+    rng = np.random.default_rng(seed)
+    ids = (rng.permutation(50)[:images] + 1).tolist()
+    classes = list(CATEGORIES)
+    annotations, entries = [], []
+    for image_id in ids[:-1]:  # the last has no objects
+        for x, y, width, height in random_boxes(rng, rng.integers(0, 9)):
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image_id,
+                 "category_id": int(rng.choice(classes[:-1])), "bbox": [x, y, width, height],
+                 "segmentation": [corners(x, y, width, height)], "area": width * height * 0.75,
+                 "iscrowd": int(rng.random() < 0.15)}
+            )  # fmt: skip
+    found = [] if seed % 10 == 9 else [a for a in annotations if rng.random() < 0.8]
+    boxes = [(a["image_id"], a["category_id"], *a["bbox"]) for a in found]
+    boxes += [boxes[i] for i in rng.integers(0, max(len(boxes), 1), len(boxes) // 3)]
+    moved = rng.normal(0, 4, (len(boxes), 4)) * (rng.random((len(boxes), 1)) < 0.7)
+    boxes = [
+        (image, category, max(x + dx, 0), max(y + dy, 0), max(w + dw, 4), max(h + dh, 4))
+        for (image, category, x, y, w, h), (dx, dy, dw, dh) in zip(boxes, moved, strict=True)
+    ]
+    if seed % 10 != 9:
+        extra = 130 if seed % 3 == 0 else 12
+        boxes += [(ids[-2], classes[0], *box) for box in random_boxes(rng, extra)]
+        boxes += [
+            (int(rng.choice(ids[1:])), int(rng.choice(classes)), *box)
+            for box in random_boxes(rng, 10)
+        ]
+    for image, category, x, y, width, height in boxes:
+        ring = corners(x, y, width, height)
+        entries.append(
+            {"image_id": image, "category_id": category, "score": int(rng.integers(1, 16)) / 16,
+             "bbox": [float(v) for v in (x, y, width, height)],
+             "segmentation": rle_codec.frPyObjects([ring], HEIGHT, WIDTH)[0]}
+        )  # fmt: skip
+    truth = {
+        "images": [{"id": id, "height": HEIGHT, "width": WIDTH, "file_name": f"{id}.png"}
+                   for id in ids],
+        "categories": [{"id": id, "name": name} for id, name in CATEGORIES.items()],
+        "annotations": annotations,
+    }  # fmt: skip
+    return truth, entries
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> list[tuple[float, ...]]:
+    """x, y, width and height on a grid, so that boxes coincide; small, medium and large ones."""
+    corner = rng.integers(0, 10, (count, 2)) * 16.0
+    size = rng.choice([12.0, 24.0, 40.0, 72.0, 120.0, 150.0], (count, 2))
+    return [tuple(row) for row in np.concatenate([corner, size], axis=1).tolist()]
+
+
+def corners(x: float, y: float, width: float, height: float) -> list[float]:
+    """A polygon of three quarters of a box."""
+    right, bottom = x + width, y + height
+    middle = x + width / 2
+    return [x, y, middle, y, right, y + height / 2, right, bottom, x, bottom]
