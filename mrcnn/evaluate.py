@@ -26,9 +26,8 @@ from mrcnn.errors import UserError
 from mrcnn.files import check_writable, write_json
 from mrcnn.flags import parse, run
 from mrcnn.predictor import Predictor, coco_results, load
+from mrcnn.score_tables import format_metrics, metrics_tree
 from mrcnn.training.distributed import ALONE, World
-
-_TABLE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR")
 
 
 def evaluate(
@@ -137,36 +136,6 @@ def score(
     return {**metrics, **counts}
 
 
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """The figures of `evaluate` as tables: overall, and per class where there are several."""
-    kinds = [kind for kind in ("bbox", "segm") if f"{kind}_AP" in metrics]
-    images, limit = int(metrics["images"]), int(metrics["max_detections"])
-    lines = [
-        f"{images} images, at most {limit} detections each",
-        "      " + "".join(f"{name:>8}" for name in _TABLE),
-    ]
-    for kind in kinds:
-        lines.append(f"{kind:<6}" + "".join(_cell(metrics[f"{kind}_{name}"]) for name in _TABLE))
-    prefix = "bbox_AP/"
-    classes = [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
-    if len(classes) > 1:
-        width = max(len("class"), *map(len, classes))
-        lines += ["", f"{'class':<{width}}" + "".join(f"{kind + ' AP':>10}" for kind in kinds)]
-        for name in classes:
-            cells = "".join(f"{_cell(metrics[f'{kind}_AP/{name}']):>10}" for kind in kinds)
-            lines.append(f"{name:<{width}}{cells}")
-    if at_limit := int(metrics["images_at_limit"]):
-        lines.append(
-            f"images with as many detections as are allowed ({limit}): {at_limit}; "
-            "they may hold more, see max_detections"
-        )
-    return "\n".join(lines)
-
-
-def _cell(value: float) -> str:
-    return f"{value:8.3f}" if value > -1 else f"{'-':>8}"
-
-
 def _chosen(dataset: CocoDataset, image_ids: Collection[int] | None) -> CocoDataset:
     """The images with these ids, or all, in the order of the data set; at least one."""
     if image_ids is not None:
@@ -205,6 +174,10 @@ class EvaluateConfig:
     """File of image ids, one a line: take these images only."""
     out: Path | None = None
     """COCO result file to write; by default coco_results_<split>.json beside the checkpoint."""
+    details: bool = False
+    """Print all figures, and those of each class by size."""
+    json: Path | None = None
+    """File for all figures, also of each of many classes."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
@@ -236,18 +209,24 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and say where the detections are."""
     args = parse(EvaluateConfig, argv)
     image_ids = None if args.image_ids is None else _read_ids(args.image_ids)
+    if args.json is not None:
+        check_writable(args.json)
     if args.weights is not None:
-        results, metrics = _detect(args, args.weights, image_ids)
+        annotations, results, metrics = _detect(args, args.weights, image_ids)
     else:
-        results, metrics = _score_file(args, image_ids)
-    print(format_metrics(metrics))
+        annotations, results, metrics = _score_file(args, image_ids)
+    print(format_metrics(metrics, args.details))
     print(f"detections: {results}")
+    if args.json is not None:
+        files = {"weights": args.weights, "ground_truth": annotations, "results": results}
+        write_json(args.json, files | metrics_tree(metrics), indent=1)
+        print(f"figures: {args.json}")
 
 
 def _detect(
     args: EvaluateConfig, weights: Path, image_ids: Collection[int] | None
-) -> tuple[Path, dict[str, float]]:
-    """Detect with a model: the result file written, and the figures."""
+) -> tuple[Path, Path, dict[str, float]]:
+    """Detect with a model: annotations, the result file written, and the figures."""
     predictor = load(weights, args.device, amp=args.amp, max_detections=args.max_dets)
     for note in predictor.notes:
         print(note)
@@ -267,13 +246,13 @@ def _detect(
         results=results,
         progress=_Progress(),
     )
-    return results, metrics
+    return dataset.annotations, results, metrics
 
 
 def _score_file(
     args: EvaluateConfig, image_ids: Collection[int] | None
-) -> tuple[Path, dict[str, float]]:
-    """Score detections that are there: their file, and the figures."""
+) -> tuple[Path, Path, dict[str, float]]:
+    """Score detections that are there: annotations, their file, and the figures."""
     assert args.results is not None
     dataset = read_coco(args.ground_truth or _split(args).annotations, None)
     for note in dataset.notes:
@@ -282,8 +261,9 @@ def _score_file(
     entries = read_results(args.results, truth)
     if note := unknown_categories(entries, truth):
         print(note)
-    limit = args.max_dets or 100
-    return args.results, score(_chosen(dataset, image_ids), entries, kinds_of(entries), limit)
+    dataset = _chosen(dataset, image_ids)
+    metrics = score(dataset, entries, kinds_of(entries), args.max_dets or 100)
+    return dataset.annotations, args.results, metrics
 
 
 def unknown_categories(entries: Sequence[Mapping[str, Any]], truth: Mapping[str, Any]) -> str:

@@ -17,11 +17,12 @@ from mrcnn.data.coco import CocoDataset
 from mrcnn.data.loader import TrainBatch, target_loader, train_loader
 from mrcnn.data.transforms import Augmentation
 from mrcnn.errors import UserError
-from mrcnn.evaluate import evaluate, format_metrics
+from mrcnn.evaluate import evaluate
 from mrcnn.files import replacing
 from mrcnn.predictor import Predictor
 from mrcnn.progress import ProgressLine
 from mrcnn.report import write_report
+from mrcnn.score_tables import format_metrics
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.distributed import World, distribute
 from mrcnn.training.less_memory import checkpoint_stages

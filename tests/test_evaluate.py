@@ -22,9 +22,10 @@ from mrcnn.config import ModelConfig
 from mrcnn.data.coco import CocoDataset, read_coco
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
-from mrcnn.evaluate import evaluate, format_metrics
+from mrcnn.evaluate import evaluate
 from mrcnn.files import write_json
 from mrcnn.predictor import coco_results
+from mrcnn.score_tables import format_metrics
 from mrcnn.structures import Detections
 
 ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
@@ -287,22 +288,6 @@ def test_subset(coco_mini):
     assert len(nothing) == len(nothing.boxes) == len(nothing.masks) == 0
     with pytest.raises(UserError, match="holds no images; there is nothing to evaluate"):
         evaluate(Oracle(coco_mini), nothing)
-
-
-def test_tables():
-    figures = dict.fromkeys(ORDER, 0.25) | {"APl": -1.0, "AP/cat": 0.5, "AP/polar bear": -1.0}
-    metrics = {f"{kind}_{name}": v for kind in ("bbox", "segm") for name, v in figures.items()}
-    metrics |= {"images": 3, "max_detections": 100, "images_at_limit": 0}
-    assert format_metrics(metrics).splitlines() == [
-        "3 images, at most 100 detections each",
-        "            AP    AP50    AP75     APs     APm     APl     AR1    AR10      AR",
-        "bbox     0.250   0.250   0.250   0.250   0.250       -   0.250   0.250   0.250",
-        "segm     0.250   0.250   0.250   0.250   0.250       -   0.250   0.250   0.250",
-        "",
-        "class        bbox AP   segm AP",
-        "cat            0.500     0.500",
-        "polar bear         -         -",
-    ]
 
 
 def test_the_verb(tmp_path, capsys):

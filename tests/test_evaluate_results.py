@@ -79,3 +79,25 @@ def test_flags_that_do_not_go_together(case):
     words, message = WRONG[case]
     with pytest.raises(UserError, match=message):
         verb.main(words)
+
+
+def test_all_figures_for_machines(place, capsys):
+    out = place / "new" / "figures.json"
+    evaluate(place, capsys, "--ground-truth", place / "truth.json", "--json", out)
+    content = json.loads(out.read_text())
+    truth, entries = random_set(4)
+    for kind in ("bbox", "segm"):
+        for name, value in score_results(truth, entries, kind).items():
+            figure, _, of_class = name.partition("/")
+            part = content[kind]["classes"][of_class] if of_class else content[kind]
+            assert part[figure] == (value if value > -1 else None)
+    assert (content["images"], content["max_detections"]) == (5, 100)
+    assert content["results"] == str(place / "results.json")
+    assert content["ground_truth"] == str(place / "truth.json")
+    assert content["weights"] is None
+
+
+def test_details(place, capsys):
+    output = evaluate(place, capsys, "--ground-truth", place / "truth.json", "--details")
+    assert "ARl" in output
+    assert "masks of" in output

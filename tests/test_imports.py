@@ -14,7 +14,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"config"},
     {"models", "data"},
     {"checkpoints", "visual", "training"},
-    {"predictor", "coco_scores", "analysis", "flags", "arguments", "progress"},
+    {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
     {"evaluate", "report_analysis"},
     {"report"},
     {"run"},
