@@ -173,7 +173,8 @@ class EvaluateConfig:
     image_ids: Path | None = None
     """File of image ids, one a line: take these images only."""
     out: Path | None = None
-    """COCO result file to write; by default coco_results_<split>.json beside the checkpoint."""
+    """COCO result file to write; by default coco_results_<split>.json beside the checkpoint, for a
+    published one in the current folder."""
     details: bool = False
     """Print all figures, and those of each class by size."""
     json: Path | None = None
@@ -235,8 +236,8 @@ def _detect(
     dataset = read_coco(split.annotations, split.images, config.class_names, config.category_ids)
     for note in dataset.notes:
         print(note)
-    beside = checkpoints.find(weights).with_name(f"coco_results_{args.split}.json")
-    results = args.out or beside
+    folder = checkpoints.find(weights).parent if weights.exists() else Path()
+    results = args.out or folder / f"coco_results_{args.split}.json"
     metrics = evaluate(
         predictor,
         dataset,

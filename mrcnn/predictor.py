@@ -268,7 +268,8 @@ def load(
         UserError: if the checkpoint cannot be read, or the device is not there.
     """
     where = find_device(device)
-    checkpoint = checkpoints.load(path, bgr=bgr, **config)
+    file = checkpoints.find(Path(path))  # once: a published file is hashed each time
+    checkpoint = checkpoints.load(file, bgr=bgr, **config)
     try:
         model = build(checkpoint.config)
         model.load_state_dict(checkpoint.state)
@@ -278,7 +279,7 @@ def load(
             f"{path}: its weights do not fit the model it describes ({reason}); "
             "was it made by another version of mrcnn?"
         ) from error
-    ours = checkpoints.find(Path(path)).suffix == ".safetensors"
+    ours = file.suffix == ".safetensors"
     notes = [] if ours else checkpoint.extra["notes"]
     return Predictor(model.to(where).eval(), checkpoint.config, amp, notes)
 

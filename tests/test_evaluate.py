@@ -17,6 +17,7 @@ from pycocotools import mask as rle_codec
 from pycocotools.coco import COCO
 
 from mrcnn import evaluate as verb
+from mrcnn.checkpoints import files as checkpoint_files
 from mrcnn.coco_scores import score_results
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco import CocoDataset, read_coco
@@ -24,6 +25,7 @@ from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
 from mrcnn.evaluate import evaluate
 from mrcnn.files import write_json
+from mrcnn.models import PUBLISHED
 from mrcnn.predictor import coco_results
 from mrcnn.score_tables import format_metrics
 from mrcnn.structures import Detections
@@ -290,9 +292,8 @@ def test_subset(coco_mini):
         evaluate(Oracle(coco_mini), nothing)
 
 
-def test_the_verb(tmp_path, capsys):
-    """Category ids are those of the file at hand, also where the model learnt from another."""
-    folder = tmp_path / "data"
+def two_images(folder: Path) -> Path:
+    """A data set of noise with one cat."""
     (folder / "images").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "images" / "a.png")
@@ -304,6 +305,12 @@ def test_the_verb(tmp_path, capsys):
         "annotations": [{"id": 1, "image_id": 1, "category_id": 60, "segmentation": square(2, 3)}],
     }  # fmt: skip
     (folder / "val.json").write_text(json.dumps(truth))
+    return folder
+
+
+def test_the_verb(tmp_path, capsys):
+    """Category ids are those of the file at hand, also where the model learnt from another."""
+    folder = two_images(tmp_path / "data")
     (tmp_path / "ids").write_text("1\n")
     run = tiny.run(tmp_path / "run", dataclasses.replace(tiny.CONFIG, max_detections=9))
     flags = ["--weights", run, "--data", folder, "--image-ids", tmp_path / "ids", "--max-dets", 7]
@@ -318,3 +325,24 @@ def test_the_verb(tmp_path, capsys):
     assert len(entries) == 7
     assert {entry["image_id"] for entry in entries} == {1}
     assert {entry["category_id"] for entry in entries} <= {50, 60}
+
+
+def test_a_published_checkpoint(tmp_path, monkeypatch):
+    """Nothing is written into the cache, and its file is hashed once."""
+    data = two_images(tmp_path / "data")
+    run = tiny.run(tmp_path / "cache")
+    fetched = []
+
+    def fetch(name: str) -> Path:
+        fetched.append(name)
+        return run / "last.safetensors"
+
+    monkeypatch.setattr(checkpoint_files, "fetch", fetch)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = sorted(run.iterdir())
+    name = next(iter(PUBLISHED))
+    verb.main(["--weights", name, "--data", str(data), "--device", "cpu"])
+    assert fetched == [name]
+    assert sorted(run.iterdir()) == before
+    assert (tmp_path / "here" / "coco_results_val.json").is_file()
