@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from mrcnn import checkpoints
-from mrcnn.coco_scores import Kind, kinds_of, read_results, score_results
+from mrcnn.coco_scores import Backend, Kind, kinds_of, read_results, score_results
 from mrcnn.data.coco import CocoDataset, read_coco
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.data.loader import eval_loader
@@ -38,6 +38,7 @@ def evaluate(
     workers: int = 0,
     image_ids: Collection[int] | None = None,
     results: Path | None = None,
+    backend: Backend = "pycocotools",
     progress: Callable[[int, int], None] = lambda done, images: None,
     world: World = ALONE,
 ) -> dict[str, float]:
@@ -51,6 +52,7 @@ def evaluate(
         dataset: read with the class names of the predictor.
         image_ids: of the images to take; None takes all.
         results: where to write the detections as a COCO result file.
+        backend: as for `score_results`.
         progress: called after each batch with the images done and the images in all; in several
             processes with those of this one.
         world: the processes that all call this.
@@ -72,7 +74,7 @@ def evaluate(
         if results is not None:
             write_json(results, entries)
         kinds: tuple[Kind, ...] = ("bbox", "segm") if predictor.model.mask_head else ("bbox",)
-        metrics = score(dataset, entries, kinds, predictor.config.max_detections)
+        metrics = score(dataset, entries, kinds, predictor.config.max_detections, backend)
     scored: dict[str, float] = world.from_main(metrics)
     return scored
 
@@ -117,6 +119,7 @@ def score(
     entries: list[dict[str, Any]],
     kinds: Sequence[Kind],
     max_detections: int = 100,
+    backend: Backend = "pycocotools",
 ) -> dict[str, float]:
     """Score the entries of a result file, as `evaluate` does those that it makes.
 
@@ -128,7 +131,7 @@ def score(
     chosen = {int(id) for id in dataset.image_ids}
     metrics: dict[str, float] = {}
     for kind in kinds:
-        scores = score_results(truth, entries, kind, max_detections, chosen)
+        scores = score_results(truth, entries, kind, max_detections, chosen, backend)
         metrics |= {f"{kind}_{name}": value for name, value in scores.items()}
     found = Counter(entry["image_id"] for entry in entries)
     at_limit = sum(found[id] >= max_detections for id in chosen)
@@ -175,6 +178,9 @@ class EvaluateConfig:
     out: Path | None = None
     """COCO result file to write; by default coco_results_<split>.json beside the checkpoint, for a
     published one in the current folder."""
+    backend: Backend = "pycocotools"
+    """What computes the figures: hotcoco's are the same, and sooner there; pip install
+    'mrcnn[eval]'."""
     details: bool = False
     """Print all figures, and those of each class by size."""
     json: Path | None = None
@@ -245,6 +251,7 @@ def _detect(
         workers=args.workers,
         image_ids=image_ids,
         results=results,
+        backend=args.backend,
         progress=_Progress(),
     )
     return dataset.annotations, results, metrics
@@ -263,7 +270,7 @@ def _score_file(
     if note := unknown_categories(entries, truth):
         print(note)
     dataset = _chosen(dataset, image_ids)
-    metrics = score(dataset, entries, kinds_of(entries), args.max_dets or 100)
+    metrics = score(dataset, entries, kinds_of(entries), args.max_dets or 100, args.backend)
     return dataset.annotations, args.results, metrics
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -62,6 +63,13 @@ def test_an_annotation_with_id_0_can_be_found():
     assert score_results(truth, entries, "bbox") == expected
 
 
+def test_a_backend_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    truth, entries = random_set(4)
+    with pytest.raises(UserError, match=r"--backend hotcoco: .*pip install 'mrcnn\[eval\]'"):
+        score_results(truth, entries, "bbox", backend="hotcoco")
+
+
 # Files of results
 
 
@@ -83,7 +91,8 @@ def test_a_file_of_results(tmp_path):
 BAD_ENTRIES = {
     "no image": ({"image_id": 77}, "image_id must be of an image of the annotations, got 77"),
     "a list for an id": ({"image_id": [1]}, r"image_id must be of an image .*, got \[1\]"),
-    "a name for a class": ({"category_id": "cat"}, "category_id must be a finite number"),
+    "a name for a class": ({"category_id": "cat"}, "category_id must be a whole number"),
+    "half a class": ({"category_id": 2.5}, "category_id must be a whole number, got 2.5"),
     "no score": ({"score": None}, "score must be a finite number, got None"),
     "score that is no number": ({"score": float("nan")}, "score must be a finite number, got nan"),
     "three numbers": ({"bbox": [1, 2, 3]}, r"bbox must be four finite numbers .*, got \[1, 2, 3\]"),
