@@ -22,6 +22,7 @@ Ints = NDArray[np.int64]
 
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision
 SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}  # COCO's; from this area on, pixels
+DEFAULT_SCORE = 0.5  # taken where no score is better than another
 TOUCHING = 0.1  # IoU from which a detection has to do with an object, as in TIDE (ECCV 2020)
 
 FOUND = ("correct", "duplicate", "class", "location", "class and location", "background")
@@ -53,8 +54,9 @@ class Curves:
     f1: Floats  # (S,)
 
     def best(self) -> int:
-        """Position of the best F1, the lowest score of equals."""
-        return int(self.f1.argmax())
+        """Position of the best F1, the lowest score of equals; without any, of `DEFAULT_SCORE`."""
+        default = int(np.searchsorted(self.scores, DEFAULT_SCORE))
+        return int(self.f1.argmax()) if self.f1.any() else default
 
 
 @dataclass(frozen=True)

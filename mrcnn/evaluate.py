@@ -23,11 +23,13 @@ from mrcnn.data.loader import eval_loader
 from mrcnn.data.problems import read_json, shown
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
-from mrcnn.files import check_writable, write_json
+from mrcnn.files import check_writable, replacing, write_json
 from mrcnn.flags import parse, run
+from mrcnn.mistakes import KINDS, find_mistakes, format_mistakes, mistakes_tree
 from mrcnn.predictor import Predictor, coco_results, load
 from mrcnn.score_tables import format_metrics, metrics_tree
 from mrcnn.training.distributed import ALONE, World
+from mrcnn.visual.mistakes import draw_mistakes
 
 
 def evaluate(
@@ -183,8 +185,13 @@ class EvaluateConfig:
     'mrcnn[eval]'."""
     details: bool = False
     """Print all figures, and those of each class by size."""
+    errors: bool = False
+    """Print what kinds of errors there are, and which classes are confused, as the report of a run
+    has them."""
+    plots: Path | None = None
+    """Picture (.png, .svg, .pdf) for the same, with precision-recall curves."""
     json: Path | None = None
-    """File for all figures, also of each of many classes."""
+    """File for all figures, also of each of many classes; with --errors, for the errors, too."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
@@ -197,6 +204,8 @@ class EvaluateConfig:
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} must be at least {least}, got {value}")
+        if self.plots is not None and self.plots.suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise UserError(f"--plots {self.plots}: must end in .png, .svg or .pdf")
         if (self.weights is None) == (self.results is None):
             raise UserError(
                 "evaluate: name either --weights, to detect, or --results, a file of detections"
@@ -216,24 +225,60 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and say where the detections are."""
     args = parse(EvaluateConfig, argv)
     image_ids = None if args.image_ids is None else _read_ids(args.image_ids)
-    if args.json is not None:
-        check_writable(args.json)
+    for file in (args.json, args.plots):
+        if file is not None:
+            check_writable(file)
     if args.weights is not None:
-        annotations, results, metrics = _detect(args, args.weights, image_ids)
+        dataset, results, metrics = _detect(args, args.weights, image_ids)
     else:
-        annotations, results, metrics = _score_file(args, image_ids)
+        dataset, results, metrics = _score_file(args, image_ids)
     print(format_metrics(metrics, args.details))
+    tree: dict[str, Any] = {"weights": args.weights, "ground_truth": dataset.annotations}
+    tree |= {"results": results, **metrics_tree(metrics)}
+    if args.errors or args.plots is not None:
+        tree["errors"] = _tell_errors(args, dataset, results, metrics)
     print(f"detections: {results}")
     if args.json is not None:
-        files = {"weights": args.weights, "ground_truth": annotations, "results": results}
-        write_json(args.json, files | metrics_tree(metrics), indent=1)
+        write_json(args.json, tree, indent=1)
         print(f"figures: {args.json}")
+
+
+def _tell_errors(
+    args: EvaluateConfig, dataset: CocoDataset, results: Path, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """Print the errors and draw them; of masks where there are any. What JSON holds of them."""
+    truth, entries = read_json(dataset.annotations), read_json(results)
+    kind: Kind = "segm" if "segm_AP" in metrics else "bbox"
+    ids = {int(id) for id in dataset.image_ids}
+    found = find_mistakes(truth, entries, kind, int(metrics["max_detections"]), ids)
+    print(f"\n{format_mistakes(found)}\n")
+    if args.plots is not None:
+        curves = found.curves
+        with replacing(args.plots) as draft:
+            draw_mistakes(
+                draft,
+                precision=found.precision,
+                names=found.names,
+                scores=curves.scores,
+                at_score={
+                    "precision": curves.precision,
+                    "recall": curves.recall,
+                    "F1": curves.f1,
+                },
+                score=found.score,
+                found=found.found,
+                objects=found.objects,
+                confusions=found.confusions,
+                what=KINDS[kind],
+            )
+        print(f"errors: {args.plots}")
+    return mistakes_tree(found)
 
 
 def _detect(
     args: EvaluateConfig, weights: Path, image_ids: Collection[int] | None
-) -> tuple[Path, Path, dict[str, float]]:
-    """Detect with a model: annotations, the result file written, and the figures."""
+) -> tuple[CocoDataset, Path, dict[str, float]]:
+    """Detect with a model: images, the result file written, and the figures."""
     predictor = load(weights, args.device, amp=args.amp, max_detections=args.max_dets)
     for note in predictor.notes:
         print(note)
@@ -242,6 +287,7 @@ def _detect(
     dataset = read_coco(split.annotations, split.images, config.class_names, config.category_ids)
     for note in dataset.notes:
         print(note)
+    dataset = _chosen(dataset, image_ids)
     folder = checkpoints.find(weights).parent if weights.exists() else Path()
     results = args.out or folder / f"coco_results_{args.split}.json"
     metrics = evaluate(
@@ -249,18 +295,17 @@ def _detect(
         dataset,
         batch_size=args.batch_size,
         workers=args.workers,
-        image_ids=image_ids,
         results=results,
         backend=args.backend,
         progress=_Progress(),
     )
-    return dataset.annotations, results, metrics
+    return dataset, results, metrics
 
 
 def _score_file(
     args: EvaluateConfig, image_ids: Collection[int] | None
-) -> tuple[Path, Path, dict[str, float]]:
-    """Score detections that are there: annotations, their file, and the figures."""
+) -> tuple[CocoDataset, Path, dict[str, float]]:
+    """Score detections that are there: images, their file, and the figures."""
     assert args.results is not None
     dataset = read_coco(args.ground_truth or _split(args).annotations, None)
     for note in dataset.notes:
@@ -271,7 +316,7 @@ def _score_file(
         print(note)
     dataset = _chosen(dataset, image_ids)
     metrics = score(dataset, entries, kinds_of(entries), args.max_dets or 100, args.backend)
-    return dataset.annotations, args.results, metrics
+    return dataset, args.results, metrics
 
 
 def unknown_categories(entries: Sequence[Mapping[str, Any]], truth: Mapping[str, Any]) -> str:

@@ -14,13 +14,14 @@ from typing import Any
 from PIL import Image
 from tyro.conf import Positional
 
+from mrcnn.analysis import DEFAULT_SCORE
 from mrcnn.data.coco import CocoDataset, read_coco
 from mrcnn.data.images import read_image
 from mrcnn.data.problems import read_json, shown
 from mrcnn.errors import UserError
 from mrcnn.files import replacing
 from mrcnn.flags import parse, run
-from mrcnn.report_analysis import DEFAULT_SCORE, KINDS, Judged, judge, sections_of
+from mrcnn.report_analysis import KINDS, Judged, judge, sections_of
 from mrcnn.visual import report
 from mrcnn.visual.page import Html, join, page, picture
 

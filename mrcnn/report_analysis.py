@@ -21,7 +21,6 @@ from mrcnn.visual.marked import draw_marked
 from mrcnn.visual.page import Html
 
 WORST, BEST = 3, 2  # images shown
-DEFAULT_SCORE = 0.5  # where no score is better than another
 KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
@@ -63,8 +62,7 @@ def judge(dataset: CocoDataset, results: Path, model: Record) -> Judged:
         figures[KINDS["segm"]] = score_results(truth, results, "segm", limit, ids)
     pairs = list(analysis.compare(truth, entries, kind, limit, ids))
     curves = analysis.score_curves(pairs)
-    usual = int(np.searchsorted(curves.scores, DEFAULT_SCORE))
-    chosen = curves.best() if curves.f1.any() else usual
+    chosen = curves.best()
     return Judged(
         kind=kind,
         figures=figures,

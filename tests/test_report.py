@@ -309,14 +309,14 @@ def test_a_large_confusion_matrix_is_folded():
     """Classes 40 and 3 are confused; the sums of all rows stay what they are."""
     matrix = np.diag(np.arange(100, 151))
     matrix[40, 3], matrix[20, 50], matrix[50, 50] = 7, 5, 0
-    folded, names = tallies._folded(matrix, [f"c{i}" for i in range(50)])
+    folded, names = tallies.folded(matrix, [f"c{i}" for i in range(50)])
     assert folded.shape == (17, 17)
     assert names[:4] == ["c0", "c1", "c2", "c3"]
     assert names[-2:] == ["c40", "35 others"]
     assert folded[14, 3] == 7
     assert folded[15, 16] == 5
     assert folded.sum() == matrix.sum()
-    whole, names = tallies._folded(matrix[-17:, -17:], [str(i) for i in range(16)])
+    whole, names = tallies.folded(matrix[-17:, -17:], [str(i) for i in range(16)])
     assert (whole.shape, len(names)) == ((17, 17), 16)
 
 

@@ -175,7 +175,7 @@ def confusions(matrix: NDArray[np.int64], names: Sequence[str], what: str, score
         matrix: (C + 1, C + 1), rows are true classes.
         names: C names.
     """
-    matrix, labels = _folded(matrix, names)
+    matrix, labels = folded(matrix, names)
     is_folded = len(labels) < len(names)
     head = tag(
         "tr",
@@ -203,7 +203,7 @@ def confusions(matrix: NDArray[np.int64], names: Sequence[str], what: str, score
     return tag("div", inner, tag("p", note, class_="note"), class_="panel beside")
 
 
-def _folded(matrix: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+def folded(matrix: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """A matrix of few rows, and their names without the background's.
 
     The classes most often confused with others are kept; all others become the row and the column
