@@ -11,6 +11,7 @@ VERBS = {
     "train": ("mrcnn.train", "train on your own images, or on drawn shapes"),
     "predict": ("mrcnn.predict", "find the objects in images: overlays and JSON"),
     "evaluate": ("mrcnn.evaluate", "AP of boxes and masks on a data set"),
+    "compare": ("mrcnn.compare", "two runs or result files side by side"),
     "report": ("mrcnn.report", "one page about a finished run: curves, scores, errors, pictures"),
     "convert": ("mrcnn.convert", "detectors from and to other frameworks"),
     "doctor": ("mrcnn.doctor", "versions, which kernels are built, and how to mend what is not"),

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +15,18 @@ from typing import Any, Literal
 import torch
 
 from mrcnn import checkpoints
-from mrcnn.coco_scores import Backend, Kind, kinds_of, read_results, score_results
+from mrcnn.coco_scores import Backend, Kind, kinds_of, read_results
 from mrcnn.data.coco import CocoDataset, read_coco
-from mrcnn.data.formats import Split, find_splits
+from mrcnn.data.formats import find_splits
 from mrcnn.data.loader import eval_loader
-from mrcnn.data.problems import read_json, shown
-from mrcnn.data.subset import subset
+from mrcnn.data.problems import read_json
 from mrcnn.errors import UserError
 from mrcnn.files import check_writable, replacing, write_json
 from mrcnn.flags import parse, run
 from mrcnn.mistakes import KINDS, find_mistakes, format_mistakes, mistakes_tree
 from mrcnn.predictor import Predictor, coco_results, load
 from mrcnn.score_tables import format_metrics, metrics_tree
+from mrcnn.scoring import chosen_images, read_truth, score, unknown_categories
 from mrcnn.training.distributed import ALONE, World
 from mrcnn.visual.mistakes import draw_mistakes
 
@@ -67,7 +66,7 @@ def evaluate(
     """
     if results is not None and world.is_main:
         check_writable(results)
-    dataset = _chosen(dataset, image_ids)
+    dataset = chosen_images(dataset, image_ids)
     shares = world.gather(_entries(predictor, dataset, batch_size, workers, progress, world))
     metrics: dict[str, float] = {}
     if world.is_main:
@@ -114,46 +113,6 @@ def _entries(
             entries.append((index, [{"image_id": image_id, **record} for record in records]))
         progress(len(entries), images)
     return entries
-
-
-def score(
-    dataset: CocoDataset,
-    entries: list[dict[str, Any]],
-    kinds: Sequence[Kind],
-    max_detections: int = 100,
-    backend: Backend = "pycocotools",
-) -> dict[str, float]:
-    """Score the entries of a result file, as `evaluate` does those that it makes.
-
-    Args:
-        dataset: entries of its other images are left out.
-        kinds: what every entry has of boxes and masks.
-    """
-    truth = read_json(dataset.annotations)
-    chosen = {int(id) for id in dataset.image_ids}
-    metrics: dict[str, float] = {}
-    for kind in kinds:
-        scores = score_results(truth, entries, kind, max_detections, chosen, backend)
-        metrics |= {f"{kind}_{name}": value for name, value in scores.items()}
-    found = Counter(entry["image_id"] for entry in entries)
-    at_limit = sum(found[id] >= max_detections for id in chosen)
-    counts = {"images": len(chosen), "max_detections": max_detections, "images_at_limit": at_limit}
-    return {**metrics, **counts}
-
-
-def _chosen(dataset: CocoDataset, image_ids: Collection[int] | None) -> CocoDataset:
-    """The images with these ids, or all, in the order of the data set; at least one."""
-    if image_ids is not None:
-        ids, taken = dataset.image_ids.tolist(), set(image_ids)
-        if unknown := sorted(taken - set(ids)):
-            raise UserError(
-                f"{dataset.annotations}: has no image with id {unknown[0]} "
-                f"({len(unknown)} of the given ids are unknown); correct the list of ids"
-            )
-        dataset = subset(dataset, [i for i, id in enumerate(ids) if id in taken])
-    if not len(dataset):
-        raise UserError(f"{dataset.annotations}: holds no images; there is nothing to evaluate")
-    return dataset
 
 
 @dataclass(frozen=True)
@@ -210,13 +169,8 @@ class EvaluateConfig:
             raise UserError(
                 "evaluate: name either --weights, to detect, or --results, a file of detections"
             )
-        if (self.data is None) == (self.ground_truth is None):
-            raise UserError(
-                "evaluate: name either --data, the folder of a data set, or --ground-truth, an "
-                "annotation file for --results"
-            )
-        if self.weights is not None and self.data is None:
-            raise UserError("--ground-truth is for --results; --weights needs images: name --data")
+        if self.weights is not None and (self.data is None or self.ground_truth is not None):
+            raise UserError("--weights needs images: name --data, and no --ground-truth")
         if self.results is not None and self.out is not None:
             raise UserError("--out is for --weights; with --results no detections are written")
 
@@ -282,12 +236,15 @@ def _detect(
     predictor = load(weights, args.device, amp=args.amp, max_detections=args.max_dets)
     for note in predictor.notes:
         print(note)
-    split = _split(args)
+    assert args.data is not None
+    split = find_splits(args.data, needs=(args.split,))[args.split]
+    if split.note:
+        print(split.note)
     config = predictor.config
     dataset = read_coco(split.annotations, split.images, config.class_names, config.category_ids)
     for note in dataset.notes:
         print(note)
-    dataset = _chosen(dataset, image_ids)
+    dataset = chosen_images(dataset, image_ids)
     folder = checkpoints.find(weights).parent if weights.exists() else Path()
     results = args.out or folder / f"coco_results_{args.split}.json"
     metrics = evaluate(
@@ -307,37 +264,16 @@ def _score_file(
 ) -> tuple[CocoDataset, Path, dict[str, float]]:
     """Score detections that are there: images, their file, and the figures."""
     assert args.results is not None
-    dataset = read_coco(args.ground_truth or _split(args).annotations, None)
+    dataset = read_truth(args.data, args.ground_truth, args.split)
     for note in dataset.notes:
         print(note)
     truth = read_json(dataset.annotations)
     entries = read_results(args.results, truth)
     if note := unknown_categories(entries, truth):
         print(note)
-    dataset = _chosen(dataset, image_ids)
+    dataset = chosen_images(dataset, image_ids)
     metrics = score(dataset, entries, kinds_of(entries), args.max_dets or 100, args.backend)
     return dataset, args.results, metrics
-
-
-def unknown_categories(entries: Sequence[Mapping[str, Any]], truth: Mapping[str, Any]) -> str:
-    """A sentence about entries that no category of the annotations can match, if there are any."""
-    known = {category["id"] for category in truth["categories"]}
-    other = Counter(e["category_id"] for e in entries if e["category_id"] not in known)
-    if not other:
-        return ""
-    return (
-        f"{other.total()} of {len(entries)} detections are left out: the annotations have no "
-        f"category {', '.join(map(shown, sorted(other)[:5]))}"
-    )
-
-
-def _split(args: EvaluateConfig) -> Split:
-    """The annotations and images that --data and --split name."""
-    assert args.data is not None
-    split = find_splits(args.data, needs=(args.split,))[args.split]
-    if split.note:
-        print(split.note)
-    return split
 
 
 class _Progress:

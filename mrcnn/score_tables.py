@@ -111,27 +111,32 @@ def _class_table(
     """
     columns = {head: name for head, name in columns.items() if f"{name}/{classes[0]}" in metrics}
     judged = next(name for name in reversed(columns.values()) if name.endswith("_AP"))
-    rows, notes = list(classes), [""] * 2
+    rows, between = list(classes), 0
+    notes = []
     if len(classes) > MANY_CLASSES:
-        known = [name for name in classes if metrics[f"{judged}/{name}"] > -1]
-        known.sort(key=lambda name: metrics[f"{judged}/{name}"])
+        values = {name: metrics[f"{judged}/{name}"] for name in classes}
+        known = {name: value for name, value in values.items() if value > -1}
+        rows, between = shown_classes(known)
         if left_out := len(classes) - len(known):
-            notes[1] = f"{left_out} classes without objects are left out"
-        rows = known
-        if len(known) > MANY_CLASSES:
-            rows = [*known[:SHOWN], *known[-SHOWN:]]
-            notes[0] = f"… {len(known) - 2 * SHOWN} classes between"
-    width = max(len(title), *(len(_cut(name)) for name in rows), 0)
+            notes.append(f"{left_out} classes without objects are left out")
+    width = max([len(title), *(len(cut(name)) for name in rows)])
     space = max(8, max(map(len, columns)) + 3)
     lines = [f"{title:<{width}}" + "".join(f"{head:>{space}}" for head in columns)]
     for place, name in enumerate(rows):
-        if place == SHOWN and notes[0]:
-            lines.append(notes[0])
-        cells = "".join(
-            f"{cell(metrics[f'{figure}/{name}']):>{space}}" for figure in columns.values()
-        )
-        lines.append(f"{_cut(name):<{width}}{cells}")
-    return [*lines, notes[1]] if notes[1] else lines
+        if between and place == SHOWN:
+            lines.append(f"… {between} classes between")
+        figures = (metrics[f"{figure}/{name}"] for figure in columns.values())
+        lines.append(f"{cut(name):<{width}}" + "".join(f"{cell(f):>{space}}" for f in figures))
+    return lines + notes
+
+
+def shown_classes(values: Mapping[str, float]) -> tuple[list[str], int]:
+    """Names in ascending order of their values, of many the first and the last; and how many lie
+    between those."""
+    names = sorted(values, key=lambda name: values[name])
+    if len(names) <= MANY_CLASSES:
+        return names, 0
+    return [*names[:SHOWN], *names[-SHOWN:]], len(names) - 2 * SHOWN
 
 
 def cell(value: float) -> str:
@@ -139,5 +144,6 @@ def cell(value: float) -> str:
     return f"{value:8.3f}" if value > -1 else f"{'-':>8}"
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """A name of at most 32 characters."""
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"

@@ -68,7 +68,10 @@ WRONG = {
     "nothing to score": (["--data", "d"], "name either --weights, to detect, or --results"),
     "both": (["--weights", "w", "--results", "r", "--data", "d"], "name either --weights, to"),
     "no truth": (["--results", "r"], "name either --data, the folder of a data set, or --ground"),
-    "two truths": (["--results", "r", "--data", "d", "--ground-truth", "g"], "either --data, the"),
+    "two truths": (
+        ["--results", "r", "--data", "d", "--ground-truth", "g"],
+        "either --data, the",
+    ),
     "no images": (["--weights", "w", "--ground-truth", "g"], "--weights needs images: name --data"),
     "written anew": (["--results", "r", "--data", "d", "--out", "o"], "no detections are written"),
 }

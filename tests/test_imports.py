@@ -15,11 +15,11 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"models", "data"},
     {"checkpoints", "visual", "training"},
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
-    {"mistakes"},
+    {"mistakes", "scoring"},
     {"evaluate", "report_analysis"},
     {"report"},
     {"run"},
-    {"train", "predict", "convert", "export", "serve", "check_data", "doctor"},
+    {"train", "predict", "compare", "convert", "export", "serve", "check_data", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
 ]
