@@ -10,6 +10,7 @@ import sys
 VERBS = {
     "train": ("mrcnn.train", "train on your own images, or on drawn shapes"),
     "predict": ("mrcnn.predict", "find the objects in images: overlays and JSON"),
+    "serve": ("mrcnn.serve", "a page on this machine: drop pictures, see their objects"),
     "evaluate": ("mrcnn.evaluate", "AP of boxes and masks on a data set"),
     "compare": ("mrcnn.compare", "two runs or result files side by side"),
     "report": ("mrcnn.report", "one page about a finished run: curves, scores, errors, pictures"),

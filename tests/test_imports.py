@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"checkpoints", "visual", "training"},
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
     {"mistakes", "scoring"},
-    {"evaluate", "report_analysis"},
+    {"evaluate", "report_analysis", "web"},
     {"report"},
     {"run"},
     {"train", "predict", "compare", "convert", "export", "serve", "check_data", "doctor"},

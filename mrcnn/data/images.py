@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -43,19 +44,21 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArray[np.uint8]:
     """Read an image file as upright RGB.
 
     EXIF orientation is applied. Grey and palette images are spread to RGB, CMYK is converted,
     transparency is dropped (the colours under it are kept), 16-bit grey keeps its high byte, and
     an animation gives its first frame.
 
+    Args:
+        data: the contents of the file; then `path` only names it in messages.
     Returns:
         (h, w, 3) uint8.
     Raises:
         UserError: if the file is missing, empty, truncated, too large, or no image.
     """
-    with _opened(path) as image:
+    with _opened(path, data) as image:
         # Pillow turns TIFF upright by itself while it loads.
         orientation = 1 if image.format == "TIFF" else _orientation(image)
         image.load()
@@ -191,17 +194,19 @@ def pad_images(images: list[Tensor], multiple: int) -> ImageBatch:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike[str], data: bytes | None = None) -> Iterator[Image.Image]:
     """An image whose header is read; any failure inside the block becomes a `UserError`."""
     file = Path(path)
     try:
-        if not file.exists():
-            raise _unreadable(path, "does not exist", "correct the name, or add the file")
-        if not file.is_file():
-            raise _unreadable(path, "is not a file", "name an image file")
-        if file.stat().st_size == 0:
+        if data is None:
+            if not file.exists():
+                raise _unreadable(path, "does not exist", "correct the name, or add the file")
+            if not file.is_file():
+                raise _unreadable(path, "is not a file", "name an image file")
+        if (file.stat().st_size if data is None else len(data)) == 0:
             raise _unreadable(path, "is empty (0 bytes)", "restore or remove it")
-        with Image.open(file, formats=_FORMATS) as image:
+        source = file if data is None else io.BytesIO(data)
+        with Image.open(source, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _too_large(path, f"is {width} x {height} pixels")

@@ -70,8 +70,7 @@ def draw_instances(
     size = (width * factor, height * factor)
     canvas = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     line = max(1, round(max(size) / 700))
-    keys = labels if len(class_names) > 1 else np.arange(len(labels))
-    colours = [_colour(int(key)) for key in keys]
+    colours = instance_colours(labels, len(class_names))
     few, many = len(labels) <= FEW, len(labels) > MANY
 
     for mask, colour in reversed(list(zip(masks, colours, strict=False))):
@@ -94,6 +93,16 @@ def draw_instances(
     for corner, part, colour in zip(corners, parts, colours, strict=True):
         _draw_label(pen, font, " ".join(part), corner, colour, size, taken, room)
     return np.array(drawing)
+
+
+def instance_colours(labels: NDArray[Any], num_classes: int) -> list[Colour]:
+    """Of each of D instances: that of its class, or its own where there is one class.
+
+    Args:
+        labels: (D,) in [0, num_classes).
+    """
+    keys = labels if num_classes > 1 else np.arange(len(labels))
+    return [_colour(int(key)) for key in keys]
 
 
 def _draw_mask(canvas: Pixels, rle: dict[str, Any], colour: Colour, factor: int, line: int) -> None:

@@ -1,0 +1,5 @@
+"""The page of `mrcnn serve`, and the server behind it."""
+
+from mrcnn.web.server import HOST, Server
+
+__all__ = ["HOST", "Server"]

@@ -1,0 +1,145 @@
+"use strict";
+
+// Objects on a canvas, as mrcnn/visual/draw.py draws them. A view says where the picture lies:
+// `scale` canvas pixels a picture pixel from (x, y) on, `unit` canvas pixels a CSS pixel.
+
+const FEW = 12, MANY = 40;  // objects: from MANY on, boxes and labels that cover others are left out
+const FILL = 0.35;  // of the colour, in a mask
+const WHITE_INK = 108;  // lightness up to which white text has more contrast than black
+
+function maskPath(rle) {
+  const path = new Path2D();
+  for (const loop of outlines(rle.counts, rle.size[0])) {
+    path.moveTo(loop[0], loop[1]);
+    for (let i = 2; i < loop.length; i += 2) path.lineTo(loop[i], loop[i + 1]);
+    path.closePath();
+  }
+  return path;
+}
+
+function drawPicture(pen, picture, view) {
+  pen.imageSmoothingEnabled = view.scale < 3 * view.unit;  // closer, pixels are meant to be seen
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(
+    picture, view.x, view.y, picture.width * view.scale, picture.height * view.scale);
+}
+
+// The first object comes on top. `shown` tells whether masks, boxes and names are to be seen.
+function drawObjects(pen, objects, view, shown, onlyClass) {
+  const few = objects.length <= FEW, many = objects.length > MANY;
+  const masks = shown.masks && objects.some((object) => object.path);
+  for (const object of masks ? objects.toReversed() : []) {
+    placed(pen, view, () => {
+      pen.fillStyle = pen.strokeStyle = object.colour;
+      pen.globalAlpha = FILL;
+      pen.fill(object.path);
+      pen.globalAlpha = 1;
+      pen.lineWidth = 1.5 * view.unit / view.scale;
+      pen.stroke(object.path);
+    });
+  }
+  if (shown.boxes && !(many && masks)) {
+    pen.lineWidth = 1.5 * view.unit;
+    for (const object of objects.toReversed()) {
+      pen.strokeStyle = object.colour;
+      pen.strokeRect(...onCanvas(object.box, view));
+    }
+  }
+  if (!shown.names) return;
+  const room = few ? 0 : many ? 1 : 0.4;  // width of a box per width of its label, at least
+  const taken = [];
+  for (const object of objects) {
+    const score = object.score.toFixed(2);
+    const text = onlyClass && !few ? score : `${shortened(object.name)} ${score}`;
+    drawLabel(pen, text, object, view, room, taken);
+  }
+}
+
+// One object over all others: where `alone`, the rest of the picture is dimmed.
+function drawHighlight(pen, object, view, alone, picture) {
+  const outline = (colour, width) => {
+    pen.strokeStyle = colour;
+    pen.lineWidth = width * view.unit / view.scale;
+    pen.lineJoin = "round";
+    if (object.path) pen.stroke(object.path);
+    else pen.strokeRect(...edges(object.box));
+  };
+  placed(pen, view, () => {
+    if (alone) {
+      pen.fillStyle = "#000a";
+      pen.fillRect(0, 0, picture.width, picture.height);
+      pen.globalCompositeOperation = "destination-out";
+      if (object.path) pen.fill(object.path);
+      else pen.fillRect(...edges(object.box));
+      pen.globalCompositeOperation = "source-over";
+    } else if (object.path) {
+      pen.fillStyle = object.colour;
+      pen.globalAlpha = FILL;
+      pen.fill(object.path);
+      pen.globalAlpha = 1;
+    }
+    outline("#fff", 4.5);
+    outline(object.colour, 2.5);
+  });
+  pen.setLineDash([4 * view.unit, 4 * view.unit]);
+  pen.lineWidth = 1.5 * view.unit;
+  pen.strokeStyle = object.colour;
+  if (object.path) pen.strokeRect(...onCanvas(object.box, view));
+  pen.setLineDash([]);
+  const [, , width, height] = edges(object.box).map(Math.round);
+  const text = `${shortened(object.name)} ${object.score.toFixed(2)} · ${width} × ${height}`;
+  drawLabel(pen, text, object, view, 0, []);
+}
+
+// Above the box, or inside or below it, where no label stands; else nowhere.
+function drawLabel(pen, text, object, view, room, taken) {
+  const unit = view.unit, [left, top, wide, high] = onCanvas(object.box, view);
+  pen.font = `600 ${12 * unit}px system-ui, sans-serif`;
+  pen.textBaseline = "middle";
+  const width = pen.measureText(text).width + 8 * unit, height = 17 * unit;
+  if (wide < room * width || high < room * 2 * height) return;
+  const x = Math.max(0, Math.min(left, view.width - width));
+  for (const y of [top - height, top, top + high - height, top + high]) {
+    if (y < 0 || y + height > view.height || left + wide < 0 || left > view.width) continue;
+    if (taken.some((t) => x < t.x + t.width && t.x < x + width && Math.abs(t.y - y) < height)) {
+      continue;
+    }
+    taken.push({ x, y, width });
+    pen.fillStyle = object.colour;
+    pen.beginPath();
+    pen.roundRect(x, y, width, height, 3 * unit);
+    pen.fill();
+    pen.fillStyle = ink(object.colour);
+    pen.fillText(text, x + 4 * unit, y + height / 2 + unit / 2);
+    return;
+  }
+}
+
+// Of text on a colour #rrggbb.
+function ink(colour) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  const lightness = Math.sqrt(0.2126 * red ** 2 + 0.7152 * green ** 2 + 0.0722 * blue ** 2);
+  return lightness < WHITE_INK ? "#fff" : "#000";
+}
+
+function shortened(name) {
+  const text = name.trim().replace(/\s+/g, " ");
+  return text.length > 24 ? text.slice(0, 23) + "…" : text;
+}
+
+function edges([x1, y1, x2, y2]) {
+  return [x1, y1, x2 - x1, y2 - y1];
+}
+
+function onCanvas(box, { scale, x, y }) {
+  const [left, top, width, height] = edges(box);
+  return [x + left * scale, y + top * scale, width * scale, height * scale];
+}
+
+// Draw in pixels of the picture.
+function placed(pen, { scale, x, y }, draw) {
+  pen.save();
+  pen.setTransform(scale, 0, 0, scale, x, y);
+  draw();
+  pen.restore();
+}
