@@ -69,6 +69,7 @@ function drawHighlight(pen, object, view, alone, picture) {
       pen.fillStyle = "#000a";
       pen.fillRect(0, 0, picture.width, picture.height);
       pen.globalCompositeOperation = "destination-out";
+      pen.fillStyle = "#000";
       if (object.path) pen.fill(object.path);
       else pen.fillRect(...edges(object.box));
       pen.globalCompositeOperation = "source-over";

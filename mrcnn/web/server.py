@@ -35,7 +35,7 @@ LINGER_SECONDS = 2.0  # after an answer, for a client that still sends
 _METHODS = {"/": "GET, HEAD", "/model": "GET, HEAD", "/predict": "POST"}
 # Names for this machine only, so that no foreign name resolved to it reaches the page; any port,
 # since a tunnel may have its own.
-_OUR_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
+_OUR_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?")
 _PICTURE_TYPE = re.compile(r"(image/[\w.+-]+|application/octet-stream)\s*(;|$)", re.IGNORECASE)
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -69,7 +69,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.page, self.policy = document()
         self.uploads = threading.BoundedSemaphore(UPLOADS)
         # One thread, so that one picture at a time goes through the model, in order.
-        self.model_thread = ThreadPoolExecutor(1)
+        self.model_thread = ThreadPoolExecutor(1, "model")
         self._connections = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__((HOST, port), _Handler)
 
@@ -151,6 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # under 0.9, errors would have no status
     # For errors before there is a request line.
     command = requestline = request_version = ""
 
@@ -207,14 +208,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_sender(self) -> None:
         hosts, origins = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
         if len(hosts) != 1:
-            raise _RefusedError(
-                HTTPStatus.BAD_REQUEST, f"one Host header is needed, got {len(hosts)}"
-            )
-        if not _OUR_HOST.fullmatch(hosts[0]):
-            raise _RefusedError(HTTPStatus.FORBIDDEN, f"this is {HOST}, not {hosts[0]:.100}")
-        if self.command == "POST" and any(
-            origin.lower() != f"http://{hosts[0].lower()}" for origin in origins
-        ):
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "one Host header is needed")
+        host = hosts[0].strip().lower()
+        if not _OUR_HOST.fullmatch(host):
+            raise _RefusedError(HTTPStatus.FORBIDDEN, f"this is {HOST}, not {host:.100}")
+        if self.command == "POST" and any(o.lower() != f"http://{host}" for o in origins):
             raise _RefusedError(HTTPStatus.FORBIDDEN, "other pages may not post here")
 
     def _predict(self, with_picture: bool) -> bytes:
@@ -240,9 +238,9 @@ class _Handler(BaseHTTPRequestHandler):
         lengths = self.headers.get_all("Content-Length", [])
         if not lengths or "Transfer-Encoding" in self.headers:
             raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "send it whole, with a Content-Length")
-        if len(lengths) > 1 or not re.fullmatch("[0-9]+", lengths[0]):
+        if len(lengths) > 1 or not re.fullmatch(r"[0-9]+\s*", lengths[0]):
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "Content-Length must be one number")
-        digits, most = lengths[0].lstrip("0") or "0", self.server.max_bytes
+        digits, most = lengths[0].strip().lstrip("0") or "0", self.server.max_bytes
         if len(digits) > 18 or int(digits) > most:
             message = f"a picture has at most {most / 1e6:g} MB here; see --max-mb"
             raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
