@@ -39,6 +39,21 @@ def test_exif_orientation_6_turns_the_left_column_to_the_top(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.png")[0], RGB[::-1, 0])
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_the_contents_of_a_file_are_read_as_the_file(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(RGB).save(path, exif=exif)
+    assert np.array_equal(read_image("any name", path.read_bytes()), read_image(path))
+    for data, problem in (
+        (b"", "is empty"),
+        (path.read_bytes()[:60], "cannot be read|is no image"),
+    ):
+        with pytest.raises(UserError, match=f"any name: ({problem})"):
+            read_image("any name", data)
+
+
 def test_unknown_orientation_is_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 77

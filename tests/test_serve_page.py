@@ -17,15 +17,19 @@ from mrcnn.predictor import coco_results
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed")
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><b>\u202edog " + "x" * 100)
-DROP = """(() => {
+GIVE = """((files, give) => {
   const transfer = new DataTransfer();
-  for (const [name, data] of %s) {
+  for (const [name, data] of files) {
     const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
     transfer.items.add(new File([bytes], name));
   }
-  document.dispatchEvent(new DragEvent("dragover", { dataTransfer: transfer }));
-  document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer }));
-})()"""
+  give(transfer);
+})"""
+DROP = """(dataTransfer) => {
+  document.dispatchEvent(new DragEvent("dragover", { dataTransfer }));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer }));
+}"""
+PASTE = "(clipboardData) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData }))"
 DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 DONE = "state.pictures.length && state.pictures.every((p) => ['done', 'failed'].includes(p.state))"
 
@@ -42,10 +46,15 @@ def server():
         yield server
 
 
-def drop(page: browser.Page, **files: bytes) -> None:
-    """Drop files, whose names have _ in place of the dot, and wait for the model."""
+def give(page: browser.Page, way: str, **files: bytes) -> None:
+    """Files come to the page; their names have _ in place of the dot."""
     named = [(n.replace("_", "."), base64.b64encode(data).decode()) for n, data in files.items()]
-    page.run(DROP % json.dumps(named))
+    page.run(f"{GIVE}({json.dumps(named)}, {way})")
+
+
+def drop(page: browser.Page, **files: bytes) -> None:
+    """Drop files, and wait for the model."""
+    give(page, DROP, **files)
     page.wait(DONE)
     page.run(DRAWN)
 
@@ -204,6 +213,27 @@ def test_failures_are_told(page, server):
     page.run("element('strip').children[2].click()")
     assert page.run("element('problem').hidden")
     assert text(page, "count") == "3 of 4 objects"
+
+
+def test_pasting(page, server):
+    opened(page, server)
+    give(page, PASTE)
+    assert "That holds no picture file." in text(page, "status")
+    give(page, PASTE, a_png=picture())
+    page.wait(DONE)
+    assert text(page, "count") == "3 of 4 objects"
+
+
+def test_a_busy_server_is_asked_again(page, server):
+    """It answers 503 while other pages keep it busy."""
+    opened(page, server)
+    page.run("""(() => {
+      const real = fetch, busy = Response.json({ error: "busy" }, { status: 503 });
+      fetch = (...call) => { fetch = real; return Promise.resolve(busy); };
+    })()""")
+    drop(page, a_png=picture())
+    assert text(page, "count") == "3 of 4 objects"
+    assert sum(address.endswith("/predict") for address in page.requests) == 1
 
 
 def test_a_server_that_ended_is_told(page):
