@@ -1,5 +1,6 @@
 """Training runs of seconds: a tiny model on a few small drawn images."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -87,6 +88,7 @@ def fork(argv: Sequence[str], output: Path, before: Callable[[], None] = lambda:
         signal.alarm(120)  # none goes on for ever
         sys.stdout = sys.stderr = output.open("w", buffering=1)
         os.dup2(sys.stdout.fileno(), 2)
+        logging.basicConfig(format="%(message)s", force=True)
         before()
         code = flags.run(train.main, list(argv))
     except BaseException:

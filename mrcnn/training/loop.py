@@ -124,22 +124,28 @@ def _read(
     """Records of the pending steps, after one read from the device."""
     world: World = take_step.world
     names = list(pending[0].values)
-    own = torch.stack([torch.stack([p.values[name].float() for name in names]) for p in pending])
-    rows = world.sum(own) / world.size  # the gradient norm is the same in all processes
+    each = torch.stack([torch.stack([p.values[name].float() for name in names]) for p in pending])
+    rows = world.sum(each) / world.size  # the gradient norm is the same in all processes
     records = []
-    for p, own_row, row in zip(pending, own.tolist(), rows.tolist(), strict=True):
+    for p, own_row, row in zip(pending, each.tolist(), rows.tolist(), strict=True):
         parts = dict(zip(names, row, strict=True))
         watched = [n for n in names if n != "gradient_norm" or not take_step.scaler.is_enabled()]
         broken = [name for name in watched if not abs(parts[name]) < float("inf")]
         if broken:
-            here = any(not abs(value) < float("inf") for value in own_row)
-            message = _not_finite(p, parts, broken, [name_of(i) for i in p.indices] if here else [])
+            # A gradient is that of all processes; a loss is of one.
+            own = dict(zip(names, own_row, strict=True))
+            losses = [own[name] for name in broken if name != "gradient_norm"]
+            here = not losses or any(not abs(value) < float("inf") for value in losses)
+            own_files = [name_of(i) for i in p.indices] if here else []
+            files = [file for files in world.from_main(world.gather(own_files)) for file in files]
+            message = _not_finite(p, parts, broken, files)
             if not take_step.skip_bad:
                 raise UserError(
                     f"{message}\nLower --lr, raise --warmup, or look at these images and their "
                     "annotations; --on-nan skip leaves such steps out."
                 )
-            logger.warning("%s\nThe step is left out.", message)
+            if world.is_main:
+                logger.warning("%s\nThe step is left out.", message)
         norm = parts.pop("gradient_norm")
         images = len(p.indices) * world.size
         records.append(
@@ -154,10 +160,10 @@ def _not_finite(
     pending: _Pending, parts: dict[str, float], broken: list[str], files: list[str]
 ) -> str:
     values = ", ".join(f"{name} {parts[name]:g}" for name in broken)
-    shown = "\n  ".join(files) or "are of another process, which names them"
+    shown = "".join(f"\n  {file}" for file in files)
     return (
         f"step {pending.step}: {', '.join(broken)} is no longer finite ({values}).\n"
-        f"The images of this step:\n  {shown}"
+        f"The images of this step:{shown}"
     )
 
 
