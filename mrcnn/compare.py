@@ -15,6 +15,7 @@ from mrcnn import analysis
 from mrcnn.analysis import Floats
 from mrcnn.coco_scores import Backend, Kind, kinds_of, read_results
 from mrcnn.data.coco import CocoDataset
+from mrcnn.data.coco_truth import ground_truth
 from mrcnn.data.problems import read_json
 from mrcnn.errors import UserError
 from mrcnn.files import check_writable, write_json
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     dataset = read_truth(args.data, args.ground_truth, args.split)
     for note in dataset.notes:
         print(note)
-    truth = read_json(dataset.annotations)
+    truth = ground_truth(dataset)
     sides = [read_results(file, truth) for file in files]
     for name, file, entries in zip("AB", files, sides, strict=True):
         note = unknown_categories(entries, truth)

@@ -16,7 +16,8 @@ import torch
 
 from mrcnn import checkpoints
 from mrcnn.coco_scores import Backend, Kind, kinds_of, read_results
-from mrcnn.data.coco import CocoDataset, read_coco
+from mrcnn.data.coco import CocoDataset, read_splits
+from mrcnn.data.coco_truth import ground_truth
 from mrcnn.data.formats import find_splits
 from mrcnn.data.loader import eval_loader
 from mrcnn.data.problems import read_json
@@ -126,7 +127,7 @@ class EvaluateConfig:
     results: Path | None = None
     """COCO result file to score, in place of --weights."""
     data: Path | None = None
-    """Folder with images and COCO annotations."""
+    """Folder with images and their annotations."""
     ground_truth: Path | None = None
     """COCO annotation file, in place of --data; for --results, which needs no images."""
     split: Literal["train", "val"] = "val"
@@ -201,7 +202,7 @@ def _tell_errors(
     args: EvaluateConfig, dataset: CocoDataset, results: Path, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
     """Print the errors and draw them; of masks where there are any. What JSON holds of them."""
-    truth, entries = read_json(dataset.annotations), read_json(results)
+    truth, entries = ground_truth(dataset), read_json(results)
     kind: Kind = "segm" if "segm_AP" in metrics else "bbox"
     ids = {int(id) for id in dataset.image_ids}
     found = find_mistakes(truth, entries, kind, int(metrics["max_detections"]), ids)
@@ -238,10 +239,9 @@ def _detect(
         print(note)
     assert args.data is not None
     split = find_splits(args.data, needs=(args.split,))[args.split]
-    if split.note:
-        print(split.note)
     config = predictor.config
-    dataset = read_coco(split.annotations, split.images, config.class_names, config.category_ids)
+    splits = read_splits({args.split: split}, config.class_names, config.category_ids)
+    dataset = splits[args.split]
     for note in dataset.notes:
         print(note)
     dataset = chosen_images(dataset, image_ids)
@@ -267,7 +267,7 @@ def _score_file(
     dataset = read_truth(args.data, args.ground_truth, args.split)
     for note in dataset.notes:
         print(note)
-    truth = read_json(dataset.annotations)
+    truth = ground_truth(dataset)
     entries = read_results(args.results, truth)
     if note := unknown_categories(entries, truth):
         print(note)

@@ -15,7 +15,8 @@ from PIL import Image
 from tyro.conf import Positional
 
 from mrcnn.analysis import DEFAULT_SCORE
-from mrcnn.data.coco import CocoDataset, read_coco
+from mrcnn.data.coco import CocoDataset, read_splits
+from mrcnn.data.formats import Split, find_splits
 from mrcnn.data.images import read_image
 from mrcnn.data.problems import read_json, shown
 from mrcnn.errors import UserError
@@ -208,14 +209,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(ReportConfig, argv)
     file = args.run / "config.json"
     config = read_json(file)
-    places = _validation_data(file, config)
+    split = _validation_data(file, config)
     model = config["model"]
-    dataset = read_coco(*places, model["class_names"], model["category_ids"])
+    dataset = read_splits({"val": split}, model["class_names"], model["category_ids"])["val"]
     print(write_report(args.run, dataset))
 
 
-def _validation_data(file: Path, config: Any) -> tuple[Path, Path]:
-    """The annotation file and the folder of images that config.json names."""
+def _validation_data(file: Path, config: Any) -> Split:
+    """The annotation file and the folder of images that config.json names.
+
+    Where the annotations are a folder, it holds a data set in another format than COCO.
+    """
     try:
         split = config["data"]["val"]
         annotations, images = Path(split["annotations"]), Path(split["images"])
@@ -225,14 +229,16 @@ def _validation_data(file: Path, config: Any) -> tuple[Path, Path]:
             '"data": {"val": {"annotations": "FILE", "images": "FOLDER"}}'
         ) from error
     for name, path, is_there in (
-        ("annotations", annotations, annotations.is_file()),
+        ("annotations", annotations, annotations.exists()),
         ("images", images, images.is_dir()),
     ):
         if not is_there:
             raise UserError(
                 f"{file}: data.val.{name}: {path} is gone; put it back, or correct the path"
             )
-    return annotations, images
+    if annotations.is_dir():
+        return find_splits(annotations, needs=("val",))["val"]
+    return Split(annotations, images)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from mrcnn import analysis
 from mrcnn.analysis import FOUND, OBJECTS, SIZES, ImagePair, Outcomes
 from mrcnn.coco_scores import score_results
 from mrcnn.data.coco import CocoDataset
-from mrcnn.data.coco_truth import Record, encoded_mask, filled_truth
+from mrcnn.data.coco_truth import Record, encoded_mask, filled_truth, ground_truth
 from mrcnn.data.images import read_image
 from mrcnn.data.problems import read_json
 from mrcnn.visual import report, tallies
@@ -53,7 +53,7 @@ def judge(dataset: CocoDataset, results: Path, model: Record) -> Judged:
     Raises:
         UserError: if a file cannot be read, or an entry is of no image or lacks a field.
     """
-    truth, entries = read_json(dataset.annotations), read_json(results)
+    truth, entries = ground_truth(dataset), read_json(results)
     limit = int(model["max_detections"])
     ids = {int(id) for id in dataset.image_ids}
     kind: Literal["bbox", "segm"] = "segm" if model["masks"] else "bbox"

@@ -10,8 +10,9 @@ from typing import Any
 
 from mrcnn.coco_scores import Backend, Kind, score_results
 from mrcnn.data.coco import CocoDataset, read_coco
+from mrcnn.data.coco_truth import ground_truth
 from mrcnn.data.formats import find_splits
-from mrcnn.data.problems import read_json, shown
+from mrcnn.data.problems import shown
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
 
@@ -32,7 +33,7 @@ def score(
         The figures of `score_results` as bbox_AP, … and segm_AP, …; and images, max_detections, and
         images_at_limit, which have as many detections as are allowed.
     """
-    truth = read_json(dataset.annotations)
+    truth = ground_truth(dataset)
     chosen = {int(id) for id in dataset.image_ids}
     metrics: dict[str, float] = {}
     for kind in kinds:
@@ -62,7 +63,7 @@ def read_truth(data: Path | None, ground_truth: Path | None, split: str) -> Coco
         assert ground_truth is not None
         return read_coco(ground_truth, None)
     found = find_splits(data, needs=(split,))[split]
-    dataset = read_coco(found.annotations, None)
+    dataset = read_coco(found.annotations, None, content=found.content)
     return replace(dataset, notes=(found.note, *dataset.notes) if found.note else dataset.notes)
 
 

@@ -102,7 +102,8 @@ def _train(args: TrainConfig, defaults: Defaults, world: World, loggers: tuple[L
 
     folder = world.from_main(_prepare_folder(args, config, splits, world) if world.is_main else "")
     if world.is_main:
-        for note in (*notes, *(note for dataset in splits.values() for note in dataset.notes)):
+        of_data = (note for dataset in splits.values() for note in dataset.notes)
+        for note in dict.fromkeys((*notes, *of_data)):
             print(note)
         print(
             f"{len(splits['train'])} images to train on, {len(splits['val'])} to validate, "

@@ -19,20 +19,21 @@ from mrcnn.data.coco_annotations import mask_bounds, read_annotations
 from mrcnn.data.coco_tables import is_id, read_categories, read_images
 from mrcnn.data.formats import Split
 from mrcnn.data.problems import Problems, read_json
+from mrcnn.data.readers.pictures import Content
 from mrcnn.errors import UserError
 from mrcnn.ops.mask_targets import InstanceMasks
 
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """The images of one annotation file and their instances.
+    """The images of one split and their instances.
 
     Flat tensors only, so that loader workers share them whether they are forked or spawned. The
     instances of image i are `start[i] : start[i + 1]`; images without any are kept. Crowd regions
     are kept too, marked in `crowd`: they are no training targets.
     """
 
-    annotations: Path
+    annotations: Path  # a COCO file, or the folder of a data set in another format
     folder: Path  # of the images
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # in the file, aligned with class_names
@@ -67,6 +68,7 @@ def read_coco(
     images: Path | None,
     class_names: Sequence[str] = (),
     category_ids: Sequence[int] = (),
+    content: Content | None = None,
 ) -> CocoDataset:
     """Read and check an annotation file, and the headers of all its images.
 
@@ -78,26 +80,27 @@ def read_coco(
             folder of the annotations for it.
         class_names: of an existing model: categories are matched to them by name.
         category_ids: of that model, used for its classes that the file does not have.
+        content: records that take the place of the file's.
     Raises:
         DatasetError: listing all that is wrong in the records and their images.
         UserError: if the file cannot be read or is not JSON.
     """
     problems = Problems(annotations)
-    content = read_json(annotations)
-    if not isinstance(content, dict):
-        problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
-        problems.raise_any()
-    image_records = _records(content, "images", problems)
-    annotation_records = _records(content, "annotations", problems)
-    category_records = _records(content, "categories", problems)
-
+    if content is None:
+        content = _read_content(annotations, problems)
+    image_records, annotation_records, category_records = (
+        [(i, record) for i, record in enumerate(records) if isinstance(record, dict)]
+        for records in (content.images, content.annotations, content.categories)
+    )
     named = (record.get("category_id") for _, record in annotation_records)
     used = {category for category in named if is_id(category)}
     classes = read_categories(category_records, used, class_names, category_ids, problems)
-    table = read_images(image_records, images, problems)
+    table = read_images(image_records, images, problems, content.images_called)
     if not (table.ids and category_records):  # no annotation could be right
         problems.raise_any()
-    flat = read_annotations(annotation_records, table, classes, problems)
+    flat = read_annotations(
+        annotation_records, table, classes, problems, content.annotations_called
+    )
     masks = flat.masks(table)
     boxes = mask_bounds(masks, flat, problems)
     problems.raise_any()
@@ -112,7 +115,7 @@ def read_coco(
         folder=annotations.parent if images is None else images,
         class_names=classes.names,
         category_ids=classes.ids,
-        notes=classes.notes,
+        notes=(*content.notes, *classes.notes),
         image_ids=torch.tensor(table.ids, dtype=torch.int64),
         sizes=torch.tensor(table.sizes, dtype=torch.int64).view(-1, 2),
         names=torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8),
@@ -140,7 +143,9 @@ def read_splits(
     errors: list[str] = []
     for name, split in splits.items():
         try:
-            dataset = read_coco(split.annotations, split.images, class_names, category_ids)
+            dataset = read_coco(
+                split.annotations, split.images, class_names, category_ids, split.content
+            )
         except UserError as error:
             errors.append(str(error))
             continue
@@ -153,10 +158,21 @@ def read_splits(
     return datasets
 
 
-def _records(
-    content: dict[str, Any], key: str, problems: Problems
-) -> list[tuple[int, dict[str, Any]]]:
-    """The objects listed under `key` with their positions; anything else is a problem."""
+def _read_content(annotations: Path, problems: Problems) -> Content:
+    """The records of a COCO file."""
+    content = read_json(annotations)
+    if not isinstance(content, dict):
+        problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
+        problems.raise_any()
+    return Content(
+        images=_records(content, "images", problems),
+        annotations=_records(content, "annotations", problems),
+        categories=_records(content, "categories", problems),
+    )
+
+
+def _records(content: dict[str, Any], key: str, problems: Problems) -> list[Any]:
+    """The list under `key`; what is no object in it is a problem."""
     records = content.get(key)
     if not isinstance(records, list):
         fix = "is it a COCO annotation file?"
@@ -167,4 +183,4 @@ def _records(
     for position, record in enumerate(records):
         if not isinstance(record, dict):
             problems.add(f"{key}[{position}]", "be an object", record, "correct or remove it")
-    return [(i, record) for i, record in enumerate(records) if isinstance(record, dict)]
+    return records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,13 +52,23 @@ class Flat:
         )
 
 
-def read_annotations(records: Records, table: Images, classes: Classes, problems: Problems) -> Flat:
-    """Check every annotation record and flatten it."""
+def read_annotations(
+    records: Records,
+    table: Images,
+    classes: Classes,
+    problems: Problems,
+    called: Sequence[str] = (),
+) -> Flat:
+    """Check every annotation record and flatten it.
+
+    Args:
+        called: what messages call each record; by default its position and id.
+    """
     flat = Flat()
     seen: dict[int, int] = {}
     for position, record in records:
         id = record.get("id")
-        place = f"annotations[{position}] (id {id!r:.30})"
+        place = called[position] if called else f"annotations[{position}] (id {id!r:.30})"
         if not is_id(id):
             problems.add(f"{place}: id", "be a whole number >= 0", id, "number the annotations")
         elif (first := seen.setdefault(id, position)) != position:
@@ -128,7 +139,7 @@ def _far_points(masks: InstanceMasks, flat: Flat, problems: Problems) -> Tensor:
 def _check_bbox(bbox: object, size: tuple[int, int], place: str, problems: Problems) -> None:
     """Note a `bbox` that is no box (x, y, width, height) in or near the image."""
     height, width = size
-    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
         rule = "be four finite numbers (x, y, width, height)"
     elif bbox[2] <= 0 or bbox[3] <= 0:
         rule = "have a width and height > 0"
@@ -141,7 +152,8 @@ def _check_bbox(bbox: object, size: tuple[int, int], place: str, problems: Probl
     problems.add(f"{place}: bbox", rule, bbox, _REMOVE)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """A finite number; True and False are not numbers."""
     return type(value) in (int, float) and abs(value) < math.inf  # type: ignore[arg-type]
 
 
@@ -168,7 +180,7 @@ def _read_mask(
                 flat.points.extend(ring)
             except (TypeError, OverflowError):
                 del flat.points[before:]
-                wrong = next(value for value in ring if not _is_number(value) or abs(value) > 1e300)
+                wrong = next(value for value in ring if not is_number(value) or abs(value) > 1e300)
                 problems.add(f"{place}[{number}]", "hold numbers only", wrong, _REMOVE)
                 continue
             flat.ring_end.append(len(flat.points) // 2)

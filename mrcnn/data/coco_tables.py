@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mrcnn.data.images import MAX_PIXELS, read_size
-from mrcnn.data.problems import Problems
+from mrcnn.data.problems import Problems, shown
 from mrcnn.errors import UserError
 
 Records = list[tuple[int, dict[str, Any]]]  # (position in the file, record)
+Sizes = dict[str, tuple[int, int]]  # file name -> (height, width)
 
 _HEADER_THREADS = 8  # reading headers waits for the disk
 _LONGEST_NAME = 1000
@@ -120,11 +122,14 @@ def _model_ids(label_of: dict[int, int], classes: int, category_ids: Sequence[in
     return [id_of[label] for label in range(classes)]
 
 
-def read_images(records: Records, folder: Path | None, problems: Problems) -> Images:
+def read_images(
+    records: Records, folder: Path | None, problems: Problems, called: Sequence[str] = ()
+) -> Images:
     """Check the image records, and that each file is there and has the size that is stated.
 
     Args:
         folder: of the images; None looks at no files.
+        called: what messages call each record; by default its position and id.
     """
     table = Images()
     if folder is not None and not folder.is_dir():
@@ -133,7 +138,7 @@ def read_images(records: Records, folder: Path | None, problems: Problems) -> Im
     places: list[str] = []
     for position, record in records:
         id = record.get("id")
-        place = f"images[{position}] (id {id!r:.30})"
+        place = called[position] if called else f"images[{position}] (id {id!r:.30})"
         places.append(place)
         if not is_id(id):
             problems.add(f"{place}: id", "be a whole number >= 0", id, "number the images")
@@ -141,7 +146,7 @@ def read_images(records: Records, folder: Path | None, problems: Problems) -> Im
             problems.add(f"{place}: id", "be unique", id, f"images[{records[first][0]}] has it too")
         size = _stated_size(record, place, problems)
         name = record.get("file_name")
-        if rule := _file_name_rule(name):
+        if rule := file_name_rule(name):
             inside = f"name a file inside {folder or 'the folder of images'}"
             problems.add(f"{place}: file_name", rule, name, inside)
         elif size != (0, 0):
@@ -154,16 +159,52 @@ def read_images(records: Records, folder: Path | None, problems: Problems) -> Im
 
     root = folder.resolve()
 
-    def check(row: int) -> tuple[str, str, object, str] | str | None:
-        return _check_file(root, table.names[row], table.sizes[row])
+    def check(row: int) -> tuple[int, int] | UserError:
+        return stored_size(root, table.names[row], f"{places[row]}: file_name")
 
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        for row, problem in zip(to_check, pool.map(check, to_check), strict=True):
-            if isinstance(problem, str):
-                problems.lines.append(f"{places[row]}: {problem}")
-            elif problem is not None:
-                problems.add(f"{places[row]}: {problem[0]}", *problem[1:])
+        for row, found in zip(to_check, pool.map(check, to_check), strict=True):
+            if isinstance(found, UserError):
+                problems.lines.append(str(found))
+            elif found != table.sizes[row]:
+                path = root / table.names[row]
+                _note_size(table.sizes[row], found, path, places[row], problems)
     return table
+
+
+def read_sizes(root: Path, names: Sequence[tuple[str, str]], problems: Problems) -> Sizes:
+    """The sizes of image files, from their headers; what is wrong with one is noted.
+
+    Args:
+        root: resolved; the files lie below it.
+        names: of the files, each with what messages call it.
+    """
+    sizes: Sizes = {}
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        found = pool.map(lambda name: stored_size(root, *name), names)
+        for (name, _), size in zip(names, found, strict=True):
+            if isinstance(size, UserError):
+                problems.lines.append(str(size))
+            else:
+                sizes[name] = size
+    return sizes
+
+
+def stored_size(root: Path, name: str, place: str) -> tuple[int, int] | UserError:
+    """(height, width) of a file below `root`, or what is wrong with it."""
+    path = root / name
+    try:
+        real = path.resolve()
+        if not real.is_relative_to(root):
+            return UserError(
+                f"{place} must not be a link out of {root}, got {shown(f'{name} -> {real}')}; "
+                "copy the file into the folder"
+            )
+        return read_size(path)
+    except UserError as error:
+        return UserError(f"{place}: {error}")
+    except (OSError, RuntimeError) as error:  # a name too long, a circle of links
+        return UserError(f"{place}: {path}: cannot be read ({error}); correct the name")
 
 
 def _stated_size(record: dict[str, Any], place: str, problems: Problems) -> tuple[int, int]:
@@ -186,8 +227,12 @@ def _stated_size(record: dict[str, Any], place: str, problems: Problems) -> tupl
     return height, width
 
 
-def _file_name_rule(name: object) -> str | None:
-    """The rule that a file name breaks, without looking at the disk."""
+def file_name_rule(name: object, folder: str | None = None) -> str | None:
+    """The rule that a file name breaks, without looking at the disk.
+
+    Args:
+        folder: below that of the data, from which the name may lead up by '..', but not out.
+    """
     if not isinstance(name, str) or not name:
         return "be a non-empty text"
     if len(name) > _LONGEST_NAME:
@@ -200,30 +245,25 @@ def _file_name_rule(name: object) -> str | None:
         return "be a relative path with forward slashes, without a drive"
     if name.startswith("/"):
         return "be a relative path"
-    if ".." in name.split("/"):
+    if folder is not None and ".." in joined(folder, name).split("/"):
+        return "stay inside the folder of the data"
+    if folder is None and ".." in name.split("/"):
         return "stay inside the image folder, without '..'"
     return None
 
 
-def _check_file(
-    root: Path, name: str, size: tuple[int, int]
-) -> tuple[str, str, object, str] | str | None:
-    """What is wrong with the file itself: (field, rule, value, fix), or a ready line."""
-    path = root / name
-    try:
-        real = path.resolve()
-        if not real.is_relative_to(root):
-            fix = "copy the file into the folder"
-            return "file_name", f"not be a link out of {root}", f"{name} -> {real}", fix
-        height, width = read_size(path)
-    except UserError as error:
-        return f"file_name: {error}"
-    except (OSError, RuntimeError) as error:  # a name too long, a circle of links
-        return f"file_name: {path}: cannot be read ({error}); correct the name"
-    if (height, width) == size:
-        return None
-    field, rule = "width x height", f"be the {width} x {height} of {path}"
+def joined(folder: str, name: str) -> str:
+    """A file name seen from `folder`, without what `.` and `..` in it take back."""
+    return posixpath.normpath(posixpath.join(folder, name))
+
+
+def _note_size(
+    stated: tuple[int, int], stored: tuple[int, int], path: Path, place: str, problems: Problems
+) -> None:
+    """Note that a record states another size than its file has."""
+    height, width = stored
     fix = "correct the record, or put the right image there"
-    if (width, height) == size:
+    if (width, height) == stated:
         fix = "the file's EXIF orientation or the record is turned; save the image upright"
-    return field, rule, f"{size[1]} x {size[0]}", fix
+    rule, value = f"be the {width} x {height} of {path}", f"{stated[1]} x {stated[0]}"
+    problems.add(f"{place}: width x height", rule, value, fix)

@@ -3,11 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Any
 
 from pycocotools import mask as rle_codec
 
+from mrcnn.data import instances
+from mrcnn.data.coco import CocoDataset
+from mrcnn.data.problems import read_json
+
 Record = dict[str, Any]
+
+
+def ground_truth(dataset: CocoDataset) -> Record:
+    """The COCO records of a data set: its annotation file, or what stands for one.
+
+    Raises:
+        UserError: if the annotation file cannot be read.
+    """
+    if dataset.annotations.is_dir():
+        return as_coco(dataset)
+    content: Record = read_json(dataset.annotations)
+    return content
+
+
+def as_coco(dataset: CocoDataset) -> Record:
+    """A data set as the content of a COCO file, which reads back as the same data set.
+
+    Boxes are those of the data set, areas those of the pixels; masks stay polygons or run lengths.
+    """
+    images = [
+        {
+            "id": int(dataset.image_ids[i]),
+            "file_name": dataset.path(i).relative_to(dataset.folder).as_posix(),
+            "height": int(dataset.sizes[i, 0]),
+            "width": int(dataset.sizes[i, 1]),
+        }
+        for i in range(len(dataset))
+    ]
+    masks = dataset.masks
+    texts = instances.host.rle_to_strings(masks.counts.numpy(), masks.instance_count.numpy())
+    points = masks.points.flatten().tolist()
+    ring_start = (2 * masks.ring_start).tolist()
+    rings = [points[a:b] for a, b in pairwise(ring_start)]
+    ring_of = masks.instance_ring.tolist()
+    owner = dataset.image_ids.repeat_interleave(dataset.start.diff()).tolist()
+    rows = zip(
+        dataset.annotation_ids.tolist(),
+        owner,
+        dataset.labels.tolist(),
+        dataset.crowd.tolist(),
+        dataset.boxes.tolist(),
+        masks.frame.tolist(),
+        strict=True,
+    )
+    annotations = []
+    for i, (id, image_id, label, crowd, (x1, y1, x2, y2), size) in enumerate(rows):
+        segmentation = rings[ring_of[i] : ring_of[i + 1]] or {"size": size, "counts": texts[i]}
+        annotations.append(
+            {
+                "id": id,
+                "image_id": image_id,
+                "category_id": dataset.category_ids[label],
+                "segmentation": segmentation,
+                "area": float(rle_codec.area(encoded_mask(segmentation, *size))),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "iscrowd": int(crowd),
+            }
+        )
+    categories = [
+        {"id": id, "name": name}
+        for id, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def filled_truth(truth: Record, image_ids: Collection[int]) -> Record:

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mrcnn.data.problems import Problems
+from mrcnn.data.readers import READERS, recognise
+from mrcnn.data.readers.division import Division, divide
+from mrcnn.data.readers.listing import Listing, list_files
+from mrcnn.data.readers.pictures import Content, as_records
 from mrcnn.errors import UserError
 
 _LAYOUTS = """\
@@ -13,27 +18,40 @@ _LAYOUTS = """\
   annotations/instances_train*.json, annotations/instances_val*.json, and image folders of the
     same names (train2017/, val2017/; also below images/)
   train/_annotations.coco.json, valid/_annotations.coco.json, images beside them
-  annotations.json, images/ (one set for training and validation)"""
+  annotations.json, images/ (one set for training and validation)
+""" + "\n".join(f"  {reader.layout}" for reader in READERS.values())
 
 
 @dataclass(frozen=True)
 class Split:
-    """One annotation file and the folder of its images."""
+    """One annotation file and the folder of its images.
+
+    In other formats than COCO, both are the folder of the data, and `content` is what it holds.
+    """
 
     annotations: Path
     images: Path
     note: str = ""  # what the user should know about the choice
+    content: Content | None = None
 
 
-def find_splits(folder: Path, needs: Sequence[str] = ("train", "val")) -> dict[str, Split]:
+def find_splits(
+    folder: Path,
+    needs: Sequence[str] = ("train", "val"),
+    division: Division = Division(),  # noqa: B008  it is frozen
+) -> dict[str, Split]:
     """The splits of a data set, by the first known layout that the folder has.
+
+    COCO files are found, not read; annotations in other formats are read.
 
     Args:
         needs: keys that must be there.
+        division: how validation images are drawn where a format has no lists of splits.
     Returns:
         "train" and "val", as far as they exist.
     Raises:
         UserError: if the folder is missing, holds no known layout, or lacks a split.
+        DatasetError: listing all that is wrong in annotations of another format than COCO.
     """
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -42,12 +60,10 @@ def find_splits(folder: Path, needs: Sequence[str] = ("train", "val")) -> dict[s
         if splits := layout(folder):
             break
     else:
-        entries = sorted(path.name for path in folder.iterdir())
-        found = ", ".join(entries[:10]) + (", …" if len(entries) > 10 else "")
-        raise UserError(
-            f"--data {folder}: holds no data set; one of these is looked for:\n{_LAYOUTS}\n"
-            f"  found: {found or 'an empty folder'}"
-        )
+        listing = list_files(folder)
+        if (name := recognise(listing)) is None:
+            raise UserError(_unknown(listing))
+        splits = _read(listing, name, division)
     if lacking := [name for name in needs if name not in splits]:
         has = ", ".join(f"{name}: {split.annotations}" for name, split in splits.items())
         raise UserError(
@@ -61,6 +77,33 @@ def find_splits(folder: Path, needs: Sequence[str] = ("train", "val")) -> dict[s
                 f"images: no folder {split.images}"
             )
     return splits
+
+
+def _unknown(listing: Listing) -> str:
+    entries = sorted(path.name for path in listing.folder.iterdir())
+    found = ", ".join(entries[:10]) + (", …" if len(entries) > 10 else "")
+    links = f"\n  links are not followed: {', '.join(listing.links[:10])}" if listing.links else ""
+    return (
+        f"--data {listing.folder}: holds no data set; one of these is looked for:\n{_LAYOUTS}\n"
+        f"  found: {found or 'an empty folder'}{links}"
+    )
+
+
+def _read(listing: Listing, name: str, division: Division) -> dict[str, Split]:
+    """The splits of a folder in another format than COCO."""
+    folder, problems = listing.folder, Problems(listing.folder)
+    found = READERS[name].read(listing, problems)
+    for link in listing.links:
+        problems.add(link, "be no link to a folder or out of it", link, "copy what it leads to")
+    problems.raise_any()
+    if not found.pictures or not found.classes:
+        what = "images" if not found.pictures else "labelled objects"
+        raise UserError(f"--data {folder}: looks like {name}, but holds no {what}; add some")
+    chosen, note = divide(found, folder, division)
+    return {
+        split: Split(folder, folder, note, as_records(found, positions))
+        for split, positions in chosen.items()
+    }
 
 
 def _plain(folder: Path) -> dict[str, Split]:

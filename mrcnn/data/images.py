@@ -75,6 +75,30 @@ def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArr
         return np.array(rgb)
 
 
+def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[np.generic]:
+    """Read the pixels of a mask file as they are stored: palette indices, bits, 8 or 16 bits.
+
+    Args:
+        size: (height, width) that it must have, judged by its header.
+    Returns:
+        (h, w) or (h, w, channels), bool or integer.
+    Raises:
+        UserError: as `read_image`, and if the size is another.
+    """
+    with _opened(path) as image:
+        if image.size != size[::-1]:
+            width, height = image.size
+            raise _unreadable(
+                path,
+                f"must be {size[1]} x {size[0]} pixels as its image, got {width} x {height}",
+                "save the mask again; a turned image has to be saved upright first",
+            )
+        stored = np.array(image)
+        if stored.dtype.kind not in "bui":
+            raise _unreadable(path, "holds floating-point pixels", "save it with 8 or 16 bits")
+        return stored
+
+
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) that `read_image` would return, from the header of the file alone.
 

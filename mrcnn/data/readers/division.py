@@ -1,0 +1,90 @@
+"""Which pictures are trained on and which validate, where the format does not say."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrcnn.data.readers.pictures import Pictures
+from mrcnn.errors import UserError
+
+_SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
+
+
+@dataclass(frozen=True)
+class Division:
+    """How images are drawn for validation.
+
+    The draw depends on the seed and the names of the groups, not on their order: an image that is
+    added later moves few others.
+    """
+
+    fraction: float = 0.2  # of the images
+    seed: int = 0
+    group: str = ""  # regular expression; names with the same match (its group 1) stay together
+
+
+def divide(found: Pictures, folder: Path, division: Division) -> tuple[dict[str, list[int]], str]:
+    """Positions of the pictures of each split, and what the user should know about the choice.
+
+    The lists of the format come first; then folders named train and val; then the draw.
+
+    Raises:
+        UserError: if a name does not match the regular expression.
+    """
+    named = [picture.split for picture in found.pictures]
+    if not found.listed:
+        parts = [picture.name.split("/")[:-1] for picture in found.pictures]
+        named = [
+            next((_SPLIT_OF[part] for part in path if part in _SPLIT_OF), "") for path in parts
+        ]
+    by_name = {name: [i for i, n in enumerate(named) if n == name] for name in ("train", "val")}
+    if found.listed or all(by_name.values()):
+        left = len(named) - sum(map(len, by_name.values()))
+        note = f"{folder}: {left} images are in neither split and are left out" if left else ""
+        return {name: positions for name, positions in by_name.items() if positions}, note
+    groups = _groups(found, folder, division)
+    everything = list(range(len(named)))
+    if len(groups) < 2:
+        note = f"{folder} serves for training and validation: figures show memory only"
+        return {"train": everything, "val": everything}, note
+    val = _draw(groups, division)
+    train = sorted(set(everything) - set(val))
+    kind = f" in {len(groups)} groups" if division.group else ""
+    note = (
+        f"{folder}: has no lists of splits; {len(train)} images to train on and {len(val)} to "
+        f"validate are drawn{kind} with seed {division.seed} (`mrcnn convert-data` draws others)"
+    )
+    return {"train": train, "val": val}, note
+
+
+def _groups(found: Pictures, folder: Path, division: Division) -> dict[str, list[int]]:
+    """Positions of the pictures of each group."""
+    groups: dict[str, list[int]] = {}
+    for position, picture in enumerate(found.pictures):
+        key = picture.name
+        if division.group:
+            match = re.search(division.group, picture.name)
+            if match is None:
+                raise UserError(
+                    f"--group {division.group!r}: must match the name of every image, but not "
+                    f"{picture.name!r:.200} in {folder}; correct the expression"
+                )
+            key = (match[1] if match.re.groups else match[0]) or ""
+        groups.setdefault(key, []).append(position)
+    return groups
+
+
+def _draw(groups: dict[str, list[int]], division: Division) -> list[int]:
+    """Groups of about the wanted number of images; at least one, and never all."""
+    wanted = division.fraction * sum(map(len, groups.values()))
+    order = sorted(
+        groups, key=lambda key: hashlib.sha256(f"{division.seed} {key}".encode()).digest()
+    )
+    drawn = [*groups[order[0]]]
+    for key in order[1:-1]:
+        if len(drawn) + len(groups[key]) / 2 <= wanted:  # no further from it than without
+            drawn += groups[key]
+    return sorted(drawn)

@@ -1,0 +1,151 @@
+"""Small writers of annotation formats, from the records of a COCO file."""
+
+import base64
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle_codec
+
+from mrcnn.data.coco_truth import encoded_mask
+
+Record = dict
+
+
+def bitmap(annotation: Record, image: Record) -> np.ndarray:
+    """The mask of an annotation, (h, w) bool."""
+    size = image["height"], image["width"]
+    return rle_codec.decode(encoded_mask(annotation["segmentation"], *size)).astype(bool)
+
+
+def by_image(content: Record) -> list[tuple[Record, list[Record]]]:
+    """Every image with its annotations."""
+    return [
+        (image, [a for a in content["annotations"] if a["image_id"] == image["id"]])
+        for image in content["images"]
+    ]
+
+
+def names_of(content: Record) -> dict[int, str]:
+    return {category["id"]: category["name"] for category in content["categories"]}
+
+
+def place_image(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another disk
+        shutil.copy(source, target)
+
+
+def write_text(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, encoding="utf-8")
+
+
+def save_values(values: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def png_text(mask: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def pairs(ring: list[float]) -> list[list[float]]:
+    return [[x, y] for x, y in zip(ring[::2], ring[1::2], strict=True)]
+
+
+def disjoint(content: Record) -> Record:
+    """The data set as label maps can hold it: an earlier instance hides the later ones."""
+    annotations = []
+    for image, drawn in by_image(content):
+        taken = np.zeros((image["height"], image["width"]), bool)
+        for annotation in drawn:
+            mask = bitmap(annotation, image) & ~taken
+            taken |= mask
+            if mask.any():
+                runs = rle_codec.encode(np.asfortranarray(mask.astype(np.uint8)))
+                runs["counts"] = runs["counts"].decode()
+                annotations.append({**annotation, "segmentation": runs})
+    return {**content, "annotations": annotations}
+
+
+def without_crowd(content: Record) -> Record:
+    annotations = [a for a in content["annotations"] if not a.get("iscrowd")]
+    return {**content, "annotations": annotations}
+
+
+def one_ring(annotation: Record, image: Record) -> list[float]:
+    """A mask as a single ring.
+
+    Of a bitmap, and of rings that may overlap, it goes around every run of a column and comes back
+    by the way it went: pixels on that way are crossed twice, which takes nothing from the mask.
+    """
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list) and len(segmentation) == 1:
+        return segmentation[0]
+    ring = []
+    columns = bitmap(annotation, image).T.astype(np.int8)
+    for x, column in enumerate(columns):
+        edges = np.flatnonzero(np.diff(column, prepend=0, append=0)).tolist()
+        for top, bottom in zip(edges[::2], edges[1::2], strict=True):
+            ring.append([x, top, x + 1, top, x + 1, bottom, x, bottom, x, top])
+    home = ring[0][:2]
+    return [value for part in ring for value in (*home, *part)] + home
+
+
+def labelme(folder: Path, content: Record, images: Path) -> None:
+    """Images and JSON files side by side; parts of an instance share a group."""
+    names = names_of(content)
+    for image, drawn in by_image(content):
+        place_image(images / image["file_name"], folder / image["file_name"])
+        shapes = []
+        for annotation in drawn:
+            common = {"label": names[annotation["category_id"]], "group_id": None, "flags": {}}
+            if isinstance(rings := annotation["segmentation"], list):
+                if len(rings) > 1:
+                    common["group_id"] = annotation["id"]
+                shapes += [
+                    {**common, "shape_type": "polygon", "points": pairs(ring)} for ring in rings
+                ]
+            else:
+                mask = bitmap(annotation, image)
+                ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+                (y1, y2), (x1, x2) = (int(v) for v in ys[[0, -1]]), (int(v) for v in xs[[0, -1]])
+                text = png_text(mask[y1 : y2 + 1, x1 : x2 + 1])
+                corners = [[x1, y1], [x2, y2]]
+                shapes.append({**common, "shape_type": "mask", "points": corners, "mask": text})
+        path = (folder / image["file_name"]).with_suffix(".json")
+        size = {"imageHeight": image["height"], "imageWidth": image["width"]}
+        write_text(path, {"version": "5.5.0", "flags": {}, "shapes": shapes, "imageData": None,
+                          "imagePath": Path(image["file_name"]).name, **size})  # fmt: skip
+
+
+def mask_files(folder: Path, content: Record, images: Path) -> None:
+    """A folder an image, a file an instance."""
+    for image, drawn in by_image(content):
+        own = folder / str(image["id"])
+        place_image(images / image["file_name"], own / "images" / Path(image["file_name"]).name)
+        (own / "masks").mkdir()
+        for annotation in drawn:
+            mask = bitmap(annotation, image).astype(np.uint8) * 255
+            save_values(mask, own / "masks" / f"{annotation['id']:012}.png")
+
+
+def indexed_masks(folder: Path, content: Record, images: Path) -> None:
+    """An image, and a mask of 16 bits whose pixels count its instances, which share none."""
+    for image, drawn in by_image(content):
+        name = Path(image["file_name"])
+        place_image(images / name, folder / "PNGImages" / name)
+        values = np.zeros((image["height"], image["width"]), np.uint16)
+        for number, annotation in enumerate(drawn, start=1):
+            values[bitmap(annotation, image)] = number
+        save_values(values, folder / "PedMasks" / name.parent / f"{name.stem}_mask.png")
