@@ -22,6 +22,12 @@ def bitmap(annotation: Record, image: Record) -> np.ndarray:
     return rle_codec.decode(encoded_mask(annotation["segmentation"], *size)).astype(bool)
 
 
+def runs(mask: np.ndarray) -> Record:
+    """The run lengths of a bitmap."""
+    encoded = rle_codec.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
 def by_image(content: Record) -> list[tuple[Record, list[Record]]]:
     """Every image with its annotations."""
     return [
@@ -72,9 +78,7 @@ def disjoint(content: Record) -> Record:
             mask = bitmap(annotation, image) & ~taken
             taken |= mask
             if mask.any():
-                runs = rle_codec.encode(np.asfortranarray(mask.astype(np.uint8)))
-                runs["counts"] = runs["counts"].decode()
-                annotations.append({**annotation, "segmentation": runs})
+                annotations.append({**annotation, "segmentation": runs(mask)})
     return {**content, "annotations": annotations}
 
 
@@ -83,10 +87,22 @@ def without_crowd(content: Record) -> Record:
     return {**content, "annotations": annotations}
 
 
+def parts_as_runs(content: Record) -> Record:
+    """Masks of several rings as run lengths."""
+    images = {image["id"]: image for image in content["images"]}
+    annotations = []
+    for annotation in content["annotations"]:
+        if isinstance(rings := annotation["segmentation"], list) and len(rings) > 1:
+            mask = bitmap(annotation, images[annotation["image_id"]])
+            annotation = {**annotation, "segmentation": runs(mask)}
+        annotations.append(annotation)
+    return {**content, "annotations": annotations}
+
+
 def one_ring(annotation: Record, image: Record) -> list[float]:
     """A mask as a single ring.
 
-    Of a bitmap, and of rings that may overlap, it goes around every run of a column and comes back
+    Of a bitmap it goes around every run of a column and comes back
     by the way it went: pixels on that way are crossed twice, which takes nothing from the mask.
     """
     segmentation = annotation["segmentation"]
@@ -149,3 +165,55 @@ def indexed_masks(folder: Path, content: Record, images: Path) -> None:
         for number, annotation in enumerate(drawn, start=1):
             values[bitmap(annotation, image)] = number
         save_values(values, folder / "PedMasks" / name.parent / f"{name.stem}_mask.png")
+
+
+def yolo(folder: Path, content: Record, images: Path) -> None:
+    """images/, labels/ and data.yaml, coordinates with the six digits that tools write."""
+    label_of = {c["id"]: i for i, c in enumerate(content["categories"])}
+    for image, drawn in by_image(content):
+        name = Path(image["file_name"])
+        place_image(images / name, folder / "images" / name)
+        lines = []
+        for annotation in drawn:
+            ring = one_ring(annotation, image)
+            parts = [v / (image["height"] if i % 2 else image["width"]) for i, v in enumerate(ring)]
+            numbers = " ".join(f"{part:.6f}" for part in parts)
+            lines.append(f"{label_of[annotation['category_id']]} {numbers}\n")
+        write_text((folder / "labels" / name).with_suffix(".txt"), "".join(lines))
+    names = [f"  {i}: {json.dumps(n, ensure_ascii=False)}\n"
+             for i, n in enumerate(names_of(content).values())]  # fmt: skip
+    write_text(folder / "data.yaml", "names:\n" + "".join(names))
+
+
+def via_1(folder: Path, content: Record, images: Path) -> None:
+    """One file beside the images; regions are an object."""
+    entries = {}
+    for key, entry in via_entries(folder, content, images).items():
+        entry["regions"] = {str(i): region for i, region in enumerate(entry["regions"])}
+        entries[key] = {"fileref": "", "base64_img_data": "", **entry}
+    write_text(folder / "via_region_data.json", entries)
+
+
+def via_2(folder: Path, content: Record, images: Path) -> None:
+    """A project: regions are a list, and the classes are declared."""
+    options = dict.fromkeys(names_of(content).values(), "")
+    declared = {"region": {"class": {"type": "dropdown", "options": options}}, "file": {}}
+    metadata = via_entries(folder, content, images)
+    project = {"_via_settings": {}, "_via_img_metadata": metadata, "_via_attributes": declared}
+    write_text(folder / "via_project.json", project)
+
+
+def via_entries(folder: Path, content: Record, images: Path) -> Record:
+    names, entries = names_of(content), {}
+    for image, drawn in by_image(content):
+        place_image(images / image["file_name"], folder / image["file_name"])
+        regions = []
+        for annotation in drawn:
+            ring = one_ring(annotation, image)
+            shape = {"name": "polygon", "all_points_x": ring[::2], "all_points_y": ring[1::2]}
+            attributes = {"class": names[annotation["category_id"]]}
+            regions.append({"shape_attributes": shape, "region_attributes": attributes})
+        size = (folder / image["file_name"]).stat().st_size
+        entry = {"filename": image["file_name"], "size": size, "regions": regions}
+        entries[f"{image['file_name']}{size}"] = {**entry, "file_attributes": {}}
+    return entries

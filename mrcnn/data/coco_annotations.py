@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -152,7 +152,7 @@ def _check_bbox(bbox: object, size: tuple[int, int], place: str, problems: Probl
     problems.add(f"{place}: bbox", rule, bbox, _REMOVE)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """A finite number; True and False are not numbers."""
     return type(value) in (int, float) and abs(value) < math.inf  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mrcnn.data.problems import Problems
-from mrcnn.data.readers import labelme, mask_files
+from mrcnn.data.readers import labelme, mask_files, via, yolo
 from mrcnn.data.readers.listing import Listing
 from mrcnn.data.readers.pictures import Pictures
 from mrcnn.errors import UserError
@@ -31,6 +31,12 @@ READERS = {
         "NAME/images/NAME.png, NAME/masks/*.png (one instance each), or PNGImages/NAME.png,\n"
         "    PedMasks/NAME_mask.png (also images/, masks/; pixels count the instances)",
     ),
+    "YOLO": Reader(
+        yolo.read,
+        "data.yaml, images/{train,val}/, labels/{train,val}/*.txt (polygons; also train/images/,\n"
+        "    train/labels/)",
+    ),
+    "VIA": Reader(via.read, "via_region_data.json (VGG Image Annotator 1 or 2) beside its images"),
     "labelme": Reader(labelme.read, "*.json of labelme beside their images, in any folders"),
 }
 
@@ -43,6 +49,8 @@ def recognise(listing: Listing) -> str | None:
     """
     if mask_files.is_mask_files(listing):
         return "mask files"
+    if yolo.is_yolo(listing):
+        return "YOLO"
     broken: UserError | None = None
     for _, file in zip(range(_JSON_LOOKED_AT), listing.ending(".json"), strict=False):
         try:
@@ -52,6 +60,8 @@ def recognise(listing: Listing) -> str | None:
             continue
         if labelme.is_labelme(content):
             return "labelme"
+        if via.is_via(content):
+            return "VIA"
     if broken:
         raise broken
     return None

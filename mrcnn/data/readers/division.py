@@ -34,22 +34,21 @@ def divide(found: Pictures, folder: Path, division: Division) -> tuple[dict[str,
     Raises:
         UserError: if a name does not match the regular expression.
     """
-    named = [picture.split for picture in found.pictures]
+    listed = [picture.splits for picture in found.pictures]
     if not found.listed:
-        parts = [picture.name.split("/")[:-1] for picture in found.pictures]
-        named = [
-            next((_SPLIT_OF[part] for part in path if part in _SPLIT_OF), "") for path in parts
-        ]
-    by_name = {name: [i for i, n in enumerate(named) if n == name] for name in ("train", "val")}
+        listed = [_split_of_folder(picture.name) for picture in found.pictures]
+    by_name = {name: [i for i, s in enumerate(listed) if name in s] for name in ("train", "val")}
+    everything = list(range(len(listed)))
+    memory = f"{folder} serves for training and validation: figures show memory only"
     if found.listed or all(by_name.values()):
-        left = len(named) - sum(map(len, by_name.values()))
+        left = sum(not splits for splits in listed)
         note = f"{folder}: {left} images are in neither split and are left out" if left else ""
+        if by_name["train"] == by_name["val"]:
+            note = memory
         return {name: positions for name, positions in by_name.items() if positions}, note
     groups = _groups(found, folder, division)
-    everything = list(range(len(named)))
     if len(groups) < 2:
-        note = f"{folder} serves for training and validation: figures show memory only"
-        return {"train": everything, "val": everything}, note
+        return {"train": everything, "val": everything}, memory
     val = _draw(groups, division)
     train = sorted(set(everything) - set(val))
     kind = f" in {len(groups)} groups" if division.group else ""
@@ -58,6 +57,11 @@ def divide(found: Pictures, folder: Path, division: Division) -> tuple[dict[str,
         f"validate are drawn{kind} with seed {division.seed} (`mrcnn convert-data` draws others)"
     )
     return {"train": train, "val": val}, note
+
+
+def _split_of_folder(name: str) -> tuple[str, ...]:
+    """The split that a folder on the way to a file is named after."""
+    return tuple(_SPLIT_OF[part] for part in name.split("/")[:-1] if part in _SPLIT_OF)[:1]
 
 
 def _groups(found: Pictures, folder: Path, division: Division) -> dict[str, list[int]]:

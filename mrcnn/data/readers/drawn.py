@@ -25,12 +25,7 @@ Size = tuple[int, int]  # (height, width)
 def is_near(x: object, y: object, size: Size) -> bool:
     """Whether two values are a point that lies on an image, or off it by no more than its size."""
     height, width = size
-    return (
-        is_number(x)
-        and is_number(y)
-        and -width <= x <= 2 * width  # type: ignore[operator]
-        and -height <= y <= 2 * height  # type: ignore[operator]
-    )
+    return is_number(x) and is_number(y) and -width <= x <= 2 * width and -height <= y <= 2 * height
 
 
 def near_rule(size: Size) -> str:

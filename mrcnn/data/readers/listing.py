@@ -68,12 +68,13 @@ class Listing:
         return content
 
     def class_names(self) -> list[str]:
-        """The names in classes.txt or the like, one a line; none if there is no such file.
+        """The names in classes.txt or the like, here or in labels/, one a line; else none.
 
         Raises:
             UserError: if the file cannot be read, or holds a name twice.
         """
-        file = next((name for name in CLASS_FILES if name in self.files), None)
+        places = [f"{folder}{name}" for folder in ("", "labels/") for name in CLASS_FILES]
+        file = next((place for place in places if place in self.files), None)
         if file is None:
             return []
         lines = (line.strip() for line in self.text(file).splitlines())

@@ -27,7 +27,7 @@ class Picture:
     place: str  # what messages call it
     size: tuple[int, int]  # (height, width), upright
     objects: list[Object]
-    split: str = ""  # "train" or "val", where the format says so
+    splits: tuple[str, ...] = ()  # "train" and "val", where the format says so
 
 
 @dataclass
