@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from mrcnn.data.coco_truth import encoded_mask
+from mrcnn.data.readers.cityscapes import CLASSES
 
 Record = dict
 
@@ -217,3 +218,76 @@ def via_entries(folder: Path, content: Record, images: Path) -> Record:
         entry = {"filename": image["file_name"], "size": size, "regions": regions}
         entries[f"{image['file_name']}{size}"] = {**entry, "file_attributes": {}}
     return entries
+
+
+def palette_image(values: np.ndarray, path: Path) -> None:
+    """Indices with a palette, as VOC has them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(values.astype(np.uint8), "P")
+    image.putpalette(list(range(256)) * 3)
+    image.save(path)
+
+
+def voc(folder: Path, content: Record, images: Path) -> None:
+    """Label maps, lists of splits, and a list of classes."""
+    label_of = {c["id"]: i for i, c in enumerate(content["categories"], start=1)}
+    keys = []
+    for image, drawn in by_image(content):
+        name = Path(image["file_name"])
+        keys.append(name.stem)
+        place_image(images / name, folder / "JPEGImages" / name.name)
+        objects = np.zeros((image["height"], image["width"]), np.uint8)
+        classes = np.zeros_like(objects)
+        for number, annotation in enumerate(drawn, start=1):
+            mask = bitmap(annotation, image)
+            objects[mask], classes[mask] = number, label_of[annotation["category_id"]]
+        objects[0, 0] = objects[0, 0] or 255  # void
+        palette_image(objects, folder / "SegmentationObject" / f"{name.stem}.png")
+        palette_image(classes, folder / "SegmentationClass" / f"{name.stem}.png")
+    lists = folder / "ImageSets" / "Segmentation"
+    write_text(lists / "train.txt", "".join(f"{key}\n" for key in keys[::2]))
+    write_text(lists / "val.txt", "".join(f"{key}\n" for key in keys[1::2]))
+    names = ["_background_", *names_of(content).values()]
+    write_text(folder / "class_names.txt", "\n".join(names))
+
+
+def with_classes_of_cityscapes(content: Record) -> Record:
+    """The same masks, of classes by turns; crowd regions of a class are one in every image."""
+    ids = {c["id"]: [*CLASSES][i % 8] for i, c in enumerate(content["categories"])}
+    annotations = [{**a, "category_id": ids[a["category_id"]]} for a in content["annotations"]]
+    crowd = {(a["image_id"], a["category_id"]): a["id"] for a in annotations if a.get("iscrowd")}
+    annotations = [a for a in annotations if not a.get("iscrowd") or a["id"] in crowd.values()]
+    categories = [{"id": id, "name": name} for id, name in CLASSES.items()]
+    return {**content, "annotations": annotations, "categories": categories}
+
+
+def cityscapes(folder: Path, content: Record, images: Path) -> None:
+    """instanceIds of 16 bits; categories must have the ids of Cityscapes."""
+    for position, (image, drawn) in enumerate(by_image(content)):
+        split = ("train", "val")[position % 2]
+        base = f"{split}/city/{Path(image['file_name']).stem}"
+        place_image(images / image["file_name"], folder / f"leftImg8bit/{base}_leftImg8bit.png")
+        values = np.zeros((image["height"], image["width"]), np.uint16)
+        for number, annotation in enumerate(drawn):
+            id = annotation["category_id"]
+            value = id if annotation.get("iscrowd") else 1000 * id + number
+            values[bitmap(annotation, image)] = value
+        save_values(values, folder / f"gtFine/{base}_gtFine_instanceIds.png")
+
+
+def lvis(folder: Path, content: Record, images: Path) -> None:
+    """A file a split, with addresses for names, and what the images are annotated for."""
+    categories = [{**c, "frequency": "f", "synset": "a.n.01"} for c in content["categories"]]
+    for number, split in enumerate(("train", "val")):
+        records, annotations = [], []
+        for image, drawn in by_image(content)[number::2]:
+            name = Path(image["file_name"]).name
+            place_image(images / image["file_name"], folder / "train2017" / name)
+            record = {key: image[key] for key in ("id", "width", "height")}
+            record["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
+            record["neg_category_ids"] = [c["id"] for c in categories[:2]]
+            record["not_exhaustive_category_ids"] = []
+            records.append(record)
+            annotations += drawn
+        truth = {"images": records, "annotations": annotations, "categories": categories}
+        write_text(folder / f"lvis_v1_{split}.json", truth)

@@ -21,8 +21,9 @@ Record = dict
 
 
 def strange(folder: Path) -> Record:
-    """A hole, several parts, an image without objects, an empty class, gaps between categories,
-    names beyond ASCII, nested folders, upper-case suffixes, an image that EXIF turns."""
+    """A hole, several parts, a crowd region, an image without objects and one that EXIF turns, an
+    empty class, gaps between categories, names beyond ASCII, nested folders, suffixes in capitals.
+    """
     ys, xs = np.mgrid[:40, :60]
     ring = (np.hypot(xs - 30, ys - 20) < 15) & (np.hypot(xs - 30, ys - 20) > 8)
     parts = ((xs < 8) & (ys > 30)) | ((xs > 52) & (ys < 6))
@@ -43,6 +44,7 @@ def strange(folder: Path) -> Record:
         (2, 9, squares),
         (2, 3, writers.runs(parts)),
         (4, 9, [squares[1]]),
+        (4, 3, writers.runs(parts)),
     ]
     return {
         "images": [{"id": i, "file_name": name, "width": 60, "height": 40}
@@ -50,7 +52,7 @@ def strange(folder: Path) -> Record:
         "categories": [{"id": 3, "name": "Nüsse"}, {"id": 5, "name": "none"},
                        {"id": 9, "name": "b c"}],
         "annotations": [
-            {"id": n, "image_id": i, "category_id": c, "segmentation": s}
+            {"id": n, "image_id": i, "category_id": c, "segmentation": s, "iscrowd": int(n == 6)}
             for n, (i, c, s) in enumerate(drawn, start=1)
         ],
     }  # fmt: skip
@@ -62,6 +64,7 @@ class Format(NamedTuple):
     bitmaps: bool = False  # polygons become pixels, and boxes are theirs
     maps: bool = False  # pixels belong to one instance only
     one_ring: bool = False  # instances are a ring each; several parts become pixels first
+    crowd: bool = False
     classes: bool = True  # whether it tells classes
 
 
@@ -70,6 +73,9 @@ FORMATS = {
     "YOLO": Format(writers.yolo, least=0.98, one_ring=True),
     "VIA 1": Format(writers.via_1, one_ring=True),
     "VIA 2": Format(writers.via_2, one_ring=True),
+    "VOC": Format(writers.voc, bitmaps=True, maps=True),
+    "Cityscapes": Format(writers.cityscapes, bitmaps=True, maps=True, crowd=True),
+    "LVIS": Format(writers.lvis, crowd=True),
     "mask files": Format(writers.mask_files, bitmaps=True, classes=False),
     "indexed masks": Format(writers.indexed_masks, bitmaps=True, maps=True, classes=False),
 }
@@ -80,7 +86,7 @@ def read_back(folder: Path) -> list[CocoDataset]:
 
 
 def images_of(datasets: list[CocoDataset]) -> dict[str, list[tuple]]:
-    """By file name: class, box, run lengths and segmentation of each instance, in one order."""
+    """By file name: class, box, run lengths, segmentation, crowd of instances, in one order."""
     found = {}
     for dataset in datasets:
         content = as_coco(dataset)
@@ -94,8 +100,9 @@ def images_of(datasets: list[CocoDataset]) -> dict[str, list[tuple]]:
                     mask["counts"] if isinstance(mask["counts"], str) else mask["counts"].decode()
                 )
                 mask = {"size": [*size], "counts": text}
-                rows.append((names[a["category_id"]], a["bbox"], mask, a["segmentation"]))
-            name = Path(image["file_name"]).name
+                name = names[a["category_id"]]
+                rows.append((name, a["bbox"], mask, a["segmentation"], a["iscrowd"]))
+            name = Path(image["file_name"]).stem.removesuffix("_leftImg8bit")
             assert name not in found
             found[name] = sorted(rows, key=lambda row: (row[0], row[2]["counts"]))
     return found
@@ -121,11 +128,12 @@ def check(format_: Format, content: Record, images: Path, folder: Path) -> None:
     for name, rows in expected.items():
         others = list(actual[name])
         assert len(others) == len(rows), name
-        for class_name, box, mask, points in rows:
+        for class_name, box, mask, points, crowd in rows:
             iou = rle_codec.iou([other[2] for other in others], [mask], [0]).ravel()
             same = [not format_.classes or other[0] == class_name for other in others]
             best = int(np.argmax(np.where(same, iou, -1)))
             assert same[best]
+            assert others[best][4] == crowd
             assert iou[best] >= format_.least or rounded(points, others[best][3], mask["size"])
             expected_box = rle_codec.toBbox(mask) if format_.bitmaps else box
             assert others[best][1] == pytest.approx(expected_box, abs=1e-3)
@@ -134,7 +142,10 @@ def check(format_: Format, content: Record, images: Path, folder: Path) -> None:
 
 def simplest(content: Record, format_: Format) -> Record:
     """What the format can hold of a data set."""
-    content = writers.without_crowd(content)
+    if not format_.crowd:
+        content = writers.without_crowd(content)
+    if format_.write is writers.cityscapes:
+        content = writers.with_classes_of_cityscapes(content)
     if format_.one_ring:
         content = writers.parts_as_runs(content)
     return writers.disjoint(content) if format_.maps else content

@@ -19,6 +19,7 @@ from mrcnn.data.coco_annotations import mask_bounds, read_annotations
 from mrcnn.data.coco_tables import is_id, read_categories, read_images
 from mrcnn.data.formats import Split
 from mrcnn.data.problems import Problems, read_json
+from mrcnn.data.readers import lvis
 from mrcnn.data.readers.pictures import Content
 from mrcnn.errors import UserError
 from mrcnn.ops.mask_targets import InstanceMasks
@@ -87,7 +88,7 @@ def read_coco(
     """
     problems = Problems(annotations)
     if content is None:
-        content = _read_content(annotations, problems)
+        content = lvis.adapt(_read_content(annotations, problems), problems)
     image_records, annotation_records, category_records = (
         [(i, record) for i, record in enumerate(records) if isinstance(record, dict)]
         for records in (content.images, content.annotations, content.categories)

@@ -17,6 +17,7 @@ _LAYOUTS = """\
   train.json, val.json, images/
   annotations/instances_train*.json, annotations/instances_val*.json, and image folders of the
     same names (train2017/, val2017/; also below images/)
+  lvis_*_train.json, lvis_*_val.json (also below annotations/), train2017/, val2017/
   train/_annotations.coco.json, valid/_annotations.coco.json, images beside them
   annotations.json, images/ (one set for training and validation)
 """ + "\n".join(f"  {reader.layout}" for reader in READERS.values())
@@ -56,7 +57,7 @@ def find_splits(
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UserError(f"--data {folder}: {problem}; name the folder of a data set")
-    for layout in (_plain, _coco, _roboflow, _single):
+    for layout in (_plain, _coco, _lvis, _roboflow, _single):
         if splits := layout(folder):
             break
     else:
@@ -116,18 +117,37 @@ def _coco(folder: Path) -> dict[str, Split]:
     splits = {}
     for name in ("train", "val"):
         files = sorted((folder / "annotations").glob(f"instances_{name}*.json"))
-        if len(files) > 1:
-            names = ", ".join(path.name for path in files)
-            raise UserError(
-                f"--data {folder}: annotations/ holds several files for {name}: {names};\n"
-                "  keep one of them there"
-            )
+        _check_one(files, folder, name)
         for path in files:
             own = path.stem.removeprefix("instances_")
             places = [folder / own, folder / "images" / own, folder / "images"]
             images = next((place for place in places if place.is_dir()), places[0])
             splits[name] = Split(path, images)
     return splits
+
+
+def _lvis(folder: Path) -> dict[str, Split]:
+    splits = {}
+    for name in ("train", "val"):
+        files = [
+            path for place in (folder, folder / "annotations")
+            for path in sorted(place.glob(f"lvis_*_{name}.json"))
+        ]  # fmt: skip
+        _check_one(files, folder, name)
+        for path in files:
+            places = [folder / "images", folder / "coco", folder]  # around train2017/, val2017/
+            images = next((p for p in places if any(p.glob("*2017/"))), folder)
+            splits[name] = Split(path, images)
+    return splits
+
+
+def _check_one(files: list[Path], folder: Path, name: str) -> None:
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise UserError(
+            f"--data {folder}: annotations/ holds several files for {name}: {names};\n"
+            "  keep one of them there"
+        )
 
 
 def _roboflow(folder: Path) -> dict[str, Split]:

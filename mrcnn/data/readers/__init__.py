@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mrcnn.data.problems import Problems
-from mrcnn.data.readers import labelme, mask_files, via, yolo
+from mrcnn.data.readers import cityscapes, labelme, mask_files, via, voc, yolo
 from mrcnn.data.readers.listing import Listing
 from mrcnn.data.readers.pictures import Pictures
 from mrcnn.errors import UserError
@@ -26,6 +26,15 @@ class Reader(NamedTuple):
 
 
 READERS = {
+    "Cityscapes": Reader(
+        cityscapes.read,
+        "leftImg8bit/{train,val}/CITY/*.png, gtFine/ likewise (instanceIds or polygons)",
+    ),
+    "Pascal VOC": Reader(
+        voc.read,
+        "JPEGImages/, SegmentationObject/, SegmentationClass/,\n"
+        "    ImageSets/Segmentation/{train,val}.txt",
+    ),
     "mask files": Reader(
         mask_files.read,
         "NAME/images/NAME.png, NAME/masks/*.png (one instance each), or PNGImages/NAME.png,\n"
@@ -40,6 +49,13 @@ READERS = {
     "labelme": Reader(labelme.read, "*.json of labelme beside their images, in any folders"),
 }
 
+_BY_NAMES = {  # formats told by the names of files alone
+    "Cityscapes": cityscapes.is_cityscapes,
+    "Pascal VOC": voc.is_voc,
+    "mask files": mask_files.is_mask_files,
+    "YOLO": yolo.is_yolo,
+}
+
 
 def recognise(listing: Listing) -> str | None:
     """The name of the format of a folder, None if it is none of these.
@@ -47,10 +63,9 @@ def recognise(listing: Listing) -> str | None:
     Raises:
         UserError: if it could be one of them, were a JSON file not broken.
     """
-    if mask_files.is_mask_files(listing):
-        return "mask files"
-    if yolo.is_yolo(listing):
-        return "YOLO"
+    for name, is_there in _BY_NAMES.items():
+        if is_there(listing):
+            return name
     broken: UserError | None = None
     for _, file in zip(range(_JSON_LOOKED_AT), listing.ending(".json"), strict=False):
         try:

@@ -48,7 +48,7 @@ def read(listing: Listing, problems: Problems) -> Pictures:
     images = {key: name for key, name in images.items() if beside[key[0]]}
     sizes = read_sizes(listing.root, [(name, name) for name in images.values()], problems)
     found = Pictures(numbered(names[:1]))
-    if any(_owner(key, images) for key in masks):
+    if all(_owner(key, images) for key in masks) or len({key[0] for key in images}) < len(images):
         masks_of = _indexed(images, masks, problems)
         read_one = _read_indexed
     else:
