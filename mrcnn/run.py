@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from mrcnn import checkpoints
 from mrcnn.data.coco import CocoDataset
-from mrcnn.data.loader import TrainBatch, target_loader, train_loader
+from mrcnn.data.loader import TrainBatch, train_loader
 from mrcnn.data.transforms import Augmentation
 from mrcnn.errors import UserError
 from mrcnn.evaluate import evaluate
@@ -42,6 +41,7 @@ from mrcnn.training.solver import Ema, learning_rate, make_optimizer
 from mrcnn.training.state import TrainingState, save_state
 from mrcnn.training.step import TrainStep
 from mrcnn.training.stop import StopRequest
+from mrcnn.training.validation import evaluated_weights, validation_loss
 from mrcnn.visual import curves, draw_targets, mosaic
 
 PICTURES = 9  # images on a sheet
@@ -269,23 +269,9 @@ class Run:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Measure AP and losses, print them, and keep the weights: as the last, and as the best."""
-
-        def check(done: int, images: int) -> None:
-            if self.stop.signal is not None:
-                raise Stopped
-
         results = self.folder / "last_results.json"
-        with self._evaluated_weights():
-            metrics = evaluate(
-                self.predictor,
-                self.splits["val"],
-                workers=self.args.workers,
-                results=results,
-                progress=check,
-                world=self.world,
-            )
-            if self.args.val_loss:
-                metrics["val_loss"] = self._validation_loss(check)
+        with evaluated_weights(self.take_step):
+            metrics = self._measure(results)
             self.evaluated = step
             judged = metrics["segm_AP" if "segm_AP" in metrics else "bbox_AP"]
             is_best = judged > self.best_ap
@@ -304,41 +290,27 @@ class Run:
                         draft.write_bytes(results.read_bytes())
         return metrics
 
-    @torch.no_grad()
-    def _validation_loss(self, check: Any) -> float:
-        """The mean loss of the validation images, each as a batch of its own."""
-        validation, device = self.splits["val"], self.predictor.device
-        was_training = self.model.training
-        self.model.eval()
-        total = torch.zeros(2, device=device)  # losses, images
-        for batch in target_loader(
-            validation,
-            self.config,
-            workers=self.args.workers,
-            rank=self.world.rank,
-            world=self.world.size,
-        ):
-            with self.take_step.autocast():
-                losses = self.model(batch.images.to(device), batch.targets.to(device))
-            total += torch.stack([torch.stack(list(losses.values())).sum(), total.new_ones(())])
-            check(0, len(validation))
-        self.model.train(was_training)
-        total = self.world.sum(total)
-        return float(total[0] / total[1])
+    def _measure(self, results: Path) -> dict[str, float]:
+        """AP on the validation images and, where asked, the loss; `Stopped` at a signal."""
 
-    @contextmanager
-    def _evaluated_weights(self) -> Iterator[None]:
-        """The running mean of the weights in place of them, where one is kept."""
-        ema = self.take_step.ema
-        if ema is None:
-            yield
-            return
-        own = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(ema.mean)
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(own)
+        def check(done: int, images: int) -> None:
+            if self.stop.signal is not None:
+                raise Stopped
+
+        validation, workers = self.splits["val"], self.args.workers
+        metrics = evaluate(
+            self.predictor,
+            validation,
+            workers=workers,
+            results=results,
+            progress=check,
+            world=self.world,
+        )
+        if self.args.val_loss:
+            metrics["val_loss"] = validation_loss(
+                self.take_step, validation, self.config, workers=workers, progress=check
+            )
+        return metrics
 
     def _save(self, step: int) -> None:
         """The state after `step` steps, to resume from."""
@@ -383,10 +355,9 @@ class Run:
         """A sheet of validation images with what the model finds in them."""
         validation = self.splits["val"]
         paths = [validation.path(i) for i in range(min(PICTURES, len(validation)))]
-        if paths:
-            with self._evaluated_weights():
-                pictures = [np.asarray(found.plot()) for found in self.predictor.predict(paths)]
-            self._write_picture("val_predictions.jpg", mosaic(pictures))
+        with evaluated_weights(self.take_step):
+            pictures = [np.asarray(found.plot()) for found in self.predictor.predict(paths)]
+        self._write_picture("val_predictions.jpg", mosaic(pictures))
 
     def _write_picture(self, name: str, picture: Any) -> None:
         with replacing(self.folder / name) as draft:
