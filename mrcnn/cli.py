@@ -15,6 +15,7 @@ VERBS = {
     "compare": ("mrcnn.compare", "two runs or result files side by side"),
     "report": ("mrcnn.report", "one page about a finished run: curves, scores, errors, pictures"),
     "convert": ("mrcnn.convert", "detectors from and to other frameworks"),
+    "convert-data": ("mrcnn.convert_data", "a data set of any format as COCO files"),
     "doctor": ("mrcnn.doctor", "versions, which kernels are built, and how to mend what is not"),
 }
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def usage() -> str:
     """The help text."""
-    verbs = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<13}{text}" for verb, (_, text) in VERBS.items())
     return f"usage: mrcnn VERB [flags]\n\n{verbs}\n\nmrcnn VERB --help shows the flags of a verb."
 
 

@@ -19,7 +19,10 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"evaluate", "report_analysis", "web"},
     {"report"},
     {"run"},
-    {"train", "predict", "compare", "convert", "export", "serve", "check_data", "doctor"},
+    {
+        "train", "predict", "compare", "convert", "convert_data", "export", "serve", "check_data",
+        "doctor",
+    },  # fmt: skip
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,44 +47,32 @@ def divide(found: Pictures, folder: Path, division: Division) -> tuple[dict[str,
         if by_name["train"] == by_name["val"]:
             note = memory
         return {name: positions for name, positions in by_name.items() if positions}, note
-    groups = _groups(found, folder, division)
-    if len(groups) < 2:
+    names = [picture.name for picture in found.pictures]
+    val = draw(names, folder, division)
+    if not val:
         return {"train": everything, "val": everything}, memory
-    val = _draw(groups, division)
     train = sorted(set(everything) - set(val))
-    kind = f" in {len(groups)} groups" if division.group else ""
     note = (
         f"{folder}: has no lists of splits; {len(train)} images to train on and {len(val)} to "
-        f"validate are drawn{kind} with seed {division.seed} (`mrcnn convert-data` draws others)"
+        f"validate are drawn with seed {division.seed} (`mrcnn convert-data` draws others)"
     )
     return {"train": train, "val": val}, note
 
 
-def _split_of_folder(name: str) -> tuple[str, ...]:
-    """The split that a folder on the way to a file is named after."""
-    return tuple(_SPLIT_OF[part] for part in name.split("/")[:-1] if part in _SPLIT_OF)[:1]
+def draw(names: Sequence[str], folder: Path, division: Division) -> list[int]:
+    """Positions of the images to validate: groups of about the wanted number, at least one.
 
-
-def _groups(found: Pictures, folder: Path, division: Division) -> dict[str, list[int]]:
-    """Positions of the pictures of each group."""
-    groups: dict[str, list[int]] = {}
-    for position, picture in enumerate(found.pictures):
-        key = picture.name
-        if division.group:
-            match = re.search(division.group, picture.name)
-            if match is None:
-                raise UserError(
-                    f"--group {division.group!r}: must match the name of every image, but not "
-                    f"{picture.name!r:.200} in {folder}; correct the expression"
-                )
-            key = (match[1] if match.re.groups else match[0]) or ""
-        groups.setdefault(key, []).append(position)
-    return groups
-
-
-def _draw(groups: dict[str, list[int]], division: Division) -> list[int]:
-    """Groups of about the wanted number of images; at least one, and never all."""
-    wanted = division.fraction * sum(map(len, groups.values()))
+    Args:
+        folder: for messages.
+    Returns:
+        Nothing where there is a single group, for some are to be left.
+    Raises:
+        UserError: if a name does not match the regular expression.
+    """
+    groups = _groups(names, folder, division)
+    if len(groups) < 2:
+        return []
+    wanted = division.fraction * len(names)
     order = sorted(
         groups, key=lambda key: hashlib.sha256(f"{division.seed} {key}".encode()).digest()
     )
@@ -92,3 +81,25 @@ def _draw(groups: dict[str, list[int]], division: Division) -> list[int]:
         if len(drawn) + len(groups[key]) / 2 <= wanted:  # no further from it than without
             drawn += groups[key]
     return sorted(drawn)
+
+
+def _split_of_folder(name: str) -> tuple[str, ...]:
+    """The split that a folder on the way to a file is named after."""
+    return tuple(_SPLIT_OF[part] for part in name.split("/")[:-1] if part in _SPLIT_OF)[:1]
+
+
+def _groups(names: Sequence[str], folder: Path, division: Division) -> dict[str, list[int]]:
+    """Positions of the images of each group."""
+    groups: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        key = name
+        if division.group:
+            match = re.search(division.group, name)
+            if match is None:
+                raise UserError(
+                    f"--group {division.group!r}: must match the name of every image, but not "
+                    f"{name!r:.200} in {folder}; correct the expression"
+                )
+            key = (match[1] if match.re.groups else match[0]) or ""
+        groups.setdefault(key, []).append(position)
+    return groups
