@@ -180,7 +180,7 @@ def _class_of(
 def _ring(shape: dict[str, Any], size: Size, place: str, problems: Problems) -> list[float] | None:
     """The ring of a region, None after noting what is wrong."""
     kind = shape.get("name")
-    if kind not in SHAPES:
+    if not isinstance(kind, str) or kind not in SHAPES:
         problems.add(f"{place}.name", f"be one of {', '.join(SHAPES)}", kind, REDRAW)
         return None
     if kind == "polygon":
