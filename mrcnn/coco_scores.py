@@ -24,7 +24,7 @@ Kind = Literal["bbox", "segm"]
 Backend = Literal["pycocotools", "hotcoco"]
 FIELDS: dict[Kind, str] = {"bbox": "bbox", "segm": "segmentation"}  # of an entry
 
-_AREAS = {"": 0, "s": 1, "m": 2, "l": 3}  # suffix of a figure -> position in COCOeval's arrays
+AREAS = {"": 0, "s": 1, "m": 2, "l": 3}  # suffix of a figure -> position in COCOeval's arrays
 _AT_50, _AT_75 = 0, 5  # positions among the IoU thresholds 0.50, 0.55, … 0.95
 
 
@@ -59,7 +59,7 @@ def score_results(
     truth = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
     source = str(results) if isinstance(results, Path) else "results"
     entries = read_json(results) if isinstance(results, Path) else results
-    _check(entries, [kind], truth, source)
+    check_entries(entries, [kind], truth, source)
     kept = {image["id"] for image in truth["images"]}
     if image_ids is not None:
         kept &= set(image_ids)
@@ -81,7 +81,7 @@ def read_results(file: Path, truth: Record) -> list[Record]:
             wrong value there.
     """
     entries: list[Record] = read_json(file)
-    _check(entries, [], truth, str(file))
+    check_entries(entries, [], truth, str(file))
     if entries and not kinds_of(entries):
         raise UserError(
             f"{file}: neither has every entry a bbox, nor every one a segmentation; there is "
@@ -95,10 +95,13 @@ def kinds_of(entries: Sequence[Record]) -> list[Kind]:
     return [kind for kind, field in FIELDS.items() if all(field in entry for entry in entries)]
 
 
-def _check(entries: Any, kinds: Sequence[Kind], truth: Record, source: str) -> None:
+def check_entries(entries: Any, kinds: Sequence[Kind], truth: Record, source: str) -> None:
     """Each entry names an image of the ground truth, and holds what these kinds compare.
 
     Without kinds a box or a mask may be absent, but none may be wrong.
+
+    Raises:
+        UserError: naming `source`, the entry, and what is wrong there.
     """
     if not isinstance(entries, list):
         raise UserError(f"{source}: must be a list of detections, got {shown(entries)}")
@@ -217,24 +220,26 @@ def _figures(precision: Any, recall: Any, names: Sequence[str]) -> dict[str, flo
         recall: the same without recalls; the last limit is `max_detections`.
     """
     precision, best = precision[..., -1], recall[..., -1]
-    figures = _precisions(precision)
-    figures |= {"AR1": _mean(recall[:, :, 0, 0]), "AR10": _mean(recall[:, :, 0, 1])}
-    figures |= {f"AR{a}": _mean(best[:, :, i]) for a, i in _AREAS.items()}
+    figures = precision_figures(precision)
+    figures |= {"AR1": mean_known(recall[:, :, 0, 0]), "AR10": mean_known(recall[:, :, 0, 1])}
+    figures |= {f"AR{a}": mean_known(best[:, :, i]) for a, i in AREAS.items()}
     for k, name in enumerate(names):
-        own = _precisions(precision[:, :, k : k + 1]) | {"AR": _mean(best[:, k, 0])}
+        own = precision_figures(precision[:, :, k : k + 1]) | {"AR": mean_known(best[:, k, 0])}
         figures |= {f"{figure}/{name}": value for figure, value in own.items()}
     return figures
 
 
-def _precisions(precision: Any) -> dict[str, float]:
+def precision_figures(precision: Any) -> dict[str, float]:
+    """AP and its kin from precision (IoU thresholds, recalls, classes, areas)."""
     return {
-        "AP": _mean(precision[:, :, :, 0]),
-        "AP50": _mean(precision[_AT_50, :, :, 0]),
-        "AP75": _mean(precision[_AT_75, :, :, 0]),
-        **{f"AP{a}": _mean(precision[:, :, :, i]) for a, i in _AREAS.items() if a},
+        "AP": mean_known(precision[:, :, :, 0]),
+        "AP50": mean_known(precision[_AT_50, :, :, 0]),
+        "AP75": mean_known(precision[_AT_75, :, :, 0]),
+        **{f"AP{a}": mean_known(precision[:, :, :, i]) for a, i in AREAS.items() if a},
     }
 
 
-def _mean(values: Any) -> float:
+def mean_known(values: Any) -> float:
+    """Mean of what is not -1; -1 without any."""
     known = values[values > -1]
     return float(np.mean(known)) if known.size else -1.0

@@ -85,7 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     kinds = [kind for kind in kinds_of(a) if kind in kinds_of(b)]
     if not kinds:
         raise UserError(f"{files[0]} and {files[1]}: one has boxes only, the other masks only")
-    metrics_a, metrics_b = (score(dataset, side, kinds, limit, args.backend) for side in sides)
+    metrics_a, metrics_b = (
+        score(dataset, side, kinds, limit, backend=args.backend) for side in sides
+    )
     print(f"{len(dataset)} images, at most {limit} detections each\n")
     print(format_comparison(metrics_a, metrics_b, kinds))
     images = compare_images(truth, a, b, kinds[-1], limit)
@@ -153,7 +155,8 @@ def format_images(images: ImageScores, dataset: CocoDataset) -> str:
     ):
         for i in order[: min(IMAGES, count)]:
             one, other = (float(side[i]) for side in images.f1)
-            name = path_of[images.ids[i]].relative_to(dataset.folder)
+            path = path_of[images.ids[i]]
+            name = f"image {images.ids[i]}" if path == dataset.folder else path.name
             lines.append(f"{title} {abs(change[i]):.2f} ({one:.2f}, {other:.2f}): {name}")
     return "\n".join(lines)
 

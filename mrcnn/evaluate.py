@@ -27,7 +27,15 @@ from mrcnn.flags import parse, run
 from mrcnn.mistakes import KINDS, find_mistakes, format_mistakes, mistakes_tree
 from mrcnn.predictor import Predictor, coco_results, load
 from mrcnn.score_tables import format_metrics, metrics_tree
-from mrcnn.scoring import chosen_images, read_truth, score, unknown_categories
+from mrcnn.scoring import (
+    LIMITS,
+    Protocol,
+    check_protocol,
+    chosen_images,
+    read_truth,
+    score,
+    unknown_categories,
+)
 from mrcnn.training.distributed import ALONE, World
 from mrcnn.visual.mistakes import draw_mistakes
 
@@ -40,6 +48,7 @@ def evaluate(
     workers: int = 0,
     image_ids: Collection[int] | None = None,
     results: Path | None = None,
+    protocol: Protocol = "coco",
     backend: Backend = "pycocotools",
     progress: Callable[[int, int], None] = lambda done, images: None,
     world: World = ALONE,
@@ -54,7 +63,7 @@ def evaluate(
         dataset: read with the class names of the predictor.
         image_ids: of the images to take; None takes all.
         results: where to write the detections as a COCO result file.
-        backend: as for `score_results`.
+        protocol, backend: as for `score`.
         progress: called after each batch with the images done and the images in all; in several
             processes with those of this one.
         world: the processes that all call this.
@@ -68,6 +77,7 @@ def evaluate(
     if results is not None and world.is_main:
         check_writable(results)
     dataset = chosen_images(dataset, image_ids)
+    check_protocol(dataset, protocol)
     shares = world.gather(_entries(predictor, dataset, batch_size, workers, progress, world))
     metrics: dict[str, float] = {}
     if world.is_main:
@@ -76,7 +86,8 @@ def evaluate(
         if results is not None:
             write_json(results, entries)
         kinds: tuple[Kind, ...] = ("bbox", "segm") if predictor.model.mask_head else ("bbox",)
-        metrics = score(dataset, entries, kinds, predictor.config.max_detections, backend)
+        limit = predictor.config.max_detections
+        metrics = score(dataset, entries, kinds, limit, protocol=protocol, backend=backend)
     scored: dict[str, float] = world.from_main(metrics)
     return scored
 
@@ -132,8 +143,10 @@ class EvaluateConfig:
     """COCO annotation file, in place of --data; for --results, which needs no images."""
     split: Literal["train", "val"] = "val"
     max_dets: int | None = None
-    """Objects an image, for the model and the scores; by default as the model was trained, and 100
-    for --results."""
+    """Objects an image, for the model and the scores; by default as the model was trained, 100 for
+    --results, and 300 for LVIS."""
+    protocol: Protocol = "coco"
+    """Whose AP it is. LVIS: a federated data set, with AP of rare, common and frequent classes."""
     batch_size: int = 1
     image_ids: Path | None = None
     """File of image ids, one a line: take these images only."""
@@ -164,6 +177,8 @@ class EvaluateConfig:
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} must be at least {least}, got {value}")
+        if self.protocol != "coco" and self.backend != "pycocotools":
+            raise UserError(f"--backend {self.backend}: is for --protocol coco only")
         if self.plots is not None and self.plots.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise UserError(f"--plots {self.plots}: must end in .png, .svg or .pdf")
         if (self.weights is None) == (self.results is None):
@@ -189,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset, results, metrics = _score_file(args, image_ids)
     print(format_metrics(metrics, args.details))
     tree: dict[str, Any] = {"weights": args.weights, "ground_truth": dataset.annotations}
-    tree |= {"results": results, **metrics_tree(metrics)}
+    tree |= {"results": results, "protocol": args.protocol, **metrics_tree(metrics)}
     if args.errors or args.plots is not None:
         tree["errors"] = _tell_errors(args, dataset, results, metrics)
     print(f"detections: {results}")
@@ -234,7 +249,8 @@ def _detect(
     args: EvaluateConfig, weights: Path, image_ids: Collection[int] | None
 ) -> tuple[CocoDataset, Path, dict[str, float]]:
     """Detect with a model: images, the result file written, and the figures."""
-    predictor = load(weights, args.device, amp=args.amp, max_detections=args.max_dets)
+    limit = args.max_dets or (LIMITS["lvis"] if args.protocol == "lvis" else None)
+    predictor = load(weights, args.device, amp=args.amp, max_detections=limit)
     for note in predictor.notes:
         print(note)
     assert args.data is not None
@@ -253,6 +269,7 @@ def _detect(
         batch_size=args.batch_size,
         workers=args.workers,
         results=results,
+        protocol=args.protocol,
         backend=args.backend,
         progress=_Progress(),
     )
@@ -272,7 +289,15 @@ def _score_file(
     if note := unknown_categories(entries, truth):
         print(note)
     dataset = chosen_images(dataset, image_ids)
-    metrics = score(dataset, entries, kinds_of(entries), args.max_dets or 100, args.backend)
+    check_protocol(dataset, args.protocol)
+    metrics = score(
+        dataset,
+        entries,
+        kinds_of(entries),
+        args.max_dets or LIMITS[args.protocol],
+        protocol=args.protocol,
+        backend=args.backend,
+    )
     return dataset, args.results, metrics
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mrcnn.coco_scores import Backend, Kind, score_results
 from mrcnn.data.coco import CocoDataset, read_coco
@@ -15,6 +15,10 @@ from mrcnn.data.formats import find_splits
 from mrcnn.data.problems import shown
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
+from mrcnn.lvis_scores import MAX_DETECTIONS, check_lvis, score_lvis
+
+Protocol = Literal["coco", "lvis"]
+LIMITS: dict[Protocol, int] = {"coco": 100, "lvis": MAX_DETECTIONS}  # detections by default
 
 
 def score(
@@ -22,6 +26,8 @@ def score(
     entries: Sequence[dict[str, Any]],
     kinds: Sequence[Kind],
     max_detections: int = 100,
+    *,
+    protocol: Protocol = "coco",
     backend: Backend = "pycocotools",
 ) -> dict[str, float]:
     """Score the entries of a result file.
@@ -29,20 +35,31 @@ def score(
     Args:
         dataset: entries of its other images are left out.
         kinds: what every entry has of boxes and masks.
+        max_detections: an image and class; by the protocol of LVIS an image.
+        backend: of the protocol of COCO.
     Returns:
-        The figures of `score_results` as bbox_AP, … and segm_AP, …; and images, max_detections, and
-        images_at_limit, which have as many detections as are allowed.
+        The figures of `score_results`, or of `score_lvis`, as bbox_AP, … and segm_AP, …; and
+        images, max_detections, and images_at_limit, which have as many detections as are allowed.
     """
     truth = ground_truth(dataset)
     chosen = {int(id) for id in dataset.image_ids}
     metrics: dict[str, float] = {}
     for kind in kinds:
-        scores = score_results(truth, list(entries), kind, max_detections, chosen, backend)
+        if protocol == "lvis":
+            scores = score_lvis(truth, entries, kind, max_detections, chosen)
+        else:
+            scores = score_results(truth, list(entries), kind, max_detections, chosen, backend)
         metrics |= {f"{kind}_{name}": value for name, value in scores.items()}
     found = Counter(entry["image_id"] for entry in entries)
     at_limit = sum(found[id] >= max_detections for id in chosen)
     counts = {"images": len(chosen), "max_detections": max_detections, "images_at_limit": at_limit}
     return {**metrics, **counts}
+
+
+def check_protocol(dataset: CocoDataset, protocol: Protocol) -> None:
+    """Raise UserError unless the annotations say what the protocol needs."""
+    if protocol == "lvis":
+        check_lvis(read_json(dataset.annotations), str(dataset.annotations))
 
 
 def read_truth(data: Path | None, ground_truth: Path | None, split: str) -> CocoDataset:

@@ -119,7 +119,7 @@ def read_coco(
         notes=(*content.notes, *classes.notes),
         image_ids=torch.tensor(table.ids, dtype=torch.int64),
         sizes=torch.tensor(table.sizes, dtype=torch.int64).view(-1, 2),
-        names=torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8),
+        names=torch.from_numpy(np.frombuffer(b"".join(names), np.uint8).copy()),
         name_start=torch.tensor(np.cumsum([0, *map(len, names)])),
         start=start,
         annotation_ids=torch.tensor(flat.id, dtype=torch.int64)[order],

@@ -128,7 +128,7 @@ def read_images(
     """Check the image records, and that each file is there and has the size that is stated.
 
     Args:
-        folder: of the images; None looks at no files.
+        folder: of the images; None looks at no files, and their names may be absent.
         called: what messages call each record; by default its position and id.
     """
     table = Images()
@@ -146,7 +146,9 @@ def read_images(
             problems.add(f"{place}: id", "be unique", id, f"images[{records[first][0]}] has it too")
         size = _stated_size(record, place, problems)
         name = record.get("file_name")
-        if rule := file_name_rule(name):
+        if folder is None and name is None:  # as in LVIS, whose images are those of COCO
+            pass
+        elif rule := file_name_rule(name):
             inside = f"name a file inside {folder or 'the folder of images'}"
             problems.add(f"{place}: file_name", rule, name, inside)
         elif size != (0, 0):
