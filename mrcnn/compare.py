@@ -22,7 +22,7 @@ from mrcnn.files import check_writable, write_json
 from mrcnn.flags import parse, run
 from mrcnn.mistakes import KINDS
 from mrcnn.score_tables import SHOWN, cell, class_names, cut, metrics_tree, shown_classes
-from mrcnn.scoring import read_truth, score, unknown_categories
+from mrcnn.scoring import Judge, read_truth, score, unknown_categories
 
 IMAGES = 5  # named where one side is better
 
@@ -85,9 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     kinds = [kind for kind in kinds_of(a) if kind in kinds_of(b)]
     if not kinds:
         raise UserError(f"{files[0]} and {files[1]}: one has boxes only, the other masks only")
-    metrics_a, metrics_b = (
-        score(dataset, side, kinds, limit, backend=args.backend) for side in sides
-    )
+    judge = Judge(backend=args.backend)
+    metrics_a, metrics_b = (score(dataset, side, kinds, limit, judge) for side in sides)
     print(f"{len(dataset)} images, at most {limit} detections each\n")
     print(format_comparison(metrics_a, metrics_b, kinds))
     images = compare_images(truth, a, b, kinds[-1], limit)

@@ -28,9 +28,9 @@ from mrcnn.mistakes import KINDS, find_mistakes, format_mistakes, mistakes_tree
 from mrcnn.predictor import Predictor, coco_results, load
 from mrcnn.score_tables import format_metrics, metrics_tree
 from mrcnn.scoring import (
-    LIMITS,
+    COCO,
+    Judge,
     Protocol,
-    check_protocol,
     chosen_images,
     read_truth,
     score,
@@ -48,8 +48,7 @@ def evaluate(
     workers: int = 0,
     image_ids: Collection[int] | None = None,
     results: Path | None = None,
-    protocol: Protocol = "coco",
-    backend: Backend = "pycocotools",
+    judge: Judge = COCO,
     progress: Callable[[int, int], None] = lambda done, images: None,
     world: World = ALONE,
 ) -> dict[str, float]:
@@ -63,21 +62,19 @@ def evaluate(
         dataset: read with the class names of the predictor.
         image_ids: of the images to take; None takes all.
         results: where to write the detections as a COCO result file.
-        protocol, backend: as for `score`.
+        judge: whose figures are computed.
         progress: called after each batch with the images done and the images in all; in several
             processes with those of this one.
         world: the processes that all call this.
     Returns:
-        In every process,
-        The figures of `score_results` as bbox_AP, … and, with a mask head, segm_AP, …; and images,
-        max_detections, and images_at_limit, which have as many detections as are allowed.
+        The figures of `score`, in every process.
     Raises:
         UserError: if an image cannot be read, an id is of no image, or `results` cannot be written.
     """
     if results is not None and world.is_main:
         check_writable(results)
     dataset = chosen_images(dataset, image_ids)
-    check_protocol(dataset, protocol)
+    judge.check(dataset)
     shares = world.gather(_entries(predictor, dataset, batch_size, workers, progress, world))
     metrics: dict[str, float] = {}
     if world.is_main:
@@ -86,8 +83,7 @@ def evaluate(
         if results is not None:
             write_json(results, entries)
         kinds: tuple[Kind, ...] = ("bbox", "segm") if predictor.model.mask_head else ("bbox",)
-        limit = predictor.config.max_detections
-        metrics = score(dataset, entries, kinds, limit, protocol=protocol, backend=backend)
+        metrics = score(dataset, entries, kinds, predictor.config.max_detections, judge)
     scored: dict[str, float] = world.from_main(metrics)
     return scored
 
@@ -146,7 +142,10 @@ class EvaluateConfig:
     """Objects an image, for the model and the scores; by default as the model was trained, 100 for
     --results, and 300 for LVIS."""
     protocol: Protocol = "coco"
-    """Whose AP it is. LVIS: a federated data set, with AP of rare, common and frequent classes."""
+    """Whose AP it is. LVIS: a federated data set, with AP of rare, common and frequent classes;
+    Cityscapes: of masks, with void regions and groups, from --instance-ids."""
+    instance_ids: Path | None = None
+    """Folder of the files *_gtFine_instanceIds.png, for --protocol cityscapes."""
     batch_size: int = 1
     image_ids: Path | None = None
     """File of image ids, one a line: take these images only."""
@@ -179,6 +178,10 @@ class EvaluateConfig:
                 raise UserError(f"--{flag} must be at least {least}, got {value}")
         if self.protocol != "coco" and self.backend != "pycocotools":
             raise UserError(f"--backend {self.backend}: is for --protocol coco only")
+        if (self.instance_ids is not None) != (self.protocol == "cityscapes"):
+            raise UserError("--instance-ids, the folder gtFine, goes with --protocol cityscapes")
+        if self.protocol == "cityscapes" and self.results and self.max_dets:
+            raise UserError("--max-dets: the scores of Cityscapes have no limit; leave it out")
         if self.plots is not None and self.plots.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise UserError(f"--plots {self.plots}: must end in .png, .svg or .pdf")
         if (self.weights is None) == (self.results is None):
@@ -218,9 +221,10 @@ def _tell_errors(
 ) -> dict[str, Any]:
     """Print the errors and draw them; of masks where there are any. What JSON holds of them."""
     truth, entries = ground_truth(dataset), read_json(results)
+    limit = int(metrics.get("max_detections", max(len(entries), 1)))
     kind: Kind = "segm" if "segm_AP" in metrics else "bbox"
     ids = {int(id) for id in dataset.image_ids}
-    found = find_mistakes(truth, entries, kind, int(metrics["max_detections"]), ids)
+    found = find_mistakes(truth, entries, kind, limit, ids)
     print(f"\n{format_mistakes(found)}\n")
     if args.plots is not None:
         curves = found.curves
@@ -249,7 +253,8 @@ def _detect(
     args: EvaluateConfig, weights: Path, image_ids: Collection[int] | None
 ) -> tuple[CocoDataset, Path, dict[str, float]]:
     """Detect with a model: images, the result file written, and the figures."""
-    limit = args.max_dets or (LIMITS["lvis"] if args.protocol == "lvis" else None)
+    judge = Judge(args.protocol, args.backend, args.instance_ids)
+    limit = args.max_dets or (judge.limit() if args.protocol == "lvis" else None)
     predictor = load(weights, args.device, amp=args.amp, max_detections=limit)
     for note in predictor.notes:
         print(note)
@@ -269,8 +274,7 @@ def _detect(
         batch_size=args.batch_size,
         workers=args.workers,
         results=results,
-        protocol=args.protocol,
-        backend=args.backend,
+        judge=judge,
         progress=_Progress(),
     )
     return dataset, results, metrics
@@ -289,15 +293,9 @@ def _score_file(
     if note := unknown_categories(entries, truth):
         print(note)
     dataset = chosen_images(dataset, image_ids)
-    check_protocol(dataset, args.protocol)
-    metrics = score(
-        dataset,
-        entries,
-        kinds_of(entries),
-        args.max_dets or LIMITS[args.protocol],
-        protocol=args.protocol,
-        backend=args.backend,
-    )
+    judge = Judge(args.protocol, args.backend, args.instance_ids)
+    judge.check(dataset)
+    metrics = score(dataset, entries, kinds_of(entries), args.max_dets, judge)
     return dataset, args.results, metrics
 
 

@@ -1,7 +1,8 @@
 """Average precision as text for people and as a tree for machines.
 
-Everything starts from the flat figures of `evaluate`: `bbox_AP`, `segm_AP/cat` and the like, and
-`images`, `max_detections`, `images_at_limit`; -1 where there is nothing to measure a figure on.
+Everything starts from the flat figures of `evaluate`: `bbox_AP`, `segm_AP/cat` and the like, -1
+where there is nothing to measure a figure on; `images`; and, where there is a limit,
+`max_detections` and `images_at_limit`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ def format_metrics(metrics: Mapping[str, float], details: bool = False) -> str:
         details: all figures with their meanings, and those of each class by size.
     """
     kinds = [kind for kind in _KINDS if f"{kind}_AP" in metrics]
-    images, limit = int(metrics["images"]), int(metrics["max_detections"])
-    lines = [f"{images} images, at most {limit} detections each"]
+    limit = int(metrics.get("max_detections", 0))
+    lines = [
+        f"{int(metrics['images'])} images" + f", at most {limit} detections each" * bool(limit)
+    ]
     lines += _all_figures(metrics, kinds) if details else _overall(metrics, kinds)
     classes = class_names(metrics)
     if len(classes) > 1:
@@ -54,7 +57,7 @@ def format_metrics(metrics: Mapping[str, float], details: bool = False) -> str:
         else:
             columns = {f"{kind} AP": f"{kind}_AP" for kind in kinds}
             lines += ["", *_class_table(metrics, "class", columns, classes)]
-    if at_limit := int(metrics["images_at_limit"]):
+    if at_limit := int(metrics.get("images_at_limit", 0)):
         lines.append(
             f"images with as many detections as are allowed ({limit}): {at_limit}; "
             "they may hold more, see max_detections"

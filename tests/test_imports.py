@@ -15,7 +15,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"models", "data"},
     {"checkpoints", "visual", "training"},
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
-    {"mistakes", "lvis_scores"},
+    {"mistakes", "lvis_scores", "cityscapes_scores"},
     {"scoring"},
     {"evaluate", "report_analysis", "web"},
     {"report"},
