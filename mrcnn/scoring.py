@@ -43,7 +43,7 @@ class Judge:
     def check(self, dataset: CocoDataset) -> None:
         """Raise UserError unless the ground truth says what the protocol needs."""
         if self.protocol == "lvis":
-            check_lvis(read_json(dataset.annotations), str(dataset.annotations))
+            check_lvis(ground_truth(dataset), str(dataset.annotations))
         if self.protocol == "cityscapes":
             self._instance_files(dataset)
             _cityscapes_labels(dataset)

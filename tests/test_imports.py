@@ -21,9 +21,16 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"report"},
     {"run"},
     {
-        "train", "predict", "compare", "convert", "convert_data", "export", "serve", "check_data",
+        "train",
+        "predict",
+        "compare",
+        "convert",
+        "convert_data",
+        "export",
+        "serve",
+        "check_data",
         "doctor",
-    },  # fmt: skip
+    },
     {"cli"},
     {"__init__", "__main__"},
 ]
