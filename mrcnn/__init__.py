@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from mrcnn.config import MODELS, ModelConfig
     from mrcnn.errors import UserError
     from mrcnn.models import MaskRCNN, build
-    from mrcnn.predictor import Predictor, Result, load
+    from mrcnn.predictor import Predictor, load
+    from mrcnn.results import Result
     from mrcnn.structures import DetectionBatch, Detections, ImageBatch, Targets
 
 # Imported when first used: importing PyTorch takes seconds, which `mrcnn --help` must not.
@@ -20,7 +21,7 @@ _HOMES = {
     "MaskRCNN": "mrcnn.models",
     "build": "mrcnn.models",
     "Predictor": "mrcnn.predictor",
-    "Result": "mrcnn.predictor",
+    "Result": "mrcnn.results",
     "load": "mrcnn.predictor",
     "DetectionBatch": "mrcnn.structures",
     "Detections": "mrcnn.structures",

@@ -25,7 +25,8 @@ from mrcnn.errors import UserError
 from mrcnn.files import check_writable, replacing, write_json
 from mrcnn.flags import parse, run
 from mrcnn.mistakes import KINDS, find_mistakes, format_mistakes, mistakes_tree
-from mrcnn.predictor import Predictor, coco_results, load
+from mrcnn.predictor import Predictor, load
+from mrcnn.results import coco_results
 from mrcnn.score_tables import format_metrics, metrics_tree
 from mrcnn.scoring import (
     COCO,

@@ -16,7 +16,8 @@ from mrcnn.data.images import SUFFIXES
 from mrcnn.errors import UserError
 from mrcnn.files import check_writable, replacing, write_json
 from mrcnn.flags import parse, run
-from mrcnn.predictor import Predictor, Result, load
+from mrcnn.predictor import Predictor, load
+from mrcnn.results import Result
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,11 @@
-"""Images in, objects out: `model = mrcnn.load("runs/1"); result = model.predict("street.jpg")`.
-
-D objects of an image of h x w pixels.
-"""
+"""Images in, objects out: `model = mrcnn.load("runs/1"); result = model.predict("street.jpg")`."""
 
 from __future__ import annotations
 
-import io
+import difflib
 import os
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,123 +13,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from pycocotools import mask as rle_codec
+from torch import Tensor
 
 from mrcnn import checkpoints
+from mrcnn.batching import ahead, grouped
 from mrcnn.config import ModelConfig
 from mrcnn.data.images import empty_batch, read_image, resized, slots, write_view
 from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN, build
 from mrcnn.models.postprocess import to_detections
 from mrcnn.numerics import NUMERICS
+from mrcnn.results import Result
 from mrcnn.structures import Detections, ImageBatch
-from mrcnn.visual import draw_instances
 
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Result:
-    """The objects found in one image, best first, in its own pixels."""
-
-    image: NDArray[np.uint8]  # (h, w, 3) RGB
-    boxes: NDArray[np.float32]  # (D, 4) xyxy
-    scores: NDArray[np.float32]  # (D,) in [0, 1]
-    labels: NDArray[np.int64]  # (D,) in [0, C)
-    rles: list[dict[str, Any]]  # COCO run lengths of the D masks; empty without a mask head
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]  # of the annotation file the model learnt from
-    path: Path | None = field(default=None)  # of the image
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    @property
-    def names(self) -> list[str]:
-        """The class of each object."""
-        return [self.class_names[label] for label in self.labels]
-
-    @property
-    def masks(self) -> NDArray[np.bool_]:
-        """(D, h, w), decoded anew at every access."""
-        if not self.rles:
-            return np.zeros((0, *self.image.shape[:2]), bool)
-        return np.asarray(rle_codec.decode(self.rles)).transpose(2, 0, 1).astype(bool)
-
-    def plot(self) -> Image.Image:
-        """The image with boxes, masks, names and scores; a small image is enlarged."""
-        return Image.fromarray(
-            draw_instances(
-                self.image, self.boxes, self.labels, self.rles, self.class_names, self.scores
-            )
-        )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `plot()` to an image file.
-
-        Raises:
-            UserError: if the file cannot be written.
-        """
-        try:
-            self.plot().save(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be written ({error}); name a .png or .jpg") from error
-
-    def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
-        """Entries of a COCO result file, with the category ids the model learnt from.
-
-        Args:
-            image_id: in the annotation file; without it, entries carry the `file_name` instead.
-        """
-        entries = coco_results(self.boxes, self.scores, self.labels, self.rles, self.category_ids)
-        if image_id is not None:
-            return [{"image_id": image_id, **entry} for entry in entries]
-        name = self.path.name if self.path else None
-        return [{"file_name": name, **entry} for entry in entries]
-
-    def __repr__(self) -> str:
-        found = ", ".join(f"{n} {name}" for name, n in Counter(self.names).most_common())
-        height, width = self.image.shape[:2]
-        where = f"{self.path.name}, " if self.path else ""
-        return f"Result({where}{height} x {width} pixels: {found or 'no objects'})"
-
-    def _repr_png_(self) -> bytes:
-        """Shown by notebooks."""
-        buffer = io.BytesIO()
-        self.plot().save(buffer, "png")
-        return buffer.getvalue()
+Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
+Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
 
 
-def coco_results(
-    boxes: NDArray[Any],
-    scores: NDArray[Any],
-    labels: NDArray[Any],
-    rles: Sequence[dict[str, Any]],
-    category_ids: Sequence[int],
-) -> list[dict[str, Any]]:
-    """Objects of one image as COCO writes results, without `image_id`.
+@dataclass(frozen=True)
+class _Loaded:
+    """The pixels of an image, or what is wrong with it."""
 
-    Boxes are rounded to 1/1000 pixel: so x and width of a file survive float32 corners, and an
-    overlap that equals a threshold stays equal.
-
-    Args:
-        boxes: (D, 4) xyxy.
-        scores, labels: (D,).
-        rles: D masks, or none.
-        category_ids: of each label.
-    """
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-    entries = []
-    for i in range(len(scores)):
-        entry: dict[str, Any] = {
-            "category_id": category_ids[int(labels[i])],
-            "bbox": [round(value, 3) for value in xywh[i]],
-            "score": float(scores[i]),
-        }
-        if len(rles):
-            entry["segmentation"] = rles[i]
-        entries.append(entry)
-    return entries
+    number: int  # in the order asked for
+    path: Path | None
+    rgb: Pixels | UserError
 
 
 class Predictor:
@@ -165,40 +68,98 @@ class Predictor:
     # A str is a sequence of str, too; the first overload is meant to win.
     @overload
     def predict(  # type: ignore[overload-overlap]
-        self, image: Picture, score_threshold: float = ..., *, batch_size: int = ...
+        self,
+        image: Picture,
+        score_threshold: float = ...,
+        class_thresholds: Mapping[str, float] = ...,
+        *,
+        batch_size: int = ...,
     ) -> Result: ...
     @overload
     def predict(
-        self, image: Sequence[Picture], score_threshold: float = ..., *, batch_size: int = ...
+        self,
+        image: Sequence[Picture],
+        score_threshold: float = ...,
+        class_thresholds: Mapping[str, float] = ...,
+        *,
+        batch_size: int = ...,
     ) -> list[Result]: ...
 
     def predict(
         self,
         image: Picture | Sequence[Picture],
         score_threshold: float = 0.5,
+        class_thresholds: Mapping[str, float] = {},
         *,
         batch_size: int = 4,
     ) -> Result | list[Result]:
         """Find the objects of an image, or of each image of a list.
 
+        An image has the same objects whatever stands beside it: images go through the network
+        together only if they are padded to the same size. Roundings alone may differ.
+
         Args:
-            image: file name, PIL image, or (h, w, 3) RGB or (h, w) grey uint8 array.
+            image: file name, PIL image, (h, w, 3) RGB or (h, w) grey uint8 array, or (3, h, w) RGB
+                uint8 tensor.
             score_threshold: objects below are left out; the model itself leaves out those below
                 its configuration's `score_threshold`.
+            class_thresholds: instead of it for the classes of these names.
             batch_size: images of a list that go through the network together.
         Raises:
-            UserError: if a file cannot be read.
+            UserError: if a file cannot be read, or the model has no class of a name.
         """
-        if isinstance(image, str | os.PathLike | Image.Image | np.ndarray):
-            return self.predict([image], score_threshold)[0]
-        results: list[Result] = []
-        for first in range(0, len(image), batch_size):
-            chunk = image[first : first + batch_size]
-            pictures = [_as_rgb(one) for one in chunk]
-            for one, rgb, found in zip(chunk, pictures, self._find(pictures), strict=True):
-                path = Path(one) if isinstance(one, str | os.PathLike) else None
-                results.append(self._result(rgb, found, path, score_threshold))
-        return results
+        one = isinstance(image, str | os.PathLike | Image.Image | np.ndarray | Tensor)
+        images = [image] if one else image
+        results = list(
+            self.stream(images, score_threshold, class_thresholds, batch_size=batch_size)  # type: ignore[arg-type]
+        )
+        return results[0] if one else results
+
+    def stream(
+        self,
+        images: Iterable[Picture],
+        score_threshold: float = 0.5,
+        class_thresholds: Mapping[str, float] = {},
+        *,
+        batch_size: int = 4,
+    ) -> Iterator[Result]:
+        """`predict` for any number of images: results in order, as they come.
+
+        The next batch is read while one is computed; about 3 * `batch_size` images are in memory.
+
+        Raises:
+            UserError: at the place of an image that cannot be read.
+        """
+        for outcome in self.attempts(
+            images, score_threshold, class_thresholds, batch_size=batch_size
+        ):
+            if isinstance(outcome, UserError):
+                raise outcome
+            yield outcome
+
+    def attempts(
+        self,
+        images: Iterable[Picture],
+        score_threshold: float = 0.5,
+        class_thresholds: Mapping[str, float] = {},
+        *,
+        batch_size: int = 4,
+    ) -> Iterator[Result | UserError]:
+        """`stream`, but what is wrong with an image stands in the place of its result."""
+        thresholds = self.thresholds(score_threshold, class_thresholds)
+        done: dict[int, Result | UserError] = {}
+        number = 0
+        for loaded, batch in ahead(self._batches(images, batch_size)):
+            found = [] if batch is None else self.detect(batch, [_size(one.rgb) for one in loaded])
+            for i, one in enumerate(loaded):
+                if isinstance(one.rgb, UserError):
+                    done[one.number] = one.rgb
+                else:
+                    done[one.number] = self._result(one.rgb, found[i], one.path, thresholds)
+            del loaded, batch
+            while number in done:
+                yield done.pop(number)
+                number += 1
 
     @torch.inference_mode()
     def detect(
@@ -220,29 +181,69 @@ class Predictor:
         finally:
             self.model.train(was_training)
 
-    def _find(self, pictures: list[NDArray[np.uint8]]) -> list[Detections]:
-        config = self.config
-        sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
-        seen = [resized(height, width, config) for height, width in sizes]
-        batch = empty_batch(seen, config.size_multiple)
+    def thresholds(
+        self, score_threshold: float, class_thresholds: Mapping[str, float]
+    ) -> NDArray[np.float32]:
+        """The lowest score of each class that counts, (C,).
+
+        Raises:
+            UserError: if the model has no class of a name.
+        """
+        names = self.config.class_names
+        lowest = np.full(len(names), score_threshold, np.float32)
+        for name, threshold in class_thresholds.items():
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or names[:8]
+                raise UserError(
+                    f"class threshold {name}={threshold}: the model has no class {name!r}; "
+                    f"give one of its own, as {', '.join(near)}"
+                )
+            lowest[names.index(name)] = threshold
+        return lowest
+
+    def _batches(
+        self, images: Iterable[Picture], batch_size: int
+    ) -> Iterator[tuple[list[_Loaded], ImageBatch | None]]:
+        """Images that are padded alike, as the network sees them; or some that cannot be read."""
+        multiple = self.config.size_multiple
+
+        def padded_size(one: _Loaded) -> tuple[int, ...]:
+            if isinstance(one.rgb, UserError):
+                return ()
+            return tuple(-(-side // multiple) for side in resized(*_size(one.rgb), self.config))
+
+        loaded = (_load(number, image) for number, image in enumerate(images))
+        for group in grouped(loaded, padded_size, batch_size):
+            pictures = [one.rgb for one in group if not isinstance(one.rgb, UserError)]
+            yield group, self._prepared(pictures) if pictures else None
+
+    def _prepared(self, pictures: Sequence[Pixels]) -> ImageBatch:
+        """Images as the network sees them."""
+        sizes = [_size(picture) for picture in pictures]
+        seen = [resized(height, width, self.config) for height, width in sizes]
+        batch = empty_batch(seen, self.config.size_multiple)
         for picture, (height, width), slot in zip(pictures, sizes, slots(batch), strict=True):
-            write_view(picture, (0, 0, width, height), slot, config)
-        return self.detect(batch, sizes)
+            write_view(picture, (0, 0, width, height), slot, self.config)
+        return batch
 
     def _result(
-        self, image: NDArray[np.uint8], found: Detections, path: Path | None, threshold: float
+        self,
+        image: Pixels,
+        found: Detections,
+        path: Path | None,
+        thresholds: NDArray[np.float32],
     ) -> Result:
-        count = int((found.scores >= threshold).sum())  # scores fall
-        return Result(
+        everything = Result(
             image=image,
-            boxes=found.boxes[:count].numpy(),
-            scores=found.scores[:count].numpy(),
-            labels=found.labels[:count].numpy(),
-            rles=found.masks[:count],
+            boxes=found.boxes.numpy(),
+            scores=found.scores.numpy(),
+            labels=found.labels.numpy(),
+            rles=found.masks,
             class_names=self.config.class_names,
             category_ids=self.category_ids,
             path=path,
         )
+        return everything[everything.scores >= thresholds[everything.labels]]
 
 
 def load(
@@ -304,12 +305,27 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _as_rgb(image: Picture) -> NDArray[np.uint8]:
+def _load(number: int, image: Picture) -> _Loaded:
+    if not isinstance(image, str | os.PathLike):
+        return _Loaded(number, None, _as_rgb(image))
+    try:
+        return _Loaded(number, Path(image), read_image(image))
+    except UserError as error:
+        return _Loaded(number, Path(image), error)
+
+
+def _as_rgb(image: Image.Image | NDArray[np.uint8] | Tensor) -> Pixels:
     """(h, w, 3) uint8 RGB."""
-    if isinstance(image, str | os.PathLike):
-        return read_image(image)
     if isinstance(image, Image.Image):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8:
+            raise TypeError(f"predict: image must be a tensor of uint8, got {image.dtype}")
+        if image.dim() == 3 and image.shape[0] == 3 and image.numel():
+            return image.cpu().permute(1, 2, 0).contiguous().numpy()
+        raise ValueError(
+            f"predict: image must be a tensor of shape (3, h, w), got {tuple(image.shape)}"
+        )
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8:
             raise TypeError(f"predict: image must be an array of uint8, got {image.dtype}")
@@ -318,4 +334,11 @@ def _as_rgb(image: Picture) -> NDArray[np.uint8]:
         if image.ndim == 3 and image.shape[2] == 3 and image.size:
             return image
         raise ValueError(f"predict: image must have shape (h, w, 3) or (h, w), got {image.shape}")
-    raise TypeError(f"predict: image must be a path, a PIL image or an array, got {type(image)}")
+    raise TypeError(
+        f"predict: image must be a path, a PIL image, an array or a tensor, got {type(image)}"
+    )
+
+
+def _size(image: Any) -> tuple[int, int]:
+    """(height, width)."""
+    return image.shape[0], image.shape[1]

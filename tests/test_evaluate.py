@@ -26,7 +26,7 @@ from mrcnn.errors import UserError
 from mrcnn.evaluate import evaluate
 from mrcnn.files import write_json
 from mrcnn.models import PUBLISHED
-from mrcnn.predictor import coco_results
+from mrcnn.results import coco_results
 from mrcnn.score_tables import format_metrics
 from mrcnn.structures import Detections
 

@@ -10,10 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mrcnn"
 FLOORS = [  # from the ground up; what stands on one floor does not import each other
     {"errors", "boxes"},
     {"ops", "files"},
-    {"structures", "numerics", "tensor_files"},
+    {"structures", "numerics", "tensor_files", "rle", "batching"},
     {"config"},
     {"models", "data"},
     {"checkpoints", "visual", "training"},
+    {"results"},
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
     {"mistakes", "lvis_scores", "cityscapes_scores"},
     {"scoring"},

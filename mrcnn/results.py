@@ -1,0 +1,199 @@
+"""What was found in an image: the objects, and what can be made of them.
+
+D objects of an image of h x w pixels, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as rle_codec
+
+from mrcnn import rle
+from mrcnn.errors import UserError
+from mrcnn.visual import draw_instances
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """The objects found in one image, best first, in its own pixels.
+
+    `result[:5]`, `result[result.scores > 0.7]` and `result[3]` are results with some of the
+    objects, in the order asked for.
+    """
+
+    image: NDArray[np.uint8]  # (h, w, 3) RGB
+    boxes: NDArray[np.float32]  # (D, 4) xyxy
+    scores: NDArray[np.float32]  # (D,) in [0, 1]
+    labels: NDArray[np.int64]  # (D,) in [0, C)
+    rles: list[dict[str, Any]]  # COCO run lengths of the D masks; empty without a mask head
+    class_names: tuple[str, ...]  # C
+    category_ids: tuple[int, ...]  # of the annotation file the model learnt from, C
+    path: Path | None = None  # of the image
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(
+        self, chosen: int | slice | Sequence[int] | NDArray[np.bool_] | NDArray[np.integer[Any]]
+    ) -> Result:
+        """The objects at a position, in a slice, at positions, or where a (D,) mask is True."""
+        kept = np.atleast_1d(np.arange(len(self))[chosen])
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            labels=self.labels[kept],
+            rles=[self.rles[i] for i in kept] if self.rles else [],
+        )
+
+    def of(self, *names: str) -> Result:
+        """The objects of some classes.
+
+        Raises:
+            ValueError: if the model knows no class of that name.
+        """
+        if unknown := sorted(set(names) - set(self.class_names)):
+            raise ValueError(
+                f"Result.of: names must be classes of the model ({', '.join(self.class_names)}), "
+                f"got {unknown[0]!r}"
+            )
+        return self[np.isin(self.labels, [self.class_names.index(name) for name in names])]
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each object."""
+        return [self.class_names[label] for label in self.labels]
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(D, h, w), decoded anew at every access."""
+        if not self.rles:
+            return np.zeros((0, *self.image.shape[:2]), bool)
+        return np.asarray(rle_codec.decode(self.rles)).transpose(2, 0, 1).astype(bool)
+
+    def polygons(self) -> list[list[NDArray[np.float32]]]:
+        """The outlines of each mask: (V, 2) arrays of (x, y), one for each separate part.
+
+        They run along the edges of pixels, so that filling them gives the mask back, but for its
+        holes, which are filled.
+        """
+        return [rle.outlines(mask) for mask in self.rles]
+
+    def crop(self) -> list[Image.Image]:
+        """The part of the image in each box, widened to whole pixels."""
+        height, width = self.image.shape[:2]
+        low = np.floor(self.boxes[:, :2]).clip(0, (width - 1, height - 1))
+        high = np.ceil(self.boxes[:, 2:]).clip(low + 1, (width, height))
+        corners = np.concatenate([low, high], axis=1).astype(int).tolist()
+        return [Image.fromarray(self.image[y1:y2, x1:x2]) for x1, y1, x2, y2 in corners]
+
+    def plot(self) -> Image.Image:
+        """The image with boxes, masks, names and scores; a small image is enlarged."""
+        return Image.fromarray(
+            draw_instances(
+                self.image, self.boxes, self.labels, self.rles, self.class_names, self.scores
+            )
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `plot()` to an image file.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        try:
+            self.plot().save(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be written ({error}); name a .png or .jpg") from error
+
+    def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
+        """Entries of a COCO result file, with the category ids the model learnt from.
+
+        Args:
+            image_id: in the annotation file; without it, entries carry the `file_name` instead.
+        """
+        entries = coco_results(self.boxes, self.scores, self.labels, self.rles, self.category_ids)
+        if image_id is not None:
+            return [{"image_id": image_id, **entry} for entry in entries]
+        name = self.path.name if self.path else None
+        return [{"file_name": name, **entry} for entry in entries]
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`, for the tools of that library.
+
+        Raises:
+            UserError: if it is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise UserError(
+                f"to_supervision needs the library supervision ({error}); "
+                "run: pip install supervision"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=self.masks if self.rles else None,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        where = f"{self.path.name}, " if self.path else ""
+        return f"Result({where}{height} x {width} pixels: {self.summary()})"
+
+    def summary(self) -> str:
+        """How many of each class: "3 dog, 1 cat"."""
+        found = (f"{count} {name}" for name, count in Counter(self.names).most_common())
+        return ", ".join(found) or "no objects"
+
+    def _repr_png_(self) -> bytes:
+        """Shown by notebooks."""
+        buffer = io.BytesIO()
+        self.plot().save(buffer, "png")
+        return buffer.getvalue()
+
+
+def coco_results(
+    boxes: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    rles: Sequence[dict[str, Any]],
+    category_ids: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Objects of one image as COCO writes results, without `image_id`.
+
+    Boxes are rounded to 1/1000 pixel: so x and width of a file survive float32 corners, and an
+    overlap that equals a threshold stays equal.
+
+    Args:
+        boxes: (D, 4) xyxy.
+        scores, labels: (D,).
+        rles: D masks, or none.
+        category_ids: of each label.
+    """
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    entries = []
+    for i in range(len(scores)):
+        entry: dict[str, Any] = {
+            "category_id": category_ids[int(labels[i])],
+            "bbox": [round(value, 3) for value in xywh[i]],
+            "score": float(scores[i]),
+        }
+        if len(rles):
+            entry["segmentation"] = rles[i]
+        entries.append(entry)
+    return entries
