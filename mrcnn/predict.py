@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tyro.conf import Positional
 
-from mrcnn.data.images import SUFFIXES
 from mrcnn.errors import UserError
-from mrcnn.files import check_writable, replacing, write_json
+from mrcnn.files import replacing
 from mrcnn.flags import parse, run
+from mrcnn.prediction_files import RESULTS, Lines, begin, finish, resumed
 from mrcnn.predictor import Predictor, load
-from mrcnn.results import Result
+from mrcnn.results import Result, coco_results
+from mrcnn.sources import Source, find_images, overlay_names
+from mrcnn.training.distributed import World, join, leave
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class PredictConfig:
     """Find the objects in images: an overlay for each, and all of them in predictions.json."""
 
     images: Positional[tuple[Path, ...]]
-    """Image files, and folders whose images are taken."""
+    """Image files, folders whose images are taken, patterns in quotes as 'shots/**/*.jpg', and -
+    for a list of these on standard input."""
     weights: Path
     """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
     framework, or the name of a published one."""
@@ -33,8 +35,18 @@ class PredictConfig:
     """Folder for the overlays and predictions.json."""
     score_threshold: float = 0.5
     """Objects with a lower score are left out."""
+    class_threshold: tuple[str, ...] = ()
+    """The same for some classes, as cat=0.7 dog=0.6."""
     max_dets: int | None = None
     """Objects an image, at most; by default as the model was trained."""
+    batch_size: int = 1
+    """Images that go through the network together, if they are padded to the same size."""
+    overlays: bool = True
+    """Draw the objects over their image."""
+    recursive: bool = False
+    """Take the folders in folders, too."""
+    resume: bool = False
+    """Go on in the folder --out, and skip the images that have their predictions there."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
@@ -42,112 +54,149 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:
             raise UserError(f"--score-threshold must lie in [0, 1], got {self.score_threshold}")
-        if self.max_dets is not None and self.max_dets < 1:
-            raise UserError(f"--max-dets must be at least 1, got {self.max_dets}")
+        for name in ("max_dets", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if not self.images:
             raise UserError("predict: name at least one image or folder")
+        assert isinstance(self.class_thresholds, dict)  # refuses words that are no thresholds
+
+    @property
+    def class_thresholds(self) -> dict[str, float]:
+        """`class_threshold` as numbers by name."""
+        thresholds = {}
+        for word in self.class_threshold:
+            name, _, value = word.rpartition("=")
+            try:
+                thresholds[name] = float(value)
+            except ValueError:
+                name = ""
+            if not name or not 0 <= thresholds[name] <= 1:
+                raise UserError(
+                    f"--class-threshold {word}: must be name=score, with a score in [0, 1]"
+                )
+        return thresholds
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict, draw, write; returns 2 if an image could not be read."""
     args = parse(PredictConfig, argv)
-    files = find_images(args.images)
+    world = join(args.device)
+    try:
+        return _predict(args, world)
+    finally:
+        leave()
+
+
+def _predict(args: PredictConfig, world: World) -> int:
+    sources: list[Source] = world.from_main(
+        find_images(args.images, args.recursive, args.out) if world.is_main else None
+    )
     predictor = load(
         args.weights,
-        args.device,
+        f"cuda:{world.local_rank}" if args.device == "cuda" and world.size > 1 else args.device,
         amp=args.amp,
-        score_threshold=args.score_threshold,
+        score_threshold=min(args.score_threshold, *args.class_thresholds.values(), 1),
         max_detections=args.max_dets,
     )
-    for note in predictor.notes:
-        print(note)
-    written, failures = predict_files(predictor, files, args.out, args.score_threshold)
-    print(f"{written} overlays and predictions.json in {args.out}")
-    if failures:
-        listed = "\n  ".join(failures)
-        print(f"mrcnn: {len(failures)} of {len(files)} images failed:\n  {listed}", file=sys.stderr)
+    predictor.thresholds(args.score_threshold, args.class_thresholds)  # refuses unknown names
+    done: dict[str, str | None] | None = None
+    if world.is_main:
+        for note in predictor.notes:
+            print(note)
+        done = resumed(args.out, _settings(args)) if args.resume else None
+    done = world.from_main(done)
+    left = [source for source in sources if str(source.path) not in (done or {})]
+    overlays = overlay_names(left, [name for name in (done or {}).values() if name])
+    _check_inputs(sources, overlays if args.overlays else [], args.out)
+    if world.is_main and done is None:
+        begin(args.out, _settings(args))
+    world.wait()
+    failures = _predict_share(
+        args,
+        predictor,
+        left[world.rank :: world.size],
+        overlays[world.rank :: world.size],
+        world,
+    )
+    gathered = world.gather(failures)  # all lines are written
+    failures = world.from_main([failure for share in gathered for failure in share])
+    if world.is_main:
+        ids, class_names = predictor.category_ids, predictor.config.class_names
+        categories = [{"id": id, "name": name} for id, name in zip(ids, class_names, strict=True)]
+        finish(args.out, [str(source.path) for source in sources], categories)
+        drawn = f"{len(left) - len(failures)} overlays and " if args.overlays else ""
+        skipped = f", {len(sources) - len(left)} images were done before" if done else ""
+        print(f"{drawn}{RESULTS} in {args.out}{skipped}")
+        if failures:
+            listed = "\n  ".join(failures)
+            print(
+                f"mrcnn: {len(failures)} of {len(left)} images failed:\n  {listed}",
+                file=sys.stderr,
+            )
     return 2 if failures else 0
 
 
-def find_images(places: tuple[Path, ...]) -> list[Path]:
-    """The given files, and the images in the given folders by name; a file given is never doubted.
-
-    Raises:
-        UserError: if a place does not exist, or a folder holds no images.
-    """
-    files: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            inside = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                known = " ".join(SUFFIXES)
-                raise UserError(f"{place}: holds no images ({known}); name the folder of images")
-            files += inside
-        elif place.exists():
-            files.append(place)
-        else:
-            raise UserError(f"{place}: does not exist; name an image or a folder of images")
-    return list(dict.fromkeys(files))
+def _settings(args: PredictConfig) -> dict[str, object]:
+    """What the predictions follow from."""
+    return {
+        "--weights": str(args.weights),
+        "--score-threshold": args.score_threshold,
+        "--class-threshold": args.class_thresholds,
+        "--max-dets": args.max_dets,
+    }
 
 
-def predict_files(
-    predictor: Predictor, files: list[Path], out: Path, score_threshold: float
-) -> tuple[int, list[str]]:
-    """Write an overlay of each file and all objects as JSON; an unreadable file ends nothing.
-
-    Returns:
-        How many overlays were written, and a message for each file that was not read.
-    """
-    check_writable(out / "predictions.json")
-    overlays = [out / name for name in _overlay_names(files)]
-    if clash := {path.resolve() for path in overlays} & {path.resolve() for path in files}:
+def _check_inputs(sources: Sequence[Source], overlays: Sequence[str], out: Path) -> None:
+    """Refuse to draw over an input."""
+    written = {(out / name).resolve() for name in overlays}
+    if clash := written & {source.path.resolve() for source in sources}:
         raise UserError(f"--out {out}: would write over {min(clash)}; name another folder")
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    failures: list[str] = []
-    for number, (file, overlay) in enumerate(zip(files, overlays, strict=True), start=1):
-        start = time.perf_counter()
-        try:
-            result = predictor.predict(file, score_threshold)
-        except UserError as error:
-            failures.append(str(error))
-            print(f"[{number}/{len(files)}] {file}: failed", flush=True)
-            continue
-        with replacing(overlay) as draft:
-            result.plot().save(draft, quality=92)
-        height, width = result.image.shape[:2]
-        images.append({"id": number, "file_name": str(file), "height": height, "width": width})
-        for entry in result.to_coco(number):
-            area = entry["bbox"][2] * entry["bbox"][3]
-            annotations.append({"id": len(annotations) + 1, **entry, "area": area, "iscrowd": 0})
-        seconds = time.perf_counter() - start
-        print(f"[{number}/{len(files)}] {file}: {_found(result)}, {seconds:.2f} s", flush=True)
-    ids, class_names = predictor.category_ids, predictor.config.class_names
-    categories = [{"id": id, "name": name} for id, name in zip(ids, class_names, strict=True)]
-    write_json(
-        out / "predictions.json",
-        {"images": images, "categories": categories, "annotations": annotations},
+
+
+def _predict_share(
+    args: PredictConfig,
+    predictor: Predictor,
+    sources: Sequence[Source],
+    overlays: Sequence[str],
+    world: World,
+) -> list[str]:
+    """Write the lines and overlays of some images; a message for each that could not be read."""
+    failures = []
+    lines = Lines(args.out, world.rank)
+    start = time.perf_counter()
+    outcomes = predictor.attempts(
+        [source.path for source in sources],
+        args.score_threshold,
+        args.class_thresholds,
+        batch_size=args.batch_size,
     )
-    return len(images), failures
+    for number, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
+        if isinstance(outcome, UserError):
+            failures.append(str(outcome))
+            said = "failed"
+        else:
+            overlay = overlays[number - 1] if args.overlays else None
+            if overlay:
+                with replacing(args.out / overlay) as draft:
+                    outcome.plot().save(draft, quality=92)
+            _write(lines, str(source.path), outcome, overlay)
+            said = outcome.summary()
+        if world.is_main:
+            rate = number / (time.perf_counter() - start)
+            print(f"[{number}/{len(sources)}] {source.path}: {said}, {rate:.1f} img/s", flush=True)
+    lines.close()
+    return failures
 
 
-def _overlay_names(files: list[Path]) -> list[str]:
-    """A .jpg name for each file, numbered where two files have the same name."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for file in files:
-        name, copy = f"{file.stem}.jpg", 1
-        while name.lower() in taken:
-            copy += 1
-            name = f"{file.stem}_{copy}.jpg"
-        taken.add(name.lower())
-        names.append(name)
-    return names
-
-
-def _found(result: Result) -> str:
-    counts = Counter(result.names).most_common()
-    return ", ".join(f"{count} {name}" for name, count in counts) or "no objects"
+def _write(lines: Lines, name: str, found: Result, overlay: str | None) -> None:
+    height, width = found.image.shape[:2]
+    entries = coco_results(found.boxes, found.scores, found.labels, found.rles, found.category_ids)
+    annotations = [
+        {**entry, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0} for entry in entries
+    ]
+    lines.add({"file_name": name, "height": height, "width": width}, annotations, overlay)
 
 
 if __name__ == "__main__":

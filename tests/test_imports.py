@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"checkpoints", "visual", "training"},
     {"results"},
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
-    {"mistakes", "lvis_scores", "cityscapes_scores"},
+    {"mistakes", "lvis_scores", "cityscapes_scores", "sources", "prediction_files"},
     {"scoring"},
     {"evaluate", "report_analysis", "web"},
     {"report"},

@@ -1,17 +1,14 @@
 """From images of any kind to results, overlays and JSON."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from PIL import Image
-from pycocotools.coco import COCO
 
 import mrcnn
-from mrcnn import predict as verb
 from mrcnn.errors import UserError
 from mrcnn.predictor import Predictor, find_device
 from mrcnn.results import Result
@@ -206,50 +203,3 @@ def test_category_ids_of_a_model_without_any():
 def test_no_such_device(name):
     with pytest.raises(UserError, match=f"--device {name}: .*; give cpu"):
         find_device(name)
-
-
-# The verb
-
-
-def test_a_folder_with_broken_files(tmp_path, capsys):
-    """Every sound image gets its overlay, every broken one its message; exit code 2 says so."""
-    folder = tmp_path / "in"
-    (folder / "deeper").mkdir(parents=True)
-    for name in ("a.png", "b.jpg", "deeper/a.png"):
-        Image.fromarray(noise(40, 60)).save(folder / name)
-    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
-    (folder / "empty.jpg").touch()
-    (folder / "notes.txt").write_text("no image, and not asked for")
-    run, out = tiny.run(tmp_path / "run"), tmp_path / "out"
-    flags = ["--weights", run, "--out", out, "--score-threshold", 0, "--device", "cpu"]
-    code = verb.main([str(word) for word in [folder, folder / "deeper" / "a.png", *flags]])
-    assert code == 2
-    output = capsys.readouterr()
-    assert "2 of 5 images failed" in output.err
-    assert f"{folder / 'broken.png'}: cannot be read" in output.err
-    assert f"{folder / 'empty.jpg'}: is empty" in output.err
-    assert f"[1/5] {folder / 'a.png'}: " in output.out
-    assert f"3 overlays and predictions.json in {out}" in output.out
-    assert sorted(path.name for path in out.iterdir()) == [
-        "a.jpg", "a_2.jpg", "b.jpg", "predictions.json"
-    ]  # fmt: skip
-
-    content = json.loads((out / "predictions.json").read_text())
-    files = {image["id"]: image["file_name"] for image in content["images"]}
-    assert list(files.values()) == [
-        str(folder / name) for name in ("a.png", "b.jpg", "deeper/a.png")
-    ]
-    assert len(content["annotations"]) == 60
-    assert {entry["image_id"] for entry in content["annotations"]} == set(files)
-    assert content["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
-    read = COCO(out / "predictions.json")
-    assert read.annToMask(content["annotations"][0]).shape == (40, 60)
-
-
-def test_an_input_is_never_overwritten(tmp_path):
-    Image.fromarray(noise(40, 60)).save(tmp_path / "a.jpg")
-    before = (tmp_path / "a.jpg").read_bytes()
-    run = tiny.run(tmp_path / "run")
-    with pytest.raises(UserError, match=r"would write over .*a\.jpg; name another folder"):
-        verb.main([str(tmp_path / "a.jpg"), "--weights", str(run), "--out", str(tmp_path)])
-    assert (tmp_path / "a.jpg").read_bytes() == before
