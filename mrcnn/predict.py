@@ -20,6 +20,8 @@ from mrcnn.results import Result, coco_results
 from mrcnn.sources import Source, find_images, overlay_names
 from mrcnn.training.distributed import World, join, leave
 
+LARGEST_OVERLAY = 4096  # longer side, pixels; a larger image is drawn at this size
+
 
 @dataclass(frozen=True)
 class PredictConfig:
@@ -40,7 +42,11 @@ class PredictConfig:
     max_dets: int | None = None
     """Objects an image, at most; by default as the model was trained."""
     batch_size: int = 1
-    """Images that go through the network together, if they are padded to the same size."""
+    """Images, or tiles, that go through the network together, if padded to the same size."""
+    tiles: int | None = None
+    """Side of a tile, pixels: larger images are looked at by overlapping tiles."""
+    tile_overlap: float = 0.25
+    """Part of their side that neighbouring tiles share, at least."""
     overlays: bool = True
     """Draw the objects over their image."""
     recursive: bool = False
@@ -54,7 +60,9 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:
             raise UserError(f"--score-threshold must lie in [0, 1], got {self.score_threshold}")
-        for name in ("max_dets", "batch_size"):
+        if not 0 <= self.tile_overlap <= 0.9:
+            raise UserError(f"--tile-overlap must lie in [0, 0.9], got {self.tile_overlap}")
+        for name in ("max_dets", "batch_size", "tiles"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -145,6 +153,8 @@ def _settings(args: PredictConfig) -> dict[str, object]:
         "--score-threshold": args.score_threshold,
         "--class-threshold": args.class_thresholds,
         "--max-dets": args.max_dets,
+        "--tiles": args.tiles,
+        "--tile-overlap": args.tile_overlap if args.tiles else None,
     }
 
 
@@ -171,18 +181,18 @@ def _predict_share(
         args.score_threshold,
         args.class_thresholds,
         batch_size=args.batch_size,
+        tiles=args.tiles,
+        tile_overlap=args.tile_overlap,
     )
-    for number, (source, outcome) in enumerate(zip(sources, outcomes, strict=True), start=1):
+    for number, (source, overlay) in enumerate(zip(sources, overlays, strict=True), start=1):
+        outcome = next(outcomes)
         if isinstance(outcome, UserError):
             failures.append(str(outcome))
             said = "failed"
         else:
-            overlay = overlays[number - 1] if args.overlays else None
-            if overlay:
-                with replacing(args.out / overlay) as draft:
-                    outcome.plot().save(draft, quality=92)
-            _write(lines, str(source.path), outcome, overlay)
+            _write(outcome, source.path, args.out, overlay if args.overlays else None, lines)
             said = outcome.summary()
+        del outcome  # and with it the image, before the next one is read
         if world.is_main:
             rate = number / (time.perf_counter() - start)
             print(f"[{number}/{len(sources)}] {source.path}: {said}, {rate:.1f} img/s", flush=True)
@@ -190,13 +200,17 @@ def _predict_share(
     return failures
 
 
-def _write(lines: Lines, name: str, found: Result, overlay: str | None) -> None:
+def _write(found: Result, path: Path, out: Path, overlay: str | None, lines: Lines) -> None:
+    """Draw what was found in an image, and write its line."""
+    if overlay is not None:
+        with replacing(out / overlay) as draft:
+            found.plot(longest_side=LARGEST_OVERLAY).save(draft, quality=92)
     height, width = found.image.shape[:2]
     entries = coco_results(found.boxes, found.scores, found.labels, found.rles, found.category_ids)
     annotations = [
         {**entry, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0} for entry in entries
     ]
-    lines.add({"file_name": name, "height": height, "width": width}, annotations, overlay)
+    lines.add({"file_name": str(path), "height": height, "width": width}, annotations, overlay)
 
 
 if __name__ == "__main__":

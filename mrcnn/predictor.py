@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 import torch
@@ -18,16 +18,39 @@ from torch import Tensor
 from mrcnn import checkpoints
 from mrcnn.batching import ahead, grouped
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import empty_batch, read_image, resized, slots, write_view
+from mrcnn.data.images import (
+    MAX_PIXELS,
+    MAX_TILED_PIXELS,
+    empty_batch,
+    read_image,
+    resized,
+    slots,
+    write_view,
+)
 from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN, build
 from mrcnn.models.postprocess import to_detections
 from mrcnn.numerics import NUMERICS
 from mrcnn.results import Result
 from mrcnn.structures import Detections, ImageBatch
+from mrcnn.tiles import merged, windows
+
+if TYPE_CHECKING:  # in typing itself since Python 3.11
+    from typing_extensions import Unpack
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
+
+
+class Options(TypedDict, total=False):
+    """How images go through the network."""
+
+    batch_size: int  # images, or tiles, together; 4 unless given
+    # Side of a tile in pixels of the image: a larger image is looked at tile by tile, and what is
+    # found in them is put together. A tile is to the network what a whole image is else: it is
+    # resized, and has at most `max_detections` objects.
+    tiles: int
+    tile_overlap: float  # part of their side that neighbours share, 0.25 unless given
 
 
 @dataclass(frozen=True)
@@ -72,8 +95,7 @@ class Predictor:
         image: Picture,
         score_threshold: float = ...,
         class_thresholds: Mapping[str, float] = ...,
-        *,
-        batch_size: int = ...,
+        **options: Unpack[Options],
     ) -> Result: ...
     @overload
     def predict(
@@ -81,8 +103,7 @@ class Predictor:
         image: Sequence[Picture],
         score_threshold: float = ...,
         class_thresholds: Mapping[str, float] = ...,
-        *,
-        batch_size: int = ...,
+        **options: Unpack[Options],
     ) -> list[Result]: ...
 
     def predict(
@@ -90,8 +111,7 @@ class Predictor:
         image: Picture | Sequence[Picture],
         score_threshold: float = 0.5,
         class_thresholds: Mapping[str, float] = {},
-        *,
-        batch_size: int = 4,
+        **options: Unpack[Options],
     ) -> Result | list[Result]:
         """Find the objects of an image, or of each image of a list.
 
@@ -104,24 +124,20 @@ class Predictor:
             score_threshold: objects below are left out; the model itself leaves out those below
                 its configuration's `score_threshold`.
             class_thresholds: instead of it for the classes of these names.
-            batch_size: images of a list that go through the network together.
+            options: see `Options`.
         Raises:
             UserError: if a file cannot be read, or the model has no class of a name.
         """
-        one = isinstance(image, str | os.PathLike | Image.Image | np.ndarray | Tensor)
-        images = [image] if one else image
-        results = list(
-            self.stream(images, score_threshold, class_thresholds, batch_size=batch_size)  # type: ignore[arg-type]
-        )
-        return results[0] if one else results
+        if isinstance(image, str | os.PathLike | Image.Image | np.ndarray | Tensor):
+            return next(self.stream([image], score_threshold, class_thresholds, **options))
+        return list(self.stream(image, score_threshold, class_thresholds, **options))
 
     def stream(
         self,
         images: Iterable[Picture],
         score_threshold: float = 0.5,
         class_thresholds: Mapping[str, float] = {},
-        *,
-        batch_size: int = 4,
+        **options: Unpack[Options],
     ) -> Iterator[Result]:
         """`predict` for any number of images: results in order, as they come.
 
@@ -130,12 +146,7 @@ class Predictor:
         Raises:
             UserError: at the place of an image that cannot be read.
         """
-        for outcome in self.attempts(
-            images, score_threshold, class_thresholds, batch_size=batch_size
-        ):
-            if isinstance(outcome, UserError):
-                raise outcome
-            yield outcome
+        return map(_sound, self.attempts(images, score_threshold, class_thresholds, **options))
 
     def attempts(
         self,
@@ -144,9 +155,28 @@ class Predictor:
         class_thresholds: Mapping[str, float] = {},
         *,
         batch_size: int = 4,
+        tiles: int | None = None,
+        tile_overlap: float = 0.25,
     ) -> Iterator[Result | UserError]:
         """`stream`, but what is wrong with an image stands in the place of its result."""
         thresholds = self.thresholds(score_threshold, class_thresholds)
+        if tiles is None:
+            return self._by_batches(images, batch_size, thresholds)
+        if tiles < 1 or not 0 <= tile_overlap < 1:
+            raise ValueError(
+                "predict: tiles must be at least 1 and tile_overlap in [0, 1), "
+                f"got {tiles} and {tile_overlap}"
+            )
+        return (
+            self._by_tiles(
+                _load(0, image, MAX_TILED_PIXELS), tiles, tile_overlap, batch_size, thresholds
+            )
+            for image in images
+        )
+
+    def _by_batches(
+        self, images: Iterable[Picture], batch_size: int, thresholds: NDArray[np.float32]
+    ) -> Iterator[Result | UserError]:
         done: dict[int, Result | UserError] = {}
         number = 0
         for loaded, batch in ahead(self._batches(images, batch_size)):
@@ -160,6 +190,22 @@ class Predictor:
             while number in done:
                 yield done.pop(number)
                 number += 1
+
+    def _by_tiles(
+        self,
+        image: _Loaded,
+        size: int,
+        overlap: float,
+        batch_size: int,
+        thresholds: NDArray[np.float32],
+    ) -> Result | UserError:
+        if isinstance(image.rgb, UserError):
+            return image.rgb
+        rgb = image.rgb
+        places = windows(*_size(rgb), size, overlap)
+        parts = [rgb[y1:y2, x1:x2] for x1, y1, x2, y2 in places]
+        found = [_sound(one) for one in self._by_batches(parts, batch_size, thresholds)]
+        return merged(rgb, image.path, places, found)
 
     @torch.inference_mode()
     def detect(
@@ -305,11 +351,17 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _load(number: int, image: Picture) -> _Loaded:
+def _sound(outcome: Result | UserError) -> Result:
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
+
+
+def _load(number: int, image: Picture, max_pixels: int = MAX_PIXELS) -> _Loaded:
     if not isinstance(image, str | os.PathLike):
         return _Loaded(number, None, _as_rgb(image))
     try:
-        return _Loaded(number, Path(image), read_image(image))
+        return _Loaded(number, Path(image), read_image(image, max_pixels))
     except UserError as error:
         return _Loaded(number, Path(image), error)
 

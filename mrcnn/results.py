@@ -98,11 +98,23 @@ class Result:
         corners = np.concatenate([low, high], axis=1).astype(int).tolist()
         return [Image.fromarray(self.image[y1:y2, x1:x2]) for x1, y1, x2, y2 in corners]
 
-    def plot(self) -> Image.Image:
-        """The image with boxes, masks, names and scores; a small image is enlarged."""
+    def plot(self, *, legend: bool = False, longest_side: int | None = None) -> Image.Image:
+        """The image with boxes, masks, names and scores; a small image is enlarged.
+
+        Args:
+            legend: list the classes in a corner, with their colours and how many there are.
+            longest_side: of the picture, pixels; a larger image is reduced to it.
+        """
         return Image.fromarray(
             draw_instances(
-                self.image, self.boxes, self.labels, self.rles, self.class_names, self.scores
+                self.image,
+                self.boxes,
+                self.labels,
+                self.rles,
+                self.class_names,
+                self.scores,
+                legend=legend,
+                longest_side=longest_side,
             )
         )
 

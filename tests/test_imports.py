@@ -15,6 +15,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"models", "data"},
     {"checkpoints", "visual", "training"},
     {"results"},
+    {"tiles"},
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
     {"mistakes", "lvis_scores", "cityscapes_scores", "sources", "prediction_files"},
     {"scoring"},

@@ -86,7 +86,7 @@ def labels_of(boxes: list[list[float]], size=(600, 800), names=NAMES) -> list[tu
 
     def note(*arguments):
         original(*arguments)
-        taken[:] = arguments[6]
+        taken[:] = arguments[7]
 
     draw._draw_label = note
     try:
@@ -124,8 +124,55 @@ def test_the_name_of_an_only_class_is_written_on_few():
     assert (unscored[:100] == 100).all()
 
 
+def test_labels_leave_small_objects_visible():
+    """Two small boxes on top of each other: none lies under a label."""
+    boxes = np.array([[300, 300, 320, 312], [300, 284, 320, 296], [200, 200, 500, 500]])
+    for place in labels_of(boxes.tolist()):
+        assert draw._hidden(place, boxes[:2]) == 0
+
+
+def test_a_legend_lists_the_classes():
+    """In a corner where nothing is hidden, with their colours; labels stay off it."""
+    boxes = np.array([[600, 0, 800, 300], [0, 0, 300, 200], [0, 400, 300, 600]])
+    labels = np.array([0, 1, 1])
+    plain, listed = (draw_instances(grey(), boxes, labels, [], NAMES, legend=on) for on in (0, 1))
+    changed = (plain != listed).any(2)
+    ys, xs = np.nonzero(changed)
+    assert (xs.max(), ys.max()) == (799, 599)
+    assert xs.min() > 600
+    assert ys.min() > 500
+    for colour in (draw._colour(0), draw._colour(1)):
+        assert (listed[changed] == colour).all(1).any()
+    only = draw_instances(grey(), boxes, labels * 0, [], ["cat"], legend=True)
+    assert (only[-30:, -100:] == 0).all(2).any()
+    nothing = draw_instances(grey(), boxes[:0], labels[:0], [], NAMES, legend=True)
+    np.testing.assert_array_equal(nothing, grey())
+
+
+def test_a_large_image_is_reduced():
+    mask = np.zeros((600, 800), bool)
+    mask[100:200, 300:500] = True
+    box = np.array([[300, 100, 500, 200]])
+    drawn = draw_instances(grey(), box, np.array([0]), [encode(mask)], NAMES, longest_side=400)
+    assert drawn.shape == (300, 400, 3)
+    colour = np.array(draw._colour(0))
+    assert (drawn[55:95, 155:245] == (100 * 0.65 + colour * 0.35).astype(np.uint8)).all()
+    for edge in (drawn[50, 150:250], drawn[99, 150:250], drawn[50:100, 150], drawn[50:100, 249]):
+        assert (edge == colour).all()
+    assert (drawn[100:] == 100).all()
+    assert draw_instances(grey(), box, np.array([0]), [], NAMES, longest_side=900).shape[1] == 800
+
+
+def test_text_and_lines_grow_with_the_image():
+    heights = []
+    for side in (600, 3000):
+        (place,) = labels_of([[side / 2, side / 2, side * 0.75, side * 0.75]], (side, side))
+        heights.append(place[3] - place[1])
+    assert heights[1] == pytest.approx(5 * heights[0], rel=0.15)  # both are rounded to pixels
+
+
 def test_a_label_that_cannot_fit_is_left_out():
-    assert labels_of([[0, 0, 500, 9]], size=(12, 600), names=("cat", "y" * 200)) == []
+    assert labels_of([[0, 0, 500, 9]], size=(9, 600), names=("cat", "y" * 200)) == []
 
 
 def test_boxes_beyond_the_image():

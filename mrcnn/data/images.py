@@ -25,6 +25,7 @@ from mrcnn.structures import ImageBatch
 _host = library.load("mrcnn_host")
 
 MAX_PIXELS = 100_000_000  # an image; read from the header, before anything is decoded
+MAX_TILED_PIXELS = 178_956_970  # of one that is looked at by tiles; Pillow refuses larger ones
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 # No format that starts another program (EPS) or fetches other files.
@@ -38,13 +39,16 @@ _UPRIGHT = {  # EXIF orientation -> what turns the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ROWS = 2048  # of an image that are copied at a time
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 # MAX_PIXELS is the stricter guard, and an error rather than a warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: str | os.PathLike[str], data: bytes | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Read an image file as upright RGB.
 
     EXIF orientation is applied. Grey and palette images are spread to RGB, CMYK is converted,
@@ -53,12 +57,13 @@ def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArr
 
     Args:
         data: the contents of the file; then `path` only names it in messages.
+        max_pixels: of the image.
     Returns:
         (h, w, 3) uint8.
     Raises:
         UserError: if the file is missing, empty, truncated, too large, or no image.
     """
-    with _opened(path, data) as image:
+    with _opened(path, data, max_pixels) as image:
         # Pillow turns TIFF upright by itself while it loads.
         orientation = 1 if image.format == "TIFF" else _orientation(image)
         image.load()
@@ -69,10 +74,10 @@ def read_image(path: str | os.PathLike[str], data: bytes | None = None) -> NDArr
         else:
             # Pillow wants the alpha of a palette spelled out before it is dropped.
             spelled = image.convert("RGBA") if "transparency" in image.info else image
-            rgb = spelled.convert("RGB")
+            rgb = spelled if spelled.mode == "RGB" else spelled.convert("RGB")
         if orientation in _UPRIGHT:
             rgb = rgb.transpose(_UPRIGHT[orientation])
-        return np.array(rgb)
+        return _to_array(rgb)
 
 
 def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[np.generic]:
@@ -218,7 +223,9 @@ def pad_images(images: list[Tensor], multiple: int) -> ImageBatch:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str], data: bytes | None = None) -> Iterator[Image.Image]:
+def _opened(
+    path: str | os.PathLike[str], data: bytes | None = None, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
     """An image whose header is read; any failure inside the block becomes a `UserError`."""
     file = Path(path)
     try:
@@ -232,8 +239,8 @@ def _opened(path: str | os.PathLike[str], data: bytes | None = None) -> Iterator
         source = file if data is None else io.BytesIO(data)
         with Image.open(source, formats=_FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise _too_large(path, f"is {width} x {height} pixels")
+            if width * height > max_pixels:
+                raise _too_large(path, f"is {width} x {height} pixels", max_pixels)
             yield image
     except UserError:
         raise
@@ -241,18 +248,29 @@ def _opened(path: str | os.PathLike[str], data: bytes | None = None) -> Iterator
         known = "JPEG, PNG, BMP, GIF, TIFF, WebP, PPM"
         raise _unreadable(path, f"is no image of a known format ({known})", "convert it") from error
     except Image.DecompressionBombError as error:
-        raise _too_large(path, "is too large to open") from error
+        raise _too_large(path, "is too large to open", max_pixels) from error
     except Exception as error:  # decoders fail on damaged files with errors of many kinds
         reason = str(error) or type(error).__name__
         raise _unreadable(path, f"cannot be read ({reason})", "restore or remove it") from error
+
+
+def _to_array(rgb: Image.Image) -> NDArray[np.uint8]:
+    """(h, w, 3). Pillow copies what it gives away twice over: of a large image part by part."""
+    width, height = rgb.size
+    if height <= _ROWS:
+        return np.array(rgb)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for y in range(0, height, _ROWS):
+        pixels[y : y + _ROWS] = np.asarray(rgb.crop((0, y, width, min(y + _ROWS, height))))
+    return pixels
 
 
 def _unreadable(path: str | os.PathLike[str], problem: str, fix: str) -> UserError:
     return UserError(f"{os.fspath(path)!s}: {problem}; {fix}")
 
 
-def _too_large(path: str | os.PathLike[str], problem: str) -> UserError:
-    limit = f"at most {MAX_PIXELS:,} are read"
+def _too_large(path: str | os.PathLike[str], problem: str, max_pixels: int) -> UserError:
+    limit = f"at most {max_pixels:,} are read"
     return _unreadable(path, f"{problem}, {limit}", "scale it down or cut it into tiles")
 
 
