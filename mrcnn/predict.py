@@ -47,6 +47,9 @@ class PredictConfig:
     """Side of a tile, pixels: larger images are looked at by overlapping tiles."""
     tile_overlap: float = 0.25
     """Part of their side that neighbouring tiles share, at least."""
+    tta: bool = False
+    """Look at every image in three sizes, each also mirrored, and average: better, but six times
+    as slow."""
     overlays: bool = True
     """Draw the objects over their image."""
     recursive: bool = False
@@ -155,6 +158,7 @@ def _settings(args: PredictConfig) -> dict[str, object]:
         "--max-dets": args.max_dets,
         "--tiles": args.tiles,
         "--tile-overlap": args.tile_overlap if args.tiles else None,
+        "--tta": args.tta,
     }
 
 
@@ -183,6 +187,7 @@ def _predict_share(
         batch_size=args.batch_size,
         tiles=args.tiles,
         tile_overlap=args.tile_overlap,
+        tta=args.tta,
     )
     for number, (source, overlay) in enumerate(zip(sources, overlays, strict=True), start=1):
         outcome = next(outcomes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, overload
@@ -34,6 +35,7 @@ from mrcnn.numerics import NUMERICS
 from mrcnn.results import Result
 from mrcnn.structures import Detections, ImageBatch
 from mrcnn.tiles import merged, windows
+from mrcnn.tta import detect_views
 
 if TYPE_CHECKING:  # in typing itself since Python 3.11
     from typing_extensions import Unpack
@@ -51,6 +53,9 @@ class Options(TypedDict, total=False):
     # resized, and has at most `max_detections` objects.
     tiles: int
     tile_overlap: float  # part of their side that neighbours share, 0.25 unless given
+    # Look at three sizes, each also mirrored, and average: better, and six times as slow. Images go
+    # through the network one by one.
+    tta: bool
 
 
 @dataclass(frozen=True)
@@ -157,22 +162,31 @@ class Predictor:
         batch_size: int = 4,
         tiles: int | None = None,
         tile_overlap: float = 0.25,
+        tta: bool = False,
     ) -> Iterator[Result | UserError]:
         """`stream`, but what is wrong with an image stands in the place of its result."""
         thresholds = self.thresholds(score_threshold, class_thresholds)
-        if tiles is None:
-            return self._by_batches(images, batch_size, thresholds)
-        if tiles < 1 or not 0 <= tile_overlap < 1:
+        if tiles is not None and (tiles < 1 or not 0 <= tile_overlap < 1):
             raise ValueError(
                 "predict: tiles must be at least 1 and tile_overlap in [0, 1), "
                 f"got {tiles} and {tile_overlap}"
             )
-        return (
-            self._by_tiles(
-                _load(0, image, MAX_TILED_PIXELS), tiles, tile_overlap, batch_size, thresholds
-            )
-            for image in images
-        )
+
+        def find(images: Iterable[Picture]) -> Iterator[Result | UserError]:
+            if tta:
+                return self._by_views(images, thresholds)
+            return self._by_batches(images, batch_size, thresholds)
+
+        def find_in_tiles(image: _Loaded, size: int) -> Result | UserError:
+            if isinstance(image.rgb, UserError):
+                return image.rgb
+            places = windows(*_size(image.rgb), size, tile_overlap)
+            found = find([image.rgb[y1:y2, x1:x2] for x1, y1, x2, y2 in places])
+            return merged(image.rgb, image.path, places, [_sound(one) for one in found])
+
+        if tiles is None:
+            return find(images)
+        return (find_in_tiles(_load(0, image, MAX_TILED_PIXELS), tiles) for image in images)
 
     def _by_batches(
         self, images: Iterable[Picture], batch_size: int, thresholds: NDArray[np.float32]
@@ -191,23 +205,15 @@ class Predictor:
                 yield done.pop(number)
                 number += 1
 
-    def _by_tiles(
-        self,
-        image: _Loaded,
-        size: int,
-        overlap: float,
-        batch_size: int,
-        thresholds: NDArray[np.float32],
-    ) -> Result | UserError:
-        if isinstance(image.rgb, UserError):
-            return image.rgb
-        rgb = image.rgb
-        places = windows(*_size(rgb), size, overlap)
-        parts = [rgb[y1:y2, x1:x2] for x1, y1, x2, y2 in places]
-        found = [_sound(one) for one in self._by_batches(parts, batch_size, thresholds)]
-        return merged(rgb, image.path, places, found)
+    def _by_views(
+        self, images: Iterable[Picture], thresholds: NDArray[np.float32]
+    ) -> Iterator[Result | UserError]:
+        for one in ahead(_load(number, image) for number, image in enumerate(images)):
+            if isinstance(one.rgb, UserError):
+                yield one.rgb
+            else:
+                yield self._result(one.rgb, self._detect_views(one.rgb), one.path, thresholds)
 
-    @torch.inference_mode()
     def detect(
         self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
@@ -216,14 +222,31 @@ class Predictor:
         Args:
             original_sizes: (height, width) of each image as it was read.
         """
+        with self._inference():
+            images = images.to(self.device)
+            found = self.model(images)
+            numerics = NUMERICS[self.config.numerics]
+            return to_detections(found, images.sizes, original_sizes, numerics)
+
+    def _detect_views(self, image: Pixels) -> Detections:
+        """Detections of an image seen in several ways."""
+        with self._inference():
+            found = detect_views(self.model, image, self.config, self.device)
+            size = _size(image)
+            sizes = torch.tensor([size], device=self.device)
+            return to_detections(found, sizes, [size], NUMERICS[self.config.numerics])[0]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """The model in inference mode, computing as it should; it comes back as it was."""
         was_training = self.model.training
         self.model.eval()
         try:
-            images = images.to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-                found = self.model(images)
-            numerics = NUMERICS[self.config.numerics]
-            return to_detections(found, images.sizes, original_sizes, numerics)
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp),
+            ):
+                yield
         finally:
             self.model.train(was_training)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+import mrcnn
 from mrcnn import predict as verb
 from mrcnn import prediction_files
 from mrcnn.errors import UserError
@@ -157,6 +158,18 @@ def test_thresholds_of_classes(images, weights, tmp_path):
     ) == 0  # fmt: skip
     found = read(tmp_path)["annotations"]
     assert sum(entry["category_id"] == 7 for entry in found) <= 3 <= len(found)
+
+
+@pytest.mark.parametrize("flags", [("--tiles", 32), ("--tta",), ("--tiles", 40, "--tta")])
+def test_tiles_and_views(images, weights, tmp_path, flags):
+    """What Python gives for the same options."""
+    assert predict(weights, tmp_path, images / "a.png", "--no-overlays", *flags) == 0
+    options = {"tiles": flags[1]} if flags[0] == "--tiles" else {}
+    model = mrcnn.load(weights, score_threshold=0.0)
+    found = model.predict(images / "a.png", 0, tta=flags[-1] == "--tta", **options)
+    expected = [(entry["category_id"], entry["bbox"]) for entry in found.to_coco(1)]
+    entries = read(tmp_path)["annotations"]
+    assert [(entry["category_id"], entry["bbox"]) for entry in entries] == expected
 
 
 BAD_THRESHOLDS = {
