@@ -384,7 +384,7 @@ def _load(number: int, image: Picture, max_pixels: int = MAX_PIXELS) -> _Loaded:
     if not isinstance(image, str | os.PathLike):
         return _Loaded(number, None, _as_rgb(image))
     try:
-        return _Loaded(number, Path(image), read_image(image, max_pixels))
+        return _Loaded(number, Path(image), read_image(image, max_pixels=max_pixels))
     except UserError as error:
         return _Loaded(number, Path(image), error)
 
