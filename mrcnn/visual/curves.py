@@ -10,7 +10,8 @@ def curves(results: Path, picture: Path) -> None:
     """Draw the table `results.csv` of a run.
 
     Args:
-        results: columns `step`, `lr`, `loss`, the parts `loss_…`, and `…_AP`, which may be empty.
+        results: columns `step`, `lr`, `loss`, its parts `loss_…`, `val_loss` and `…_AP`, of which the
+            last two may be empty.
         picture: .png or .svg file to write.
     """
     from matplotlib.figure import Figure  # takes half a second, and only this needs it
@@ -23,7 +24,7 @@ def curves(results: Path, picture: Path) -> None:
         return [step for step, _ in points], [value for _, value in points]
 
     columns = list(rows[0]) if rows else []
-    losses = [name for name in columns if name.startswith("loss")]
+    losses = [name for name in columns if name.startswith("loss") or name == "val_loss"]
     panels = {
         "loss": losses,
         "AP on validation images": [name for name in columns if name.endswith("_AP")],
@@ -33,8 +34,9 @@ def curves(results: Path, picture: Path) -> None:
     for axes, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for name in names:
             steps, values = series(name)
-            width = 2.2 if name == "loss" else 1.3
-            label = name.removeprefix("loss_").replace("_", " ")
+            width = 2.2 if name in ("loss", "val_loss") else 1.3
+            label = "validation" if name == "val_loss" else name.removeprefix("loss_")
+            label = label.replace("_", " ")
             axes.plot(
                 steps, values, label=label, linewidth=width, marker="o" if len(steps) < 20 else ""
             )
