@@ -77,7 +77,7 @@ class Run:
         self.folder, self.world, self.augmentation = folder, world, augmentation
         self.steps, self.lr, self.warmup = args.steps, args.lr, args.warmup
         self.model, self.config = predictor.model, predictor.config
-        self.stop = StopRequest()
+        self.take_step = self._make_step()
         self.loggers = loggers
         if args.tensorboard and world.is_main:
             self.loggers = (*loggers, TensorBoard(folder / "tensorboard"))
@@ -89,17 +89,10 @@ class Run:
         self.seconds = 0.0  # of training
         self.saved = 0  # the step of the last saved state
 
-    def fit(self, state: TrainingState | None = None) -> int:
-        """Train to the end, or until a signal; returns the exit code.
-
-        Args:
-            state: of this run, to go on from.
-        """
-        self.take_step = self._make_step()
-        first = 0
-        if state is not None:
-            first = self.saved = state.step
-            self._restore(state)
+    def fit(self) -> int:
+        """Train to the end, or until a signal; returns the exit code."""
+        self.stop = StopRequest()
+        first = self.saved  # where `restore` has put the run
         if self.world.is_main:
             # Steps whose row was not written yet when the state was saved have none.
             cut_tables(self.folder, first - 1 if self.window else first)
@@ -328,7 +321,12 @@ class Run:
         self.saved = step
         self.world.wait()
 
-    def _restore(self, state: TrainingState) -> None:
+    def restore(self, state: TrainingState) -> None:
+        """Put the run where its state was saved.
+
+        Raises:
+            UserError: if the state is of another model or optimiser.
+        """
         try:
             restore(self.take_step, state)
         except ValueError as error:
@@ -337,7 +335,7 @@ class Run:
                 f"{self.folder}: its state does not fit this run; {reason}\nLeave out the flag that"
                 " changes it, or start a new run with --weights"
             ) from error
-        values = state.values
+        self.saved, values = state.step, state.values
         self.best_ap, self.worse = values["best_ap"], values["worse"]
         self.evaluated, self.seconds = values["evaluated"], values["seconds"]
         self.window = [StepRecord(**record) for record in values["window"]]

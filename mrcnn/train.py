@@ -100,8 +100,13 @@ def _train(args: TrainConfig, defaults: Defaults, world: World, loggers: tuple[L
         notes += fill(model, config, start)
     model.to(device)
 
-    folder = world.from_main(_prepare_folder(args, config, splits, world) if world.is_main else "")
+    folder = world.from_main(_make_folder(args) if world.is_main else "")
+    predictor = Predictor(model, config, args.amp == "bf16")
+    training = Run(args, predictor, splits, folder, world, augmentation, loggers)
+    if state is not None:
+        training.restore(state)
     if world.is_main:
+        _describe(folder, args, config, splits, world)
         of_data = (note for dataset in splits.values() for note in dataset.notes)
         for note in dict.fromkeys((*notes, *of_data)):
             print(note)
@@ -109,8 +114,7 @@ def _train(args: TrainConfig, defaults: Defaults, world: World, loggers: tuple[L
             f"{len(splits['train'])} images to train on, {len(splits['val'])} to validate, "
             f"{config.num_classes} classes; run folder {folder}"
         )
-    predictor = Predictor(model, config, args.amp == "bf16")
-    return Run(args, predictor, splits, folder, world, augmentation, loggers).fit(state)
+    return training.fit()
 
 
 def _read_data(args: TrainConfig, world: World) -> dict[str, CocoDataset]:
@@ -193,12 +197,21 @@ def _saved_state(folder: Path) -> tuple[TrainingState | None, list[str]]:
     return state, [*notes, f"resumed at step {state.step}"]
 
 
-def _prepare_folder(
-    args: TrainConfig, config: ModelConfig, splits: dict[str, CocoDataset], world: World
-) -> Path:
-    """The run folder, with all that says how the run came about."""
+def _make_folder(args: TrainConfig) -> Path:
+    """The run folder, without what writers that died have left there."""
     folder = args.resume or make_run_folder(args.out, RUNS)
     sweep(folder)
+    return folder
+
+
+def _describe(
+    folder: Path,
+    args: TrainConfig,
+    config: ModelConfig,
+    splits: dict[str, CocoDataset],
+    world: World,
+) -> None:
+    """Write how the run came about."""
     kept = dataclasses.replace(args, resume=None, config=None, auto_resume=False, out=folder)
     data = {
         name: {"annotations": dataset.annotations, "images": dataset.folder}
@@ -207,7 +220,6 @@ def _prepare_folder(
     described = {"train": kept.to_dict(), "model": config.to_dict(), "data": data}
     write_json(folder / "config.json", described, indent=2)
     write_json(folder / "environment.json", {**environment(), "processes": world.size}, indent=2)
-    return folder
 
 
 if __name__ == "__main__":

@@ -83,7 +83,10 @@ def sums(folder) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize(("where", "named"), [("pixels", "loss_mask"), ("gradient", "gradient_")])
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [("pixels", "loss_mask"), pytest.param("gradient", "gradient_", marks=pytest.mark.slow)],
+)
 def test_a_run_stops_and_keeps_what_was_sound(
     where, named, data, whole, tmp_path, monkeypatch, capsys
 ):
@@ -104,7 +107,7 @@ def test_a_run_stops_and_keeps_what_was_sound(
     assert again.items() <= whole.items()
 
 
-@pytest.mark.parametrize("where", ["pixels", "gradient"])
+@pytest.mark.parametrize("where", ["pixels", pytest.param("gradient", marks=pytest.mark.slow)])
 def test_a_step_that_is_left_out_changes_nothing(where, data, tmp_path, monkeypatch, caplog):
     """Weights, moments, running mean, and the statistics of live batch norm."""
     states = []
@@ -139,7 +142,7 @@ def test_ten_bad_steps_in_a_row_end_the_run(data, tmp_path, monkeypatch, capsys)
     assert (tmp_path / "run" / "best.safetensors").exists()
 
 
-@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+@pytest.mark.parametrize("on_nan", ["stop", pytest.param("skip", marks=pytest.mark.slow)])
 def test_processes_agree_on_a_bad_step(on_nan, data, tmp_path, monkeypatch):
     """That only one of them met."""
     with socket.socket() as free:
@@ -195,6 +198,7 @@ def test_memory_that_runs_out_is_told(error, data, tmp_path, monkeypatch, capsys
     assert "00000005.safetensors" in kept
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_an_evaluation_is_told(data, whole, tmp_path, monkeypatch, capsys):
     def failing(*_):
         raise OUT_OF_MEMORY[1]

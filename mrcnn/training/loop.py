@@ -40,7 +40,7 @@ class StepRecord:
     images: int  # of all processes
     seconds: float = field(default=0.0, compare=False)  # since the step before
     data_seconds: float = field(default=0.0, compare=False)  # of these, waiting for the loader
-    skipped: bool = False  # values that were not finite left the weights as they were
+    skipped: bool = False  # values that were not finite, or too large for a scale of fp16
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -147,10 +147,18 @@ def _read(
             if world.is_main:
                 logger.warning("%s\nThe step is left out.", message)
         norm = parts.pop("gradient_norm")
+        overflowed = take_step.scaler.is_enabled() and not norm < float("inf")
         images = len(p.indices) * world.size
         records.append(
             StepRecord(
-                p.step, p.lr, parts, norm, images, p.seconds, p.data_seconds, skipped=bool(broken)
+                p.step,
+                p.lr,
+                parts,
+                norm,
+                images,
+                p.seconds,
+                p.data_seconds,
+                skipped=bool(broken) or overflowed,
             )
         )
     return records
