@@ -104,8 +104,13 @@ def read_table(path: Path) -> list[Row]:
                     ) from None
         if "step" not in row:
             raise UserError(f"{path}: line {line}: has no step; correct or remove the line")
-        rows.append({name: value for name, value in row.items() if math.isfinite(value)})
+        rows.append({name: value for name, value in row.items() if _is_measured(name, value)})
     return rows
+
+
+def _is_measured(name: str, value: float) -> bool:
+    """AP is -1 where there is nothing to find."""
+    return math.isfinite(value) and not (name.endswith("_AP") and value < 0)
 
 
 def _best_row(rows: list[Row]) -> Row:
