@@ -158,6 +158,13 @@ def test_a_pipe_does_not_hang(make):
         read(folder)
 
 
+def test_a_name_that_cannot_be_printed(make):
+    folder = make("labelme")
+    (folder / os.fsdecode(b"\xff.json")).write_text("{}")
+    with pytest.raises(UserError, match=r"'\\udcff\.json' has a name that cannot be printed"):
+        read(folder)
+
+
 def test_huge_files_are_not_read(make):
     folder = make("yolo")
     with (folder / "labels" / "a.txt").open("wb") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Listing:
             return []
         lines = (line.strip() for line in self.text(file).splitlines())
         names = [line for line in lines if line and line not in NO_CLASSES]
-        if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        if twice := first_repeated(names):
             raise UserError(f"{self.folder / file}: holds {twice!r:.60} twice; remove one")
         if not names:
             raise UserError(f"{self.folder / file}: holds no class; write one name a line")
@@ -100,6 +100,16 @@ class Listing:
         return path
 
 
+def first_repeated(names: Iterable[str]) -> str | None:
+    """The first name that was there before."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def list_files(folder: Path) -> Listing:
     """All files below a folder.
 
@@ -118,6 +128,11 @@ def list_files(folder: Path) -> Listing:
                     name = below + entry.name
                     if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
+                    if not name.isprintable():
+                        raise UserError(
+                            f"--data {folder}: {name!r:.200} has a name that cannot be printed; "
+                            "rename it"
+                        )
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(f"{name}/")
                     elif entry.is_symlink() and not _is_own_file(entry, root):

@@ -130,12 +130,15 @@ def _one_a_file(
     around: dict[str, list[str]] = {}
     for key, name in images.items():
         around.setdefault(key[0], []).append(name)
+    files: dict[str, list[str]] = {}
+    for key, file in masks.items():
+        files.setdefault(key[0], []).append(file)
     masks_of: dict[str, list[str]] = {}
     for folder, names in around.items():
         if len(names) > 1:
             fix = "give every image its own folder, or every image one mask of its name"
             problems.add(f"{folder}/images", "hold one image", names, fix)
-        masks_of[names[0]] = [file for key, file in masks.items() if key[0] == folder]
+        masks_of[names[0]] = files.get(folder, [])
     for key, file in masks.items():
         if key[0] not in around:
             fix = "add it, or remove the mask"

@@ -14,8 +14,9 @@ Value = str | list[str] | dict[str, str]
 _QUOTED = r""""(?:[^"\\]|\\.)*"|'(?:[^']|'')*'"""
 _KEY = re.compile(r"([A-Za-z_][\w-]*)\s*:(?:\s+(.*))?$")
 _CODE = re.compile(rf"""((?:^|(?<=[\s,\[{{:])){_QUOTED})|(\s#.*|^#.*)$|.""")
-_ITEM = re.compile(rf"\s*((?:\w+\s*:\s+)?(?:{_QUOTED}|[^,\[\]{{}}\"']+))\s*(?:,|$)")
-_PAIR = re.compile(rf"({_QUOTED}|[^:\"']+?)\s*:\s+(.+)$")
+_SPACE = re.compile(r"\s*")
+_ITEM = re.compile(rf"((?:\w+\s*:\s+)?(?:(?:{_QUOTED})\s*|[^,\[\]{{}}\"']+))(?:,|$)")
+_PAIR = re.compile(rf"((?:{_QUOTED})\s*|[^:\"']+):\s+(.+)$")
 
 
 def read_yaml(text: str, path: Path, keys: tuple[str, ...]) -> dict[str, Value]:
@@ -73,6 +74,7 @@ def _items(text: str) -> list[str]:
     """What commas outside of quotes divide."""
     items, at = [], 0
     while at < len(text):
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches anywhere
         if (match := _ITEM.match(text, at)) is None:
             raise ValueError(f"got {shown(text[at : at + 40])}")
         items.append(match[1].strip())

@@ -10,7 +10,7 @@ import posixpath
 from mrcnn.data.coco_tables import file_name_rule, joined, read_sizes
 from mrcnn.data.problems import Problems
 from mrcnn.data.readers.drawn import REDRAW, Size
-from mrcnn.data.readers.listing import CLASS_FILES, Listing
+from mrcnn.data.readers.listing import CLASS_FILES, Listing, first_repeated
 from mrcnn.data.readers.pictures import Object, Picture, Pictures, numbered
 from mrcnn.data.readers.simple_yaml import Value, read_yaml
 from mrcnn.errors import UserError
@@ -95,8 +95,8 @@ def _names(file: str, settings: Settings, listing: Listing, problems: Problems) 
     if isinstance(names, str) or not all(name.strip() for name in names):
         problems.add(f"{file}: names", "be a list of texts", names, _NAMES)
         return []
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        problems.add(f"{file}: names", "be unique", twice[0], "rename one")
+    if twice := first_repeated(names):
+        problems.add(f"{file}: names", "be unique", twice, "rename one")
     if (count := settings.get("nc", "")) not in ("", str(len(names))):
         problems.add(f"{file}: nc", f"be {len(names)}, the number of names", count, "correct it")
     return names
