@@ -10,8 +10,8 @@ def curves(results: Path, picture: Path) -> None:
     """Draw the table `results.csv` of a run.
 
     Args:
-        results: columns `step`, `lr`, `loss`, its parts `loss_…`, `val_loss` and `…_AP`, of which the
-            last two may be empty.
+        results: columns `step`, `lr`, `loss`, its parts `loss_…`, and `val_loss` and `…_AP`, which
+            may be empty.
         picture: .png or .svg file to write.
     """
     from matplotlib.figure import Figure  # takes half a second, and only this needs it
