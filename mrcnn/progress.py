@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from mrcnn.training.loop import StepRecord
 from mrcnn.training.run_folder import memory
@@ -24,18 +25,19 @@ class ProgressLine:
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         if sys.stdout.isatty():
-            columns = (TextColumn("{task.fields[place]}"), BarColumn(bar_width=20))
-            self.bar = Progress(*columns, TextColumn("{task.fields[line]}"), console=Console())
-            self.task = self.bar.add_task("train", total=steps, place="", line="")
+            # Where the window is narrow, the end of the line is cut, and the bar stays.
+            line = TextColumn("{task.fields[line]}", table_column=Column(ratio=1, no_wrap=True))
+            self.bar = Progress(BarColumn(bar_width=10), line, console=Console(), expand=True)
+            self.task = self.bar.add_task("train", total=steps, line="")
             self.bar.start()
 
     def show(self, records: Sequence[StepRecord]) -> None:
         """The mean of the records, and where the run stands."""
-        place, line = f"step {records[-1].step}/{self.steps}", describe(records, self.steps)
+        line = f"step {records[-1].step}/{self.steps}  {describe(records, self.steps)}"
         if self.bar is None or self.task is None:
-            print(f"{place}  {line}", flush=True)
+            print(line, flush=True)
         else:
-            self.bar.update(self.task, completed=records[-1].step, place=place, line=line)
+            self.bar.update(self.task, completed=records[-1].step, line=line)
 
     def close(self) -> None:
         """Leave the last line standing."""
@@ -44,7 +46,7 @@ class ProgressLine:
 
 
 def describe(records: Sequence[StepRecord], steps: int) -> str:
-    """Losses, rate, speed, share of waiting for the loader, memory, time left."""
+    """Loss, speed, memory, time left, share of waiting for the loader, rate, parts of the loss."""
     last = records[-1]
     seconds = sum(r.seconds for r in records)
     sound = [r for r in records if not r.skipped] or records
@@ -58,7 +60,7 @@ def describe(records: Sequence[StepRecord], steps: int) -> str:
     time_left = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
     waiting = sum(r.data_seconds for r in records) / seconds
     return (
-        f"loss {mean['loss']:.3f} ({parts})  lr {last.lr:.2g}  "
-        f"{sum(r.images for r in records) / seconds:.1f} img/s (loader {waiting:.0%})  "
-        f"{memory() / 2**30:.1f} GiB  {time_left} left"
+        f"loss {mean['loss']:.3f}  {sum(r.images for r in records) / seconds:.1f} img/s  "
+        f"{memory() / 2**30:.1f} GiB  {time_left} left  loader {waiting:.0%}  lr {last.lr:.2g}  "
+        f"{parts}"
     )
