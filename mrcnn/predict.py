@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from tyro.conf import Positional
 
 from mrcnn.errors import UserError
 from mrcnn.files import replacing
 from mrcnn.flags import parse, run
+from mrcnn.pictures import Picture
 from mrcnn.prediction_files import RESULTS, Lines, begin, finish, resumed
 from mrcnn.predictor import Predictor, load
 from mrcnn.results import Result, coco_results
 from mrcnn.sources import Source, find_images, overlay_names
 from mrcnn.training.distributed import World, join, leave
+from mrcnn.video import VideoReader, written_video
 
+FRAMES_A_LINE = 100  # of a video
 LARGEST_OVERLAY = 4096  # longer side, pixels; a larger image is drawn at this size
 
 
@@ -28,8 +34,8 @@ class PredictConfig:
     """Find the objects in images: an overlay for each, and all of them in predictions.json."""
 
     images: Positional[tuple[Path, ...]]
-    """Image files, folders whose images are taken, patterns in quotes as 'shots/**/*.jpg', and -
-    for a list of these on standard input."""
+    """Image files, folders whose images are taken, patterns in quotes as 'shots/**/*.jpg', video
+    files, camera:0, and - for a list of these on standard input."""
     weights: Path
     """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
     framework, or the name of a published one."""
@@ -48,8 +54,8 @@ class PredictConfig:
     tile_overlap: float = 0.25
     """Part of their side that neighbouring tiles share, at least."""
     tta: bool = False
-    """Look at every image in three sizes, each also mirrored, and average: better, but six times
-    as slow."""
+    """Look at every image in three sizes, each also mirrored, and average: about six times the
+    work."""
     overlays: bool = True
     """Draw the objects over their image."""
     recursive: bool = False
@@ -124,14 +130,10 @@ def _predict(args: PredictConfig, world: World) -> int:
     if world.is_main and done is None:
         begin(args.out, _settings(args))
     world.wait()
-    failures = _predict_share(
-        args,
-        predictor,
-        left[world.rank :: world.size],
-        overlays[world.rank :: world.size],
-        world,
-    )
-    gathered = world.gather(failures)  # all lines are written
+    share = slice(world.rank, None, world.size)
+    work = _Share(args, predictor, world)
+    work.predict(left[share], overlays[share])
+    gathered = world.gather(work.failures)  # all lines are written
     failures = world.from_main([failure for share in gathered for failure in share])
     if world.is_main:
         ids, class_names = predictor.category_ids, predictor.config.class_names
@@ -169,53 +171,102 @@ def _check_inputs(sources: Sequence[Source], overlays: Sequence[str], out: Path)
         raise UserError(f"--out {out}: would write over {min(clash)}; name another folder")
 
 
-def _predict_share(
-    args: PredictConfig,
-    predictor: Predictor,
-    sources: Sequence[Source],
-    overlays: Sequence[str],
-    world: World,
-) -> list[str]:
-    """Write the lines and overlays of some images; a message for each that could not be read."""
-    failures = []
-    lines = Lines(args.out, world.rank)
-    start = time.perf_counter()
-    outcomes = predictor.attempts(
-        [source.path for source in sources],
-        args.score_threshold,
-        args.class_thresholds,
-        batch_size=args.batch_size,
-        tiles=args.tiles,
-        tile_overlap=args.tile_overlap,
-        tta=args.tta,
-    )
-    for number, (source, overlay) in enumerate(zip(sources, overlays, strict=True), start=1):
-        outcome = next(outcomes)
-        if isinstance(outcome, UserError):
-            failures.append(str(outcome))
-            said = "failed"
-        else:
-            _write(outcome, source.path, args.out, overlay if args.overlays else None, lines)
-            said = outcome.summary()
-        del outcome  # and with it the image, before the next one is read
-        if world.is_main:
-            rate = number / (time.perf_counter() - start)
-            print(f"[{number}/{len(sources)}] {source.path}: {said}, {rate:.1f} img/s", flush=True)
-    lines.close()
-    return failures
+class _Share:
+    """The images and videos of one process, and what becomes of them.
+
+    Attributes:
+        failures: a message for each that could not be read.
+    """
+
+    def __init__(self, args: PredictConfig, predictor: Predictor, world: World) -> None:
+        self.args, self.predictor, self.speaks = args, predictor, world.is_main
+        self.lines = Lines(args.out, world.rank)
+        self.failures: list[str] = []
+        self.done, self.start = 0, time.perf_counter()  # images and frames
+
+    def predict(self, sources: Sequence[Source], overlays: Sequence[str]) -> None:
+        """Write the lines and overlays, of images first."""
+        both = sorted(zip(sources, overlays, strict=True), key=lambda pair: pair[0].is_video)
+        outcomes = self._find(source.path for source, _ in both if not source.is_video)
+        for number, (source, name) in enumerate(both, start=1):
+            overlay = name if self.args.overlays else None
+            place = f"[{number}/{len(both)}] {source.path}"
+            if source.is_video:
+                self._say(place, self._video(source.path, overlay, place))
+            else:
+                self._say(place, self._image(next(outcomes), source.path, overlay))
+        self.lines.close()
+
+    def _find(self, images: Iterable[Picture]) -> Iterator[Result | UserError]:
+        args = self.args
+        return self.predictor.attempts(
+            images,
+            args.score_threshold,
+            args.class_thresholds,
+            batch_size=args.batch_size,
+            tiles=args.tiles,
+            tile_overlap=args.tile_overlap,
+            tta=args.tta,
+        )
+
+    def _say(self, place: str, what: str) -> None:
+        if self.speaks:
+            rate = self.done / (time.perf_counter() - self.start)
+            print(f"{place}: {what}, {rate:.1f} img/s", flush=True)
+
+    def _image(self, found: Result | UserError, path: Path, overlay: str | None) -> str:
+        """Draw and write what was found; nobody keeps the image longer."""
+        self.done += 1
+        if isinstance(found, UserError):
+            self.failures.append(str(found))
+            return "failed"
+        if overlay is not None:
+            with replacing(self.args.out / overlay) as draft:
+                found.plot(longest_side=LARGEST_OVERLAY).save(draft, quality=92)
+        self.lines.add(*_records(found, path), overlay)
+        return found.summary()
+
+    def _video(self, path: Path, overlay: str | None, place: str) -> str:
+        """Draw and write the frames of a video; a camera's until stopped from the keyboard."""
+        try:
+            reader = VideoReader(path)
+        except UserError as error:
+            self.failures.append(str(error))
+            return "failed"
+        before = self.done
+        with (
+            nullcontext()
+            if overlay is None
+            else written_video(self.args.out / overlay, reader.rate)
+        ) as writer:
+            try:
+                for found in self._find(reader):
+                    assert isinstance(found, Result)  # arrays can be read
+                    if writer is not None:
+                        writer.add(np.asarray(found.plot(longest_side=LARGEST_OVERLAY)))
+                    image, annotations = _records(found, path)
+                    frame = self.done - before
+                    self.lines.add({**image, "frame": frame}, annotations, overlay)
+                    self.done += 1
+                    if (frame + 1) % FRAMES_A_LINE == 0:
+                        of = f" of {reader.count}" if reader.count else ""
+                        self._say(place, f"{frame + 1}{of} frames")
+            except KeyboardInterrupt:
+                if not reader.is_camera:
+                    raise
+        if not reader.is_camera:
+            self.lines.end_video(str(path), overlay)
+        return f"{self.done - before} frames"
 
 
-def _write(found: Result, path: Path, out: Path, overlay: str | None, lines: Lines) -> None:
-    """Draw what was found in an image, and write its line."""
-    if overlay is not None:
-        with replacing(out / overlay) as draft:
-            found.plot(longest_side=LARGEST_OVERLAY).save(draft, quality=92)
+def _records(found: Result, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An image and its objects as a COCO file has them, without ids."""
     height, width = found.image.shape[:2]
     entries = coco_results(found.boxes, found.scores, found.labels, found.rles, found.category_ids)
     annotations = [
         {**entry, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0} for entry in entries
     ]
-    lines.add({"file_name": str(path), "height": height, "width": width}, annotations, overlay)
+    return {"file_name": str(path), "height": height, "width": width}, annotations
 
 
 if __name__ == "__main__":

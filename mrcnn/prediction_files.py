@@ -35,13 +35,19 @@ class Lines:
         """The objects of an image.
 
         Args:
-            image: of a COCO file, without its id.
+            image: of a COCO file, without its id; of a video, with the number of the `frame`.
             annotations: of a COCO file, without ids.
             overlay: name of the picture drawn of it.
         Raises:
             UserError: if the system cannot write them.
         """
-        record = {"image": image, "overlay": overlay, "annotations": annotations}
+        self._write({"image": image, "overlay": overlay, "annotations": annotations})
+
+    def end_video(self, name: str, overlay: str | None) -> None:
+        """All frames of a video are written: images of its name with their number as `frame`."""
+        self._write({"video": name, "overlay": overlay})
+
+    def _write(self, record: Record) -> None:
         line = json.dumps(record).encode() + b"\n"
         _told(self.path, lambda: self.file.write(line))
 
@@ -68,7 +74,8 @@ def resumed(folder: Path, settings: Record) -> dict[str, str | None] | None:
     """Get a folder ready for more lines of all processes; called by the main one alone.
 
     Returns:
-        Of each file that has its line the name of its overlay; None if there are no lines at all.
+        Of each image that has its line, and each video that has all of them, the name of its
+        overlay; None if there are no lines at all.
     Raises:
         UserError: if the system cannot write there, or the lines there follow from other settings.
     """
@@ -84,18 +91,20 @@ def resumed(folder: Path, settings: Record) -> dict[str, str | None] | None:
         raise UserError(
             f"--resume: {path} was made with {', '.join(made)}; give the same, or another --out"
         )
-    return {
-        record["image"]["file_name"]: record["overlay"]
-        for _, record in _records(path)
-        if "image" in record
-    }
+    done = {}
+    for _, record in _records(path):
+        if "video" in record:
+            done[record["video"]] = record["overlay"]
+        elif "image" in record and "frame" not in record["image"]:
+            done[record["image"]["file_name"]] = record["overlay"]
+    return done
 
 
 def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> int:
     """Write `predictions.json` from the lines of all processes; called by the main one alone.
 
-    Only one line is in memory at a time. Images come in the order of `names`, then what else has
-    a line; ids count from 1.
+    Only one line is in memory at a time. Images come in the order of `names`, then by their own
+    names what else has a line; ids count from 1.
 
     Returns:
         How many images it holds.
@@ -105,14 +114,13 @@ def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> 
     _gather(folder)
     path = folder / LINES
     place = {name: number for number, name in enumerate(names)}
-    offsets = {
-        record["image"]["file_name"]: offset  # a file that has two lines keeps the later
-        for offset, record in _records(path)
-        if "image" in record
-    }
-    ordered = [
-        offsets[name] for name in sorted(offsets, key=lambda name: place.get(name, len(place)))
-    ]
+    offsets: dict[tuple[int, str, int], int] = {}
+    for offset, record in _records(path):
+        if "image" in record:
+            name, frame = record["image"]["file_name"], record["image"].get("frame", 0)
+            # What has two lines, as frames of a video that was begun twice, keeps the later.
+            offsets[place.get(name, len(place)), name, frame] = offset
+    ordered = [offsets[key] for key in sorted(offsets)]
     with replacing(folder / RESULTS) as draft, draft.open("w") as out, path.open("rb") as lines:
 
         def records() -> Iterator[Record]:

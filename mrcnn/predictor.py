@@ -6,24 +6,21 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from mrcnn import checkpoints
 from mrcnn.batching import ahead, grouped
 from mrcnn.config import ModelConfig
 from mrcnn.data.images import (
-    MAX_PIXELS,
     MAX_TILED_PIXELS,
     empty_batch,
-    read_image,
     resized,
     slots,
     write_view,
@@ -32,6 +29,7 @@ from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN, build
 from mrcnn.models.postprocess import to_detections
 from mrcnn.numerics import NUMERICS
+from mrcnn.pictures import Loaded, Picture, Pixels, load_picture
 from mrcnn.results import Result
 from mrcnn.structures import Detections, ImageBatch
 from mrcnn.tiles import merged, windows
@@ -39,9 +37,6 @@ from mrcnn.tta import detect_views
 
 if TYPE_CHECKING:  # in typing itself since Python 3.11
     from typing_extensions import Unpack
-
-Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
 
 
 class Options(TypedDict, total=False):
@@ -53,18 +48,9 @@ class Options(TypedDict, total=False):
     # resized, and has at most `max_detections` objects.
     tiles: int
     tile_overlap: float  # part of their side that neighbours share, 0.25 unless given
-    # Look at three sizes, each also mirrored, and average: better, and six times as slow. Images go
+    # Look at three sizes, each also mirrored, and average: about six times the work. Images go
     # through the network one by one.
     tta: bool
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """The pixels of an image, or what is wrong with it."""
-
-    number: int  # in the order asked for
-    path: Path | None
-    rgb: Pixels | UserError
 
 
 class Predictor:
@@ -177,7 +163,7 @@ class Predictor:
                 return self._by_views(images, thresholds)
             return self._by_batches(images, batch_size, thresholds)
 
-        def find_in_tiles(image: _Loaded, size: int) -> Result | UserError:
+        def find_in_tiles(image: Loaded, size: int) -> Result | UserError:
             if isinstance(image.rgb, UserError):
                 return image.rgb
             places = windows(*_size(image.rgb), size, tile_overlap)
@@ -186,7 +172,7 @@ class Predictor:
 
         if tiles is None:
             return find(images)
-        return (find_in_tiles(_load(0, image, MAX_TILED_PIXELS), tiles) for image in images)
+        return (find_in_tiles(load_picture(0, image, MAX_TILED_PIXELS), tiles) for image in images)
 
     def _by_batches(
         self, images: Iterable[Picture], batch_size: int, thresholds: NDArray[np.float32]
@@ -208,7 +194,7 @@ class Predictor:
     def _by_views(
         self, images: Iterable[Picture], thresholds: NDArray[np.float32]
     ) -> Iterator[Result | UserError]:
-        for one in ahead(_load(number, image) for number, image in enumerate(images)):
+        for one in ahead(load_picture(number, image) for number, image in enumerate(images)):
             if isinstance(one.rgb, UserError):
                 yield one.rgb
             else:
@@ -272,16 +258,16 @@ class Predictor:
 
     def _batches(
         self, images: Iterable[Picture], batch_size: int
-    ) -> Iterator[tuple[list[_Loaded], ImageBatch | None]]:
+    ) -> Iterator[tuple[list[Loaded], ImageBatch | None]]:
         """Images that are padded alike, as the network sees them; or some that cannot be read."""
         multiple = self.config.size_multiple
 
-        def padded_size(one: _Loaded) -> tuple[int, ...]:
+        def padded_size(one: Loaded) -> tuple[int, ...]:
             if isinstance(one.rgb, UserError):
                 return ()
             return tuple(-(-side // multiple) for side in resized(*_size(one.rgb), self.config))
 
-        loaded = (_load(number, image) for number, image in enumerate(images))
+        loaded = (load_picture(number, image) for number, image in enumerate(images))
         for group in grouped(loaded, padded_size, batch_size):
             pictures = [one.rgb for one in group if not isinstance(one.rgb, UserError)]
             yield group, self._prepared(pictures) if pictures else None
@@ -378,40 +364,6 @@ def _sound(outcome: Result | UserError) -> Result:
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
-
-
-def _load(number: int, image: Picture, max_pixels: int = MAX_PIXELS) -> _Loaded:
-    if not isinstance(image, str | os.PathLike):
-        return _Loaded(number, None, _as_rgb(image))
-    try:
-        return _Loaded(number, Path(image), read_image(image, max_pixels=max_pixels))
-    except UserError as error:
-        return _Loaded(number, Path(image), error)
-
-
-def _as_rgb(image: Image.Image | NDArray[np.uint8] | Tensor) -> Pixels:
-    """(h, w, 3) uint8 RGB."""
-    if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8:
-            raise TypeError(f"predict: image must be a tensor of uint8, got {image.dtype}")
-        if image.dim() == 3 and image.shape[0] == 3 and image.numel():
-            return image.cpu().permute(1, 2, 0).contiguous().numpy()
-        raise ValueError(
-            f"predict: image must be a tensor of shape (3, h, w), got {tuple(image.shape)}"
-        )
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise TypeError(f"predict: image must be an array of uint8, got {image.dtype}")
-        if image.ndim == 2 and image.size:
-            return np.repeat(image[:, :, None], 3, axis=2)
-        if image.ndim == 3 and image.shape[2] == 3 and image.size:
-            return image
-        raise ValueError(f"predict: image must have shape (h, w, 3) or (h, w), got {image.shape}")
-    raise TypeError(
-        f"predict: image must be a path, a PIL image, an array or a tensor, got {type(image)}"
-    )
 
 
 def _size(image: Any) -> tuple[int, int]:

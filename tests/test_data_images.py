@@ -163,6 +163,20 @@ def test_a_bad_file_is_named(tmp_path, case):
     assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_high_images_are_copied_in_parts(tmp_path):
+    for height in (2048, 2049, 5000):
+        pixels = np.random.default_rng(height).integers(0, 256, (height, 3, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "high.png")
+        np.testing.assert_array_equal(read_image(tmp_path / "high.png"), pixels)
+
+
+def test_the_limit_can_be_chosen(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 35), RGB)
+    with pytest.raises(UserError, match="is 7 x 5 pixels, at most 34 are read"):
+        read_image(tmp_path / "a.png", 34)
+
+
 def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for name, message in (("none.png", "does not exist"), ("", "not a file"), ("pipe.png", "not")):

@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 import mrcnn
 from mrcnn import predict as verb
 from mrcnn import prediction_files
+from mrcnn.data.images import read_size
 from mrcnn.errors import UserError
 from mrcnn.sources import Source, overlay_names
 
@@ -308,3 +309,34 @@ def test_two_processes_share_the_images(images, weights, tmp_path):
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )
+
+
+MEASURED = """
+import resource, sys
+from mrcnn import predict
+code = predict.main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(shared_data, weights, tmp_path):
+    """139 pictures, and the same under two more names: the rest costs less than keeping a tenth."""
+    pictures = sorted((shared_data / "coco_mini" / "images").iterdir())
+    assert len(pictures) == 139
+    for copy in "abc":
+        (tmp_path / copy).mkdir()
+        for path in pictures:
+            (tmp_path / copy / path.name).symlink_to(path)
+    peaks = []
+    for number, folders in enumerate(("a", "abc")):
+        words = [*(tmp_path / name for name in folders), "--out", tmp_path / str(number)]
+        words += ["--weights", weights, "--score-threshold", 0, "--batch-size", 4]
+        command = [sys.executable, "-c", MEASURED, *map(str, words), "--device", "cpu"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(read(tmp_path / str(number))["annotations"]) == 20 * 139 * len(folders)
+        peaks.append(int(done.stdout.split("peak ")[1]) * 1024)
+    pixels = sum(3 * np.prod(read_size(path)) for path in pictures)
+    assert peaks[1] - peaks[0] < 2 * pixels / 10
