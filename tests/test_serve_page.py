@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 from served import picture, serving
 
-from mrcnn.predictor import coco_results
+from mrcnn.results import coco_results
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed")
 

@@ -11,7 +11,7 @@ FREQUENCIES = ("r", "c", "f")
 
 _NOTE = (
     "LVIS: a class that an image's record does not name is unknown there; training takes it as "
-    "absent, and AP is COCO's, not LVIS's"
+    "absent, and AP is COCO's but for mrcnn evaluate --protocol lvis"
 )
 
 
