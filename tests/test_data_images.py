@@ -172,9 +172,9 @@ def test_high_images_are_copied_in_parts(tmp_path):
 
 def test_the_limit_can_be_chosen(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 35), RGB)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", max_pixels=35), RGB)
     with pytest.raises(UserError, match="is 7 x 5 pixels, at most 34 are read"):
-        read_image(tmp_path / "a.png", 34)
+        read_image(tmp_path / "a.png", max_pixels=34)
 
 
 def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path):

@@ -414,9 +414,9 @@ def test_in_a_browser(tmp_path, width):
 
 
 def test_ap_of_images_without_objects_is_not_drawn(tmp_path):
-    rows = [[10, 0.1, 3.0, 1.5, 4.0, -1, -1, ""], [20, 0.1, 3.0, 1.5, 4.0, 0.5, -1, ""]]
+    rows = [[10, 0.1, 3.0, 1.5, -1, -1, ""], [20, 0.1, 3.0, 1.5, 0.5, -1, ""]]
     run = make_run(tmp_path, rows=rows)
-    assert [row.get("bbox_AP") for row in report.read_results(run / "results.csv")] == [None, 0.5]
+    assert [row.get("bbox_AP") for row in report.read_table(run / "results.csv")] == [None, 0.5]
     for name in ("val_results.json", "train_batch.jpg"):
         (run / name).unlink()
     with (run / "results.csv").open("w", newline="") as file:
