@@ -49,11 +49,12 @@ def merged(
 ) -> Result:
     """The objects of an image from those of its tiles, best first.
 
-    Two masks of one class are compared in the part of the image that both their tiles show. An
-    object that is whole in some tile is taken from there, the best where it is in several; what
-    other tiles show of it is left out. Parts of an object that is whole in none are joined: the
-    union of their masks and boxes, the best of their scores. Without masks, boxes stand in for
-    them.
+    What may be cut by the border of its tile is left out where another tile shows all of it and
+    what comes behind the border, whatever it is taken for there. Then two masks of one class are
+    compared in the part of the image that both their tiles show. An object that is whole in some
+    tile is taken from there, the best where it is in several. Parts of an object that is whole in
+    none are joined: the union of their masks and boxes, the best of their scores. Without masks,
+    boxes stand in for them.
 
     Args:
         image: (h, w, 3), of which the tiles are windows.
@@ -73,11 +74,16 @@ def merged(
     has_masks = any(one.rles for one in found)
     if not has_masks:
         masks = [rle.rectangle(box, height, width) for box in boxes]
-    margin = MARGIN * (corners[:, 2:] - corners[:, :2])
-    is_cut = (
-        ((boxes[:, :2] < corners[:, :2] + margin) & (corners[:, :2] > 0))
-        | ((boxes[:, 2:] > corners[:, 2:] - margin) & (corners[:, 2:] < (width, height)))
-    ).any(1)
+    # Of each tile what lies well inside; a side of the image ends nothing.
+    low, high = np.array(tiles, np.float64).reshape(-1, 2, 2).swapaxes(0, 1)  # (T, 2) each
+    margin = MARGIN * (high - low)
+    low, high = (
+        np.where(low > 0, low + margin, -np.inf),
+        np.where(high < (width, height), high - margin, np.inf),
+    )
+    shown = ((boxes[:, None, :2] >= low) & (boxes[:, None, 2:] <= high)).all(2)  # (D, T)
+    is_cut = ~shown[np.arange(len(tile)), tile]
+    is_shown_whole = shown.any(1)
 
     @cache
     def shared_window(a: int, b: int) -> rle.Rle:
@@ -97,6 +103,7 @@ def merged(
         return any(common >= SAME * int(rle_codec.area(masks[k])) > 0 for k in smaller)
 
     order = np.lexsort((-scores, is_cut))
+    order = order[~(is_cut & is_shown_whole)[order]]
     kept: list[int] = []
     groups: dict[int, list[int]] = {}  # of kept objects that are cut, by their first
     group_of: dict[int, int] = {}

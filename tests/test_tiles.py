@@ -137,6 +137,32 @@ def test_parts_that_are_seen_badly_at_borders(seed):
     assert sorted(overlaps.argmax(axis=1)) == list(range(len(masks)))
 
 
+def test_what_a_border_makes_of_an_object_is_left_out():
+    """Cut objects are taken for another class, as half a disc for a triangle: nobody sees it."""
+    rng = np.random.default_rng(0)
+    masks = []
+    for y, x in itertools.product(range(0, 380, 30), range(0, 480, 30)):
+        mask = np.zeros((400, 500), bool)
+        side = rng.integers(4, 20)
+        mask[y : y + side, x : x + side] = True
+        masks.append(mask)
+    image = np.zeros((400, 500, 3), np.uint8)
+    tiles = windows(400, 500, 100, 0.4)
+    found = []
+    for x1, y1, x2, y2 in tiles:
+        parts = [mask[y1:y2, x1:x2] for mask in masks]
+        kinds = [int(p.sum() < m.sum()) for p, m in zip(parts, masks, strict=True)]
+        parts, kinds = zip(
+            *[(p, k) for p, k in zip(parts, kinds, strict=True) if p.any()], strict=True
+        )
+        found.append(result(image[y1:y2, x1:x2], parts, np.linspace(1, 0.5, len(parts)), kinds))
+    assert any(1 in one.labels for one in found)
+    together = merged(image, None, tiles, found)
+    assert set(together.labels) == {0}
+    assert {m["counts"] for m in together.rles} == {encode(mask)["counts"] for mask in masks}
+    assert len(together) == len(masks)
+
+
 def test_boxes_stand_in_for_masks():
     mask = np.zeros((300, 300), bool)
     mask[20:40, 10:290] = True
