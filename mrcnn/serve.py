@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
         server.predictor = load(args.weights, args.device, amp=args.amp)
         for note in server.predictor.notes:
             print(note)
-        print(f"http://{HOST}:{server.port} (Ctrl-C ends it)", flush=True)
         with suppress(KeyboardInterrupt):
+            print(f"http://{HOST}:{server.port} (Ctrl-C ends it)", flush=True)
             server.serve_forever()
 
 

@@ -6,6 +6,7 @@ bounded, whatever they send.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -37,6 +38,7 @@ _METHODS = {"/": "GET, HEAD", "/model": "GET, HEAD", "/predict": "POST"}
 # since a tunnel may have its own.
 _OUR_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?")
 _PICTURE_TYPE = re.compile(r"(image/[\w.+-]+|application/octet-stream)\s*(;|$)", re.IGNORECASE)
+CLOSE_SECONDS = 2.0  # for answers that are being written when the server ends
 _HEADERS = {
     "Cache-Control": "no-store",
     "Connection": "close",
@@ -71,6 +73,7 @@ class Server(socketserver.ThreadingTCPServer):
         # One thread, so that one picture at a time goes through the model, in order.
         self.model_thread = ThreadPoolExecutor(1, "model")
         self._connections = threading.BoundedSemaphore(CONNECTIONS)
+        self._open: set[socket.socket] = set()
         super().__init__((HOST, port), _Handler)
 
     @property
@@ -78,9 +81,18 @@ class Server(socketserver.ThreadingTCPServer):
         return int(self.server_address[1])
 
     def server_close(self) -> None:
-        """Stop listening, and wait for the picture that is in the model."""
+        """Stop listening, and wait for the picture that is in the model.
+
+        Browsers open connections before they need them: nothing more is read from these.
+        """
         super().server_close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):  # its client has left
+                connection.shutdown(socket.SHUT_RD)
         self.model_thread.shutdown(cancel_futures=True)
+        end = time.monotonic() + CLOSE_SECONDS
+        while self._open and time.monotonic() < end:
+            time.sleep(0.01)
 
     def describe(self) -> bytes:
         """See `answers.model`."""
@@ -93,6 +105,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._connections.acquire(blocking=False):
+            self._open.add(request)
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -101,6 +114,7 @@ class Server(socketserver.ThreadingTCPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._open.discard(request)
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
