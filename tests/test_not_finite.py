@@ -176,7 +176,10 @@ OUT_OF_MEMORY = [
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize(
+    "error",
+    [OUT_OF_MEMORY[0], *(pytest.param(e, marks=pytest.mark.slow) for e in OUT_OF_MEMORY[1:])],
+)
 def test_memory_that_runs_out_is_told(error, data, tmp_path, monkeypatch, capsys):
     out, kept, calls = tmp_path / "run", {}, []
     forward = MaskRCNN.forward

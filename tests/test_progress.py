@@ -62,7 +62,7 @@ def shown(text: str, columns: int) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize("columns", [80, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_terminal_shows_one_line_that_renews_itself(columns, data, tmp_path, monkeypatch):
     """Messages stand above it, and the end is cut off where the window is narrow."""
     without_pictures(monkeypatch.setattr)

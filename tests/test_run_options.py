@@ -5,12 +5,14 @@ import dataclasses
 import json
 import math
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from safetensors import safe_open
-from short_runs import contents, run, without_pictures, write_data
+from short_runs import arguments, contents, run, without_pictures, write_data
 
 import mrcnn
 from mrcnn import flags, train
@@ -214,3 +216,27 @@ def test_events_for_tensorboard_can_be_read_back(data, tmp_path):
         wanted = {int(row["step"]): float(row[name]) for row in table if row[name]}
         assert {e.step: e.value for e in found.Scalars(tag)} == pytest.approx(wanted, rel=1e-4)
     assert "batch_size: 2" in str(found.Tensors("config/text_summary")[0].tensor_proto)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow(data, tmp_path):
+    """Less than 1 MB in 1,000 steps, after 500 in which caches fill; files mapped do not count."""
+    found: list[tuple[int, float]] = []
+
+    class Memory:
+        def start(self, *_: object) -> None: ...
+
+        def end(self) -> None: ...
+
+        def log(self, step, values) -> None:
+            if "loss" in values:
+                status = Path("/proc/self/status").read_text()
+                kibibytes = int(status.split("RssAnon:")[1].split()[0])
+                found.append((step, kibibytes * 1024 / 1e6))
+
+    words = ("--steps", "2600", "--eval-every", "0", "--print-every", "100", "--save-every", "9999")
+    assert train.main(arguments(data, tmp_path / "run", *words), loggers=(Memory(),)) == 0
+    steps, megabytes = np.array([row for row in found if 500 <= row[0] < 2600]).T
+    slope = np.polyfit(steps, megabytes, 1)[0] * 1000
+    print(f"{slope:.2f} MB in 1,000 steps")
+    assert slope < 1
