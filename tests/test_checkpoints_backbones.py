@@ -88,9 +88,9 @@ def test_caffe2s_file_of_msra(tmp_path):
     for name in ("layer1.0.conv2.weight", "layer4.2.bn3.bias", "layer2.0.downsample.0.weight"):
         assert torch.equal(found[name], state[name]), name
     assert (found["layer3.0.bn2.running_mean"] == 0).all()
-    scale, shift = model.backbone.body.layer3[0].bn2.affine()
-    torch.testing.assert_close(scale, state["layer3.0.bn2.weight"])
-    torch.testing.assert_close(shift, state["layer3.0.bn2.bias"])
+    norm, x = model.backbone.body.layer3[0].bn2, torch.randn(1, 256, 3, 3)
+    scale, shift = (state[f"layer3.0.bn2.{of}"][:, None, None] for of in ("weight", "bias"))
+    torch.testing.assert_close(norm(x), x * scale + shift)
     assert any("blue, green, red" in note for note in notes)
     assert not any("random" in note for note in notes)
 

@@ -1,10 +1,15 @@
 """Products that end in a sum or a ReLU equal the same in steps, whichever way they are computed."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
+from test_fixed_shapes import images
 
-from mrcnn.models.layers import FrozenBatchNorm, conv
+from mrcnn.config import MODELS, ModelConfig
+from mrcnn.models import build
+from mrcnn.models.layers import FrozenBatchNorm, conv, fold_norms
 from mrcnn.models.resnet import ResNet
 from mrcnn.ops.fused import conv2d, linear
 
@@ -105,3 +110,64 @@ def test_fused_stages_equal_those_in_steps(name, norm):
         # The same roundings in another order; a wrong map is off by its own size, 10^6 times more.
         error, usual = (float((x - expected).detach().abs().max()) for x in (found, in_steps))
         assert error <= 4 * usual
+
+
+def randomise_norms(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm | torch.nn.BatchNorm2d):
+            for name, value in module.state_dict().items():
+                if value.is_floating_point():
+                    value.uniform_(*((-0.5, 0.5) if name in ("bias", "running_mean") else (0.5, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        ("resnet18", "frozen_batch"),
+        ("resnet50", "batch"),
+        ("resnext50_32x4d", "frozen_batch"),
+        ("mobilenet_v2", "batch"),
+        ("inception_v3_narrow", "frozen_batch"),
+        ("vgg11_bn", "batch"),
+        ("vgg11", "none"),
+        ("resnet18", "group"),
+    ],
+)
+def test_norms_folded_once_leave_features_as_they_are(name, norm):
+    torch.manual_seed(0)
+    config = ModelConfig(backbone=name, norm=norm, class_names=("a",), fpn_channels=16)
+    backbone = build(config).backbone.double().eval()
+    randomise_norms(backbone)
+    pixels = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        expected = backbone(pixels)
+        fold_norms(backbone)
+        found = backbone(pixels)
+    left = [m for m in backbone.modules() if isinstance(m, FrozenBatchNorm | torch.nn.BatchNorm2d)]
+    assert left == []
+    # Weights are scaled by the same product at every call before, and once after.
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+def test_detections_of_a_folded_model_are_the_same():
+    """With live norms in the heads, too, in float32."""
+    torch.manual_seed(0)
+    model = build(
+        dataclasses.replace(
+            MODELS["small-imagenet"],
+            class_names=("disc", "square"),
+            head_norm="batch",
+            box_head_convs=1,
+            score_threshold=0.0,
+            max_detections=20,
+        )
+    ).eval()
+    randomise_norms(model)
+    batch = images()
+    with torch.no_grad():
+        expected = model(batch)
+        fold_norms(model)
+        found = model(batch)
+    for field in dataclasses.fields(found):
+        of = field.name
+        torch.testing.assert_close(getattr(found, of), getattr(expected, of), atol=0, rtol=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -28,11 +28,6 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift of each channel."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(
@@ -104,13 +99,14 @@ def conv(
 ) -> Tensor:
     """`relu(norm(layer(x)) + add)`, each part as asked for.
 
-    A frozen norm is folded into the weights anew at every call: scaling them is nothing beside the
-    convolution, they can never be out of date, and gradients reach the layer's own weights.
+    A norm with fixed statistics is folded into the weights anew at every call: scaling them is
+    little beside the convolution, they can never be out of date, and gradients reach the layer's
+    own weights. `fold_norms` does it once.
 
     Args:
         x: (N, C, H, W).
         layer: `nn.Conv2d`, or `Conv`, which brings its norm.
-        norm: frozen or not.
+        norm: of fixed statistics or not; None where there is none any more.
         add: (N, channels, H', W'), a value of the result's shape that nobody needs afterwards: it
             may be overwritten.
         valid: (N,) bool; the statistics of a live batch norm are those of these rows.
@@ -120,10 +116,8 @@ def conv(
     if isinstance(layer, Conv):
         norm = layer.norm
     weight, bias = layer.weight, layer.bias
-    if isinstance(norm, FrozenBatchNorm):
-        scale, shift = norm.affine()
-        weight = weight * scale[:, None, None, None]
-        bias = shift if bias is None else bias * scale + shift
+    if _has_fixed_statistics(norm):
+        weight, bias = _folded(layer, norm)
         norm = None
     how = (layer.stride, layer.padding, layer.dilation, layer.groups)
     if norm is None:
@@ -136,6 +130,44 @@ def conv(
     if add is not None:
         y += add
     return F.relu(y, inplace=True) if relu else y
+
+
+def _has_fixed_statistics(norm: nn.Module | None) -> TypeGuard[FrozenBatchNorm | nn.BatchNorm2d]:
+    if isinstance(norm, nn.BatchNorm2d):
+        return not norm.training
+    return isinstance(norm, FrozenBatchNorm)
+
+
+def _folded(layer: nn.Conv2d, norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that does what both do."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    bias = shift if layer.bias is None else layer.bias * scale + shift
+    return layer.weight * scale[:, None, None, None], bias
+
+
+@torch.no_grad()
+def fold_norms(model: nn.Module) -> None:
+    """Take norms of fixed statistics into the convolutions before them, for inference alone.
+
+    In place: the model computes the same, without the norms, and can be trained no more.
+
+    Args:
+        model: in evaluation mode.
+    """
+    before: nn.Module | None = None
+    # A norm is registered right after its convolution, or in it.
+    for name, module in list(model.named_modules()):
+        if _has_fixed_statistics(module):
+            assert isinstance(before, nn.Conv2d), name
+            weight, bias = _folded(before, module)
+            before.weight = nn.Parameter(weight, requires_grad=False)
+            before.bias = nn.Parameter(bias, requires_grad=False)
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, None)
+        before = module
 
 
 def live_batch_norm(x: Tensor, norm: nn.BatchNorm2d, valid: Tensor | None = None) -> Tensor:
