@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from mrcnn.data.coco import CocoDataset, read_splits
-from mrcnn.data.coco_truth import as_coco
+from mrcnn.data.coco_writer import check_target, write_coco
 from mrcnn.data.formats import find_splits
 from mrcnn.data.readers.division import Division, draw
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
-from mrcnn.files import write_json
 from mrcnn.flags import parse, run
 
 
@@ -49,11 +45,7 @@ class ConvertDataConfig:
             re.compile(self.group)
         except re.error as error:
             raise UserError(f"--group {self.group!r}: is no regular expression ({error})") from None
-        source, target = self.source.resolve(), self.target.resolve()
-        if target.is_relative_to(source):
-            raise UserError(f"{self.target}: lies in the source; name a folder outside of it")
-        if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
-            raise UserError(f"{self.target}: is not empty; name a new folder")
+        check_target(self.source, self.target)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,13 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     datasets, notes = _divided(datasets, args.source, division)
     for note in dict.fromkeys(notes):
         print(note)
-    try:
-        linked, copied = _write(datasets, args.target)
-    except OSError as error:
-        raise UserError(
-            f"{args.target}: cannot be written ({error.strerror or error}); "
-            "name another place, or make room there"
-        ) from error
+    linked, copied = write_coco(datasets, args.target)
     for name, dataset in datasets.items():
         objects = int((~dataset.crowd).sum())
         print(f"{args.target / name}.json: {len(dataset)} images, {objects} objects")
@@ -93,47 +79,6 @@ def _divided(
         return datasets, notes
     splits = {"train": subset(train, rest), "val": subset(train, drawn)}
     return splits, [f"{len(drawn)} images to validate are drawn with seed {division.seed}"]
-
-
-def _write(datasets: dict[str, CocoDataset], target: Path) -> tuple[int, int]:
-    """Write all, whole or not at all; returns how many images are linked, and copied."""
-    folders = {
-        dataset.path(i).absolute().parent
-        for dataset in datasets.values()
-        for i in range(len(dataset))
-    }
-    common = Path(os.path.commonpath([*folders]))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        linked, images = 0, set()
-        for name, dataset in datasets.items():
-            content = as_coco(dataset)
-            for i, record in enumerate(content["images"]):
-                path = dataset.path(i).absolute()
-                record["file_name"] = path.relative_to(common).as_posix()
-                if path not in images:
-                    images.add(path)
-                    linked += _place(path, draft / "images" / record["file_name"])
-            write_json(draft / f"{name}.json", content)
-        draft.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        os.replace(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return linked, len(images) - linked
-
-
-def _place(source: Path, target: Path) -> bool:
-    """Link an image, copy it where that cannot be; returns whether it is linked."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def read_coco(
     """
     problems = Problems(annotations)
     if content is None:
-        content = lvis.adapt(_read_content(annotations, problems), problems)
+        content = read_content(annotations, problems)
     image_records, annotation_records, category_records = (
         [(i, record) for i, record in enumerate(records) if isinstance(record, dict)]
         for records in (content.images, content.annotations, content.categories)
@@ -159,17 +159,23 @@ def read_splits(
     return datasets
 
 
-def _read_content(annotations: Path, problems: Problems) -> Content:
-    """The records of a COCO file."""
+def read_content(annotations: Path, problems: Problems) -> Content:
+    """The records of a COCO file; what is no record is noted.
+
+    Raises:
+        DatasetError: if the file does not hold a JSON object.
+        UserError: if the file cannot be read or is not JSON.
+    """
     content = read_json(annotations)
     if not isinstance(content, dict):
         problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
         problems.raise_any()
-    return Content(
+    found = Content(
         images=_records(content, "images", problems),
         annotations=_records(content, "annotations", problems),
         categories=_records(content, "categories", problems),
     )
+    return lvis.adapt(found, problems)
 
 
 def _records(content: dict[str, Any], key: str, problems: Problems) -> list[Any]:

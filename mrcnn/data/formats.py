@@ -40,6 +40,7 @@ def find_splits(
     folder: Path,
     needs: Sequence[str] = ("train", "val"),
     division: Division = Division(),  # noqa: B008  it is frozen
+    problems: Problems | None = None,
 ) -> dict[str, Split]:
     """The splits of a data set, by the first known layout that the folder has.
 
@@ -48,6 +49,8 @@ def find_splits(
     Args:
         needs: keys that must be there.
         division: how validation images are drawn where a format has no lists of splits.
+        problems: takes what is wrong in annotations of another format than COCO, and what is right
+            in them is returned; None makes it an error.
     Returns:
         "train" and "val", as far as they exist.
     Raises:
@@ -64,7 +67,7 @@ def find_splits(
         listing = list_files(folder)
         if (name := recognise(listing)) is None:
             raise UserError(_unknown(listing))
-        splits = _read(listing, name, division)
+        splits = _read(listing, name, division, problems)
     if lacking := [name for name in needs if name not in splits]:
         has = ", ".join(f"{name}: {split.annotations}" for name, split in splits.items())
         raise UserError(
@@ -90,13 +93,16 @@ def _unknown(listing: Listing) -> str:
     )
 
 
-def _read(listing: Listing, name: str, division: Division) -> dict[str, Split]:
+def _read(
+    listing: Listing, name: str, division: Division, told: Problems | None
+) -> dict[str, Split]:
     """The splits of a folder in another format than COCO."""
-    folder, problems = listing.folder, Problems(listing.folder)
+    folder, problems = listing.folder, told or Problems(listing.folder)
     found = READERS[name].read(listing, problems)
     for link in listing.links:
         problems.add(link, "be no link to a folder or out of it", link, "copy what it leads to")
-    problems.raise_any()
+    if told is None or not found.pictures or not found.classes:
+        problems.raise_any()
     if not found.pictures or not found.classes:
         what = "images" if not found.pictures else "labelled objects"
         raise UserError(f"--data {folder}: looks like {name}, but holds no {what}; add some")
