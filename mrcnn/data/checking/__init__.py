@@ -1,0 +1,1 @@
+"""What is wrong or suspicious in a data set: `table.py` lists every check."""
