@@ -15,7 +15,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,10 @@ class Row:
     error: float | None = None
 
 
-def parse(doc: str, *, threads: tuple[int, ...] = (1, 2), repeats: int = 9) -> argparse.Namespace:
-    """The options that every benchmark has."""
+def parse(
+    doc: str, *, threads: tuple[int, ...] = (1, 2), repeats: int = 9, ways: Sequence[str] = ()
+) -> argparse.Namespace:
+    """The options that every benchmark has; `--ways` where there are several to choose from."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,6 +71,8 @@ def parse(doc: str, *, threads: tuple[int, ...] = (1, 2), repeats: int = 9) -> a
     parser.add_argument("--repeats", type=int, default=repeats, help="readings of each case")
     parser.add_argument("--quick", action="store_true", help="3 readings, small cases: < 30 s")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    if ways:
+        parser.add_argument("--ways", nargs="+", choices=ways, default=list(ways))
     args = parser.parse_args()
     if args.quick:
         args.repeats = 3

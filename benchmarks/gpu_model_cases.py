@@ -26,7 +26,7 @@ autocast = partial(torch.autocast, DEVICE, torch.bfloat16)
 def inference(quick: bool) -> Iterator[Case]:
     """Pixels to padded detections and, on the GPU still, run lengths; bfloat16."""
     with torch.device(DEVICE):
-        ours, theirs = build_twins(torch.randn(1, 3, HEIGHT, WIDTH))
+        ours, _, theirs = build_twins(torch.randn(1, 3, HEIGHT, WIDTH))
     if theirs is not None:
         theirs = theirs.to(memory_format=torch.channels_last)
 
@@ -82,7 +82,7 @@ def training(quick: bool) -> Iterator[Case]:
     import training_bench  # needs pycocotools
 
     with torch.device(DEVICE):
-        ours, theirs = build_twins(torch.randn(1, 3, HEIGHT, WIDTH))
+        ours, _, theirs = build_twins(torch.randn(1, 3, HEIGHT, WIDTH))
     objects = training_bench.make_objects(HEIGHT, WIDTH)
     pixels = torch.randn(training_bench.IMAGES, 3, HEIGHT, WIDTH, device=DEVICE)
     pixels = pixels.contiguous(memory_format=torch.channels_last)

@@ -208,7 +208,7 @@ def main() -> None:
     torch.set_num_threads(max(args.threads))
     pixels = torch.randn(1, 3, height, width)
     small = {"proposals": 100, "detections": 10} if args.quick else {}
-    our_model, their_model = build_twins(pixels, **small)
+    our_model, _, their_model = build_twins(pixels, **small)
     ours = Ours(our_model, pixels)
     sides: dict[str, Ours | Theirs] = {"ours": ours}
     notes: list[str] = []

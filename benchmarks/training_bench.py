@@ -130,7 +130,7 @@ def main() -> None:
     facts = about(args)
     torch.set_num_threads(max(args.threads))
     pixels = torch.randn(IMAGES, 3, height, width)
-    our_model, their_model = build_twins(pixels[:1], roi_samples=32 if args.quick else 512)
+    our_model, _, their_model = build_twins(pixels[:1], roi_samples=32 if args.quick else 512)
     objects = make_objects(height, width)
     ours = OurStep(our_model, pixels, our_targets(*objects, height, width))
     sides: dict[str, Step] = {"ours": ours}

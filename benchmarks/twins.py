@@ -1,4 +1,4 @@
-"""Mask R-CNN R50-FPN of ours and of torchvision with the same weights, for end-to-end benchmarks.
+"""Mask R-CNN FPN of ours and of torchvision with the same weights, for end-to-end benchmarks.
 
 Weights are random, from one seed. So that work flows as in a trained model, the norms of the
 backbone get random statistics that keep activations bounded, and the layers that predict are
@@ -24,20 +24,27 @@ SPREAD = {"objectness": 3.0, "rpn deltas": 0.2, "classes": 2.0, "deltas": 0.5, "
 
 
 def build_twins(
-    pixels: Tensor, *, proposals: int = 1000, detections: int = 100, roi_samples: int = 512
-) -> tuple[MaskRCNN, nn.Module | None]:
-    """Our model, and torchvision's where it is installed, in evaluation mode.
+    pixels: Tensor,
+    *,
+    backbone: str = "resnet50",
+    proposals: int = 1000,
+    detections: int = 100,
+    roi_samples: int = 512,
+) -> tuple[MaskRCNN, ModelConfig, nn.Module | None]:
+    """Our model, its configuration, and torchvision's where it is installed, in evaluation mode.
 
     Three stages of the backbone are trainable in both, and its norms are frozen.
 
     Args:
         pixels: (1, 3, H, W), the image to rescale the outputs for.
+        backbone: a ResNet.
         proposals, detections: of an image.
         roi_samples: RoIs an image in training.
     """
     torch.manual_seed(0)
     config = ModelConfig(
         class_names=tuple(f"class {i}" for i in range(CLASSES)),
+        backbone=backbone,
         numerics="torchvision",
         post_nms_top_k=proposals,
         max_detections=detections,
@@ -49,14 +56,14 @@ def build_twins(
         from torchvision.models.detection import MaskRCNN as TheirMaskRCNN
         from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-        backbone = resnet_fpn_backbone(
-            backbone_name="resnet50",
+        body = resnet_fpn_backbone(
+            backbone_name=backbone,
             weights=None,
             norm_layer=torchvision.ops.FrozenBatchNorm2d,
             trainable_layers=3,
         )
         theirs = TheirMaskRCNN(
-            backbone,
+            body,
             CLASSES + 1,
             rpn_post_nms_top_n_train=proposals,
             rpn_post_nms_top_n_test=proposals,
@@ -64,14 +71,15 @@ def build_twins(
             box_batch_size_per_image=roi_samples,
         ).eval()
     model = ours if theirs is None else theirs
+    last = "bn2" if backbone in ("resnet18", "resnet34") else "bn3"  # where a block ends
     for name in model.state_dict():
         if name.endswith((".running_mean", ".running_var")):
             norm = name.rpartition(".")[0]
-            _randomise(model.get_submodule(norm), last=norm.endswith("bn3"))
+            _randomise(model.get_submodule(norm), last=norm.endswith(last))
     if theirs is not None:
         ours.load_state_dict(to_ours(Path("torchvision"), theirs.state_dict(), {}, {}).state)
     rescale(ours, theirs, pixels)
-    return ours, theirs
+    return ours, config, theirs
 
 
 def _randomise(norm: nn.Module, last: bool) -> None:
