@@ -133,8 +133,8 @@ def _predict(args: PredictConfig, world: World) -> int:
     share = slice(world.rank, None, world.size)
     work = _Share(args, predictor, world)
     work.predict(left[share], overlays[share])
-    gathered = world.gather(work.failures)  # all lines are written
-    failures = world.from_main([failure for share in gathered for failure in share])
+    gathered = world.gather((work.failures, work.objects))  # all lines are written
+    failures = world.from_main([failure for share, _ in gathered for failure in share])
     if world.is_main:
         ids, class_names = predictor.category_ids, predictor.config.class_names
         categories = [{"id": id, "name": name} for id, name in zip(ids, class_names, strict=True)]
@@ -142,6 +142,11 @@ def _predict(args: PredictConfig, world: World) -> int:
         drawn = f"{len(left) - len(failures)} overlays and " if args.overlays else ""
         skipped = f", {len(sources) - len(left)} images were done before" if done else ""
         print(f"{drawn}{RESULTS} in {args.out}{skipped}")
+        if len(left) > len(failures) and not any(objects for _, objects in gathered):
+            print(
+                "no object reaches its threshold; a lower --score-threshold shows what the model "
+                "is less sure of, longer training makes it surer"
+            )
         if failures:
             listed = "\n  ".join(failures)
             print(
@@ -176,12 +181,14 @@ class _Share:
 
     Attributes:
         failures: a message for each that could not be read.
+        objects: how many were found.
     """
 
     def __init__(self, args: PredictConfig, predictor: Predictor, world: World) -> None:
         self.args, self.predictor, self.speaks = args, predictor, world.is_main
         self.lines = Lines(args.out, world.rank)
         self.failures: list[str] = []
+        self.objects = 0
         self.done, self.start = 0, time.perf_counter()  # images and frames
 
     def predict(self, sources: Sequence[Source], overlays: Sequence[str]) -> None:
@@ -224,6 +231,7 @@ class _Share:
             with replacing(self.args.out / overlay) as draft:
                 found.plot(longest_side=LARGEST_OVERLAY).save(draft, quality=92)
         self.lines.add(*_records(found, path), overlay)
+        self.objects += len(found)
         return found.summary()
 
     def _video(self, path: Path, overlay: str | None, place: str) -> str:
@@ -248,6 +256,7 @@ class _Share:
                     frame = self.done - before
                     self.lines.add({**image, "frame": frame}, annotations, overlay)
                     self.done += 1
+                    self.objects += len(found)
                     if (frame + 1) % FRAMES_A_LINE == 0:
                         of = f" of {reader.count}" if reader.count else ""
                         self._say(place, f"{frame + 1}{of} frames")

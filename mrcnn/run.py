@@ -127,6 +127,7 @@ class Run:
         if self.world.is_main and not self.stop.exit_code:
             self._draw_predictions()
             print(f"weights, results.csv, curves and report.html are in {self.folder}")
+            print(f"objects in other images: mrcnn predict IMAGES --weights {self.folder}")
         return self.stop.exit_code
 
     def _make_step(self) -> TrainStep:

@@ -112,7 +112,7 @@ def _train(args: TrainConfig, defaults: Defaults, world: World, loggers: tuple[L
             print(note)
         print(
             f"{len(splits['train'])} images to train on, {len(splits['val'])} to validate, "
-            f"{config.num_classes} classes; run folder {folder}"
+            f"{config.num_classes} class{'es' * (config.num_classes > 1)}; run folder {folder}"
         )
     return training.fit()
 

@@ -46,6 +46,14 @@ LAYOUTS = {  # files, expected (train annotations, train images, val annotations
         ["annotations.json", "images/"],
         ("annotations.json", "images", "annotations.json", "images"),
     ),
+    "CVAT's one set": (
+        ["annotations/instances_default.json", "images/a.jpg"],
+        ("annotations/instances_default.json", "images") * 2,
+    ),
+    "CVAT's one set, by subset": (
+        ["annotations/instances_default.json", "images/default/"],
+        ("annotations/instances_default.json", "images/default") * 2,
+    ),
 }  # fmt: skip
 
 
@@ -56,7 +64,7 @@ def test_layouts(tmp_path, layout):
     train, val = splits["train"], splits["val"]
     actual = (train.annotations, train.images, val.annotations, val.images)
     assert actual == tuple(tmp_path / part for part in expected)
-    assert bool(train.note) == (layout == "one set")
+    assert bool(train.note) == ("one set" in layout)
 
 
 def test_one_split_is_enough_where_no_more_is_needed(tmp_path):

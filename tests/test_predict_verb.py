@@ -106,6 +106,13 @@ def test_an_input_is_never_overwritten(tmp_path, weights):
     assert list(tmp_path.iterdir()) == [tmp_path / "a.jpg"]
 
 
+def test_where_nothing_is_found_a_threshold_is_named(images, weights, tmp_path, capsys):
+    assert predict(weights, tmp_path, images / "a.png", "--class-threshold", "cat=1", "dog=1") == 0
+    assert "no object reaches its threshold; a lower --score-threshold" in capsys.readouterr().out
+    assert predict(weights, tmp_path, images / "a.png") == 0
+    assert "--score-threshold" not in capsys.readouterr().out
+
+
 def test_batches_give_the_same_file(images, weights, tmp_path):
     """Up to roundings, whatever goes through the network together; in the order of the names."""
     outs = [tmp_path / str(size) for size in (1, 3)]

@@ -19,8 +19,16 @@ _LAYOUTS = """\
     same names (train2017/, val2017/; also below images/)
   lvis_*_train.json, lvis_*_val.json (also below annotations/), train2017/, val2017/
   train/_annotations.coco.json, valid/_annotations.coco.json, images beside them
-  annotations.json, images/ (one set for training and validation)
+  annotations.json, images/ (one set for training and validation; CVAT's
+    annotations/instances_default.json likewise)
 """ + "\n".join(f"  {reader.layout}" for reader in READERS.values())
+
+# One COCO file -> where its images may lie: plain, Roboflow's, CVAT's.
+_SINGLE = {
+    "annotations.json": ("images",),
+    "_annotations.coco.json": (".",),
+    "annotations/instances_default.json": ("images/default", "images"),
+}
 
 
 @dataclass(frozen=True)
@@ -167,9 +175,13 @@ def _roboflow(folder: Path) -> dict[str, Split]:
 
 
 def _single(folder: Path) -> dict[str, Split]:
-    for file, images in (("annotations.json", "images"), ("_annotations.coco.json", ".")):
+    for file, places in _SINGLE.items():
         if (folder / file).is_file():
-            note = f"{folder / file} serves for training and validation: figures show memory only"
-            split = Split(folder / file, folder / images, note)
+            note = (
+                f"{folder / file} serves for training and validation: figures show memory only; "
+                "`mrcnn convert-data` divides it"
+            )
+            images = next((folder / p for p in places if (folder / p).is_dir()), folder / places[0])
+            split = Split(folder / file, images, note)
             return {"train": split, "val": split}
     return {}
