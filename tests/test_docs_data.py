@@ -1,10 +1,9 @@
 """Every command of docs/data.md runs, on small data sets in the formats it describes."""
 
-import re
-import shlex
 from pathlib import Path
 
 import annotation_writers as writers
+import documents
 import pytest
 import short_runs
 from test_readers import FORMATS as LISTED
@@ -15,12 +14,7 @@ from mrcnn.data.coco import read_splits
 from mrcnn.data.coco_truth import as_coco, ground_truth
 from mrcnn.data.formats import find_splits
 
-TEXT = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
-    for line in block.splitlines()
-]
+COMMANDS = documents.commands("data.md")
 FOLDERS = {  # of the page -> format
     "photos": "labelme", "balloons": "VIA 1", "parts": "YOLO", "cells": "mask files",
     "people": "indexed masks", "VOC2012": "VOC", "cityscapes": "Cityscapes", "lvis": "LVIS",
@@ -57,11 +51,8 @@ def case(command: list[str]) -> object:
 def test_commands(workplace, monkeypatch, capsys, command):
     monkeypatch.chdir(workplace)
     before = sorted(workplace.glob("*/**/*"))
-    program, verb, *words = command
-    assert program == "mrcnn"
-    if verb == "train":
-        words += [*short_runs.FLAGS, "--steps", "1"]
-    assert cli.main([verb, *words]) == 0, capsys.readouterr().err
+    flags = [*short_runs.FLAGS, "--steps", "1"] if command[1] == "train" else []
+    assert documents.run(command, *flags) == 0, capsys.readouterr().err
     own = {"run", "runs", "photos-coco", "photos-by-place"}
     new = set(workplace.glob("*/**/*")) - set(before)
     assert {path.relative_to(workplace).parts[0] for path in new} <= own
