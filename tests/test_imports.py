@@ -17,7 +17,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"results", "video"},
     {"tiles", "sources"},
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
-    {"mistakes", "lvis_scores", "cityscapes_scores", "prediction_files"},
+    {"mistakes", "lvis_scores", "cityscapes_scores", "prediction_files", "ray"},
     {"scoring"},
     {"evaluate", "report_analysis", "web"},
     {"report"},
