@@ -11,9 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import annotation_writers
 import documents
 import pytest
 import short_runs
+import test_readers
 import tiny
 import torch
 
@@ -36,6 +38,10 @@ def workplace(tmp_path_factory) -> Path:
     short_runs.write_data(folder / "DIR")
     backbone = ResNet("resnet18", norm="frozen_batch").state_dict()
     torch.save(backbone, folder / "resnet50.pth")
+    content = test_readers.strange(folder / "source")
+    annotation_writers.labelme(folder / "photos", content, folder / "source")
+    (folder / "new").mkdir()
+    shutil.copy(folder / "source/a b.JPG", folder / "new/a.jpg")
     config = dataclasses.replace(tiny.CONFIG, norm="group_of_8")
     checkpoints.save(folder / "published.safetensors", tiny.model(config).state_dict(), config, {})
     with pytest.MonkeyPatch.context() as patch:
@@ -78,6 +84,22 @@ def test_code(capsys):
     printed = capsys.readouterr().out.splitlines()
     assert "from step 0" in printed
     assert "done" in printed
+
+
+def test_quickstart(monkeypatch, capsys):
+    """From top to bottom; the line that installs is that of the README, which CI runs."""
+    install, *others = documents.commands("quickstart.md")
+    readme = (documents.DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert f"\n{' '.join(install)} && python -m mrcnn.train\n" in readme
+    for command in others:
+        flags = ("--device", "cpu") if command[1] in ("predict", "evaluate") else ()
+        if command[1] == "train":
+            flags = FLAGS
+        assert documents.run(command, *flags) == 0, capsys.readouterr().err
+    for code in documents.blocks("quickstart.md", "python"):
+        exec(code, {})
+    assert Path("found/a.jpg").is_file()
+    assert Path("overlay.png").is_file()
 
 
 def started(command: list[str], processes: int, *flags: str) -> subprocess.Popen:
