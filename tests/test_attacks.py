@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mask_inputs import KINDS, judge_inputs
 from op_judge import OPS, draw_call, judge, judge_many
 from sanitized import build, can_build, run, run_child
 from torch import Tensor
@@ -11,12 +12,25 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 CALLS = 100  # of each op
 UNDER_SANITIZERS = 20_000  # of all ops
+MASKS_UNDER_SANITIZERS = 50_000  # run lengths and polygons
 PIXELS = """
 import sys
 from mrcnn.ops import library
 assert library.load("mrcnn_host").__file__.startswith(sys.argv[1]), "not the sanitized kernels"
 from test_write_pixels import judge_random_call
 print(sum(judge_random_call(seed) for seed in range(int(sys.argv[2]))))
+"""
+
+MASKS = """
+import sys
+import torch
+torch.set_num_threads(1)
+from mrcnn.ops import library
+for name in ("mrcnn_host", "mrcnn_C"):
+    assert library.load(name).__file__.startswith(sys.argv[1]), "not the sanitized kernels"
+from mask_inputs import judge_inputs
+for (kind, is_sound), count in sorted(judge_inputs(range(int(sys.argv[2]))).items()):
+    print(f"{kind}: {count} {'sound' if is_sound else 'broken'}")
 """
 
 
@@ -77,6 +91,24 @@ def test_sanitizers_report_nothing(sanitized_kernels, isa):
 def test_sanitizers_report_nothing_where_images_become_pixels(sanitized_kernels, isa):
     answered = run_child(sanitized_kernels, isa, PIXELS, str(UNDER_SANITIZERS))
     assert int(answered) > UNDER_SANITIZERS / 3
+
+
+def test_random_masks():
+    """Of each kind some are sound and some are not."""
+    found = judge_inputs(range(200))
+    assert set(found) == {(kind, is_sound) for kind in KINDS for is_sound in (True, False)}
+    assert min(found.values()) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_sanitizers_report_nothing_about_masks(sanitized_kernels, isa, capsys):
+    told = run_child(sanitized_kernels, isa, MASKS, str(MASKS_UNDER_SANITIZERS // len(KINDS)))
+    with capsys.disabled():
+        print(f"\n{told}", end="")
+    assert sum(int(line.split(": ")[1].split()[0]) for line in told.splitlines()) == (
+        MASKS_UNDER_SANITIZERS
+    )
 
 
 def test_calls_follow_from_the_seed():

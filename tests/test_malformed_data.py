@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -370,6 +371,7 @@ def check_mutations(folder: Path, seeds: range) -> None:
     outcomes = {"read": 0, "refused": 0, "unnamed": 0}
     for seed in seeds:
         raw = mutate(sound(), random.Random(seed))
+        began = time.process_time()
         try:
             dataset = read(folder, raw)
         except UserError as error:
@@ -379,6 +381,7 @@ def check_mutations(folder: Path, seeds: range) -> None:
             outcomes["read"] += 1
             assert torch.isfinite(dataset.boxes).all()
             assert (dataset.boxes[:, 2:] > dataset.boxes[:, :2]).all()
+        assert time.process_time() - began < 2, seed
     assert outcomes["unnamed"] == 0
     assert min(outcomes["read"], outcomes["refused"]) > len(seeds) / 100
 
