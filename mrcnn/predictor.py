@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, overload
@@ -26,12 +26,14 @@ from mrcnn.data.images import (
     write_view,
 )
 from mrcnn.errors import UserError
+from mrcnn.graphs import Graphs
 from mrcnn.models import MaskRCNN, build
+from mrcnn.models.layers import fold_norms
 from mrcnn.models.postprocess import to_detections
 from mrcnn.numerics import NUMERICS
 from mrcnn.pictures import Loaded, Picture, Pixels, load_picture
 from mrcnn.results import Result
-from mrcnn.structures import Detections, ImageBatch
+from mrcnn.structures import DetectionBatch, Detections, ImageBatch
 from mrcnn.tiles import merged, windows
 from mrcnn.tta import detect_views
 
@@ -59,6 +61,7 @@ class Predictor:
     Args:
         amp: compute convolutions and matrix products in bfloat16.
         notes: sentences about what was assumed of another framework's file.
+        capture: run as CUDA graphs, one for each padded size and number of images.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class Predictor:
         config: ModelConfig,
         amp: bool = False,
         notes: Sequence[str] = (),
+        capture: bool = False,
     ) -> None:
         self.model, self.config, self.amp, self.notes = model, config, amp, list(notes)
+        self._run: Callable[[ImageBatch], DetectionBatch] = Graphs(model) if capture else model
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +215,7 @@ class Predictor:
         """
         with self._inference():
             images = images.to(self.device)
-            found = self.model(images)
+            found = self._run(images)
             numerics = NUMERICS[self.config.numerics]
             return to_detections(found, images.sizes, original_sizes, numerics)
 
@@ -306,6 +311,7 @@ def load(
     device: str = "cpu",
     *,
     amp: bool = False,
+    capture: bool = False,
     bgr: bool | None = None,
     **config: Any,
 ) -> Predictor:
@@ -315,6 +321,7 @@ def load(
     Args:
         device: "cpu", "cuda" or "cuda:1".
         amp: compute convolutions and matrix products in bfloat16.
+        capture: on a GPU, run as CUDA graphs, one for each padded size and number of images.
         bgr: whether the pixels of another framework's model are blue, green, red; by default as
             that framework has them.
         config: fields of `ModelConfig` in place of those of the file, as `score_threshold`,
@@ -324,6 +331,8 @@ def load(
         UserError: if the checkpoint cannot be read, or the device is not there.
     """
     where = find_device(device)
+    if capture and where.type != "cuda":
+        raise UserError(f"capture=True: is of CUDA devices, not of {device}; leave it out")
     file = checkpoints.find(Path(path))  # once: a published file is hashed each time
     checkpoint = checkpoints.load(file, bgr=bgr, **config)
     try:
@@ -335,9 +344,10 @@ def load(
             f"{path}: its weights do not fit the model it describes ({reason}); "
             "was it made by another version of mrcnn?"
         ) from error
+    fold_norms(model.eval())
     ours = file.suffix == ".safetensors"
     notes = [] if ours else checkpoint.extra["notes"]
-    return Predictor(model.to(where).eval(), checkpoint.config, amp, notes)
+    return Predictor(model.to(where), checkpoint.config, amp, notes, capture)
 
 
 def find_device(name: str) -> torch.device:

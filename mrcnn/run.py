@@ -138,6 +138,8 @@ class Run:
         if args.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
         if self.world.size > 1:
+            if args.capture:
+                raise UserError("--capture: is of one process; leave it out under torchrun")
             forward = distribute(forward, device)
         optimizer = make_optimizer(
             self.model,
@@ -158,6 +160,7 @@ class Run:
             clip_norm=args.clip_norm,
             ema=Ema(self.model, args.ema) if args.ema else None,
             skip_bad=args.on_nan == "skip",
+            capture=args.capture,
         )
 
     def _train(self, first: int) -> Iterator[list[StepRecord]]:

@@ -446,6 +446,36 @@ def test_inference_replays_as_a_graph():
         assert_close(values, expected[name], rtol=1e-4, atol=1e-4)
 
 
+def test_captured_training_has_the_losses_of_training(tmp_path):
+    """Forward and backward as a graph; float32 sums in another order apart."""
+    test_capture = pytest.importorskip("test_capture")  # it needs what reads data sets
+    from mrcnn.data.shapes import write_shapes
+
+    write_shapes(tmp_path / "shapes", train=10, val=1, size=64)
+    wanted = test_capture.losses(tmp_path / "shapes", False, (64,), device=DEVICE)
+    found = test_capture.losses(tmp_path / "shapes", True, (64,), device=DEVICE)
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_captured_predictions_are_those_without(tmp_path, capsys):
+    import tiny
+
+    import mrcnn
+
+    run = tiny.run(tmp_path)
+    rng = np.random.default_rng(0)
+    sizes = ((40, 60), (60, 40), (40, 60))
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    plain, captured = (
+        mrcnn.load(run, DEVICE, capture=capture).predict(images, 0.0, batch_size=1)
+        for capture in (False, True)
+    )
+    assert "no CUDA graph" not in capsys.readouterr().out
+    for one, other in zip(plain, captured, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+
+
 def test_the_verbs_run_on_a_gpu(tmp_path):
     pytest.importorskip("tyro")
     import mrcnn

@@ -13,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mrcnn.data.loader import TrainBatch
 from mrcnn.models.losses import Normalizer, own_count
+from mrcnn.structures import ImageBatch, Targets
+from mrcnn.training.captured import CapturedLosses
 from mrcnn.training.distributed import World
 from mrcnn.training.solver import Ema, set_learning_rate
 
@@ -32,6 +34,7 @@ class TrainStep:
         amp: a key of `AMP`.
         clip_norm: limit of the global gradient norm; None sets none.
         skip_bad: leave the weights alone where a loss or the gradient is not finite.
+        capture: run forward and backward as CUDA graphs; of batches in one part, in one process.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class TrainStep:
         clip_norm: float | None = None,
         ema: Ema | None = None,
         skip_bad: bool = False,
+        capture: bool = False,
     ) -> None:
         self.model, self.forward, self.optimizer = model, forward, optimizer
         self.device, self.world, self.ema = device, world, ema
@@ -53,6 +57,7 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.clip_norm = float("inf") if clip_norm is None else clip_norm
         self.skip_bad = skip_bad
+        self.captured = CapturedLosses(model, self._add_gradients) if capture else None
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.counts_ahead = not norms
         # What a forward pass changes, and a step that is left out must not.
@@ -70,7 +75,7 @@ class TrainStep:
             clipping, as scalars on the device, not waited for.
         """
         set_learning_rate(self.optimizer, lr)
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=self.captured is None)  # graphs add to the same place
         batches = [
             (
                 part.images.to(self.device, non_blocking=True),
@@ -82,13 +87,13 @@ class TrainStep:
         sums: dict[str, Tensor] = {}
         normalizer = self._normalizer(batches)
         for i, (images, targets) in enumerate(batches):
-            with self._exchange(last=i == len(batches) - 1):
-                with self.autocast():
-                    losses = self.forward(images, targets, normalizer)
-                losses["loss"] = torch.stack(list(losses.values())).sum()
-                self.scaler.scale(losses["loss"] / len(batches)).backward()
+            if self.captured is not None:
+                losses = self.captured(images, targets)
+            else:
+                with self._exchange(last=i == len(batches) - 1):
+                    losses = self._add_gradients(images, targets, normalizer, len(batches))
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value.detach() / len(batches)
+                sums[name] = sums.get(name, 0) + value / len(batches)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         if self.skip_bad and self._is_bad(sums["loss"], norm):
@@ -100,6 +105,20 @@ class TrainStep:
                 self.ema.update(self.model, step)
         self.scaler.update()
         return {**sums, "gradient_norm": norm.detach()}
+
+    def _add_gradients(
+        self,
+        images: ImageBatch,
+        targets: Targets,
+        normalizer: Normalizer = own_count,
+        parts: int = 1,
+    ) -> dict[str, Tensor]:
+        """The losses of one of the parts of a batch, as plain values."""
+        with self.autocast():
+            losses = self.forward(images, targets, normalizer)
+        losses["loss"] = torch.stack(list(losses.values())).sum()
+        self.scaler.scale(losses["loss"] / parts).backward()
+        return {name: value.detach() for name, value in losses.items()}
 
     def autocast(self) -> torch.autocast:
         """The precision of the run, as a context."""
