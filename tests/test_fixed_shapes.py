@@ -1,5 +1,6 @@
 """From pixels to padded detections no shape depends on content, and nothing is read by the host."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -7,10 +8,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mrcnn import graphs
 from mrcnn.config import MODELS
+from mrcnn.data.loader import TrainBatch
 from mrcnn.models import build, mask_head
 from mrcnn.ops.mask_targets import InstanceMasks
 from mrcnn.structures import ImageBatch, Targets
+from mrcnn.training.distributed import ALONE
+from mrcnn.training.solver import Ema, make_optimizer
+from mrcnn.training.step import TrainStep
 
 aten = torch.ops.aten
 HOST_READS = {
@@ -112,6 +118,31 @@ def test_training_step_reads_nothing_on_the_host(model, monkeypatch):
         losses = model(images(), square_targets())
         torch.stack(list(losses.values())).sum().backward()
     assert recorder.found == []
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_nothing_is_read_up_to_the_updated_weights(model, capture, monkeypatch):
+    """With clipping and a running mean of the weights; and as a graph would run it."""
+    monkeypatch.setattr(mask_head, "_used_slots", lambda labels: labels.shape[1])
+    monkeypatch.setattr(graphs, "record", lambda function, inputs: function)
+    model = copy.deepcopy(model).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = make_optimizer(model, "sgd", 0.02, momentum=0.9, weight_decay=1e-4)
+    step = TrainStep(
+        model,
+        model,
+        optimizer,
+        device=torch.device("cpu"),
+        world=ALONE,
+        clip_norm=1.0,
+        ema=Ema(model, 0.9),
+        capture=capture,
+    )
+    with RecordHostReads() as recorder:
+        for number in (1, 2):
+            step([TrainBatch(images(), square_targets(), [], [])], 0.02, number)
+    assert recorder.found == []
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_cpu_training_step_reads_one_count_and_has_the_same_losses(model, monkeypatch):
