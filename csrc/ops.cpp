@@ -36,7 +36,7 @@ STABLE_TORCH_LIBRARY(mrcnn, m) {
       "-> (Tensor, Tensor)");
 
   m.def(
-      "select_proposals(Tensor[] logits, Tensor[] deltas, Tensor cell_anchors, int[] strides, "
+      "select_proposals(Tensor[] logits, Tensor[] deltas, Tensor cell_anchors, SymInt[] strides, "
       "Tensor sizes, int pre_nms_top_k, int post_nms_top_k, float nms_threshold, float min_side) "
       "-> (Tensor, Tensor)");
   m.def(
