@@ -30,13 +30,7 @@ def to_detections(
         One `Detections` an image, on CPU.
     """
     originals = torch.tensor(original_sizes).to(sizes.device)  # (N, 2)
-    scale = (originals / sizes).flip(1).repeat(1, 2)[:, None]  # (N, 1, 4)
-    beyond = torch.tensor([0, 0, 1, 1], device=sizes.device) * numerics.last_pixel
-    boxes = (batch.boxes - beyond) * scale + beyond
-    kept = torch.arange(boxes.shape[1], device=sizes.device) < batch.counts[:, None]  # (N, D)
-    if numerics.clip_results:
-        boxes = clip_boxes(boxes, originals)
-        kept &= (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    boxes, kept = to_originals(batch, sizes, originals, numerics)
     # Read from the device once for the whole batch, but for the masks.
     read_kept, *read = [t.cpu() for t in (kept, boxes, batch.scores, batch.labels)]
     images = []
@@ -47,11 +41,39 @@ def to_detections(
             on_device = slots.to(sizes.device)
             in_boxes, frames = batch.masks[n, on_device], boxes[n, on_device]
             if numerics.whole_pixel_paste:
+                beyond = _beyond(numerics, sizes.device)
                 frames = whole_pixel_frames(frames - beyond, in_boxes.shape[-1])
             masks = paste_masks_rle(in_boxes, frames, height, width)
         found, scores, labels = (values[n, slots] for values in read)
         images.append(Detections(found, scores, labels, masks))
     return images
+
+
+def to_originals(
+    batch: DetectionBatch, sizes: Tensor, originals: Tensor, numerics: Numerics
+) -> tuple[Tensor, Tensor]:
+    """Boxes in the pixels of the images as they were read, and which of them to keep.
+
+    Args:
+        batch: D detections an image in the pixel frame of the model's input.
+        sizes: (N, 2) (height, width) of that input before padding.
+        originals: (N, 2) (height, width) of the images as they were read.
+    Returns:
+        (N, D, 4), and (N, D) bool.
+    """
+    scale = (originals / sizes).flip(1).repeat(1, 2)[:, None]  # (N, 1, 4)
+    beyond = _beyond(numerics, sizes.device)
+    boxes = (batch.boxes - beyond) * scale + beyond
+    kept = torch.arange(boxes.shape[1], device=sizes.device) < batch.counts[:, None]
+    if numerics.clip_results:
+        boxes = clip_boxes(boxes, originals)
+        kept = kept & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    return boxes, kept
+
+
+def _beyond(numerics: Numerics, device: torch.device) -> Tensor:
+    """(4,): how far a box goes beyond its last pixel."""
+    return torch.tensor([0, 0, 1, 1], device=device) * numerics.last_pixel
 
 
 def whole_pixel_frames(boxes: Tensor, cells: int) -> Tensor:
