@@ -13,7 +13,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"structures", "numerics", "tensor_files", "rle", "batching"},
     {"config"},
     {"models", "data"},
-    {"checkpoints", "visual", "training", "tta", "pictures"},
+    {"checkpoints", "visual", "training", "tta", "pictures", "exporting"},
     {"results", "video"},
     {"tiles", "sources"},
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},

@@ -35,5 +35,10 @@ def model(config: ModelConfig = CONFIG, seed: int = 0) -> MaskRCNN:
 
 def run(folder: Path, config: ModelConfig = CONFIG) -> Path:
     """A run folder with a checkpoint of that model."""
-    checkpoints.save(folder / "last.safetensors", model(config).state_dict(), config, {"step": 1})
+    return saved(folder, model(config), config)
+
+
+def saved(folder: Path, model: MaskRCNN, config: ModelConfig = CONFIG) -> Path:
+    """A run folder with a checkpoint of a model."""
+    checkpoints.save(folder / "last.safetensors", model.state_dict(), config, {"step": 1})
     return folder

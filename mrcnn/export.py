@@ -1,0 +1,100 @@
+"""A trained model as one file for other programs: `mrcnn export --weights RUN --out model.onnx`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mrcnn.checkpoints import find
+from mrcnn.errors import UserError
+from mrcnn.exporting.program import export_program, save_pt2
+from mrcnn.files import check_writable, replacing
+from mrcnn.flags import parse, run
+from mrcnn.predictor import Predictor, load
+
+FORMATS = ("pt2", "onnx")
+ONNX_LIBRARIES = ("onnx", "onnxscript")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a detector, from pixels to boxes, classes and masks, as one file: a program for
+    PyTorch (.pt2), or ONNX with standard operators alone (.onnx)."""
+
+    weights: Path
+    """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
+    framework, or the name of a published one."""
+    out: Path
+    """File to write: .pt2 or .onnx."""
+    format: Literal[FORMATS] | None = None  # type: ignore[valid-type]
+    """By default what the name of the file says."""
+    preprocess: bool = False
+    """For onnx: take images as they are read, and resize, normalise and pad within the file."""
+    score_threshold: float | None = None
+    """Objects with a lower score are left out; by default as the model was trained."""
+    max_dets: int | None = None
+    """Objects an image, at most; by default as the model was trained."""
+
+    def __post_init__(self) -> None:
+        written = self.out.suffix.removeprefix(".")
+        if written not in FORMATS or self.format not in (None, written):
+            wanted = f".{self.format}" if self.format else ".pt2 or .onnx"
+            raise UserError(f"--out {self.out}: must be named {wanted}")
+        if self.preprocess and written == "pt2":
+            raise UserError(
+                f"--preprocess: is for .onnx files, got --out {self.out}; "
+                "mrcnn.data.images prepares pixels for a .pt2"
+            )
+        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
+            raise UserError(f"--score-threshold must lie in [0, 1], got {self.score_threshold}")
+        if self.max_dets is not None and self.max_dets < 1:
+            raise UserError(f"--max-dets must be at least 1, got {self.max_dets}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read, trace, write."""
+    args = parse(ExportConfig, argv)
+    if args.out.suffix == ".onnx":
+        _check_libraries()
+    check_writable(args.out)
+    if args.out.resolve() == find(args.weights).resolve():
+        raise UserError(f"{args.out}: is the source; name another file to write")
+    predictor = load(
+        args.weights, score_threshold=args.score_threshold, max_detections=args.max_dets
+    )
+    for note in predictor.notes:
+        print(note)
+    what = (_write_onnx if args.out.suffix == ".onnx" else _write_pt2)(predictor, args)
+    print(f"{args.out}: {what}, {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+def _check_libraries() -> None:
+    if missing := [name for name in ONNX_LIBRARIES if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"--format onnx: needs {' and '.join(missing)}, which this Python has not; "
+            'run: pip install "mrcnn[onnx]"'
+        )
+
+
+def _write_pt2(predictor: Predictor, args: ExportConfig) -> str:
+    program = export_program(predictor.model, predictor.config)
+    with replacing(args.out) as draft:
+        save_pt2(program, predictor.config, draft)
+    return f"a program of {len(program.graph.nodes)} nodes"
+
+
+def _write_onnx(predictor: Predictor, args: ExportConfig) -> str:
+    from mrcnn.exporting.onnx_file import export_onnx, save_onnx
+    from mrcnn.ops.to_onnx import OPSET
+
+    model = export_onnx(predictor.model, predictor.config, preprocess=args.preprocess)
+    with replacing(args.out) as draft:
+        save_onnx(model, draft)
+    return f"{len(model.graph)} nodes, opset {OPSET}"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

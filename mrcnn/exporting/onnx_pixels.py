@@ -1,0 +1,103 @@
+"""Images to the pixels a detector sees, in standard operators of ONNX.
+
+The same steps as `mrcnn.data.images`: the size, the filter, normalising, padding.
+
+N images of one size h x w, padded to H x W.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnxscript import ir
+
+from mrcnn.config import ModelConfig
+from mrcnn.numerics import NUMERICS
+
+DOUBLE, FLOAT, INT64 = ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.INT64
+
+
+class Nodes:
+    """Adds operators, called by their names, to a list of nodes; numbers become constants."""
+
+    def __init__(self) -> None:
+        self.tape = ir.tape.Tape()
+
+    def __call__(self, operator: str, *inputs: Any, **attributes: Any) -> ir.Value:
+        values = [
+            value if value is None or isinstance(value, ir.Value) else self.constant(value)
+            for value in inputs
+        ]
+        return self.tape.op(operator, values, attributes)
+
+    def constant(self, value: Any) -> ir.Value:
+        """Of integers int64, of other numbers float64."""
+        return self.tape.op("Constant", [], {"value": ir.tensor(np.asarray(value))})
+
+
+def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value], list[ir.Node]]:
+    """The inputs of a detector, by their names, and the nodes that make them.
+
+    Args:
+        images: (N, h, w, 3) uint8 RGB.
+    """
+    op, numerics = Nodes(), NUMERICS[config.numerics]
+    count = op("Shape", images, start=0, end=1)
+    original = op("Shape", images, start=1, end=3)
+    target = _resized(op, op("Cast", original, to=DOUBLE), config)
+
+    x = op("Transpose", images, perm=[0, 3, 1, 2])
+    size = op("Concat", count, [3], target, axis=0)
+    if numerics.resize_filter == "pillow":  # in 8 bits
+        x = op("Resize", x, None, None, size, mode="linear", antialias=1, exclude_outside=1)
+        x = op("Cast", x, to=FLOAT)
+    else:
+        x = op("Resize", op("Cast", x, to=FLOAT), None, None, size, mode="linear")
+        if numerics.resize_filter == "opencv":
+            x = op("Floor", op("Add", x, np.float32(0.5)))
+    mean, std = (
+        np.array(values, np.float32)[:, None, None]
+        for values in (config.pixel_mean, config.pixel_std)
+    )
+    x = op("Div", op("Sub", x, mean), std)
+    if config.size_multiple > 1:
+        multiple = op.constant([config.size_multiple])
+        missing = op("Mod", op("Neg", target), multiple)  # has the sign of the divisor
+        x = op("Pad", x, op("Concat", [0, 0], missing, axis=0), np.float32(0), [2, 3])
+
+    pairs = op("Concat", count, [2], axis=0)
+    prepared = {
+        "pixels": x,
+        "sizes": op("Expand", target, pairs),
+        "original_sizes": op("Expand", original, pairs),
+    }
+    return prepared, list(op.tape.nodes)
+
+
+def _resized(op: Nodes, size: ir.Value, config: ModelConfig) -> ir.Value:
+    """(2,) int64 of (2,) float64 (height, width): see `mrcnn.data.images.resized`."""
+    rule = NUMERICS[config.numerics].size_rule
+    shorter, longer = (op(f"Reduce{name}", size, keepdims=1) for name in ("Min", "Max"))  # (1,)
+    short = op.constant([float(config.min_size)])
+    long = op.constant([float(config.max_size)])
+    if config.scale is not None:
+        short, long = (op("Mul", side, [config.scale]) for side in (shorter, longer))
+    elif rule == "shorter":
+        is_long = op("Greater", op("Mul", op("Div", longer, shorter), short), long)
+        limited = op("Round", op("Div", op("Mul", long, shorter), longer))
+        short = op("Where", is_long, limited, short)
+        long = op("Div", op("Mul", short, longer), shorter)
+    elif rule == "cut":
+        scale = op("Min", op("Div", short, shorter), op("Div", long, longer))
+        short, long = (op("Mul", side, scale) for side in (shorter, longer))
+    else:
+        scaled = op("Mul", op("Div", short, shorter), longer)
+        is_long, shrink = op("Greater", scaled, long), op("Div", long, scaled)
+        short = op("Where", is_long, op("Mul", short, shrink), short)
+        long = op("Where", is_long, op("Mul", scaled, shrink), scaled)
+    half = 0.5 if rule == "round" else 0.0
+    sides = op("Cast", op("Add", op("Concat", short, long, axis=0), [half]), to=INT64)
+    sides = op("Max", sides, [1])  # short, long
+    upright = op("Greater", *(op("Slice", size, [i], [i + 1]) for i in (0, 1)))
+    return op("Where", upright, op("Slice", sides, [1], [-3], [0], [-1]), sides)

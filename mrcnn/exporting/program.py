@@ -1,0 +1,78 @@
+"""A detector as one program of `torch.export`, and what a file of it says about itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from mrcnn.config import ModelConfig
+from mrcnn.exporting.detector import Detector
+from mrcnn.models import MaskRCNN
+from mrcnn.numerics import NUMERICS
+
+FORMAT = 1  # of the description
+DESCRIPTION = "mrcnn.json"  # beside the program in a .pt2
+
+# Pixels of the example that is traced: sides that differ on every level of a pyramid, and are more
+# than one cell on the coarsest.
+_EXAMPLE = (160, 224)
+
+
+def description(config: ModelConfig) -> dict[str, Any]:
+    """What a program around the detector must know, in values for JSON."""
+    numerics = NUMERICS[config.numerics]
+    return {
+        "format": FORMAT,
+        "class_names": config.class_names,
+        "category_ids": config.category_ids or tuple(range(1, config.num_classes + 1)),
+        "score_threshold": config.score_threshold,
+        "max_detections": config.max_detections,
+        "min_size": config.min_size,
+        "max_size": config.max_size,
+        "scale": config.scale,
+        "size_multiple": config.size_multiple,
+        "pixel_mean": config.pixel_mean,
+        "pixel_std": config.pixel_std,
+        "numerics": dataclasses.asdict(numerics),
+        "model": config.to_dict(),
+    }
+
+
+def export_program(
+    model: MaskRCNN, config: ModelConfig, *, cut: bool = False, original_sizes: bool = False
+) -> ExportedProgram:
+    """Trace a model for any number of images of any size.
+
+    Args:
+        model: in evaluation mode, on the device where the program is to run.
+        cut: see `Detector`.
+        original_sizes: give the program this third input; see `Detector.forward`.
+    """
+    device = next(model.parameters()).device
+    height, width = _EXAMPLE
+    sizes = torch.tensor([[height, width - 1], [height - 1, width]], device=device)
+    inputs = [torch.zeros(2, 3, height, width, device=device), sizes]
+    batch, multiple = Dim("batch", min=1), config.size_multiple
+    sides = [multiple * Dim(name) if multiple > 1 else Dim(name) for name in ("height", "width")]
+    shapes: list[Any] = [{0: batch, 2: sides[0], 3: sides[1]}, {0: batch}]
+    if original_sizes:
+        inputs.append(2 * sizes)
+        shapes.append({0: batch})
+    detector = Detector(model, NUMERICS[config.numerics], cut=cut).eval()
+    with torch.no_grad():
+        return torch.export.export(detector, tuple(inputs), dynamic_shapes=tuple(shapes))
+
+
+def save_pt2(program: ExportedProgram, config: ModelConfig, path: Path) -> None:
+    """Write a program and its description, which `torch.export.load` reads."""
+    described = json.dumps(description(config))
+    with warnings.catch_warnings():
+        # Of weights in channels_last, which it keeps as they are.
+        warnings.filterwarnings("ignore", message="No complete tensor found")
+        torch.export.save(program, path, extra_files={DESCRIPTION: described})
