@@ -47,7 +47,7 @@ def description(config: ModelConfig) -> dict[str, Any]:
 def export_program(
     model: MaskRCNN, config: ModelConfig, *, cut: bool = False, original_sizes: bool = False
 ) -> ExportedProgram:
-    """Trace a model for any number of images of any size.
+    """Trace a model for any number of images of any size with more than one cell on every level.
 
     Args:
         model: in evaluation mode, on the device where the program is to run.
@@ -59,7 +59,9 @@ def export_program(
     sizes = torch.tensor([[height, width - 1], [height - 1, width]], device=device)
     inputs = [torch.zeros(2, 3, height, width, device=device), sizes]
     batch, multiple = Dim("batch", min=1), config.size_multiple
-    sides = [multiple * Dim(name) if multiple > 1 else Dim(name) for name in ("height", "width")]
+    least = model.backbone.strides[-1] // multiple + 1
+    cells = [Dim(name, min=least) for name in ("height", "width")]
+    sides = [multiple * side if multiple > 1 else side for side in cells]
     shapes: list[Any] = [{0: batch, 2: sides[0], 3: sides[1]}, {0: batch}]
     if original_sizes:
         inputs.append(2 * sizes)
