@@ -14,11 +14,8 @@ VERBS = {
     "evaluate": ("mrcnn.evaluate", "AP of boxes and masks on a data set"),
     "compare": ("mrcnn.compare", "two runs or result files side by side"),
     "report": ("mrcnn.report", "one page about a finished run: curves, scores, errors, pictures"),
-<<<<<<< HEAD
     "check-data": ("mrcnn.check_data", "what is wrong in a data set, and what to train it with"),
-=======
     "export": ("mrcnn.export", "a trained model as one file: .pt2 or .onnx"),
->>>>>>> 69c492d (mrcnn export: a detector as one file, of torch.export or of ONNX with standard operators)
     "convert": ("mrcnn.convert", "detectors from and to other frameworks"),
     "convert-data": ("mrcnn.convert_data", "a data set of any format as COCO files"),
     "doctor": ("mrcnn.doctor", "versions, which kernels are built, and how to mend what is not"),
