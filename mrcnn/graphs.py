@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
@@ -20,7 +21,7 @@ class Graphs(Generic[T, U]):
     """A function of tensors that runs as a CUDA graph, one for each set of shapes.
 
     Shapes that come once `limit` graphs are there, and those that no graph can be made for, run as
-    they are; a line says so.
+    they are; a warning says so.
 
     Args:
         function: of tensors, or of dataclasses, tuples and dicts of them; and so is its result. It
@@ -50,14 +51,16 @@ class Graphs(Generic[T, U]):
     def _make(self, inputs: T) -> Callable[[T], U] | None:
         shape = " x ".join(map(str, tensors(inputs)[0].shape))
         if sum(replay is not None for replay in self.replays.values()) == self.limit:
-            print(f"no CUDA graph for {shape}: there are {self.limit} already", flush=True)
+            warnings.warn(
+                f"no CUDA graph for {shape}: there are {self.limit} already", stacklevel=3
+            )
             return None
         before = [tensor.clone() for tensor in self.changed]
         try:
             return record(self.function, inputs)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            print(f"no CUDA graph for {shape}: {reason}", flush=True)
+            warnings.warn(f"no CUDA graph for {shape}: {reason}", stacklevel=3)
             return None
         finally:
             for tensor, value in zip(self.changed, before, strict=True):

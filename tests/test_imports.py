@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mrcnn"
 FLOORS = [  # from the ground up; what stands on one floor does not import each other
-    {"errors", "boxes"},
+    {"errors", "boxes", "graphs"},
     {"ops", "files"},
     {"structures", "numerics", "tensor_files", "rle", "batching"},
     {"config"},
