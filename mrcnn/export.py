@@ -8,29 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from mrcnn.checkpoints import find
 from mrcnn.errors import UserError
-from mrcnn.exporting.program import export_program, save_pt2
+from mrcnn.exporting.program import export_program, save_compiled, save_pt2
 from mrcnn.files import check_writable, replacing
 from mrcnn.flags import parse, run
 from mrcnn.predictor import Predictor, load
 
-FORMATS = ("pt2", "onnx")
+FORMATS = {"pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}  # and the ending of their files
 ONNX_LIBRARIES = ("onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
 class ExportConfig:
     """Write a detector, from pixels to boxes, classes and masks, as one file: a program for
-    PyTorch (.pt2), or ONNX with standard operators alone (.onnx)."""
+    PyTorch (pt2), the same compiled for this machine (aoti), or ONNX with standard operators
+    alone (onnx)."""
 
     weights: Path
     """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
     framework, or the name of a published one."""
     out: Path
     """File to write: .pt2 or .onnx."""
-    format: Literal[FORMATS] | None = None  # type: ignore[valid-type]
-    """By default what the name of the file says."""
+    format: Literal["pt2", "aoti", "onnx"] | None = None
+    """By default pt2 or onnx, as the name of the file says."""
     preprocess: bool = False
     """For onnx: take images as they are read, and resize, normalise and pad within the file."""
     score_threshold: float | None = None
@@ -39,11 +42,10 @@ class ExportConfig:
     """Objects an image, at most; by default as the model was trained."""
 
     def __post_init__(self) -> None:
-        written = self.out.suffix.removeprefix(".")
-        if written not in FORMATS or self.format not in (None, written):
-            wanted = f".{self.format}" if self.format else ".pt2 or .onnx"
-            raise UserError(f"--out {self.out}: must be named {wanted}")
-        if self.preprocess and written == "pt2":
+        endings = [FORMATS[self.format]] if self.format else [".pt2", ".onnx"]
+        if self.out.suffix not in endings:
+            raise UserError(f"--out {self.out}: must be named {' or '.join(endings)}")
+        if self.preprocess and self.out.suffix != ".onnx":
             raise UserError(
                 f"--preprocess: is for .onnx files, got --out {self.out}; "
                 "mrcnn.data.images prepares pixels for a .pt2"
@@ -67,7 +69,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     for note in predictor.notes:
         print(note)
-    what = (_write_onnx if args.out.suffix == ".onnx" else _write_pt2)(predictor, args)
+    write = _write_compiled if args.format == "aoti" else _WRITERS[args.out.suffix]
+    what = write(predictor, args)
     print(f"{args.out}: {what}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
@@ -86,6 +89,19 @@ def _write_pt2(predictor: Predictor, args: ExportConfig) -> str:
     return f"a program of {len(program.graph.nodes)} nodes"
 
 
+def _write_compiled(predictor: Predictor, args: ExportConfig) -> str:
+    with replacing(args.out) as draft, torch.no_grad():
+        try:
+            save_compiled(predictor.model, predictor.config, draft)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(
+                f"--format aoti: PyTorch cannot compile the model here ({reason}); is a C++ "
+                "compiler installed? --format pt2 needs none"
+            ) from error
+    return f"compiled for {torch.get_num_threads()} threads of this processor"
+
+
 def _write_onnx(predictor: Predictor, args: ExportConfig) -> str:
     from mrcnn.exporting.onnx_file import export_onnx, save_onnx
     from mrcnn.ops.to_onnx import OPSET
@@ -94,6 +110,9 @@ def _write_onnx(predictor: Predictor, args: ExportConfig) -> str:
     with replacing(args.out) as draft:
         save_onnx(model, draft)
     return f"{len(model.graph)} nodes, opset {OPSET}"
+
+
+_WRITERS = {".pt2": _write_pt2, ".onnx": _write_onnx}
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """The whole model is one graph for torch.compile, in inference and in training."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
 import pytest
 import torch
+from exported import assert_same, decided
 from test_fixed_shapes import square_targets
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 from mrcnn.config import MODELS
+from mrcnn.data.images import pad_images, read_image, resized, to_pixels
 from mrcnn.models import MaskRCNN, build
 from mrcnn.structures import ImageBatch
 
@@ -108,3 +111,43 @@ def test_the_training_graph_has_the_same_losses_and_gradients():
     expected_losses, expected_grads = step(model, model, images)
     torch.testing.assert_close(losses, expected_losses)
     torch.testing.assert_close(grads, expected_grads, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["small", "resnet50-fpn", "small-c4"])
+def test_compiled_code_finds_the_same_in_pictures(name, shared_data):
+    config = dataclasses.replace(
+        MODELS[name], class_names=("disc", "square"), min_size=256, max_size=448
+    )
+    predictor = decided(config)
+    compiled = torch.compile(predictor.model, fullgraph=True)
+    paths = sorted((shared_data / "coco_mini" / "images").iterdir())[:20]
+    found = 0
+    with torch.no_grad():
+        for path in paths:
+            image = read_image(path)
+            pixels = to_pixels(image, resized(*image.shape[:2], config), config)
+            images = pad_images([pixels], config.size_multiple)
+            outputs = compiled(images)
+            values = [getattr(outputs, field.name) for field in dataclasses.fields(outputs)]
+            found += assert_same(values, images, predictor)
+    assert found > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["small", "resnet50-fpn"])
+def test_compiled_steps_have_the_same_gradients(name):
+    """No further from float64 than four times what PyTorch's own kernels are."""
+    model, images = make(name).train(), batch()
+    compiled = step(model, torch.compile(model, fullgraph=True), images)
+    usual = step(model, model, images)
+    wide = copy.deepcopy(model).double()
+    exact = step(wide, wide, dataclasses.replace(images, pixels=images.pixels.double()))
+    for found, own, expected in zip(compiled, usual, exact, strict=True):
+        ours, theirs = (flat(values) - flat(expected) for values in (found, own))
+        assert ours.norm() <= 4 * theirs.norm()
+        assert theirs.norm() <= 1e-4 * flat(expected).norm()
+
+
+def flat(values: dict[str, Tensor]) -> Tensor:
+    return torch.cat([values[name].double().flatten() for name in sorted(values)])

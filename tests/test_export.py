@@ -108,6 +108,42 @@ def test_a_file_needs_torch_and_the_kernels_alone(tmp_path, capsys):
     assert about["model"] == json.loads(json.dumps(config.to_dict()))
 
 
+LOAD_COMPILED = """
+import json, sys
+import torch
+import mrcnn_C
+model = torch._inductor.aoti_load_package("model.pt2")
+torch.save([model(*inputs) for inputs in torch.load("inputs.pt")], "outputs.pt")
+assert not [name for name in sys.modules if name == "mrcnn" or name.startswith("mrcnn.")]
+print(model.get_metadata()["mrcnn"])
+"""
+
+
+@pytest.mark.slow
+def test_compiled_code_equals_the_model_at_any_size(tmp_path, capsys):
+    predictor = decided(BY_GRID)
+    run = str(tiny.saved(tmp_path / "run", predictor.model, BY_GRID))
+    target = str(tmp_path / "model.pt2")
+    assert cli.main(["export", "--weights", run, "--out", target, "--format", "aoti"]) == 0
+    assert capsys.readouterr().out.startswith(f"{target}: compiled for ")
+    batches = [random_images(BY_GRID, sizes, seed=1) for sizes in BATCHES.values()]
+    dark = random_images(BY_GRID, BATCHES["three of one size"], seed=1)
+    batches.append(dataclasses.replace(dark, pixels=torch.zeros_like(dark.pixels)))
+    torch.save([(batch.pixels, batch.sizes) for batch in batches], tmp_path / "inputs.pt")
+    where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_COMPILED],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=where,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["class_names"] == ["cat", "dog"]
+    for batch, outputs in zip(batches, torch.load(tmp_path / "outputs.pt"), strict=True):
+        assert_same(outputs, batch, predictor)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("numerics", ["detectron2", "torchvision"])
 @pytest.mark.parametrize("name", MODELS)
@@ -122,6 +158,7 @@ def test_every_model_can_be_traced(name, numerics):
 WRONG = {
     "another suffix": ("--out m.bin", r"--out m.bin: must be named .pt2 or .onnx$"),
     "the other suffix": ("--out m.pt2 --format onnx", r"--out m.pt2: must be named .onnx$"),
+    "compiled into onnx": ("--out m.onnx --format aoti", r"--out m.onnx: must be named .pt2$"),
     "images into a pt2": ("--out m.pt2 --preprocess", r"--preprocess: is for .onnx files, got"),
     "a score beyond 1": ("--out m.pt2 --score-threshold 2", r"--score-threshold must lie in \[0"),
     "no detections": ("--out m.pt2 --max-dets 0", "--max-dets must be at least 1, got 0"),

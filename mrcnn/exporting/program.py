@@ -71,6 +71,25 @@ def export_program(
         return torch.export.export(detector, tuple(inputs), dynamic_shapes=tuple(shapes))
 
 
+def save_compiled(model: MaskRCNN, config: ModelConfig, path: Path) -> None:
+    """Write a library of machine code made by AOTInductor, and its description as metadata.
+
+    It is for the kind of device and of processor that the model is on, and, on a CPU, for the
+    number of threads that PyTorch has. Its weights are constants, packed for their convolutions.
+
+    Raises:
+        RuntimeError: if a compiler is missing, or the code cannot be compiled.
+    """
+    settings = {
+        "freezing": True,
+        "aot_inductor.metadata": {"mrcnn": json.dumps(description(config))},
+    }
+    program = export_program(model, config, cut=True)
+    torch._inductor.aoti_compile_and_package(
+        program, package_path=str(path), inductor_configs=settings
+    )
+
+
 def save_pt2(program: ExportedProgram, config: ModelConfig, path: Path) -> None:
     """Write a program and its description, which `torch.export.load` reads."""
     described = json.dumps(description(config))
