@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from inference_bench import compare
 from torch import Tensor, nn
-from torch._inductor import aoti_compile_and_package, aoti_load_package
+from torch._inductor import aoti_load_package
 from twins import build_twins
 
 from common import Row, about, finish, measure, parse, row
 from mrcnn.config import ModelConfig
-from mrcnn.exporting.program import export_program
+from mrcnn.exporting.program import save_compiled
 from mrcnn.models import MaskRCNN
 from mrcnn.models.postprocess import to_detections
 from mrcnn.numerics import NUMERICS
@@ -50,11 +50,8 @@ def compiled(model: MaskRCNN, config: ModelConfig) -> Detect:
 def aot_inductor(model: MaskRCNN, config: ModelConfig) -> Detect:
     """By AOTInductor: a program of torch.export, compiled ahead into a shared library."""
     with tempfile.TemporaryDirectory() as folder:
-        path = aoti_compile_and_package(
-            export_program(model, config, cut=True),
-            package_path=str(Path(folder) / "model.pt2"),
-            inductor_configs=FROZEN,
-        )
+        path = Path(folder) / "model.pt2"
+        save_compiled(model, config, path)
         run = aoti_load_package(path)
     # Compiled for the layout of the example, which is not looked at again.
     return lambda images: DetectionBatch(*run(images.pixels.contiguous(), images.sizes))
@@ -64,13 +61,13 @@ def onnxruntime(model: MaskRCNN, config: ModelConfig) -> Detect:
     """By onnxruntime, from an ONNX file."""
     import onnxruntime
 
-    from mrcnn.exporting.onnx_file import save_onnx
+    from mrcnn.exporting.onnx_file import export_onnx, save_onnx
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        save_onnx(model, config, path)
+        save_onnx(export_onnx(model, config), path)
         session = onnxruntime.InferenceSession(path, options)
 
     def detect(images: ImageBatch) -> DetectionBatch:

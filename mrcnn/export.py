@@ -90,7 +90,7 @@ def _write_pt2(predictor: Predictor, args: ExportConfig) -> str:
 
 
 def _write_compiled(predictor: Predictor, args: ExportConfig) -> str:
-    with replacing(args.out) as draft, torch.no_grad():
+    with replacing(args.out) as draft:
         try:
             save_compiled(predictor.model, predictor.config, draft)
         except RuntimeError as error:

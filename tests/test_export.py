@@ -121,13 +121,16 @@ print(model.get_metadata()["mrcnn"])
 
 @pytest.mark.slow
 def test_compiled_code_equals_the_model_at_any_size(tmp_path, capsys):
-    predictor = decided(BY_GRID)
-    run = str(tiny.saved(tmp_path / "run", predictor.model, BY_GRID))
+    config = dataclasses.replace(  # as wide as a real one: code depends on it
+        MODELS["small"], class_names=("cat", "dog"), numerics="torchvision", score_threshold=0.6
+    )
+    predictor = decided(config)
+    run = str(tiny.saved(tmp_path / "run", predictor.model, config))
     target = str(tmp_path / "model.pt2")
     assert cli.main(["export", "--weights", run, "--out", target, "--format", "aoti"]) == 0
     assert capsys.readouterr().out.startswith(f"{target}: compiled for ")
-    batches = [random_images(BY_GRID, sizes, seed=1) for sizes in BATCHES.values()]
-    dark = random_images(BY_GRID, BATCHES["three of one size"], seed=1)
+    batches = [random_images(config, sizes, seed=1) for sizes in BATCHES.values()]
+    dark = random_images(config, BATCHES["three of one size"], seed=1)
     batches.append(dataclasses.replace(dark, pixels=torch.zeros_like(dark.pixels)))
     torch.save([(batch.pixels, batch.sizes) for batch in batches], tmp_path / "inputs.pt")
     where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -84,10 +84,12 @@ def save_compiled(model: MaskRCNN, config: ModelConfig, path: Path) -> None:
         "freezing": True,
         "aot_inductor.metadata": {"mrcnn": json.dumps(description(config))},
     }
-    program = export_program(model, config, cut=True)
-    torch._inductor.aoti_compile_and_package(
-        program, package_path=str(path), inductor_configs=settings
-    )
+    # Not cut: PyTorch 2.13 miscompiles convolutions in a row whose batch is a size read from data.
+    program = export_program(model, config)
+    with torch.no_grad():  # else nothing is frozen
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs=settings
+        )
 
 
 def save_pt2(program: ExportedProgram, config: ModelConfig, path: Path) -> None:
