@@ -102,10 +102,15 @@ class VGG(nn.Module):
         """(N, 3, H, W) to one map a stage, (N, channels[i], H / strides[i], W / strides[i])."""
         x, maps = pixels, []
         for i, block in enumerate(self.blocks):
-            for layer, after in block:
-                norm = self.features[after] if self.with_norms else None
-                x = conv(x, self.features[layer], norm, relu=True)
+            x = self.run_block(x, block)
             if i >= 2:
                 maps.append(x)
             x = F.max_pool2d(x, 2)
         return [*maps, x][: len(self.strides)]
+
+    def run_block(self, x: Tensor, block: list[tuple[str, str]]) -> Tensor:
+        """The layers of one resolution; no module, as published weights name layers alone."""
+        for layer, after in block:
+            norm = self.features[after] if self.with_norms else None
+            x = conv(x, self.features[layer], norm, relu=True)
+        return x

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mrcnn.errors import UserError
+from mrcnn.models.vgg import VGG
 
 
 def checkpoint_stages(backbone: nn.Module) -> None:
@@ -22,6 +23,11 @@ def checkpoint_stages(backbone: nn.Module) -> None:
             "--checkpoint-activations: the model has live batch norm, whose statistics would count "
             "every batch twice; choose --set norm=frozen_batch or norm=group"
         )
+    if isinstance(backbone, VGG):
+        backbone.run_block = partial(  # type: ignore[method-assign]
+            checkpoint, backbone.run_block, use_reentrant=False
+        )
+        return
     parts = [
         part
         for child in backbone.children()
