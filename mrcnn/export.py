@@ -15,6 +15,7 @@ from mrcnn.errors import UserError
 from mrcnn.exporting.program import export_program, save_compiled, save_pt2
 from mrcnn.files import check_writable, replacing
 from mrcnn.flags import parse, run
+from mrcnn.models.layers import fold_norms
 from mrcnn.predictor import Predictor, load
 
 FORMATS = {"pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}  # and the ending of their files
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     for note in predictor.notes:
         print(note)
+    fold_norms(predictor.model)
     write = _write_compiled if args.format == "aoti" else _WRITERS[args.out.suffix]
     what = write(predictor, args)
     print(f"{args.out}: {what}, {args.out.stat().st_size / 1e6:.1f} MB")

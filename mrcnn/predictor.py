@@ -28,7 +28,6 @@ from mrcnn.data.images import (
 from mrcnn.errors import UserError
 from mrcnn.graphs import Graphs
 from mrcnn.models import MaskRCNN, build
-from mrcnn.models.layers import fold_norms
 from mrcnn.models.postprocess import to_detections
 from mrcnn.numerics import NUMERICS
 from mrcnn.pictures import Loaded, Picture, Pixels, load_picture
@@ -344,10 +343,9 @@ def load(
             f"{path}: its weights do not fit the model it describes ({reason}); "
             "was it made by another version of mrcnn?"
         ) from error
-    fold_norms(model.eval())
     ours = file.suffix == ".safetensors"
     notes = [] if ours else checkpoint.extra["notes"]
-    return Predictor(model.to(where), checkpoint.config, amp, notes, capture)
+    return Predictor(model.to(where).eval(), checkpoint.config, amp, notes, capture)
 
 
 def find_device(name: str) -> torch.device:
