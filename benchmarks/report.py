@@ -13,6 +13,7 @@ import fnmatch
 import json
 import math
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -267,12 +268,12 @@ def draw(about: dict[str, Any], lines: list[Line], path: Path) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    peers = " and ".join(sorted({line.peer or "" for line in lines}))
+    peers = ", ".join(sorted({line.peer or "" for line in lines}))
     figure.suptitle(
         f"Times faster than {peers}  (behind each bar: time of ours / theirs)", fontsize=10
     )
     # Over the whole figure: the line is longer than the axes.
-    figure.supxlabel(footer(about), fontsize=7, color="0.35", x=0.5)
+    figure.supxlabel(textwrap.fill(footer(about), 150), fontsize=7, color="0.35", x=0.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160, metadata={"Software": None})
     plt.close(figure)
