@@ -132,14 +132,17 @@ class Run:
 
     def _make_step(self) -> TrainStep:
         args, device = self.args, self.predictor.device
+        if args.capture and (device.type != "cuda" or args.accumulate > 1 or self.world.size > 1):
+            raise UserError(
+                "--capture: is of one process on a CUDA device without --accumulate, got "
+                f"{self.world.size} on {device} with --accumulate {args.accumulate}; leave it out"
+            )
         if args.checkpoint_activations:
             checkpoint_stages(self.model.backbone.body)
         forward: nn.Module = self.model
         if args.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
         if self.world.size > 1:
-            if args.capture:
-                raise UserError("--capture: is of one process; leave it out under torchrun")
             forward = distribute(forward, device)
         optimizer = make_optimizer(
             self.model,

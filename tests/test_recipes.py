@@ -159,8 +159,8 @@ OTHERS = {
     "group_orientations": False, "repeat_threshold": 0.01, "anchor_sizes": [8.0, 16.0],
     "max_detections": 7, "eval_every": 123, "patience": 4, "val_loss": False, "save_every": 44,
     "keep_every": 88, "print_every": 9, "tensorboard": True, "seed": 5, "device": "meta",
-    "amp": "fp16", "compile": True, "checkpoint_activations": True, "deterministic": True,
-    "workers": 9, "on_nan": "skip", "on_bad_image": "skip",
+    "amp": "fp16", "compile": True, "capture": True, "checkpoint_activations": True,
+    "deterministic": True, "workers": 9, "on_nan": "skip", "on_bad_image": "skip",
 }  # fmt: skip
 
 

@@ -163,10 +163,6 @@ class TrainConfig:
             value, choices = getattr(self, name), _choices(hint)
             if choices and value not in choices:
                 raise self._wrong(name, f"must be one of {', '.join(map(str, choices))}")
-        if self.capture and not self.device.startswith("cuda"):
-            raise self._wrong("capture", f"must be off on device {self.device}: it is CUDA's")
-        if self.capture and self.accumulate > 1:
-            raise self._wrong("capture", "must be off where --accumulate is more than 1")
         if self.steps is not None and self.epochs is not None:
             raise UserError("--steps and --epochs exclude each other; give one of them")
 
