@@ -44,7 +44,8 @@ def main(model, picture, out, threshold=0.5):
     for i in range(counts):
         if scores[i] < threshold:
             break  # best first
-        print(about["class_names"][labels[i]], f"{scores[i]:.3f}", boxes[i].round().astype(int).tolist())
+        name, box = about["class_names"][labels[i]], boxes[i].round().astype(int)
+        print(name, f"{scores[i]:.3f}", box.tolist())
         frame = mask_frame(boxes[i].astype(float), masks.shape[1], about["numerics"])
         shape = paste(masks[i], frame, *image.shape[:2])
         image[shape] = image[shape] // 2 + np.array([0, 127, 60], np.uint8)
