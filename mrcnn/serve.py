@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from mrcnn.errors import UserError
 from mrcnn.flags import parse, run
 from mrcnn.predictor import load
-from mrcnn.web import HOST, Server
+from mrcnn.web import HOST, Server, ServerEnds
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,16 @@ def main(argv: list[str] | None = None) -> None:
         server.predictor = load(args.weights, args.device, amp=args.amp)
         for note in server.predictor.notes:
             print(note)
-        with suppress(KeyboardInterrupt):
+
+        def end(*_: object) -> None:
+            server.ends = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one does not wait
+
+        # An exception in the middle of an answer could be lost there.
+        signal.signal(signal.SIGINT, end)
+        with suppress(ServerEnds):
             print(f"http://{HOST}:{server.port} (Ctrl-C ends it)", flush=True)
-            server.serve_forever()
+            server.serve_forever(poll_interval=0.1)
 
 
 if __name__ == "__main__":

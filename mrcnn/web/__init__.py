@@ -1,5 +1,5 @@
 """The page of `mrcnn serve`, and the server behind it."""
 
-from mrcnn.web.server import HOST, Server
+from mrcnn.web.server import HOST, Server, ServerEnds
 
-__all__ = ["HOST", "Server"]
+__all__ = ["HOST", "Server", "ServerEnds"]

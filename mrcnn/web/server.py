@@ -74,11 +74,16 @@ class Server(socketserver.ThreadingTCPServer):
         self.model_thread = ThreadPoolExecutor(1, "model")
         self._connections = threading.BoundedSemaphore(CONNECTIONS)
         self._open: set[socket.socket] = set()
+        self.ends = False  # set by whoever wants `serve_forever` to raise `ServerEnds`
         super().__init__((HOST, port), _Handler)
 
     @property
     def port(self) -> int:
         return int(self.server_address[1])
+
+    def service_actions(self) -> None:
+        if self.ends:
+            raise ServerEnds
 
     def server_close(self) -> None:
         """Stop listening, and wait for the picture that is in the model.
@@ -120,6 +125,10 @@ class Server(socketserver.ThreadingTCPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):  # clients that leave are no error
             _log.exception("an answer failed")
+
+
+class ServerEnds(Exception):  # noqa: N818  nothing is wrong
+    """The end of `serve_forever`."""
 
 
 class _RefusedError(Exception):
