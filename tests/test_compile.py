@@ -23,7 +23,7 @@ CASES = [
     *(
         pytest.param(name, numerics, marks=pytest.mark.slow)
         for name in ("resnet50-fpn", "small-c4", "resnet50-c4", "small-mobilenet", "small-roipool")
-        for numerics in ("detectron2", "torchvision", "maskrcnn-benchmark")
+        for numerics in ("detectron2", "torchvision", "maskrcnn_benchmark")
     ),
 ]
 
