@@ -18,7 +18,7 @@ from mrcnn.flags import parse, run
 from mrcnn.models.layers import fold_norms
 from mrcnn.predictor import Predictor, load
 
-FORMATS = {"pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}  # and the ending of their files
+ENDINGS = {"pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}  # of the files of each format
 ONNX_LIBRARIES = ("onnx", "onnxscript")
 
 
@@ -43,7 +43,7 @@ class ExportConfig:
     """Objects an image, at most; by default as the model was trained."""
 
     def __post_init__(self) -> None:
-        endings = [FORMATS[self.format]] if self.format else [".pt2", ".onnx"]
+        endings = [ENDINGS[self.format]] if self.format else [".pt2", ".onnx"]
         if self.out.suffix not in endings:
             raise UserError(f"--out {self.out}: must be named {' or '.join(endings)}")
         if self.preprocess and self.out.suffix != ".onnx":
@@ -71,8 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     for note in predictor.notes:
         print(note)
     fold_norms(predictor.model)
-    write = _write_compiled if args.format == "aoti" else _WRITERS[args.out.suffix]
-    what = write(predictor, args)
+    what = _WRITERS[args.format or args.out.suffix.removeprefix(".")](predictor, args)
     print(f"{args.out}: {what}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
@@ -114,7 +113,7 @@ def _write_onnx(predictor: Predictor, args: ExportConfig) -> str:
     return f"{len(model.graph)} nodes, opset {OPSET}"
 
 
-_WRITERS = {".pt2": _write_pt2, ".onnx": _write_onnx}
+_WRITERS = {"pt2": _write_pt2, "aoti": _write_compiled, "onnx": _write_onnx}
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from mrcnn.training.distributed import World, distribute
 from mrcnn.training.less_memory import checkpoint_stages
 from mrcnn.training.loggers import Logger, TensorBoard
 from mrcnn.training.loop import StepRecord, is_out_of_memory, train_steps
-from mrcnn.training.resume import capture, restore
+from mrcnn.training.resume import restore, snapshot
 from mrcnn.training.run_folder import (
     RESULTS,
     TIMING,
@@ -323,7 +323,7 @@ class Run:
                 "seconds": self.seconds,
                 "environment": environment(),
             }
-            state = capture(self.take_step, step, values)
+            state = snapshot(self.take_step, step, values)
             save_state(self.folder, state, keep_every=self.args.keep_every)
         self.saved = step
         self.world.wait()

@@ -17,7 +17,7 @@ from mrcnn.training.state import TrainingState
 from mrcnn.training.step import TrainStep
 
 
-def capture(take_step: TrainStep, step: int, values: Mapping[str, Any]) -> TrainingState:
+def snapshot(take_step: TrainStep, step: int, values: Mapping[str, Any]) -> TrainingState:
     """Model, running mean, optimiser, scaler and generators after `step` steps.
 
     Args:
@@ -37,7 +37,7 @@ def capture(take_step: TrainStep, step: int, values: Mapping[str, Any]) -> Train
 
 
 def restore(take_step: TrainStep, state: TrainingState) -> None:
-    """Put everything of `capture` back in its place.
+    """Put everything of `snapshot` back in its place.
 
     Moments find their parameters by name. The numbers of the optimiser stay those of the run that
     goes on.
