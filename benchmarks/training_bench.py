@@ -1,4 +1,4 @@
-"""One training step of Mask R-CNN R50-FPN: ours against torchvision's.
+"""One training step of Mask R-CNN R50-FPN, eager and compiled: ours against torchvision's.
 
 Forward, backward and a step of SGD with momentum on two 800 x 1216 images
 with 10 objects each, in float32, with the same weights (see twins.py), the same trainable layers
@@ -9,7 +9,8 @@ proposals an image, 1000; torchvision would keep 2000 in training.
 
 The learning rate is 0, so that both see the same weights at every step. The losses are printed next
 to each other: each draws its samples with random numbers of its own, so that they agree only
-roughly, and nothing is timed where their sums differ by more than half.
+roughly, and nothing is timed where their sums differ by more than half. Compiling takes some
+minutes; the peer of each line is the faster of torchvision eager and compiled.
 
     python benchmarks/training_bench.py --threads 2
 """
@@ -29,6 +30,7 @@ from mrcnn.ops.mask_targets import InstanceMasks
 from mrcnn.structures import ImageBatch, Targets
 
 PEER = "torchvision"
+WAYS = ("eager", "compiled")
 IMAGES, OBJECTS, CORNERS = 2, 10, 32
 
 
@@ -81,8 +83,9 @@ def their_targets(
 class Step:
     """Forward, backward, update; keeps the losses."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, compile: bool = False) -> None:
         self.model = model.train()
+        self.run = torch.compile(self.forward) if compile else self.forward
         trainable = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trainable, lr=0.0, momentum=0.9, weight_decay=1e-4)
         self.losses: dict[str, Tensor] = {}
@@ -91,7 +94,7 @@ class Step:
         raise NotImplementedError
 
     def __call__(self) -> None:
-        self.losses = self.forward()
+        self.losses = self.run()
         total = torch.stack(list(self.losses.values())).sum()
         self.optimizer.zero_grad()
         total.backward()
@@ -99,8 +102,10 @@ class Step:
 
 
 class OurStep(Step):
-    def __init__(self, model: MaskRCNN, pixels: Tensor, targets: Targets) -> None:
-        super().__init__(model)
+    def __init__(
+        self, model: MaskRCNN, pixels: Tensor, targets: Targets, compile: bool = False
+    ) -> None:
+        super().__init__(model, compile)
         self.images = ImageBatch(pixels, torch.tensor([pixels.shape[2:]] * IMAGES))
         self.targets = targets
 
@@ -109,10 +114,16 @@ class OurStep(Step):
 
 
 class TheirStep(Step):
-    def __init__(self, model: nn.Module, pixels: Tensor, targets: list[dict[str, Tensor]]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        pixels: Tensor,
+        targets: list[dict[str, Tensor]],
+        compile: bool = False,
+    ) -> None:
         from torchvision.models.detection.image_list import ImageList
 
-        super().__init__(model)
+        super().__init__(model, compile)
         self.images = ImageList(pixels, [(pixels.shape[2], pixels.shape[3])] * IMAGES)
         self.targets = targets
 
@@ -125,29 +136,40 @@ class TheirStep(Step):
 
 
 def main() -> None:
-    args = parse(__doc__, threads=(2,), repeats=5)
+    args = parse(__doc__, threads=(2,), repeats=5, ways=WAYS)
+    torch._dynamo.config.recompile_limit = 64  # torchvision's graph is in many parts
     height, width = (128, 192) if args.quick else (800, 1216)
     facts = about(args)
     torch.set_num_threads(max(args.threads))
     pixels = torch.randn(IMAGES, 3, height, width)
     our_model, _, their_model = build_twins(pixels[:1], roi_samples=32 if args.quick else 512)
     objects = make_objects(height, width)
-    ours = OurStep(our_model, pixels, our_targets(*objects, height, width))
-    sides: dict[str, Step] = {"ours": ours}
-    ours()
-    notes = ["losses of ours: " + _listed(ours.losses)]
-    if their_model is not None:
-        theirs = TheirStep(their_model, pixels, their_targets(*objects, height, width))
-        sides[PEER] = theirs
-        theirs()
-        notes.append(f"losses of {PEER}: " + _listed(theirs.losses))
-        our_sum, their_sum = (sum(s.losses.values()).item() for s in (ours, theirs))
-        assert abs(our_sum - their_sum) < 0.5 * their_sum, notes
+    targets = our_targets(*objects, height, width)
+    sides: dict[str, Step] = {}
+    for way in args.ways:
+        sides[way] = OurStep(our_model, pixels, targets, way == "compiled")
+        if their_model is not None:
+            bitmaps = their_targets(*objects, height, width)
+            sides[f"{PEER} {way}"] = TheirStep(their_model, pixels, bitmaps, way == "compiled")
+    notes = []
+    for name, step in sides.items():
+        step()
+        notes.append(f"losses of {name}: " + _listed(step.losses))
+    sums = {name: sum(step.losses.values()).item() for name, step in sides.items()}
+    for way in args.ways if their_model is not None else ():
+        assert abs(sums[way] - sums[f"{PEER} {way}"]) < 0.5 * sums[f"{PEER} {way}"], notes
     rows = []
     for threads in args.threads:
         torch.set_num_threads(threads)
         times = measure(sides, args.repeats)
-        rows.append(row(f"step, {IMAGES} x {height} x {width}", times, peer=PEER))
+        peers = [name for name in times if name.startswith(PEER)]
+        peer = min(peers, key=lambda name: times[name].median, default=None)
+        for way in args.ways:
+            chosen = {"ours": times[way]} | ({peer: times[peer]} if peer else {})
+            rows.append(row(f"step, {IMAGES} x {height} x {width}, {way}", chosen, peer=peer))
+        if peers:
+            told = (f"{name} {1e3 * times[name].median:.0f} ms" for name in peers)
+            notes.append(f"{threads} threads: " + ", ".join(told))
     finish(args, facts, rows, notes)
 
 

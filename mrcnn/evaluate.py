@@ -83,7 +83,7 @@ def evaluate(
         entries = [entry for _, found in by_image for entry in found]
         if results is not None:
             write_json(results, entries)
-        kinds: tuple[Kind, ...] = ("bbox", "segm") if predictor.model.mask_head else ("bbox",)
+        kinds: tuple[Kind, ...] = ("bbox", "segm") if predictor.config.masks else ("bbox",)
         metrics = score(dataset, entries, kinds, predictor.config.max_detections, judge)
     scored: dict[str, float] = world.from_main(metrics)
     return scored

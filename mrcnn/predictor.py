@@ -26,6 +26,7 @@ from mrcnn.data.images import (
     write_view,
 )
 from mrcnn.errors import UserError
+from mrcnn.exporting.saved import SUFFIX, SavedProgram, load_program
 from mrcnn.graphs import Graphs
 from mrcnn.models import MaskRCNN, build
 from mrcnn.models.postprocess import to_detections
@@ -65,7 +66,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: MaskRCNN,
+        model: MaskRCNN | SavedProgram,
         config: ModelConfig,
         amp: bool = False,
         notes: Sequence[str] = (),
@@ -76,7 +77,7 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self.model.device
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -220,6 +221,8 @@ class Predictor:
 
     def _detect_views(self, image: Pixels) -> Detections:
         """Detections of an image seen in several ways."""
+        if isinstance(self.model, SavedProgram):
+            raise UserError("--tta: looks into the layers of a checkpoint, not of a program (.pt2)")
         with self._inference():
             found = detect_views(self.model, image, self.config, self.device)
             size = _size(image)
@@ -315,7 +318,8 @@ def load(
     **config: Any,
 ) -> Predictor:
     """A trained model: from a checkpoint file, a run folder, or a file of another framework
-    (.pt, .pth, .pkl), as which it then computes; its `notes` say what was assumed.
+    (.pt, .pth, .pkl), as which it then computes; its `notes` say what was assumed. Or a program of
+    `mrcnn export` (.pt2), which runs as it was written; it is code, so load only those you trust.
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
@@ -333,6 +337,10 @@ def load(
     if capture and where.type != "cuda":
         raise UserError(f"capture=True: is of CUDA devices, not of {device}; leave it out")
     file = checkpoints.find(Path(path))  # once: a published file is hashed each time
+    if file.suffix == SUFFIX:
+        fixed = {"amp": amp or None, "capture": capture or None, "bgr": bgr}
+        program = load_program(file, where, **fixed, **config)
+        return Predictor(program, program.config)
     checkpoint = checkpoints.load(file, bgr=bgr, **config)
     try:
         model = build(checkpoint.config)

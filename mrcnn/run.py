@@ -18,6 +18,7 @@ from mrcnn.data.transforms import Augmentation
 from mrcnn.errors import UserError
 from mrcnn.evaluate import evaluate
 from mrcnn.files import replacing
+from mrcnn.models import MaskRCNN
 from mrcnn.predictor import Predictor
 from mrcnn.progress import ProgressLine
 from mrcnn.report import write_report
@@ -73,6 +74,7 @@ class Run:
         assert args.steps is not None
         assert args.lr is not None
         assert args.warmup is not None
+        assert isinstance(predictor.model, MaskRCNN)
         self.args, self.predictor, self.splits = args, predictor, splits
         self.folder, self.world, self.augmentation = folder, world, augmentation
         self.steps, self.lr, self.warmup = args.steps, args.lr, args.warmup

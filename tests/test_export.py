@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from exported import BATCHES, assert_same, decided, random_images
 
+import mrcnn
 from mrcnn import cli
 from mrcnn.config import MODELS
 from mrcnn.errors import UserError
@@ -145,6 +147,8 @@ def test_compiled_code_equals_the_model_at_any_size(tmp_path, capsys):
     assert json.loads(done.stdout)["class_names"] == ["cat", "dog"]
     for batch, outputs in zip(batches, torch.load(tmp_path / "outputs.pt"), strict=True):
         assert_same(outputs, batch, predictor)
+    ours = mrcnn.load(target).predict(image := np.full((90, 200, 3), 99, np.uint8))
+    assert len(ours) == len(predictor.predict(image))
 
 
 @pytest.mark.slow

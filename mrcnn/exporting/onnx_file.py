@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +12,7 @@ from mrcnn.config import ModelConfig
 from mrcnn.exporting.detector import OUTPUTS
 from mrcnn.exporting.onnx_pixels import prepare
 from mrcnn.exporting.program import description, export_program
+from mrcnn.exporting.quiet import quiet
 from mrcnn.models import MaskRCNN
 from mrcnn.ops.to_onnx import OPSET, TRANSLATIONS
 
@@ -33,7 +30,7 @@ def export_onnx(model: MaskRCNN, config: ModelConfig, *, preprocess: bool = Fals
     program = export_program(model, config, cut=True, original_sizes=preprocess)
     inputs = ["pixels", "sizes", "original_sizes"][: 3 if preprocess else 2]
     outputs = OUTPUTS if config.masks else OUTPUTS[:-1]
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(
             program,
             (),
@@ -51,24 +48,10 @@ def export_onnx(model: MaskRCNN, config: ModelConfig, *, preprocess: bool = Fals
         _prepend(graph, config)
     optimizer.optimize(graph, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
     _name_sizes(graph.graph)
-    for key, value in description(config).items():
+    for key, value in description(model, config).items():
         graph.metadata_props[key] = json.dumps(value)
     graph.metadata_props["preprocess"] = json.dumps(preprocess)
     return graph
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's words about torchvision, which is not used, and about itself."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _prepend(model: ir.Model, config: ModelConfig) -> None:

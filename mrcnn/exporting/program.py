@@ -24,7 +24,7 @@ DESCRIPTION = "mrcnn.json"  # beside the program in a .pt2
 _EXAMPLE = (160, 224)
 
 
-def description(config: ModelConfig) -> dict[str, Any]:
+def description(model: MaskRCNN, config: ModelConfig) -> dict[str, Any]:
     """What a program around the detector must know, in values for JSON."""
     numerics = NUMERICS[config.numerics]
     return {
@@ -37,6 +37,7 @@ def description(config: ModelConfig) -> dict[str, Any]:
         "max_size": config.max_size,
         "scale": config.scale,
         "size_multiple": config.size_multiple,
+        "least_side": least_side(model, config),
         "pixel_mean": config.pixel_mean,
         "pixel_std": config.pixel_std,
         "numerics": dataclasses.asdict(numerics),
@@ -58,44 +59,56 @@ def export_program(
     height, width = _EXAMPLE
     sizes = torch.tensor([[height, width - 1], [height - 1, width]], device=device)
     inputs = [torch.zeros(2, 3, height, width, device=device), sizes]
-    batch, multiple = Dim("batch", min=1), config.size_multiple
-    least = model.backbone.strides[-1] // multiple + 1
-    cells = [Dim(name, min=least) for name in ("height", "width")]
-    sides = [multiple * side if multiple > 1 else side for side in cells]
-    shapes: list[Any] = [{0: batch, 2: sides[0], 3: sides[1]}, {0: batch}]
+    shapes = free_sizes(model, config)
     if original_sizes:
         inputs.append(2 * sizes)
-        shapes.append({0: batch})
+        shapes = (*shapes, shapes[1])
     detector = Detector(model, NUMERICS[config.numerics], cut=cut).eval()
     with torch.no_grad():
-        return torch.export.export(detector, tuple(inputs), dynamic_shapes=tuple(shapes))
+        return torch.export.export(detector, tuple(inputs), dynamic_shapes=shapes)
 
 
-def save_compiled(model: MaskRCNN, config: ModelConfig, path: Path) -> None:
+def free_sizes(model: MaskRCNN, config: ModelConfig) -> tuple[dict[int, Any], ...]:
+    """Which sizes of `pixels` and `sizes` a program leaves free, and how small they may be."""
+    batch, multiple = Dim("batch", min=1), config.size_multiple
+    least = least_side(model, config) // multiple
+    units = [Dim(name, min=least) for name in ("height", "width")]
+    height, width = (multiple * side if multiple > 1 else side for side in units)
+    return {0: batch, 2: height, 3: width}, {0: batch}
+
+
+def least_side(model: MaskRCNN, config: ModelConfig) -> int:
+    """The least height and width of padded pixels: more than one cell on the coarsest level."""
+    multiple = config.size_multiple
+    return (model.backbone.strides[-1] // multiple + 1) * multiple
+
+
+def save_compiled(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
     """Write a library of machine code made by AOTInductor, and its description as metadata.
 
-    It is for the kind of device and of processor that the model is on, and, on a CPU, for the
+    It is for the kind of device and of processor that the program is on, and, on a CPU, for the
     number of threads that PyTorch has. Its weights are constants, packed for their convolutions.
 
+    Args:
+        about: the `description` of the program.
     Raises:
         RuntimeError: if a compiler is missing, or the code cannot be compiled.
     """
     settings = {
+        # Without it PyTorch 2.13 computes wrong values in layers whose batch is a size read from
+        # data, as those of masks that are cut.
         "freezing": True,
-        "aot_inductor.metadata": {"mrcnn": json.dumps(description(config))},
+        "aot_inductor.metadata": {"mrcnn": json.dumps(about)},
     }
-    # Not cut: PyTorch 2.13 miscompiles convolutions in a row whose batch is a size read from data.
-    program = export_program(model, config)
     with torch.no_grad():  # else nothing is frozen
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(path), inductor_configs=settings
         )
 
 
-def save_pt2(program: ExportedProgram, config: ModelConfig, path: Path) -> None:
-    """Write a program and its description, which `torch.export.load` reads."""
-    described = json.dumps(description(config))
+def save_pt2(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
+    """Write a program and its `description`, which `torch.export.load` reads."""
     with warnings.catch_warnings():
         # Of weights in channels_last, which it keeps as they are.
         warnings.filterwarnings("ignore", message="No complete tensor found")
-        torch.export.save(program, path, extra_files={DESCRIPTION: described})
+        torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(about)})

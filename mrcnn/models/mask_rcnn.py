@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import overload
 
+import torch
 from torch import Tensor, nn
 
 from mrcnn.models.box_head import BoxHead
@@ -40,6 +41,10 @@ class MaskRCNN(nn.Module):
         self.backbone, self.rpn = backbone, rpn
         self.box_head, self.mask_head = box_head, mask_head
         self.roi_samples = roi_samples
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @overload
     def forward(self, images: ImageBatch, targets: None = None) -> DetectionBatch: ...

@@ -1,0 +1,124 @@
+"""A program that `mrcnn export` wrote, in the place of the model."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mrcnn.ops.library  # noqa: F401  registers the ops
+from mrcnn.config import ModelConfig
+from mrcnn.errors import UserError
+from mrcnn.exporting.program import DESCRIPTION, FORMAT
+from mrcnn.structures import DetectionBatch, ImageBatch
+
+SUFFIX = ".pt2"
+
+
+class SavedProgram(nn.Module):
+    """From pixels to padded detections, as `MaskRCNN` in evaluation mode.
+
+    Args:
+        run: takes (N, 3, H, W) pixels, row-major, and sizes; gives what `Detector` does.
+        config: of the model; its `score_threshold` and `max_detections` may be stricter than those
+            of the program.
+        least_side: of padded pixels; smaller ones are padded further.
+    """
+
+    def __init__(
+        self, run: Callable[..., Any], config: ModelConfig, device: torch.device, least_side: int
+    ) -> None:
+        super().__init__()
+        self.run, self.config, self.device, self.least_side = run, config, device, least_side
+
+    def train(self, mode: bool = True) -> SavedProgram:
+        """Do nothing: its mode is fixed."""
+        return self
+
+    def forward(self, images: ImageBatch) -> DetectionBatch:
+        height, width = images.pixels.shape[2:]
+        missing = [max(self.least_side - side, 0) for side in (width, height)]
+        pixels = F.pad(images.pixels, (0, missing[0], 0, missing[1])).contiguous()
+        boxes, scores, labels, _, *masks = self.run(pixels, images.sizes)
+        slots = slice(self.config.max_detections)
+        kept = scores[:, slots] >= self.config.score_threshold
+        kept &= labels[:, slots] >= 0
+        return DetectionBatch(
+            boxes=torch.where(kept[..., None], boxes[:, slots], 0),
+            scores=torch.where(kept, scores[:, slots], 0),
+            labels=torch.where(kept, labels[:, slots], -1),
+            counts=kept.sum(1),
+            masks=masks[0][:, slots] if masks else boxes.new_zeros(*kept.shape, 0, 0),
+        )
+
+
+def load_program(path: Path, device: torch.device, **wanted: Any) -> SavedProgram:
+    """Read a `.pt2`. It holds code: it may do anything.
+
+    Args:
+        wanted: fields of `ModelConfig`; None keeps the program's. What it computes is fixed, so
+            that it can leave out more objects than it does, but nothing else.
+    Raises:
+        UserError: if it is damaged, no program of mrcnn, for another device, or cannot do that.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_compiled = any("/aotinductor/" in name for name in archive.namelist())
+        run, described = (_compiled if is_compiled else _exported)(path)
+    except (RuntimeError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: cannot be loaded ({reason}); run mrcnn export again") from error
+    try:
+        about = json.loads(described)
+        if about["format"] > FORMAT:
+            raise UserError(
+                f"{path}: has format {about['format']}, this mrcnn reads up to {FORMAT}; "
+                "install a newer mrcnn"
+            )
+        config = ModelConfig.from_dict(about["model"])
+        least_side = int(about["least_side"])
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path}: does not say which model it is ({reason}); is it from mrcnn export?"
+        ) from error
+    if device.type != "cpu":
+        raise UserError(f"{path}: is a program for the CPU, got the device {device}; give cpu")
+    return SavedProgram(run, _stricter(path, config, wanted), device, least_side)
+
+
+def _stricter(path: Path, config: ModelConfig, wanted: Mapping[str, Any]) -> ModelConfig:
+    possible = {
+        "score_threshold": lambda value: value >= config.score_threshold,
+        "max_detections": lambda value: 1 <= value <= config.max_detections,
+    }
+    changed = {name: value for name, value in wanted.items() if value is not None}
+    for name, value in changed.items():
+        if value != getattr(config, name, None) and not (
+            name in possible and possible[name](value)
+        ):
+            raise UserError(
+                f"{path}: is a program with {name} {getattr(config, name, 'fixed')}, "
+                f"got {value}; export the model anew with it, or give the checkpoint"
+            )
+    return replace(config, **changed)
+
+
+def _compiled(path: Path) -> tuple[Any, str]:
+    """Machine code of AOTInductor and its description."""
+    package = torch._inductor.aoti_load_package(str(path))
+    return package, package.get_metadata().get("mrcnn", "")
+
+
+def _exported(path: Path) -> tuple[Any, str]:
+    """A program of `torch.export` and its description."""
+    about = {DESCRIPTION: ""}
+    program = torch.export.load(path, extra_files=about)
+    return program.module(), about[DESCRIPTION]
