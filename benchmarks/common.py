@@ -72,8 +72,11 @@ def parse(
     parser.add_argument("--quick", action="store_true", help="3 readings, small cases: < 30 s")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     if ways:
-        parser.add_argument("--ways", nargs="+", choices=ways, default=list(ways))
+        told = "which of them; all, or with --quick the first, unless given"
+        parser.add_argument("--ways", nargs="+", choices=ways, help=told)
     args = parser.parse_args()
+    if ways and args.ways is None:
+        args.ways = list(ways[:1] if args.quick else ways)
     if args.quick:
         args.repeats = 3
     torch.manual_seed(0)
