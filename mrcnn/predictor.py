@@ -26,7 +26,7 @@ from mrcnn.data.images import (
     write_view,
 )
 from mrcnn.errors import UserError
-from mrcnn.exporting.saved import SUFFIX, SavedProgram, load_program
+from mrcnn.exporting.saved import SavedProgram, load_program
 from mrcnn.graphs import Graphs
 from mrcnn.models import MaskRCNN, build
 from mrcnn.models.postprocess import to_detections
@@ -337,7 +337,7 @@ def load(
     if capture and where.type != "cuda":
         raise UserError(f"capture=True: is of CUDA devices, not of {device}; leave it out")
     file = checkpoints.find(Path(path))  # once: a published file is hashed each time
-    if file.suffix == SUFFIX:
+    if file.suffix == checkpoints.PROGRAM:
         fixed = {"amp": amp or None, "capture": capture or None, "bgr": bgr}
         program = load_program(file, where, **fixed, **config)
         return Predictor(program, program.config)

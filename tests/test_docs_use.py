@@ -122,6 +122,51 @@ def test_python(workplace, monkeypatch, capsys):
     assert Path("overlay.png").is_file()
 
 
+EXPORT = [words for words in documents.commands("export.md") if words[0] == "mrcnn"]
+TO_ONNX, _, TO_PROGRAM = EXPORT[:3]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(words, marks=[pytest.mark.slow] if "aoti" in words else []) for words in EXPORT],
+    ids=documents.name_of,
+)
+def test_export(workplace, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(workplace)
+    if "model.onnx" in command:
+        pytest.importorskip("onnxscript")
+    if "--int8" in command:
+        pytest.importorskip("torchao")
+    flags = []
+    if command[1] != "export":
+        assert documents.run(TO_PROGRAM) == 0
+        flags = ["--device", "cpu", "--out", str(tmp_path / "out")]
+    assert documents.run(command, *flags) == 0
+
+
+def test_exported_in_python(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    _, program, _, loaded = documents.blocks("export.md", "python")
+    assert documents.run(TO_PROGRAM) == 0
+    names = {"pixels": torch.zeros(1, 3, 128, 160), "sizes": torch.tensor([[120, 150]])}
+    exec(program, names)
+    assert names["boxes"].shape == (1, tiny.CONFIG.max_detections, 4)
+    exec(loaded, names)
+    assert names["model"].config.score_threshold == 0.5
+
+
+def test_exported_to_onnx(workplace, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(workplace)
+    assert documents.run(TO_ONNX) == 0
+    names: dict = {}
+    exec(f"import numpy as np, onnxruntime\nfrom PIL import Image\n{SESSION}", names)
+    assert names["boxes"].shape == (1, tiny.CONFIG.max_detections, 4)
+
+
+SESSION = documents.blocks("export.md", "python")[0]
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_serve(workplace, monkeypatch):
     """At a free port in place of the usual one."""

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import shutil
 import zipfile
 
 import numpy as np
@@ -204,11 +203,18 @@ def test_programs_of_others(folder, tmp_path):
         mrcnn.load(file)
 
 
-def test_training_does_not_start_from_it(folder, tmp_path):
+def test_other_verbs_need_the_checkpoint(folder, tmp_path, capsys):
+    model = str(folder / "model.pt2")
     write_shapes(tmp_path / "data", train=1, val=1, size=64)
-    flags = ["--data", str(tmp_path / "data"), "--weights", str(folder / "model.pt2")]
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    assert cli.main(["train", *flags, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    train = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    message = f"{model}: is a program, whose weights are fixed; name its checkpoint"
+    for words in (
+        [*train, "--weights", model],
+        ["convert", model, str(tmp_path / "m.safetensors")],
+    ):
+        assert cli.main(words) == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_predictor_says_where_it_runs(folder):

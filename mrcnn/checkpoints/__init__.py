@@ -1,6 +1,6 @@
 """Weights in files: our own checkpoints, detectors of other frameworks, and backbones."""
 
-from mrcnn.checkpoints.files import Checkpoint, find, load, save
+from mrcnn.checkpoints.files import PROGRAM, Checkpoint, find, load, save
 from mrcnn.checkpoints.weights import (
     Start,
     fill,
@@ -11,6 +11,7 @@ from mrcnn.checkpoints.weights import (
 )
 
 __all__ = [
+    "PROGRAM",
     "Checkpoint",
     "Start",
     "fill",

@@ -24,6 +24,7 @@ from mrcnn.tensor_files import DamagedError, ForeignError, read_tensors, write_t
 FORMAT = 1  # of the metadata; a reader refuses higher numbers
 _FIELD = "mrcnn"
 _REST = "source/"  # before the names of `Checkpoint.rest`
+PROGRAM = ".pt2"  # suffix of the programs of `mrcnn export`, which are no checkpoints
 NAMES = ("best.safetensors", "last.safetensors")  # in a run folder, in the order of preference
 
 
@@ -100,6 +101,8 @@ def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: An
     _check_fields(assumed)
     assumed = {name: value for name, value in assumed.items() if value is not None}
     file = find(Path(path))
+    if file.suffix == PROGRAM:
+        raise UserError(f"{file}: is a program, whose weights are fixed; name its checkpoint")
     if file.suffix.lower() in SUFFIXES:
         foreign = read_foreign(file)
         found = to_ours(file, foreign.state, foreign.facts, assumed, bgr)

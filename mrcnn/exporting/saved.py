@@ -19,8 +19,6 @@ from mrcnn.errors import UserError
 from mrcnn.exporting.program import DESCRIPTION, FORMAT
 from mrcnn.structures import DetectionBatch, ImageBatch
 
-SUFFIX = ".pt2"
-
 
 class SavedProgram(nn.Module):
     """From pixels to padded detections, as `MaskRCNN` in evaluation mode.
