@@ -268,7 +268,7 @@ def draw(about: dict[str, Any], lines: list[Line], path: Path) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    peers = ", ".join(sorted({line.peer or "" for line in lines}))
+    peers = ", ".join(sorted({line.peer.split()[0] for line in lines if line.peer}))
     figure.suptitle(
         f"Times faster than {peers}  (behind each bar: time of ours / theirs)", fontsize=10
     )

@@ -364,13 +364,14 @@ def trained(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_trained_model_on_real_pictures(trained, shared_data, tmp_path):
-    """Both kinds of file: the same objects in 20 pictures and in batches of three, and none in a
+    """Every kind of file: the same objects in 20 pictures and in batches of three, and none in a
     black one."""
     predictor = mrcnn.load(trained)
-    for file in ("model.pt2", "model.onnx"):
+    for file, *flags in (["model.pt2"], ["model.onnx"], ["compiled.pt2", "--format", "aoti"]):
         target = str(tmp_path / file)
-        assert cli.main(["export", "--weights", str(trained), "--out", target]) == 0
+        assert cli.main(["export", "--weights", str(trained), "--out", target, *flags]) == 0
     program = torch.export.load(tmp_path / "model.pt2").module()
+    compiled = torch._inductor.aoti_load_package(str(tmp_path / "compiled.pt2"))
     model = session(tmp_path / "model.onnx")
     pictures = _pictures(shared_data, 20)
     groups = [[picture] for picture in pictures] + [pictures[i : i + 3] for i in (0, 3, 6)]
@@ -379,6 +380,7 @@ def test_a_trained_model_on_real_pictures(trained, shared_data, tmp_path):
     for group in groups:
         images = _batch(group, predictor.config)
         found.append(assert_same(program(images.pixels, images.sizes), images, predictor))
+        assert_same(compiled(images.pixels.contiguous(), images.sizes), images, predictor)
         assert_same(run(model, (images.pixels, images.sizes)), images, predictor)
     assert sum(found) >= 200
     assert found[-1] == 0

@@ -15,9 +15,8 @@ from mrcnn.data.shapes import write_shapes
 from mrcnn.errors import UserError
 from mrcnn.export import main
 
-CONFIG = dataclasses.replace(  # whose depthwise convolutions stay as they are
-    MODELS["small-mobilenet"], class_names=("cat", "dog"), max_detections=20, score_threshold=0.3
-)
+LIMITS = {"class_names": ("cat", "dog"), "max_detections": 20, "score_threshold": 0.3}
+CONFIG = dataclasses.replace(MODELS["small-mobilenet"], **LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +62,21 @@ def test_only_roundings_change(quantized):
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
     near = (coarse[0][:, :, None] - before[0][:, None]).abs().amax(-1).amin(2)  # pixels
+    assert 0 < near.median() < 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if "small" in name or "18-c4" in name])
+def test_models_of_every_kind(quantized, name):
+    """At a size that was not traced; most boxes stay where they were."""
+    config = dataclasses.replace(MODELS[name], **{**LIMITS, "score_threshold": 0.0})
+    predictor = decided(config)
+    images = random_images(config, [(96, 128), (120, 100)], seed=1)
+    program = quantized.quantize(predictor.model, config, [images]).module()
+    coarse = program(images.pixels, images.sizes)
+    with torch.inference_mode():
+        exact = predictor.model(images)
+    near = (coarse[0][:, :, None] - exact.boxes[:, None]).abs().amax(-1).amin(2)  # pixels
     assert 0 < near.median() < 4
 
 
