@@ -137,15 +137,24 @@ def test_compiled_code_finds_the_same_in_pictures(name, shared_data):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["small", "resnet50-fpn"])
 def test_compiled_steps_have_the_same_gradients(name):
-    """No further from float64 than four times what those of PyTorch's own kernels are."""
-    model, images = make(name).train(), batch()
-    losses, grads = step(model, torch.compile(model, fullgraph=True), images)
-    usual_losses, usual = step(model, model, images)
-    wide = copy.deepcopy(model).double()
-    _, exact = step(wide, wide, dataclasses.replace(images, pixels=images.pixels.double()))
-    torch.testing.assert_close(losses, usual_losses)
-    error, usual_error = (flat(found) - flat(exact) for found in (grads, usual))
-    assert error.norm() <= 4 * usual_error.norm()
+    """No further from float64 than four times what those of PyTorch's own kernels are.
+
+    Where an input of a ReLU rounds to the other side of zero, all gradients below it change, with
+    either kind of kernels; so it is the middle one of five batches that counts.
+    """
+    model = make(name).train()
+    wide, compiled = copy.deepcopy(model).double(), torch.compile(model, fullgraph=True)
+    errors = []
+    for _ in range(5):
+        images = batch()
+        losses, grads = step(model, compiled, images)
+        usual_losses, usual = step(model, model, images)
+        torch.testing.assert_close(losses, usual_losses)
+        in_wide = dataclasses.replace(images, pixels=images.pixels.double())
+        exact = flat(step(wide, wide, in_wide)[1])
+        errors.append([(flat(found) - exact).norm() / exact.norm() for found in (grads, usual)])
+    error, usual_error = torch.tensor(errors).median(0).values
+    assert error <= 4 * usual_error < 1e-2
 
 
 def flat(values: dict[str, Tensor]) -> Tensor:
