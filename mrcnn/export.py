@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         _check_libraries("--format onnx", ONNX_LIBRARIES, "onnx")
     if args.int8 is not None:
         _check_libraries("--int8", INT8_LIBRARIES, "int8")
-        find_images([args.int8])
+        find_images([args.int8])  # refuses a folder without any before the model is loaded
     check_writable(args.out)
     if args.out.resolve() == find(args.weights).resolve():
         raise UserError(f"{args.out}: is the source; name another file to write")

@@ -17,6 +17,7 @@ from mrcnn.export import main
 
 LIMITS = {"class_names": ("cat", "dog"), "max_detections": 20, "score_threshold": 0.3}
 CONFIG = dataclasses.replace(MODELS["small-mobilenet"], **LIMITS)
+CELL = 4  # pixels of the finest level: most boxes move by less
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_only_roundings_change(quantized):
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
     near = (coarse[0][:, :, None] - before[0][:, None]).abs().amax(-1).amin(2)  # pixels
-    assert 0 < near.median() < 4
+    assert 0 < near.median() < CELL
 
 
 @pytest.mark.slow
@@ -77,7 +78,7 @@ def test_models_of_every_kind(quantized, name):
     with torch.inference_mode():
         exact = predictor.model(images)
     near = (coarse[0][:, :, None] - exact.boxes[:, None]).abs().amax(-1).amin(2)  # pixels
-    assert 0 < near.median() < 4
+    assert 0 < near.median() < CELL
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from mrcnn.checkpoints.download import fetch
 from mrcnn.checkpoints.foreign import to_ours
 from mrcnn.checkpoints.state_dict import SUFFIXES, read_foreign
 from mrcnn.config import ModelConfig
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, check_format
 from mrcnn.files import update_sums
 from mrcnn.models import PUBLISHED
 from mrcnn.tensor_files import DamagedError, ForeignError, read_tensors, write_tensors
@@ -121,11 +121,7 @@ def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: An
         ) from error
     try:
         values = json.loads(described)
-        if values["format"] > FORMAT:
-            raise UserError(
-                f"{file}: has format {values['format']}, this mrcnn reads up to {FORMAT}; "
-                "install a newer mrcnn"
-            )
+        check_format(file, values["format"], FORMAT)
         config = ModelConfig.from_dict({**values["model"], **assumed})
         extra = dict(values["extra"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -15,7 +15,7 @@ from torch import nn
 
 import mrcnn.ops.library  # noqa: F401  registers the ops
 from mrcnn.config import ModelConfig
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, check_format
 from mrcnn.exporting.program import DESCRIPTION, FORMAT
 from mrcnn.structures import DetectionBatch, ImageBatch
 
@@ -41,10 +41,12 @@ class SavedProgram(nn.Module):
         return self
 
     def forward(self, images: ImageBatch) -> DetectionBatch:
-        height, width = images.pixels.shape[2:]
-        missing = [max(self.least_side - side, 0) for side in (width, height)]
-        pixels = F.pad(images.pixels, (0, missing[0], 0, missing[1])).contiguous()
-        boxes, scores, labels, _, *masks = self.run(pixels, images.sizes)
+        pixels = images.pixels
+        height, width = pixels.shape[2:]
+        right, below = (max(self.least_side - side, 0) for side in (width, height))
+        if right or below:
+            pixels = F.pad(pixels, (0, right, 0, below))
+        boxes, scores, labels, _, *masks = self.run(pixels.contiguous(), images.sizes)
         slots = slice(self.config.max_detections)
         kept = scores[:, slots] >= self.config.score_threshold
         kept &= labels[:, slots] >= 0
@@ -66,6 +68,8 @@ def load_program(path: Path, device: torch.device, **wanted: Any) -> SavedProgra
     Raises:
         UserError: if it is damaged, no program of mrcnn, for another device, or cannot do that.
     """
+    if device.type != "cpu":
+        raise UserError(f"{path}: is a program for the CPU, got the device {device}; give cpu")
     try:
         with zipfile.ZipFile(path) as archive:
             is_compiled = any("/aotinductor/" in name for name in archive.namelist())
@@ -75,20 +79,14 @@ def load_program(path: Path, device: torch.device, **wanted: Any) -> SavedProgra
         raise UserError(f"{path}: cannot be loaded ({reason}); run mrcnn export again") from error
     try:
         about = json.loads(described)
-        if about["format"] > FORMAT:
-            raise UserError(
-                f"{path}: has format {about['format']}, this mrcnn reads up to {FORMAT}; "
-                "install a newer mrcnn"
-            )
+        check_format(path, about["format"], FORMAT)
         config = ModelConfig.from_dict(about["model"])
         least_side = int(about["least_side"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path}: does not say which model it is ({reason}); is it from mrcnn export?"
         ) from error
-    if device.type != "cpu":
-        raise UserError(f"{path}: is a program for the CPU, got the device {device}; give cpu")
     return SavedProgram(run, _stricter(path, config, wanted), device, least_side)
 
 

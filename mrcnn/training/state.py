@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, check_format
 from mrcnn.files import sweep_drafts, update_sums
 from mrcnn.tensor_files import DamagedError, read_tensors, write_tensors
 
@@ -135,11 +135,7 @@ def _read(file: Path) -> TrainingState:
         raise UserError(f"{file}: cannot be read ({error.strerror}); may you read it?") from error
     try:
         described = json.loads(text)
-        if described["format"] > FORMAT:
-            raise UserError(
-                f"{file}: has format {described['format']}, this mrcnn reads up to {FORMAT}; "
-                "install a newer mrcnn"
-            )
+        check_format(file, described["format"], FORMAT)
         for name, strides in described["strides"].items():
             tensors[name] = _with_strides(tensors[name], strides)
         return TrainingState(described["step"], tensors, described["values"])
