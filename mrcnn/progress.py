@@ -1,66 +1,75 @@
-"""How a run tells where it is: one line that renews itself in a terminal, plain lines elsewhere."""
+"""Progress lines of the commands that take long."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from mrcnn.training.loop import StepRecord
-from mrcnn.training.run_folder import memory
+_REDRAW_SECONDS = 0.1
 
 
 class ProgressLine:
-    """Shows the records of a run as they come.
+    """A line of progress: redrawn in place in a terminal, printed again and again elsewhere.
+
+    Messages that are printed meanwhile appear above the line.
 
     Args:
-        steps: of the whole run.
+        every: Seconds between printed lines. The line of the last item is always printed.
+        redraw: Whether a terminal shows one line that is redrawn. False prints lines there, too.
+
+    Example:
+        >>> with ProgressLine(every=5.0) as line:
+        ...     for done in range(1, 4):
+        ...         line.update(done, 3, f"{done} of 3 images")
+        3 of 3 images
     """
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, every: float = 0.0, redraw: bool = True) -> None:
+        self.every, self.start = every, time.perf_counter()
+        self.next = self.start + every  # when the next line is due
         self.bar: Progress | None = None
         self.task: TaskID | None = None
-        if sys.stdout.isatty():
-            # Where the window is narrow, the end of the line is cut, and the bar stays.
-            line = TextColumn("{task.fields[line]}", table_column=Column(ratio=1, no_wrap=True))
-            self.bar = Progress(BarColumn(bar_width=10), line, console=Console(), expand=True)
-            self.task = self.bar.add_task("train", total=steps, line="")
+        if redraw and sys.stdout.isatty():
+            self.next, self.every = self.start, _REDRAW_SECONDS
+            # In a narrow window the end of the text is cut, and the bar stays.
+            text = TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True))
+            # Without auto_refresh there is no thread that forked worker processes would lack.
+            self.bar = Progress(
+                BarColumn(bar_width=10), text, console=Console(), expand=True, auto_refresh=False
+            )
+            self.task = self.bar.add_task("", text="")
             self.bar.start()
 
-    def show(self, records: Sequence[StepRecord]) -> None:
-        """The mean of the records, and where the run stands."""
-        line = f"step {records[-1].step}/{self.steps}  {describe(records, self.steps)}"
-        if self.bar is None or self.task is None:
-            print(line, flush=True)
-        else:
-            self.bar.update(self.task, completed=records[-1].step, line=line)
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Show `text` if a line is due, or if the last of `total` items is done."""
+        now = time.perf_counter()
+        due = now >= self.next or done >= total
+        if due:
+            self.next = now + self.every
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total, text=text, refresh=due)
+        elif due:
+            print(text, flush=True)
+
+    def images(self, done: int, total: int) -> None:
+        """Show the number of images done and the speed."""
+        self.update(done, total, f"{done}/{total} images, {self.rate(done):.1f} img/s")
+
+    def rate(self, done: int) -> float:
+        """Return the items per second since the line was made."""
+        return done / max(time.perf_counter() - self.start, 1e-9)
 
     def close(self) -> None:
-        """Leave the last line standing."""
+        """Leave the last line on the screen."""
         if self.bar is not None:
             self.bar.stop()
-
-
-def describe(records: Sequence[StepRecord], steps: int) -> str:
-    """Loss, speed, memory, time left, share of waiting for the loader, rate, parts of the loss."""
-    last = records[-1]
-    seconds = sum(r.seconds for r in records)
-    sound = [r for r in records if not r.skipped] or records
-    mean = {name: sum(r.losses[name] for r in sound) / len(sound) for name in last.losses}
-    parts = " ".join(
-        f"{name.removeprefix('loss_')} {value:.3f}"
-        for name, value in mean.items()
-        if name != "loss"
-    )
-    left = int((steps - last.step) * seconds / len(records))
-    time_left = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-    waiting = sum(r.data_seconds for r in records) / seconds
-    return (
-        f"loss {mean['loss']:.3f}  {sum(r.images for r in records) / seconds:.1f} img/s  "
-        f"{memory() / 2**30:.1f} GiB  {time_left} left  loader {waiting:.0%}  lr {last.lr:.2g}  "
-        f"{parts}"
-    )

@@ -35,6 +35,7 @@ from mrcnn.training.run_folder import (
     append_row,
     cut_tables,
     environment,
+    format_progress,
     results_row,
     timing_row,
 )
@@ -100,14 +101,15 @@ class Run:
             cut_tables(self.folder, first - 1 if self.window else first)
             for logger in self.loggers:
                 logger.start(self.args.to_dict(), first)
-        self.line = ProgressLine(self.steps) if self.world.is_main else None
+        self.line = ProgressLine() if self.world.is_main else None
         try:
             if not self._after(first):
                 for records in self._train(first):
                     self.window += records
                     self.seconds += sum(record.seconds for record in records)
                     if self.line:
-                        self.line.show(records)
+                        text = format_progress(records, self.steps)
+                        self.line.update(records[-1].step, self.steps, text)
                     if self._after(records[-1].step):
                         break
         except Stopped:

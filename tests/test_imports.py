@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mrcnn"
 FLOORS = [  # from the ground up; what stands on one floor does not import each other
-    {"errors", "boxes", "graphs"},
+    {"errors", "boxes", "graphs", "progress"},
     {"ops", "files"},
     {"structures", "numerics", "tensor_files", "rle", "batching"},
     {"config"},
@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"checkpoints", "visual", "training", "tta", "pictures", "exporting"},
     {"results", "video"},
     {"tiles", "sources"},
-    {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments", "progress"},
+    {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments"},
     {"mistakes", "lvis_scores", "cityscapes_scores", "prediction_files", "ray"},
     {"scoring"},
     {"evaluate", "report_analysis", "web"},

@@ -77,9 +77,7 @@ def _installed() -> bool:
 def results_row(records: Sequence[StepRecord], metrics: Mapping[str, float]) -> dict[str, Any]:
     """The means of `records`, without steps that were skipped, and the figures measured after."""
     sound = [r for r in records if not r.skipped] or records
-    row: dict[str, Any] = {"step": records[-1].step, "lr": records[-1].lr}
-    for name in records[-1].losses:
-        row[name] = sum(r.losses[name] for r in sound) / len(sound)
+    row = {"step": records[-1].step, "lr": records[-1].lr, **mean_losses(records)}
     row["gradient_norm"] = sum(r.gradient_norm for r in sound) / len(sound)
     row["skipped"] = sum(r.skipped for r in records)
     return row | {name: metrics[name] for name in COLUMNS[RESULTS] if name in metrics}
@@ -99,6 +97,30 @@ def timing_row(records: Sequence[StepRecord], seconds: float) -> dict[str, Any]:
         "loader_share": sum(r.data_seconds for r in records) / spent,
         "memory_gib": memory() / 2**30,
     }
+
+
+def format_progress(records: Sequence[StepRecord], steps: int) -> str:
+    """Return one line: step, mean losses, speed, memory, time left, share of waiting, rate."""
+    last, timing = records[-1], timing_row(records, 0.0)
+    mean = mean_losses(records)
+    each = " ".join(
+        f"{name.removeprefix('loss_')} {value:.3f}"
+        for name, value in mean.items()
+        if name != "loss"
+    )
+    left = int((steps - last.step) * sum(r.seconds for r in records) / len(records))
+    return (
+        f"step {last.step}/{steps}  loss {mean['loss']:.3f}  "
+        f"{timing['images_per_second']:.1f} img/s  {timing['memory_gib']:.1f} GiB  "
+        f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left  "
+        f"loader {timing['loader_share']:.0%}  lr {last.lr:.2g}  {each}"
+    )
+
+
+def mean_losses(records: Sequence[StepRecord]) -> dict[str, float]:
+    """Return the mean of each loss over `records`, without skipped steps where there are others."""
+    valid = [r for r in records if not r.skipped] or records
+    return {name: sum(r.losses[name] for r in valid) / len(valid) for name in records[-1].losses}
 
 
 def append_row(folder: Path, table: str, row: Mapping[str, Any]) -> None:
