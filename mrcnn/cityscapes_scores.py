@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as rle_codec
 
 from mrcnn.analysis import Floats, Ints
 from mrcnn.data.coco_truth import Record
 from mrcnn.errors import UserError
+from mrcnn.rle import decode
 
 # Ids of the benchmark, from cityscapesscripts/helpers/labels.py of its tools, version 2.3.
 LABELS = {"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31,
@@ -136,7 +136,7 @@ def read_instance_ids(file: Path, size: tuple[int, int]) -> Ints:
 
 def _inside(entry: Record, place: Ints, count: int) -> NDArray[np.int64]:
     """(K,) pixels of a mask on each id."""
-    mask = rle_codec.decode(entry["segmentation"]).astype(bool)
+    mask = decode(entry["segmentation"])
     return np.bincount(place.reshape(mask.shape)[mask], minlength=count)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as rle_codec
 
 from mrcnn import rle
 from mrcnn.errors import UserError
@@ -78,9 +77,7 @@ class Result:
     @property
     def masks(self) -> NDArray[np.bool_]:
         """(D, h, w), decoded anew at every access."""
-        if not self.rles:
-            return np.zeros((0, *self.image.shape[:2]), bool)
-        return np.asarray(rle_codec.decode(self.rles)).transpose(2, 0, 1).astype(bool)
+        return rle.decode_all(self.rles, *self.image.shape[:2])
 
     def polygons(self) -> list[list[NDArray[np.float32]]]:
         """The outlines of each mask: (V, 2) arrays of (x, y), one for each separate part.
@@ -88,7 +85,7 @@ class Result:
         They run along the edges of pixels, so that filling them gives the mask back, but for its
         holes, which are filled.
         """
-        return [rle.outlines(mask) for mask in self.rles]
+        return [rle.to_polygons(mask) for mask in self.rles]
 
     def crop(self) -> list[Image.Image]:
         """The part of the image in each box, widened to whole pixels."""

@@ -1,29 +1,74 @@
-"""Masks as COCO run lengths: their pixels, their place in a larger image, their outlines.
+"""COCO run-length encoding (RLE) of masks: the one place that calls its codecs.
 
-Run lengths go down the columns, background first: {"size": [height, width], "counts": text}.
+An RLE is {"size": [height, width], "counts": text}. The counts are the lengths of alternating runs
+of background and foreground down the columns, background first. Functions accept counts as text or
+bytes and return text.
 """
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as _codec
 
 from mrcnn.ops import library
 
 _host = library.load("mrcnn_host")
 
 Rle = dict[str, Any]
+Box = tuple[float, float, float, float]  # x, y, width, height
 
 
-def pixels(rle: Rle) -> tuple[int, int, NDArray[np.bool_]]:
-    """The smallest rectangle that holds a mask; nothing larger is ever decoded.
+def encode(mask: NDArray[Any]) -> Rle:
+    """Encode the nonzero pixels of a mask (h, w)."""
+    down = (mask != 0).ravel(order="F")
+    edges = np.flatnonzero(np.diff(down, prepend=False, append=False))
+    return _from_edges(edges, *mask.shape)
+
+
+def encode_values(values: NDArray[Any]) -> dict[int, Rle]:
+    """Encode the mask of each nonzero value of an integer bitmap (h, w), in ascending order."""
+    down = values.ravel(order="F")
+    starts = np.flatnonzero(np.concatenate([[True], down[1:] != down[:-1]]))
+    ends = np.append(starts[1:], down.size)
+    value = down[starts].astype(np.int64)
+    order = np.argsort(value, kind="stable")
+    order = order[value[order] != 0]
+    starts, ends, value = starts[order], ends[order], value[order]
+    bounds = np.flatnonzero(np.diff(value, prepend=0, append=0))
+    return {
+        int(value[first]): _from_edges(
+            np.stack([starts[first:last], ends[first:last]], axis=1).ravel(), *values.shape
+        )
+        for first, last in pairwise(bounds)
+    }
+
+
+def decode(rle: Rle) -> NDArray[np.bool_]:
+    """Decode a mask to (h, w)."""
+    mask: NDArray[np.bool_] = _codec.decode(rle).astype(bool)
+    return mask
+
+
+def decode_all(rles: Sequence[Rle], height: int, width: int) -> NDArray[np.bool_]:
+    """Decode D masks of one size to (D, height, width)."""
+    if not rles:
+        return np.zeros((0, height, width), bool)
+    return np.asarray(_codec.decode(list(rles))).transpose(2, 0, 1).astype(bool)
+
+
+def decode_tight(rle: Rle) -> tuple[int, int, NDArray[np.bool_]]:
+    """Decode only the smallest rectangle that contains a mask.
 
     Returns:
-        x, y of its corner, and its pixels (rows, columns); (0, 0) of them if the mask is empty.
+        x and y of its corner, and its pixels (rows, columns); 0 x 0 pixels for an empty mask.
     """
-    columns, tops, bottoms = _pieces(rle)
+    columns, tops, bottoms = _runs_by_column(rle)
     if not len(columns):
         return 0, 0, np.zeros((0, 0), bool)
     x, y = int(columns[0]), int(tops.min())
@@ -33,52 +78,133 @@ def pixels(rle: Rle) -> tuple[int, int, NDArray[np.bool_]]:
     return x, y, steps.cumsum(1, dtype=np.int8)[:, :-1].T.astype(bool)
 
 
-def shifted(rle: Rle, x: int, y: int, height: int, width: int) -> Rle:
-    """The mask of a part of an image as one of the image, found without visiting the pixels.
+def parse_counts(counts: str | bytes | Sequence[int], height: int, width: int) -> NDArray[np.int32]:
+    """Return the run lengths of compressed text, or of a list, after checking them.
 
-    Args:
-        x, y: where in the image the part has its corner.
-        height, width: of the image.
     Raises:
-        ValueError: if the part leaves the image.
+        ValueError: if they are malformed or do not fill height x width pixels.
+        TypeError, OverflowError: if a list contains something other than 64-bit integers.
     """
-    rows, part_columns = rle["size"]
-    if not (0 <= x <= width - part_columns and 0 <= y <= height - rows):
-        raise ValueError(
-            f"shifted: a part of {rows} x {part_columns} pixels at x {x}, y {y} must lie in the "
-            f"image of {height} x {width}"
-        )
-    columns, tops, bottoms = _pieces(rle)
-    before = (columns + x) * height + y
-    return _encoded(before + tops, before + bottoms, height, width)
+    if isinstance(counts, str | bytes):
+        text = counts.decode() if isinstance(counts, bytes) else counts
+        return np.asarray(_host.rle_from_string(text, height, width))
+    return np.asarray(_host.rle_from_counts(np.array(array("q", counts)), height, width))
 
 
-def rectangle(box: NDArray[Any], height: int, width: int) -> Rle:
-    """The pixels of an image whose centres a box (x1, y1, x2, y2) holds, as a mask."""
+def compress(counts: NDArray[np.int32], starts: NDArray[np.int64]) -> list[str]:
+    """Compress the run lengths of many masks; mask i has counts[starts[i] : starts[i + 1]]."""
+    texts: list[str] = _host.rle_to_strings(counts, starts)
+    return texts
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
+    """Draw polygons, each x, y, x, y, …, as COCO's `frPyObjects` does, and return their union."""
+    return union(_codec.frPyObjects(list(polygons), height, width))
+
+
+def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
+    """Return the RLE of a COCO segmentation: polygons, a list of counts, or RLE already."""
+    if isinstance(segmentation, list):
+        return from_polygons(segmentation, height, width)
+    if isinstance(segmentation["counts"], list):
+        return _with_text(_codec.frPyObjects(segmentation, height, width))
+    rle: Rle = segmentation
+    return rle
+
+
+def from_box(box: NDArray[Any], height: int, width: int) -> Rle:
+    """Return the mask of the pixels whose centres are inside a box (x1, y1, x2, y2)."""
     x1, y1, x2, y2 = np.clip(np.ceil(box - 0.5), 0, (width, height, width, height)).astype(int)
     columns = np.arange(x1, max(x1, x2)) * height
-    return _encoded(columns + y1, columns + max(y1, y2), height, width)
+    return _from_runs(columns + y1, columns + max(y1, y2), height, width)
 
 
-def outlines(rle: Rle) -> list[NDArray[np.float32]]:
-    """Polygons around a mask along the edges of its pixels; holes are filled.
+def area(rle: Rle) -> int:
+    """Return the number of pixels of a mask."""
+    # Not for lists of masks: pycocotools 2.0.11 cannot count more than 255 in one call.
+    return int(_codec.area(rle))
 
-    Pixels that only touch at a corner are apart. Filling the polygons gives the mask back exactly.
+
+def bounding_box(rle: Rle) -> Box:
+    """Return x, y, width and height of the smallest rectangle that contains a mask."""
+    x, y, width, height = _codec.toBbox(rle).tolist()
+    return x, y, width, height
+
+
+def iou(
+    detections: Sequence[Rle], truth: Sequence[Rle], crowd: Sequence[bool | int] | None = None
+) -> NDArray[np.float64]:
+    """Compute the IoU of every pair of masks, (len(detections), len(truth)).
+
+    Args:
+        detections: masks of one image.
+        truth: masks of the same image.
+        crowd: which masks of `truth` are crowd regions. For these, the intersection is divided by
+            the area of the detection, as COCO does.
+    """
+    if not detections or not truth:
+        return np.zeros((len(detections), len(truth)))
+    is_crowd = [0] * len(truth) if crowd is None else [int(value) for value in crowd]
+    return np.asarray(_codec.iou(list(detections), list(truth), is_crowd))
+
+
+def union(rles: Sequence[Rle]) -> Rle:
+    """Return the pixels that are in any of the masks."""
+    return _with_text(_codec.merge(list(rles)))
+
+
+def intersection(rles: Sequence[Rle]) -> Rle:
+    """Return the pixels that are in all of the masks."""
+    return _with_text(_codec.merge(list(rles), intersect=True))
+
+
+def shift(rle: Rle, x: int, y: int, height: int, width: int) -> Rle:
+    """Move the mask of a window of an image into the frame of the image.
+
+    Pixels are never decoded.
+
+    Args:
+        rle: the mask in the window.
+        x: left side of the window in the image.
+        y: top side of the window in the image.
+        height: of the image.
+        width: of the image.
+
+    Raises:
+        ValueError: if the window leaves the image.
+    """
+    rows, window_columns = rle["size"]
+    if not (0 <= x <= width - window_columns and 0 <= y <= height - rows):
+        raise ValueError(
+            f"shift: a window of {rows} x {window_columns} pixels at x {x}, y {y} must be inside "
+            f"the image of {height} x {width}"
+        )
+    columns, tops, bottoms = _runs_by_column(rle)
+    before = (columns + x) * height + y
+    return _from_runs(before + tops, before + bottoms, height, width)
+
+
+def to_polygons(rle: Rle) -> list[NDArray[np.float32]]:
+    """Trace polygons around a mask along the edges of its pixels; holes are filled.
+
+    Pixels that touch only at a corner are separate. Filling the polygons restores the mask exactly,
+    except for its holes.
 
     Returns:
-        For each part a (V, 2) array of (x, y), clockwise on the screen, the first not repeated.
+        For each connected part a (V, 2) array of (x, y), clockwise on the screen. The first point
+        is not repeated.
     """
-    x, y, mask = pixels(rle)
+    x, y, mask = decode_tight(rle)
     mask = np.pad(mask, 1)
-    # The four pixels around each point of the grid.
+    # The four pixels around each grid point.
     nw, ne, sw, se = mask[:-1, :-1], mask[:-1, 1:], mask[1:, :-1], mask[1:, 1:]
     crossing = (nw == se) & (ne == sw) & (nw != ne)
     corner = (nw ^ ne ^ sw ^ se) | crossing
     points = np.argwhere(corner)  # (V, 2) of (y, x), row by row
     points = points.repeat(1 + crossing[corner], axis=0)  # two outlines pass a crossing
-    # In a row, horizontal edges join the corners two by two, in a column vertical edges. Of a
-    # crossing the first copy ends the edge from the left, and goes on up if that is the edge of
-    # the pixel above it, else down.
+    # Horizontal edges join the corners of a row in pairs; vertical edges those of a column. The
+    # first copy of a crossing ends the edge from the left. It continues upwards if that is the
+    # edge of the pixel above it, otherwise downwards.
     is_second = np.zeros(len(points), bool)
     is_second[1:] = (points[1:] == points[:-1]).all(1)
     turned = ~nw[points[:, 0], points[:, 1]] & crossing[points[:, 0], points[:, 1]]
@@ -86,26 +212,30 @@ def outlines(rle: Rle) -> list[NDArray[np.float32]]:
     across = np.arange(len(points)) ^ 1
     down = np.empty(len(points), np.int64)
     down[by_column[0::2]], down[by_column[1::2]] = by_column[1::2], by_column[0::2]
-    rings, seen = [], np.zeros(len(points), bool)
+    rings, visited = [], np.zeros(len(points), bool)
     for start in range(len(points)):
-        if seen[start]:
+        if visited[start]:
             continue
-        ring, at = [], start  # the leftmost of the topmost corners: the ring goes right from it
-        while not seen[at]:
-            ring += [at, across[at]]
-            seen[ring[-2:]] = True
-            at = down[across[at]]
-        if se[tuple(points[start])]:  # else it is the rim of a hole
+        ring, corner_index = [], start  # the leftmost of the topmost corners: go right from it
+        while not visited[corner_index]:
+            ring += [corner_index, across[corner_index]]
+            visited[ring[-2:]] = True
+            corner_index = down[across[corner_index]]
+        if se[tuple(points[start])]:  # otherwise the ring is the edge of a hole
             rings.append((points[ring][:, ::-1] + (x, y)).astype(np.float32))
     return rings
 
 
-def _pieces(rle: Rle) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Runs of the mask cut at columns, from left to right: columns, tops, bottoms (exclusive)."""
+def _with_text(rle: Rle) -> Rle:
+    return {"size": [*rle["size"]], "counts": rle["counts"].decode()}
+
+
+def _runs_by_column(
+    rle: Rle,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Split the foreground runs at columns; return columns, tops and exclusive bottoms."""
     height, width = rle["size"]
-    text = rle["counts"]
-    text = text.decode() if isinstance(text, bytes) else text
-    edges = np.cumsum(_host.rle_from_string(text, height, width), dtype=np.int64)
+    edges = np.cumsum(parse_counts(rle["counts"], height, width), dtype=np.int64)
     starts, ends = edges[0::2], edges[1::2]
     starts = starts[: len(ends)]
     starts, ends = starts[ends > starts], ends[ends > starts]
@@ -117,13 +247,17 @@ def _pieces(rle: Rle) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.
     return columns, tops, np.minimum(ends[run] - columns * height, height)
 
 
-def _encoded(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> Rle:
-    """Of runs of the mask in ascending order, from `starts` up to `ends`."""
+def _from_runs(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> Rle:
+    """Encode foreground runs in ascending order; runs that touch are joined."""
     if len(starts):
         apart = starts[1:] != ends[:-1]
         starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
-    edges = np.stack([starts, ends], axis=1).ravel()
-    counts = np.diff(np.r_[0, edges, height * width])
+    return _from_edges(np.stack([starts, ends], axis=1).ravel(), height, width)
+
+
+def _from_edges(edges: NDArray[np.int64], height: int, width: int) -> Rle:
+    """Encode a mask from the positions at which it changes, counted down the columns."""
+    counts = np.diff(edges, prepend=0, append=height * width)
     if len(edges) and edges[-1] == height * width:
         counts = counts[:-1]
     return {"size": [height, width], "counts": _host.rle_to_string(counts)}

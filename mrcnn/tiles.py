@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as rle_codec
 
 from mrcnn import rle
 from mrcnn.results import Result
@@ -67,13 +66,13 @@ def merged(
     scores = np.concatenate([one.scores for one in found])
     labels = np.concatenate([one.labels for one in found])
     masks = [
-        rle.shifted(mask, x, y, height, width)
+        rle.shift(mask, x, y, height, width)
         for one, (x, y, *_) in zip(found, tiles, strict=True)
         for mask in one.rles
     ]
     has_masks = any(one.rles for one in found)
     if not has_masks:
-        masks = [rle.rectangle(box, height, width) for box in boxes]
+        masks = [rle.from_box(box, height, width) for box in boxes]
     # Of each tile what lies well inside; a side of the image ends nothing.
     low, high = np.array(tiles, np.float64).reshape(-1, 2, 2).swapaxes(0, 1)  # (T, 2) each
     margin = MARGIN * (high - low)
@@ -89,18 +88,17 @@ def merged(
     def shared_window(a: int, b: int) -> rle.Rle:
         (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = tiles[a], tiles[b]
         both = (max(ax1, bx1), max(ay1, by1), min(ax2, bx2), min(ay2, by2))
-        return rle.rectangle(np.array(both), height, width)
+        return rle.from_box(np.array(both), height, width)
 
     def is_same(i: int, j: int) -> bool:
         """Whether i and j, of which i is cut if one of them is, show one object."""
         window = shared_window(*sorted((int(tile[i]), int(tile[j]))))
-        seen = [rle_codec.merge([masks[k], window], intersect=True) for k in (i, j)]
-        common = int(rle_codec.area(rle_codec.merge(seen, intersect=True)))
-        union = int(rle_codec.area(rle_codec.merge(seen)))
+        seen = [rle.intersection([masks[k], window]) for k in (i, j)]
+        common, union = rle.area(rle.intersection(seen)), rle.area(rle.union(seen))
         if common >= SAME * union > 0:
             return True
         smaller = [k for k in (i, j) if is_cut[k]]  # a part may lie in the whole
-        return any(common >= SAME * int(rle_codec.area(masks[k])) > 0 for k in smaller)
+        return any(common >= SAME * rle.area(masks[k]) > 0 for k in smaller)
 
     order = np.lexsort((-scores, is_cut))
     order = order[~(is_cut & is_shown_whole)[order]]
@@ -142,7 +140,4 @@ def merged(
 
 
 def _union(masks: Sequence[rle.Rle]) -> rle.Rle:
-    if len(masks) == 1:
-        return masks[0]
-    union = rle_codec.merge(list(masks))
-    return {"size": union["size"], "counts": union["counts"].decode()}
+    return masks[0] if len(masks) == 1 else rle.union(masks)

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from mrcnn.data.coco_truth import encoded_mask
 from mrcnn.data.readers.cityscapes import CLASSES
+from mrcnn.rle import from_segmentation
 
 Record = dict
 
@@ -20,7 +20,7 @@ Record = dict
 def bitmap(annotation: Record, image: Record) -> np.ndarray:
     """The mask of an annotation, (h, w) bool."""
     size = image["height"], image["width"]
-    return rle_codec.decode(encoded_mask(annotation["segmentation"], *size)).astype(bool)
+    return rle_codec.decode(from_segmentation(annotation["segmentation"], *size)).astype(bool)
 
 
 def runs(mask: np.ndarray) -> Record:

@@ -13,9 +13,10 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from mrcnn.data.coco import CocoDataset, read_coco, read_splits
-from mrcnn.data.coco_truth import as_coco, encoded_mask
+from mrcnn.data.coco_truth import as_coco
 from mrcnn.data.formats import find_splits
 from mrcnn.data.subset import subset
+from mrcnn.rle import from_segmentation
 
 Record = dict
 
@@ -95,7 +96,7 @@ def images_of(datasets: list[CocoDataset]) -> dict[str, list[tuple]]:
             size = image["height"], image["width"]
             rows = []
             for a in drawn:
-                mask = encoded_mask(a["segmentation"], *size)
+                mask = from_segmentation(a["segmentation"], *size)
                 text = (
                     mask["counts"] if isinstance(mask["counts"], str) else mask["counts"].decode()
                 )

@@ -200,7 +200,7 @@ def shifted_parts(model: Predictor, image: np.ndarray, size: int) -> set:
     for x1, y1, x2, y2 in windows(*image.shape[:2], size, 0):
         part = model.predict(image[y1:y2, x1:x2].copy(), 0)
         for box, mask, label in zip(part.boxes, part.rles, part.labels, strict=True):
-            whole = rle.shifted(mask, x1, y1, *image.shape[:2])
+            whole = rle.shift(mask, x1, y1, *image.shape[:2])
             place = (box + np.array([x1, y1, x1, y1])).astype(np.float32).round(2)
             found.add((*place.tolist(), int(label), whole["counts"]))
     return found

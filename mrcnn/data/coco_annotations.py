@@ -17,6 +17,7 @@ from mrcnn.data import instances
 from mrcnn.data.coco_tables import Classes, Images, Records, is_id
 from mrcnn.data.problems import Problems
 from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.rle import parse_counts
 
 _REMOVE = "correct it or remove the annotation"
 _NO_COUNTS = np.zeros(0, np.int32)
@@ -197,14 +198,10 @@ def _read_runs(
         problems.add(f"{place}.size", rule, segmentation.get("size"), "encode the mask again")
         return _NO_COUNTS
     try:
-        if isinstance(counts, str):
-            runs = instances.host.rle_from_string(counts, *size)
-        elif isinstance(counts, list):
-            runs = instances.host.rle_from_counts(np.array(array("q", counts)), *size)
-        else:
+        if not isinstance(counts, str | list):
             raise TypeError("it is neither a text nor a list")
+        return parse_counts(counts, *size)
     except (TypeError, ValueError, OverflowError) as error:
         rule = f"be run lengths of a {size[1]} x {size[0]} mask ({error})"
         problems.add(f"{place}.counts", rule, counts, "encode the mask again")
         return _NO_COUNTS
-    return np.asarray(runs)

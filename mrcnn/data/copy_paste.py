@@ -12,9 +12,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as rle_codec
 from torch import Tensor
 
+from mrcnn import rle
 from mrcnn.data import instances
 from mrcnn.ops.mask_targets import InstanceMasks
 
@@ -108,9 +108,8 @@ def bitmap(masks: InstanceMasks, i: int, bounds: Bounds) -> Bools:
             masks.points[first:last].numpy() * scale + shift
             for first, last in pairwise(ends.tolist())
         ]
-        runs = rle_codec.frPyObjects([ring.ravel().tolist() for ring in polygons], y2 - y1, x2 - x1)
-        drawn: Bools = rle_codec.decode(rle_codec.merge(runs)).astype(bool)
-        return drawn
+        rings = [ring.ravel().tolist() for ring in polygons]
+        return rle.decode(rle.from_polygons(rings, y2 - y1, x2 - x1))
     counts = masks.counts[int(masks.instance_count[i]) : int(masks.instance_count[i + 1])].numpy()
     file_height, file_width = masks.frame[i].tolist()
     whole = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(file_width, file_height)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn.data.formats import Split
-from mrcnn.data.instances import host
 from mrcnn.errors import UserError
+from mrcnn.rle import encode
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -106,13 +106,10 @@ def _write_split(folder: Path, split: str, count: int, size: int, seed: tuple[in
 
 def _mask_record(mask: Bools) -> dict[str, object]:
     """The COCO fields of a bitmap: run lengths down the columns, area, box, not a crowd."""
-    down = mask.ravel(order="F")
-    edges = np.flatnonzero(np.diff(down, prepend=False, append=False))
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]]))
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     x, y = int(columns[0]), int(rows[0])
     return {
-        "segmentation": {"size": [*mask.shape], "counts": host.rle_to_string(counts)},
+        "segmentation": encode(mask),
         "area": int(mask.sum()),
         "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
         "iscrowd": 0,

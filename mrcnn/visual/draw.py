@@ -119,7 +119,7 @@ def instance_colours(labels: NDArray[Any], num_classes: int) -> list[Colour]:
 
 def _draw_mask(canvas: Pixels, mask: rle.Rle, colour: Colour, scale: float, line: int) -> None:
     """Tint a mask, and trace its edge from inside."""
-    x, y, pixels = rle.pixels(mask)
+    x, y, pixels = rle.decode_tight(mask)
     if not pixels.size:
         return
     rows, columns = (

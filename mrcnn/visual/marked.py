@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as rle_codec
 
+from mrcnn import rle
 from mrcnn.visual.draw import draw_instances
 
 
@@ -61,6 +61,5 @@ def draw_marked(
 
 def _resized(mask: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Run lengths of the nearest pixels; size is (width, height)."""
-    pixels = Image.fromarray(rle_codec.decode(mask)).resize(size, Image.Resampling.NEAREST)
-    encoded: dict[str, Any] = rle_codec.encode(np.asfortranarray(np.asarray(pixels)))
-    return encoded
+    pixels = Image.fromarray(rle.decode(mask)).resize(size, Image.Resampling.NEAREST)
+    return rle.encode(np.asarray(pixels))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as rle_codec
 
+from mrcnn import rle
 from mrcnn.data.checking.findings import Check, Told
 from mrcnn.data.checking.samples import Object, Sample
 from mrcnn.data.coco_annotations import is_number
@@ -192,6 +192,6 @@ def _near_pairs(objects: list[Object]) -> Iterator[tuple[int, int, float]]:
         near = _iou(boxes[start : start + _ROWS, None], boxes[None]) > NEARLY_SAME / 2
         for row, j in np.argwhere(near).tolist():
             if (i := start + row) < j:
-                pair = [objects[i].mask], [objects[j].mask]
-                if (iou := float(rle_codec.iou(*pair, [0])[0, 0])) >= NEARLY_SAME:
+                iou = float(rle.iou([objects[i].mask], [objects[j].mask])[0, 0])
+                if iou >= NEARLY_SAME:
                     yield i, j, iou

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn.data.checking.records import Reading
-from mrcnn.data.coco_truth import as_coco, encoded_mask
+from mrcnn.data.coco_truth import as_coco
 from mrcnn.data.images import read_image
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
+from mrcnn.rle import from_segmentation
 
 _ORIENTATION = 0x0112  # in EXIF
 
@@ -125,7 +126,7 @@ class Samples:
             label=self.label_of[annotation["category_id"]],
             crowd=bool(annotation["iscrowd"]),
             segmentation=annotation["segmentation"],
-            mask=encoded_mask(annotation["segmentation"], *size),
+            mask=from_segmentation(annotation["segmentation"], *size),
             area=annotation["area"],
             box=np.array([x, y, x + width, y + height], np.float64),
             record=record,

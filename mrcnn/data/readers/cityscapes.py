@@ -13,11 +13,12 @@ from PIL import Image, ImageDraw
 
 from mrcnn.data.coco_tables import read_sizes
 from mrcnn.data.problems import Problems
-from mrcnn.data.readers.drawn import Size, read_ring, runs_of
+from mrcnn.data.readers.drawn import Size, read_ring
 from mrcnn.data.readers.listing import Listing
 from mrcnn.data.readers.mask_files import read_mask
 from mrcnn.data.readers.pictures import Object, Picture, Pictures
 from mrcnn.errors import UserError
+from mrcnn.rle import encode_values
 
 # The classes that are evaluated as instances, by the ids of cityscapesScripts' labels.py.
 CLASSES = {
@@ -86,7 +87,7 @@ def _is_split_image(name: str) -> bool:
 def _objects(values: NDArray[Any], file: str) -> list[Object]:
     """Instances have 1000 times the id of their class, plus a number; crowd regions the id."""
     objects = []
-    for value, mask in runs_of(values).items():
+    for value, mask in encode_values(values).items():
         label = value // 1000 if value >= 1000 else value
         if label in CLASSES:
             place = f"{file}: instance {value}"

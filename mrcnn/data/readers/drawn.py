@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as rle_codec
 
+from mrcnn import rle
 from mrcnn.data.coco_annotations import is_number
-from mrcnn.data.instances import host
 from mrcnn.data.problems import Problems
 
 REDRAW = "draw it again or remove it"
@@ -86,33 +83,4 @@ def merged(parts: list[Any], size: Size) -> Any:
         return parts[0]
     if all(isinstance(part, list) for part in parts):
         return [ring for part in parts for ring in part]
-    union = rle_codec.merge(
-        [
-            rle_codec.merge(rle_codec.frPyObjects(part, *size)) if isinstance(part, list) else part
-            for part in parts
-        ]
-    )
-    return {"size": [*size], "counts": union["counts"].decode()}
-
-
-def runs_of(values: NDArray[Any]) -> dict[int, dict[str, Any]]:
-    """The run lengths of each value but 0 of a bitmap (h, w), in ascending order."""
-    down = values.ravel(order="F")
-    starts = np.flatnonzero(np.concatenate([[True], down[1:] != down[:-1]]))
-    ends = np.append(starts[1:], down.size)
-    value = down[starts].astype(np.int64)
-    order = np.argsort(value, kind="stable")
-    order = order[value[order] != 0]
-    starts, ends, value = starts[order], ends[order], value[order]
-
-    runs = {}
-    bounds = np.flatnonzero(np.diff(value, prepend=0, append=0))
-    for first, last in pairwise(bounds):
-        edges = np.stack([starts[first:last], ends[first:last]], axis=1).ravel()
-        counts = np.diff(edges, prepend=0, append=down.size)
-        counts = counts if counts[-1] else counts[:-1]
-        runs[int(value[first])] = {
-            "size": [*values.shape],
-            "counts": host.rle_to_string(counts),
-        }
-    return runs
+    return rle.union([rle.from_segmentation(part, *size) for part in parts])

@@ -21,11 +21,11 @@ from mrcnn.data.readers.drawn import (
     read_points,
     read_ring,
     rectangle,
-    runs_of,
 )
 from mrcnn.data.readers.listing import Listing
 from mrcnn.data.readers.pictures import Object, Picture, Pictures, numbered
 from mrcnn.errors import UserError
+from mrcnn.rle import encode_values
 
 SHAPES = ("polygon", "rectangle", "circle", "mask")
 
@@ -168,4 +168,4 @@ def _bitmap(
     if not pixels.any():
         problems.add(place, "hold some foreground", "zeros only", REDRAW)
         return None
-    return runs_of(values)[1]
+    return encode_values(values)[1]

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from mrcnn.data.coco_tables import file_name_rule, read_sizes
 from mrcnn.data.images import read_stored
 from mrcnn.data.problems import Problems, shown
-from mrcnn.data.readers.drawn import Size, runs_of
+from mrcnn.data.readers.drawn import Size
 from mrcnn.data.readers.listing import Listing
 from mrcnn.data.readers.pictures import Object, Picture, Pictures, numbered
 from mrcnn.errors import UserError
+from mrcnn.rle import encode_values
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -162,7 +163,7 @@ def _read_indexed(
         fix = "save it in grey, instances counted 1, 2, …, or each instance as a file"
         problems.add(file, "count its instances", "1 bit a pixel", fix)
         return []
-    runs = runs_of(values)
+    runs = encode_values(values)
     if [*runs] == [255]:
         fix = "save instances as 1, 2, …, or each instance as a file"
         problems.add(file, "count its instances from 1", "0 and 255 only", fix)
@@ -182,7 +183,7 @@ def _read_files(
         if values.ndim == 3:
             colours = values.shape[2] - (values.shape[2] in (2, 4))  # without alpha
             values = values[:, :, :colours].max(2)
-        if (runs := runs_of(values != 0)) == {}:
+        if (runs := encode_values(values != 0)) == {}:
             problems.add(file, "hold some foreground", "zeros only", "draw it or remove the file")
             continue
         objects.append(Object(file, name, runs[1]))

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from mrcnn.data.coco_tables import file_name_rule, read_sizes
 from mrcnn.data.problems import Problems
-from mrcnn.data.readers.drawn import Size, runs_of
+from mrcnn.data.readers.drawn import Size
 from mrcnn.data.readers.listing import Listing
 from mrcnn.data.readers.mask_files import read_mask
 from mrcnn.data.readers.pictures import Object, Picture, Pictures, numbered
 from mrcnn.errors import UserError
+from mrcnn.rle import encode_values
 
 NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -108,7 +109,7 @@ def _objects(
     if instances is None or classes is None:
         return []
     objects = []
-    for number, mask in runs_of(instances).items():
+    for number, mask in encode_values(instances).items():
         if number == _VOID:
             continue
         counts = np.bincount(classes[instances == number].astype(np.int64))
