@@ -1,8 +1,8 @@
-"""A page on this machine that shows what a model finds: `python -m mrcnn.serve --weights RUN`."""
+"""Serve a page on this machine that shows a model's predictions: `python -m mrcnn.serve`."""
 
 from __future__ import annotations
 
-import signal
+import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,57 +13,58 @@ import torch
 from mrcnn.errors import UserError
 from mrcnn.flags import parse, run
 from mrcnn.predictor import load
-from mrcnn.web import HOST, Server, ServerEnds
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Open a page on this machine, where a model finds the objects of the pictures dropped on it.
+    """Open a page on this machine that shows the objects in images dropped on it.
 
-    Nothing leaves the machine, and no other one reaches the page."""
+    Nothing leaves the machine, and no other machine can reach the page."""
 
     weights: Path
     """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
-    framework, or the name of a published one."""
+    framework, or the name of a published model."""
     port: int = 8008
-    """Of the page's address; 0 takes any that is free."""
+    """Port of the page; 0 takes any free one."""
     max_mb: int = 32
-    """Megabytes of a picture file, at most."""
+    """Largest image file, in megabytes."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Device that runs the model."""
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise UserError(f"--port must lie in [0, 65535], got {self.port}")
+            raise UserError(f"--port must be in [0, 65535], got {self.port}")
         if not 1 <= self.max_mb <= 1000:
-            raise UserError(f"--max-mb must lie in [1, 1000], got {self.max_mb}")
+            raise UserError(f"--max-mb must be in [1, 1000], got {self.max_mb}")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Serve the page until Ctrl-C."""
     args = parse(ServeConfig, argv)
     try:
-        server = Server(args.port, args.max_mb * 1_000_000, str(args.weights))
+        from mrcnn.serving.app import build_app
+        from mrcnn.serving.connection import HOST, make_server
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "h11"):
+            raise
+        raise UserError(f"the page needs {error.name}; run: pip install 'mrcnn[serve]'") from error
+    try:
+        listener = socket.create_server((HOST, args.port))
     except OSError as error:
         raise UserError(
             f"--port {args.port}: cannot be opened ({error.strerror}); "
-            "name another, or 0 for any that is free"
+            "use another one, or 0 for any free one"
         ) from error
-    with server:
-        server.predictor = load(args.weights, args.device, amp=args.amp)
-        for note in server.predictor.notes:
+    with listener:
+        predictor = load(args.weights, args.device, amp=args.amp)
+        for note in predictor.notes:
             print(note)
-
-        def end(*_: object) -> None:
-            server.ends = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one does not wait
-
-        # An exception in the middle of an answer could be lost there.
-        signal.signal(signal.SIGINT, end)
-        with suppress(ServerEnds):
-            print(f"http://{HOST}:{server.port} (Ctrl-C ends it)", flush=True)
-            server.serve_forever(poll_interval=0.1)
+        server = make_server(build_app(predictor, str(args.weights), args.max_mb * 1_000_000))
+        print(f"http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again once all answers are sent
+            server.run([listener])
 
 
 if __name__ == "__main__":

@@ -5,22 +5,26 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tiny
+import uvicorn
 from PIL import Image
 from pycocotools import mask as rle_codec
+from starlette.applications import Starlette
 
 from mrcnn.predictor import Result
-from mrcnn.web import HOST, Server
+from mrcnn.serving.app import build_app
+from mrcnn.serving.connection import HOST, make_server
 
 MAX_BYTES = 200_000
 
 
 class Known:
-    """Four squares in the upper left of any picture, on a grid of cells of 8 pixels."""
+    """Four squares in the upper left of any image, on a grid of cells of 8 pixels."""
 
     config = tiny.CONFIG
     category_ids = tiny.CONFIG.category_ids
@@ -47,21 +51,35 @@ class Known:
         )
 
 
+@dataclass
+class Running:
+    """A server that runs, its application, and its port."""
+
+    server: uvicorn.Server
+    app: Starlette
+    port: int
+
+    @property
+    def connections(self) -> int:
+        return len(self.server.server_state.connections)
+
+
 @contextmanager
-def serving(predictor: Any, max_bytes: int = MAX_BYTES) -> Iterator[Server]:
-    """A server at any free port, until the end of the block."""
-    with Server(0, max_bytes, "runs/1") as server:
-        server.predictor = predictor
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+def serving(predictor: Any, max_bytes: int = MAX_BYTES) -> Iterator[Running]:
+    """Serve at any free port until the end of the block."""
+    app = build_app(predictor, "runs/1", max_bytes)
+    server = make_server(app)
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), name="server")
         thread.start()
         try:
-            yield server
+            yield Running(server, app, listener.getsockname()[1])
         finally:
-            server.shutdown()
+            server.should_exit = True
             thread.join()
 
 
-def picture(height: int = 40, width: int = 80, format: str = "png", seed: int = 0) -> bytes:
+def image_file(height: int = 40, width: int = 80, format: str = "png", seed: int = 0) -> bytes:
     """A file of noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -81,17 +99,24 @@ def get(path: str = "/", host: str = "127.0.0.1", method: str = "GET") -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1")
 
 
-def exchange(server: Server, request: bytes, *, end: bool = False) -> bytes:
+def exchange(server: Running, request: bytes, *, end: bool = False) -> bytes:
     """Send bytes, and all that comes back until the server closes.
 
     Args:
         end: tell the server that nothing follows.
     """
-    with socket.create_connection((HOST, server.port), timeout=10) as connection:
+    answer = bytearray()
+    with (
+        suppress(ConnectionError),  # of a server that closed before all was sent
+        socket.create_connection((HOST, server.port), timeout=10) as connection,
+    ):
         connection.sendall(request)
         if end:
-            connection.shutdown(socket.SHUT_WR)
-        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+            with suppress(OSError):  # of a connection that the server has closed
+                connection.shutdown(socket.SHUT_WR)
+        while part := connection.recv(1 << 16):
+            answer += part
+    return bytes(answer)
 
 
 def status(answer: bytes) -> int:

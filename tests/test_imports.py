@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up; what stands on one floor does not import each 
     {"predictor", "coco_scores", "score_tables", "analysis", "flags", "arguments"},
     {"mistakes", "lvis_scores", "cityscapes_scores", "prediction_files", "ray"},
     {"scoring"},
-    {"evaluate", "report_analysis", "web"},
+    {"evaluate", "report_analysis", "serving"},
     {"report"},
     {"run"},
     {

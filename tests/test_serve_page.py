@@ -1,4 +1,4 @@
-"""The page of `mrcnn serve` in a browser: pictures dropped on it, and what it shows of them."""
+"""The page of `mrcnn serve` in a browser: images dropped on it, and what it shows of them."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ import pytest
 import served
 from PIL import Image
 from pycocotools import mask as rle_codec
-from served import picture, serving
+from served import image_file, serving
 
 from mrcnn.results import coco_results
 
@@ -31,7 +31,7 @@ DROP = """(dataTransfer) => {
 }"""
 PASTE = "(clipboardData) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData }))"
 DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-DONE = "state.pictures.length && state.pictures.every((p) => ['done', 'failed'].includes(p.state))"
+DONE = "state.images.length && state.images.every((p) => ['done', 'failed'].includes(p.state))"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def slide(page: browser.Page, score: float) -> None:
 
 
 def colour_at(page: browser.Page, layer: str, x: float, y: float) -> list[int]:
-    """RGBA of a canvas at a point of the picture."""
+    """RGBA of a canvas at a point of the image."""
     return page.run(f"""(() => {{
       const view = viewOf(state.current), pen = make("canvas").getContext("2d");
       pen.drawImage(element("{layer}"), -Math.floor(view.x + {x} * view.scale),
@@ -86,10 +86,10 @@ def colour_at(page: browser.Page, layer: str, x: float, y: float) -> list[int]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_a_dropped_picture_shows_its_objects(page, server, width, scheme):
+def test_a_dropped_image_shows_its_objects(page, server, width, scheme):
     """Counted at the score asked for, drawn in their colours, without a further request."""
     address = opened(page, server, width=width, scheme=scheme)
-    drop(page, a_png=picture())
+    drop(page, a_png=image_file())
     assert text(page, "count") == "3 of 4 objects"
     asked = len(page.requests)
     assert set(page.requests) == {address, f"{address}model", f"{address}predict"}
@@ -120,7 +120,7 @@ def test_a_dropped_picture_shows_its_objects(page, server, width, scheme):
 
 def test_pointing_and_clicking(page, server):
     opened(page, server)
-    drop(page, a_png=picture())
+    drop(page, a_png=image_file())
     point = """(() => {
       const view = viewOf(state.current), { left, top } = stage.getBoundingClientRect();
       const at = (v, from, start) => start + 1 + (from + v * view.scale) / view.unit;
@@ -146,7 +146,7 @@ def test_pointing_and_clicking(page, server):
 
 def test_the_keyboard_reaches_objects(page, server):
     opened(page, server)
-    drop(page, a_png=picture())
+    drop(page, a_png=image_file())
     page.run("element('list').querySelector('button').focus()")
     page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowDown")
     assert page.run("state.lit === state.current.objects[1]")
@@ -161,9 +161,9 @@ def roomy_server():
 
 
 def test_what_is_saved(page, roomy_server):
-    """The visible objects of all pictures as COCO json; an overlay in the picture's own pixels."""
+    """The visible objects of all images as COCO json; an overlay in the image's own pixels."""
     opened(page, roomy_server)
-    drop(page, a_png=picture(), b_png=picture(600, 700))
+    drop(page, a_png=image_file(), b_png=image_file(600, 700))
     page.run("save = (name, blob) => (window.saved = { name, blob })")
     page.run("element('json').click()")
     assert page.run("saved.name") == "predictions.json"
@@ -176,28 +176,28 @@ def test_what_is_saved(page, roomy_server):
     assert saved["images"][1] == {"id": 2, "file_name": "b.png", "height": 600, "width": 700}
     assert saved["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 
-    page.run("show(state.pictures[1])")
+    page.run("show(state.images[1])")
     page.wait("!element('overlay').disabled")
     page.run("element('overlay').click()")
     page.wait("saved.name === 'b_overlay.png'")
     data = page.run("saved.blob.arrayBuffer().then((b) => btoa(Array.from(new Uint8Array(b),"
                     " (c) => String.fromCharCode(c)).join('')))")  # fmt: skip
     overlay = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
-    original = np.asarray(Image.open(io.BytesIO(picture(600, 700))))
+    original = np.asarray(Image.open(io.BytesIO(image_file(600, 700))))
     assert overlay.shape == original.shape
     assert np.array_equal(overlay[100:], original[100:])
     assert not np.array_equal(overlay[8:16, 8:16], original[8:16, 8:16])
 
 
-def test_pictures_that_browsers_do_not_show_or_turn(page, server):
+def test_images_that_browsers_do_not_show_or_turn(page, server):
     """A TIFF, and a WebP whose orientation the browser ignores, come from the server."""
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = io.BytesIO()
     Image.new("RGB", (80, 40), "red").save(turned, "webp", exif=exif)
     opened(page, server)
-    drop(page, a_tif=picture(format="tiff"), b_webp=turned.getvalue())
-    assert page.run("state.pictures.map((p) => [p.state, p.width, p.height])") == [
+    drop(page, a_tif=image_file(format="tiff"), b_webp=turned.getvalue())
+    assert page.run("state.images.map((p) => [p.state, p.width, p.height])") == [
         ["done", 80, 40], ["done", 40, 80]
     ]  # fmt: skip
     page.wait("state.current.bitmap.width === 80")
@@ -205,7 +205,7 @@ def test_pictures_that_browsers_do_not_show_or_turn(page, server):
 
 def test_failures_are_told(page, server):
     opened(page, server)
-    drop(page, notes_txt=b"hello", large_png=b"x" * (served.MAX_BYTES + 1), a_png=picture())
+    drop(page, notes_txt=b"hello", large_png=b"x" * (served.MAX_BYTES + 1), a_png=image_file())
     assert "It is no image of a known format" in text(page, "problem")
     assert "notes.txt" in text(page, "problem")
     page.run("element('strip').children[1].click()")
@@ -218,8 +218,8 @@ def test_failures_are_told(page, server):
 def test_pasting(page, server):
     opened(page, server)
     give(page, PASTE)
-    assert "That holds no picture file." in text(page, "status")
-    give(page, PASTE, a_png=picture())
+    assert "That holds no image file." in text(page, "status")
+    give(page, PASTE, a_png=image_file())
     page.wait(DONE)
     assert text(page, "count") == "3 of 4 objects"
 
@@ -231,7 +231,7 @@ def test_a_busy_server_is_asked_again(page, server):
       const real = fetch, busy = Response.json({ error: "busy" }, { status: 503 });
       fetch = (...call) => { fetch = real; return Promise.resolve(busy); };
     })()""")
-    drop(page, a_png=picture())
+    drop(page, a_png=image_file())
     assert text(page, "count") == "3 of 4 objects"
     assert sum(address.endswith("/predict") for address in page.requests) == 1
 
@@ -239,14 +239,14 @@ def test_a_busy_server_is_asked_again(page, server):
 def test_a_server_that_ended_is_told(page):
     with serving(served.Known()) as server:
         opened(page, server)
-    drop(page, a_png=picture())
+    drop(page, a_png=image_file())
     assert "The server does not answer; is mrcnn serve still running?" in text(page, "problem")
 
 
 def test_names_are_text_whatever_they_hold(page):
     with serving(served.Known(HOSTILE)) as server:
         opened(page, server, width=390)
-        drop(page, a_png=picture())
+        drop(page, a_png=image_file())
         names = page.run("[...element('classes').querySelectorAll('span')].map((s) => s.innerText)")
         assert names[0] == HOSTILE[0]
         assert page.run("document.querySelectorAll('#found img, #found b, script').length") == 5

@@ -1,13 +1,13 @@
 "use strict";
 
-// The picture with its objects: three canvases over each other, drawn anew only where needed.
+// The image with its objects: three canvases over each other, drawn anew only where needed.
 
 const element = (id) => document.getElementById(id);
 
 const state = {
   model: null,  // what /model says
-  pictures: [],
-  current: null,  // the picture on the stage
+  images: [],
+  current: null,  // the image on the stage
   threshold: 0.5,
   hidden: new Set(),  // labels of classes
   shown: { masks: true, boxes: true, names: true },
@@ -15,14 +15,14 @@ const state = {
   chosen: null,  // the object clicked at
 };
 const stage = element("stage");
-const LAYERS = ["picture", "objects", "highlight"];
+const LAYERS = ["image", "objects", "highlight"];
 const pens = LAYERS.map((id) => element(id).getContext("2d"));
 const CLOSEST = 16;  // times the size that fits
 const stale = new Set();  // layers to draw in the next frame
 
-function visibleObjects(picture) {
+function visibleObjects(image) {
   const { threshold, hidden } = state;
-  return (picture?.objects ?? []).filter((o) => o.score >= threshold && !hidden.has(o.label));
+  return (image?.objects ?? []).filter((o) => o.score >= threshold && !hidden.has(o.label));
 }
 
 function redraw(...layers) {
@@ -31,7 +31,7 @@ function redraw(...layers) {
 }
 
 function drawStale() {
-  const picture = state.current, view = viewOf(picture);
+  const image = state.current, view = viewOf(image);
   LAYERS.forEach((layer, number) => {
     if (!stale.has(layer)) return;
     const pen = pens[number], canvas = pen.canvas;
@@ -40,14 +40,14 @@ function drawStale() {
       canvas.height = view.height;
     }
     pen.clearRect(0, 0, view.width, view.height);
-    if (!picture?.bitmap) return;
-    if (layer === "picture") drawPicture(pen, picture.bitmap, view);
+    if (!image?.bitmap) return;
+    if (layer === "image") drawPixels(pen, image.bitmap, view);
     const { lit, chosen } = state;
     if (layer === "objects") {
-      drawObjects(pen, visibleObjects(picture), view, state.shown, onlyClass());
+      drawObjects(pen, visibleObjects(image), view, state.shown, onlyClass());
     } else if (layer === "highlight") {
-      if (chosen) drawHighlight(pen, chosen, view, true, picture);
-      if (lit && lit !== chosen) drawHighlight(pen, lit, view, false, picture);
+      if (chosen) drawHighlight(pen, chosen, view, true, image);
+      if (lit && lit !== chosen) drawHighlight(pen, lit, view, false, image);
     }
   });
   stale.clear();
@@ -57,27 +57,27 @@ function onlyClass() {
   return state.model.class_names.length === 1;
 }
 
-// Where the picture lies on the canvases: centred, or moved and enlarged, but never away.
-function viewOf(picture) {
+// Where the image lies on the canvases: centred, or moved and enlarged, but never away.
+function viewOf(image) {
   const unit = window.devicePixelRatio || 1;
   const width = Math.round(stage.clientWidth * unit);
   const height = Math.round(stage.clientHeight * unit);
-  if (!picture?.width) return { scale: 1, x: 0, y: 0, unit, width, height };
-  const scale = Math.min(width / picture.width, height / picture.height) * picture.zoom;
+  if (!image?.width) return { scale: 1, x: 0, y: 0, unit, width, height };
+  const scale = Math.min(width / image.width, height / image.height) * image.zoom;
   const place = (centre, side, room) => {
     const half = room / 2 / scale;
     const inside = side < 2 * half ? side / 2 : Math.max(half, Math.min(centre, side - half));
     return room / 2 - inside * scale;
   };
   const [x, y] = [
-    place(picture.centre[0], picture.width, width), place(picture.centre[1], picture.height, height),
+    place(image.centre[0], image.width, width), place(image.centre[1], image.height, height),
   ];
   return { scale, x, y, unit, width, height };
 }
 
-// The picture's pixel under a pointer.
+// The image's pixel under a pointer.
 function pixelAt(event, view) {
-  const { left, top } = element("picture").getBoundingClientRect();
+  const { left, top } = element("image").getBoundingClientRect();
   return [
     ((event.clientX - left) * view.unit - view.x) / view.scale,
     ((event.clientY - top) * view.unit - view.y) / view.scale,
@@ -90,7 +90,7 @@ function objectAt([x, y]) {
   for (const object of visibleObjects(state.current)) {
     const [left, top, width, height] = edges(object.box);
     const inBox = x >= left && x < left + width && y >= top && y < top + height;
-    // Masks may reach beyond their boxes by a pixel; paths are in pixels of the picture.
+    // Masks may reach beyond their boxes by a pixel; paths are in pixels of the image.
     if (object.path ? !pens[2].isPointInPath(object.path, x, y) : !inBox) continue;
     if (width * height < smallest) [best, smallest] = [object, width * height];
   }
@@ -98,25 +98,25 @@ function objectAt([x, y]) {
 }
 
 function zoomTo(zoom, fixed) {
-  const picture = state.current;
-  if (!picture?.bitmap) return;
-  const before = viewOf(picture);
+  const image = state.current;
+  if (!image?.bitmap) return;
+  const before = viewOf(image);
   const [x, y] = fixed ?? [
     (before.width / 2 - before.x) / before.scale, (before.height / 2 - before.y) / before.scale,
   ];
   const at = [before.x + x * before.scale, before.y + y * before.scale];
-  const ratio = Math.max(1, Math.min(CLOSEST, zoom)) / picture.zoom;
-  picture.zoom *= ratio;
+  const ratio = Math.max(1, Math.min(CLOSEST, zoom)) / image.zoom;
+  image.zoom *= ratio;
   const scale = before.scale * ratio;
   moveTo(x + (before.width / 2 - at[0]) / scale, y + (before.height / 2 - at[1]) / scale);
 }
 
 function moveTo(x, y) {
-  const picture = state.current;
-  picture.centre = [x, y];
-  const view = viewOf(picture);  // it keeps the centre inside
-  picture.centre = [(view.width / 2 - view.x) / view.scale, (view.height / 2 - view.y) / view.scale];
-  stage.classList.toggle("close", picture.zoom > 1);
+  const image = state.current;
+  image.centre = [x, y];
+  const view = viewOf(image);  // it keeps the centre inside
+  image.centre = [(view.width / 2 - view.x) / view.scale, (view.height / 2 - view.y) / view.scale];
+  stage.classList.toggle("close", image.zoom > 1);
   redraw(...LAYERS);
 }
 

@@ -1,6 +1,6 @@
 "use strict";
 
-// Pictures come in, go to the model one after the other, and are shown.
+// Images come in, go to the model one after the other, and are shown.
 
 const NO_ANSWER = "The server does not answer; is mrcnn serve still running?";
 let working = false;
@@ -10,8 +10,8 @@ function addFiles(files) {
     file, name: file.name, state: "waiting", zoom: 1, centre: [0, 0], thumbnail: make("canvas"),
   }));
   if (!added.length) return;
-  state.pictures.push(...added);
-  for (const picture of added) element("strip").append(button(picture));
+  state.images.push(...added);
+  for (const image of added) element("strip").append(button(image));
   show(added[0]);
   work();
 }
@@ -19,55 +19,55 @@ function addFiles(files) {
 async function work() {
   if (working || !state.model) return;
   working = true;
-  for (let next; (next = state.pictures.find(({ state }) => state === "waiting")); ) {
+  for (let next; (next = state.images.find(({ state }) => state === "waiting")); ) {
     await look(next);
   }
   working = false;
   updateStatus();
 }
 
-async function look(picture) {
-  picture.state = "looking";
+async function look(image) {
+  image.state = "looking";
   updateStatus();
   try {
     const most = state.model.max_bytes;
-    if (picture.file.size > most) {
+    if (image.file.size > most) {
       throw new Error(
-        `It has ${megabytes(picture.file.size)}; at most ${megabytes(most)} are taken. ` +
-        "Start the server with a larger --max-mb, or scale the picture down.");
+        `It has ${megabytes(image.file.size)}; at most ${megabytes(most)} are taken. ` +
+        "Start the server with a larger --max-mb, or scale the image down.");
     }
-    await picture.file.slice(0, 1).arrayBuffer().catch(() => {
+    await image.file.slice(0, 1).arrayBuffer().catch(() => {
       throw new Error("It cannot be read; is it a folder, or was it moved?");
     });
-    const bitmap = await createImageBitmap(picture.file).catch(() => null);
-    if (bitmap) place(picture, bitmap);
-    let answer = await ask(picture.file, bitmap === null);
-    const turned = picture.width !== answer.width || picture.height !== answer.height;
-    if (bitmap && turned) answer = await ask(picture.file, true);  // the browser did not turn it
-    if (answer.picture) {
-      picture.shown = new Blob([Uint8Array.from(atob(answer.picture), (c) => c.charCodeAt(0))]);
-      place(picture, await createImageBitmap(picture.shown));
+    const bitmap = await createImageBitmap(image.file).catch(() => null);
+    if (bitmap) place(image, bitmap);
+    let answer = await ask(image.file, bitmap === null);
+    const turned = image.width !== answer.width || image.height !== answer.height;
+    if (bitmap && turned) answer = await ask(image.file, true);  // the browser did not turn it
+    if (answer.image) {
+      image.shown = new Blob([Uint8Array.from(atob(answer.image), (c) => c.charCodeAt(0))]);
+      place(image, await createImageBitmap(image.shown));
     }
-    picture.objects = answer.scores.map((score, i) => ({
+    image.objects = answer.scores.map((score, i) => ({
       score, rank: i + 1, box: answer.boxes[i], label: answer.labels[i], name: answer.names[i],
       colour: answer.colours[i], rle: answer.masks[i],
       path: answer.masks[i] && maskPath(answer.masks[i]),
     }));
-    picture.seconds = answer.seconds;
-    picture.state = "done";
+    image.seconds = answer.seconds;
+    image.state = "done";
   } catch (error) {
-    picture.state = "failed";
-    picture.message = error.message;
+    image.state = "failed";
+    image.message = error.message;
   }
-  if (picture === state.current) show(picture);
+  if (image === state.current) show(image);
   updateStatus();
 }
 
-async function ask(file, withPicture) {
+async function ask(file, withImage) {
   for (;;) {
     let response;
     try {
-      response = await fetch(withPicture ? "/predict?picture" : "/predict", {
+      response = await fetch(withImage ? "/predict?image" : "/predict", {
         method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
       });
     } catch {
@@ -80,17 +80,17 @@ async function ask(file, withPicture) {
   }
 }
 
-// What the server says of "picture: ...".
+// What the server says of "image: ...".
 function sentence(text) {
-  const said = text.replace(/^picture: /, "It ");
+  const said = text.replace(/^image: /, "It ");
   return said[0].toUpperCase() + said.slice(1) + ".";
 }
 
 // The pixels are there, the objects not yet.
-function place(picture, bitmap) {
-  [picture.width, picture.height] = [bitmap.width, bitmap.height];
-  picture.centre = [bitmap.width / 2, bitmap.height / 2];
-  const { thumbnail } = picture, height = 112, width = 172;
+function place(image, bitmap) {
+  [image.width, image.height] = [bitmap.width, bitmap.height];
+  image.centre = [bitmap.width / 2, bitmap.height / 2];
+  const { thumbnail } = image, height = 112, width = 172;
   const scale = Math.max(width / bitmap.width, height / bitmap.height);
   Object.assign(thumbnail, { width, height });
   const pen = thumbnail.getContext("2d");
@@ -98,39 +98,39 @@ function place(picture, bitmap) {
   pen.drawImage(
     bitmap, (width - bitmap.width * scale) / 2, (height - bitmap.height * scale) / 2,
     bitmap.width * scale, bitmap.height * scale);
-  keep(picture, bitmap);
+  keep(image, bitmap);
 }
 
-// Only the picture on the stage keeps its pixels.
-function keep(picture, bitmap) {
-  if (picture !== state.current) return bitmap.close();
-  if (picture.bitmap !== bitmap) picture.bitmap?.close();
-  picture.bitmap = bitmap;
+// Only the image on the stage keeps its pixels.
+function keep(image, bitmap) {
+  if (image !== state.current) return bitmap.close();
+  if (image.bitmap !== bitmap) image.bitmap?.close();
+  image.bitmap = bitmap;
   stage.style.setProperty("--ratio", `${bitmap.width} / ${bitmap.height}`);
   stage.classList.add("filled");
   element("zoom").hidden = false;
   redraw(...LAYERS);
 }
 
-function show(picture) {
+function show(image) {
   const before = state.current;
-  state.current = picture;
+  state.current = image;
   state.lit = state.chosen = null;
-  if (before !== picture) {
+  if (before !== image) {
     before?.bitmap?.close();
     if (before) before.bitmap = null;
     stage.classList.remove("filled");
-    stage.classList.toggle("close", picture.zoom > 1);
+    stage.classList.toggle("close", image.zoom > 1);
     element("zoom").hidden = true;
-    if (picture.width) {
-      createImageBitmap(picture.shown ?? picture.file).then(
+    if (image.width) {
+      createImageBitmap(image.shown ?? image.file).then(
         (bitmap) => {
-          keep(picture, bitmap);
+          keep(image, bitmap);
           updateCounts();
         },
         () => {
-          picture.state = "failed";
-          picture.message = "It can no longer be read; was it moved?";
+          image.state = "failed";
+          image.message = "It can no longer be read; was it moved?";
           updateStatus();
         });
     }
@@ -141,20 +141,20 @@ function show(picture) {
   redraw(...LAYERS);
 }
 
-// Its place in the row of all pictures.
-function button(picture) {
-  const { name, thumbnail } = picture;
+// Its place in the row of all images.
+function button(image) {
+  const { name, thumbnail } = image;
   const made = make(
     "button", { title: name }, thumbnail, make("span", { textContent: name }), make("i"));
-  made.addEventListener("click", () => show(picture));
-  picture.button = made;
+  made.addEventListener("click", () => show(image));
+  image.button = made;
   return made;
 }
 
 function updateStatus() {
-  const { pictures, current } = state;
-  const looking = pictures.find((picture) => picture.state === "looking");
-  const waiting = pictures.filter((picture) => picture.state === "waiting").length;
+  const { images, current } = state;
+  const looking = images.find((image) => image.state === "looking");
+  const waiting = images.filter((image) => image.state === "waiting").length;
   let text = state.model ? "" : NO_ANSWER;
   if (looking) text = `Looking at ${looking.name}${waiting ? `; ${waiting} more to come` : ""}`;
   else if (current?.state === "done") {
@@ -170,14 +170,14 @@ function updateStatus() {
     problem.querySelector("b").textContent = current.name;
     problem.querySelector("p").textContent = current.message;
   }
-  element("strip").hidden = pictures.length < 2;
-  for (const picture of pictures) {
+  element("strip").hidden = images.length < 2;
+  for (const image of images) {
     const marks = { waiting: "…", looking: "…", failed: "!", done: "" };
-    picture.button.className = picture.state;
-    picture.button.querySelector("i").textContent = marks[picture.state];
-    picture.button.querySelector("i").hidden = picture.state === "done";
-    if (picture === current) picture.button.setAttribute("aria-current", "true");
-    else picture.button.removeAttribute("aria-current");
+    image.button.className = image.state;
+    image.button.querySelector("i").textContent = marks[image.state];
+    image.button.querySelector("i").hidden = image.state === "done";
+    if (image === current) image.button.setAttribute("aria-current", "true");
+    else image.button.removeAttribute("aria-current");
   }
 }
 
@@ -232,7 +232,7 @@ document.addEventListener("drop", (event) => {
 function take(transfer) {
   if (transfer.files.length) return addFiles(transfer.files);
   element("status").textContent =
-    "That holds no picture file. Pictures of other pages are not fetched; save them first.";
+    "That holds no image file. Images of other pages are not fetched; save them first.";
 }
 
 start();

@@ -1,15 +1,13 @@
-"""What the server says of a model and of a picture, as JSON."""
+"""The answers of the server, as objects for JSON."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import time
 from typing import Any
 
-from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn.data.images import read_image
@@ -19,37 +17,29 @@ from mrcnn.visual import instance_colours
 _log = logging.getLogger("mrcnn")
 
 
-def model(predictor: Predictor, name: str, max_bytes: int) -> bytes:
-    """Names, category ids, and the whole configuration.
-
-    Args:
-        name: of the model, as the page shows it.
-        max_bytes: of a picture file.
-    """
-    answer = {
+def describe(predictor: Predictor, name: str, max_bytes: int) -> dict[str, Any]:
+    """Return the names, category ids and whole configuration of a model."""
+    return {
         "name": name,
         "class_names": predictor.config.class_names,
         "category_ids": predictor.category_ids,
         "max_bytes": max_bytes,
         "config": predictor.config.to_dict(),
     }
-    return json.dumps(answer).encode()
 
 
-def objects(predictor: Predictor, data: bytes, with_picture: bool) -> bytes:
-    """All D objects that the model finds in a picture, best first.
+def detect(predictor: Predictor, data: bytes, with_image: bool) -> dict[str, Any]:
+    """Return all objects in an image file, best first.
 
-    Boxes are xyxy in pixels of the upright picture, masks COCO run lengths, colours those of
-    `mrcnn.visual`.
+    Boxes are xyxy in pixels of the upright image, masks are COCO RLE, colours are those of
+    `mrcnn.visual`. `with_image` adds the image as base64 JPEG, for formats that browsers cannot
+    show.
 
-    Args:
-        data: the picture file.
-        with_picture: add the picture as JPEG in base64, for formats that browsers do not show.
     Raises:
-        UserError: if it is no picture that can be read.
+        UserError: if the file is not a readable image.
     """
     start = time.perf_counter()
-    result = predictor.predict(read_image("picture", data), 0.0)
+    result = predictor.predict(read_image("image", data), 0.0)
     seconds = time.perf_counter() - start
     height, width = result.image.shape[:2]
     colours = instance_colours(result.labels, len(result.class_names))
@@ -64,14 +54,8 @@ def objects(predictor: Predictor, data: bytes, with_picture: bool) -> bytes:
         "colours": [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours],
         "seconds": round(seconds, 3),
     }
-    if with_picture:
-        answer["picture"] = _jpeg(result.image)
+    if with_image:
+        Image.fromarray(result.image).save(buffer := io.BytesIO(), "jpeg", quality=92)
+        answer["image"] = base64.b64encode(buffer.getvalue()).decode()
     _log.info("%d x %d pixels: %d objects, %.2f s", width, height, len(result), seconds)
-    return json.dumps(answer, allow_nan=False).encode()
-
-
-def _jpeg(image: NDArray[Any]) -> str:
-    """Base64."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "jpeg", quality=92)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return answer

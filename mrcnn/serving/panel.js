@@ -1,6 +1,6 @@
 "use strict";
 
-// What stands beside the picture: the score, classes, objects; and what can be saved.
+// What stands beside the image: the score, classes, objects; and what can be saved.
 
 const BINS = 40;  // of the histogram of scores
 
@@ -18,7 +18,7 @@ function swatch(colour) {
 
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-// Everything that depends on which picture is shown.
+// Everything that depends on which image is shown.
 function fillPanel() {
   const objects = state.current?.objects ?? [];
   element("found").hidden = !objects.length;
@@ -82,9 +82,9 @@ function updateCounts() {
   if (state.lit && !visible.has(state.lit)) light(null);
   const words = countWords(objects, visible.size);
   element("count").textContent = words;
-  element("objects").setAttribute("aria-label", `${state.current?.name ?? "No picture"}. ${words}`);
+  element("objects").setAttribute("aria-label", `${state.current?.name ?? "No image"}. ${words}`);
   element("overlay").disabled = !state.current?.bitmap || !state.current.objects;
-  element("json").disabled = !state.pictures.some((picture) => picture.objects);
+  element("json").disabled = !state.images.some((image) => image.objects);
   redraw("objects");
 }
 
@@ -111,7 +111,7 @@ function choose(object) {
   redraw("highlight");
 }
 
-// Within the list only: the picture stays where it is.
+// Within the list only: the image stays where it is.
 function reveal(row) {
   const list = element("list"), below = row.offsetTop + row.offsetHeight - list.clientHeight;
   list.scrollTop = Math.max(below, Math.min(list.scrollTop, row.offsetTop));
@@ -147,7 +147,7 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// A picture with what is visible over it, in its own pixels; a small one is enlarged, as
+// An image with what is visible over it, in its own pixels; a small one is enlarged, as
 // mrcnn/visual/draw.py does, and one beyond what browsers can draw made smaller.
 element("overlay").addEventListener("click", () => {
   const { bitmap, name } = state.current, longer = Math.max(bitmap.width, bitmap.height);
@@ -156,19 +156,19 @@ element("overlay").addEventListener("click", () => {
   const unit = Math.min(20, Math.max(11, Math.max(width, height) / 50)) / 12;
   const canvas = make("canvas", { width, height });
   const pen = canvas.getContext("2d"), view = { scale, x: 0, y: 0, unit, width, height };
-  drawPicture(pen, bitmap, view);
+  drawPixels(pen, bitmap, view);
   drawObjects(pen, visibleObjects(state.current), view, state.shown, onlyClass());
   canvas.toBlob((blob) => save(`${stem(name)}_overlay.png`, blob));
 });
 
-// The visible objects of all pictures, as `mrcnn predict` writes them.
+// The visible objects of all images, as `mrcnn predict` writes them.
 element("json").addEventListener("click", () => {
   const { class_names, category_ids } = state.model;
   const images = [], annotations = [];
-  for (const picture of state.pictures.filter((picture) => picture.objects)) {
-    const { name, width, height } = picture, image_id = images.length + 1;
+  for (const image of state.images.filter((image) => image.objects)) {
+    const { name, width, height } = image, image_id = images.length + 1;
     images.push({ id: image_id, file_name: name, height, width });
-    for (const { box, score, label, rle } of visibleObjects(picture)) {
+    for (const { box, score, label, rle } of visibleObjects(image)) {
       const bbox = edges(box).map((value) => Math.round(value * 1000) / 1000);
       annotations.push({
         id: annotations.length + 1, image_id, category_id: category_ids[label], bbox, score,
@@ -182,4 +182,4 @@ element("json").addEventListener("click", () => {
   save(`${name}.json`, new Blob([content], { type: "application/json" }));
 });
 
-const stem = (name) => name.replace(/\.[^.]*$/, "") || "picture";
+const stem = (name) => name.replace(/\.[^.]*$/, "") || "image";

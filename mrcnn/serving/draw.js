@@ -1,7 +1,7 @@
 "use strict";
 
-// Objects on a canvas, as mrcnn/visual/draw.py draws them. A view says where the picture lies:
-// `scale` canvas pixels a picture pixel from (x, y) on, `unit` canvas pixels a CSS pixel.
+// Objects on a canvas, as mrcnn/visual/draw.py draws them. A view says where the image lies:
+// `scale` canvas pixels an image pixel from (x, y) on, `unit` canvas pixels a CSS pixel.
 
 const FEW = 12, MANY = 40;  // objects: from MANY on, boxes and labels that cover others are left out
 const FILL = 0.35;  // of the colour, in a mask
@@ -17,11 +17,11 @@ function maskPath(rle) {
   return path;
 }
 
-function drawPicture(pen, picture, view) {
+function drawPixels(pen, image, view) {
   pen.imageSmoothingEnabled = view.scale < 3 * view.unit;  // closer, pixels are meant to be seen
   pen.imageSmoothingQuality = "high";
   pen.drawImage(
-    picture, view.x, view.y, picture.width * view.scale, picture.height * view.scale);
+    image, view.x, view.y, image.width * view.scale, image.height * view.scale);
 }
 
 // The first object comes on top. `shown` tells whether masks, boxes and names are to be seen.
@@ -55,8 +55,8 @@ function drawObjects(pen, objects, view, shown, onlyClass) {
   }
 }
 
-// One object over all others: where `alone`, the rest of the picture is dimmed.
-function drawHighlight(pen, object, view, alone, picture) {
+// One object over all others: where `alone`, the rest of the image is dimmed.
+function drawHighlight(pen, object, view, alone, image) {
   const outline = (colour, width) => {
     pen.strokeStyle = colour;
     pen.lineWidth = width * view.unit / view.scale;
@@ -67,7 +67,7 @@ function drawHighlight(pen, object, view, alone, picture) {
   placed(pen, view, () => {
     if (alone) {
       pen.fillStyle = "#000a";
-      pen.fillRect(0, 0, picture.width, picture.height);
+      pen.fillRect(0, 0, image.width, image.height);
       pen.globalCompositeOperation = "destination-out";
       pen.fillStyle = "#000";
       if (object.path) pen.fill(object.path);
@@ -137,7 +137,7 @@ function onCanvas(box, { scale, x, y }) {
   return [x + left * scale, y + top * scale, width * scale, height * scale];
 }
 
-// Draw in pixels of the picture.
+// Draw in pixels of the image.
 function placed(pen, { scale, x, y }, draw) {
   pen.save();
   pen.setTransform(scale, 0, 0, scale, x, y);

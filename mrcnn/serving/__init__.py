@@ -1,0 +1,1 @@
+"""The page of `mrcnn serve`, its Starlette application, and how uvicorn runs it."""

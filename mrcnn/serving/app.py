@@ -1,0 +1,143 @@
+"""The Starlette application: the page, the model's description, and predictions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mrcnn.errors import UserError
+from mrcnn.predictor import Predictor
+from mrcnn.serving.answers import describe, detect
+from mrcnn.serving.document import document
+
+UPLOADS = 4  # images that are being received, wait for the model or are in it
+BODY_SECONDS = 120.0  # to receive an image
+LINGER_SECONDS = 2.0  # after an answer, for a client that still sends
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Connection": "close",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_IMAGE_TYPE = re.compile(r"(image/[\w.+-]+|application/octet-stream)\s*(;|$)", re.IGNORECASE)
+_log = logging.getLogger("mrcnn")
+
+
+def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
+    """Return the application; one image at a time goes through the model.
+
+    Args:
+        predictor: the model.
+        name: its name on the page.
+        max_bytes: largest image file that is accepted.
+    """
+    page, policy = document()
+    model = describe(predictor, name, max_bytes)
+    uploads = asyncio.Semaphore(UPLOADS)
+    model_thread = ThreadPoolExecutor(1, "model")
+
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    async def show_model(request: Request) -> Response:
+        return JSONResponse(model)
+
+    async def predict(request: Request) -> Response:
+        _check_headers(request.headers, max_bytes)
+        if uploads.locked():
+            message = f"{UPLOADS} images are being processed; send it again later"
+            raise HTTPException(503, message, {"Retry-After": "1"})
+        async with uploads:
+            try:
+                data = await asyncio.wait_for(request.body(), BODY_SECONDS)
+            except (asyncio.TimeoutError, ClientDisconnect):
+                raise HTTPException(408, "the image took too long to arrive") from None
+            work = model_thread.submit(detect, predictor, data, "image" in request.query_params)
+            try:
+                answer = await asyncio.wrap_future(work)
+            except UserError as error:
+                raise HTTPException(400, str(error)) from error
+            except Exception as error:
+                _log.exception("an image failed")
+                message = f"the model failed on it ({type(error).__name__}: {error!s:.200})"
+                raise HTTPException(500, message) from error
+        return JSONResponse(answer)
+
+    async def show_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    # The check of the host refuses other names that resolve to this machine (DNS rebinding).
+    local = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    routes = [
+        Route("/", show_page),
+        Route("/model", show_model),
+        Route("/predict", predict, methods=["POST"]),
+    ]
+    app = Starlette(False, routes, [Middleware(Envelope), local], {HTTPException: show_error})
+    app.router.redirect_slashes = False
+    app.state.uploads = uploads
+    return app
+
+
+def _check_headers(headers: Headers, max_bytes: int) -> None:
+    """Refuse a post from another page, and a body that is too large or not an image."""
+    if any(origin != f"http://{headers['host']}" for origin in headers.getlist("origin")):
+        raise HTTPException(403, "other pages may not post here")
+    if "content-length" not in headers or "transfer-encoding" in headers:
+        raise HTTPException(411, "send it whole, with a Content-Length")
+    if int(headers["content-length"]) > max_bytes:
+        raise HTTPException(413, f"an image has at most {max_bytes / 1e6:g} MB here; see --max-mb")
+    if not _IMAGE_TYPE.match(headers.get("content-type", "")):
+        raise HTTPException(415, "Content-Type must be image/… or application/octet-stream")
+
+
+class Envelope:
+    """Middleware that sets headers, and reads the rest of a request after its answer.
+
+    The client would lose the answer if unread bytes reset the connection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        more_body = True
+
+        async def receive_part() -> Message:
+            nonlocal more_body
+            message = await receive()
+            more_body = message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            while more_body:
+                await receive_part()
+
+        async def reply(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            elif not message.get("more_body"):
+                await send({**message, "more_body": True})
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(drain(), LINGER_SECONDS)
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        await self.app(scope, receive_part, reply)

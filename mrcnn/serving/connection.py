@@ -1,0 +1,69 @@
+"""How uvicorn runs the application: on this machine only, with bounded connections and time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HOST = "127.0.0.1"
+CONNECTIONS = 64  # at a time; more are closed without an answer
+HEADER_SECONDS, ANSWER_SECONDS = 10.0, 60.0  # to receive the head of a request, to send an answer
+CLOSE_SECONDS = 10  # for answers in progress when the server ends
+
+
+def make_server(app: Any) -> uvicorn.Server:
+    """Return a server; its `run([socket])` serves until a signal or `should_exit`."""
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        server_header=False,
+        log_config=None,
+        log_level="error",
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+class Connection(H11Protocol):
+    """A connection with limits that uvicorn lacks, against clients that send or read slowly."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time for the head of the request, or close a connection too many."""
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            transport.abort()
+        self.loop.call_later(HEADER_SECONDS, self._end_without_request)
+
+    def _end_without_request(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep a connection open whose client has only stopped sending."""
+        if self.cycle is not None:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        return self.cycle is not None
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a head that is not HTTP; give up a connection with an invalid body."""
+        if self.cycle is None:
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Start the time for a client to read its answer."""
+        super().pause_writing()
+        self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
+
+    def on_response_complete(self) -> None:
+        """Start the time for the last bytes of an answer."""
+        super().on_response_complete()
+        self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
