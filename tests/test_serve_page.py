@@ -47,7 +47,7 @@ def server():
 
 
 def give(page: browser.Page, way: str, **files: bytes) -> None:
-    """Files come to the page; their names have _ in place of the dot."""
+    """Files come to the page; their names have _ instead of the dot."""
     named = [(n.replace("_", "."), base64.b64encode(data).decode()) for n, data in files.items()]
     page.run(f"{GIVE}({json.dumps(named)}, {way})")
 
@@ -107,7 +107,7 @@ def test_a_dropped_image_shows_its_objects(page, server, width, scheme):
     page.run(DRAWN)
     assert colour_at(page, "objects", 44, 12)[3] == 0
     slide(page, 0.95)
-    assert text(page, "count") == "No object scores that high; the best 0.90."
+    assert text(page, "count") == "No object scores that high; the best score is 0.90."
     slide(page, 0)
     page.run("element('classes').querySelector('input').click()")
     assert text(page, "count") == "2 of 4 objects"
@@ -203,13 +203,13 @@ def test_images_that_browsers_do_not_show_or_turn(page, server):
     page.wait("state.current.bitmap.width === 80")
 
 
-def test_failures_are_told(page, server):
+def test_failures_are_shown(page, server):
     opened(page, server)
     drop(page, notes_txt=b"hello", large_png=b"x" * (served.MAX_BYTES + 1), a_png=image_file())
-    assert "It is no image of a known format" in text(page, "problem")
+    assert "The file is no image of a known format" in text(page, "problem")
     assert "notes.txt" in text(page, "problem")
     page.run("element('strip').children[1].click()")
-    assert "It has 0.2 MB; at most 0.2 MB are taken." in text(page, "problem")
+    assert "The file has 0.2 MB, the limit is 0.2 MB." in text(page, "problem")
     page.run("element('strip').children[2].click()")
     assert page.run("element('problem').hidden")
     assert text(page, "count") == "3 of 4 objects"
@@ -218,7 +218,7 @@ def test_failures_are_told(page, server):
 def test_pasting(page, server):
     opened(page, server)
     give(page, PASTE)
-    assert "That holds no image file." in text(page, "status")
+    assert "No image file found." in text(page, "status")
     give(page, PASTE, a_png=image_file())
     page.wait(DONE)
     assert text(page, "count") == "3 of 4 objects"
@@ -236,11 +236,11 @@ def test_a_busy_server_is_asked_again(page, server):
     assert sum(address.endswith("/predict") for address in page.requests) == 1
 
 
-def test_a_server_that_ended_is_told(page):
+def test_a_server_that_ended_is_reported(page):
     with serving(served.Known()) as server:
         opened(page, server)
     drop(page, a_png=image_file())
-    assert "The server does not answer; is mrcnn serve still running?" in text(page, "problem")
+    assert "The server does not respond. Is mrcnn serve still running?" in text(page, "problem")
 
 
 def test_names_are_text_whatever_they_hold(page):

@@ -1,4 +1,4 @@
-"""How uvicorn runs the application: on this machine only, with bounded connections and time."""
+"""The uvicorn server, on this machine only, with bounded connections and times."""
 
 from __future__ import annotations
 

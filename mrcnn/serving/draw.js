@@ -1,11 +1,11 @@
 "use strict";
 
-// Objects on a canvas, as mrcnn/visual/draw.py draws them. A view says where the image lies:
-// `scale` canvas pixels an image pixel from (x, y) on, `unit` canvas pixels a CSS pixel.
+// Draw objects on a canvas as mrcnn/visual/draw.py does. A view places the image on the canvas:
+// `scale` canvas pixels per image pixel, origin (x, y), `unit` canvas pixels per CSS pixel.
 
-const FEW = 12, MANY = 40;  // objects: from MANY on, boxes and labels that cover others are left out
-const FILL = 0.35;  // of the colour, in a mask
-const WHITE_INK = 108;  // lightness up to which white text has more contrast than black
+const FEW = 12, MANY = 40;  // number of objects; from MANY on, boxes and overlapping labels are omitted
+const FILL = 0.35;  // opacity of masks
+const WHITE_INK = 108;  // lightness below which white text has more contrast than black
 
 function maskPath(rle) {
   const path = new Path2D();
@@ -18,13 +18,13 @@ function maskPath(rle) {
 }
 
 function drawPixels(pen, image, view) {
-  pen.imageSmoothingEnabled = view.scale < 3 * view.unit;  // closer, pixels are meant to be seen
+  pen.imageSmoothingEnabled = view.scale < 3 * view.unit;  // show single pixels when zoomed in
   pen.imageSmoothingQuality = "high";
   pen.drawImage(
     image, view.x, view.y, image.width * view.scale, image.height * view.scale);
 }
 
-// The first object comes on top. `shown` tells whether masks, boxes and names are to be seen.
+// Draw the first object on top. `shown` selects masks, boxes and names.
 function drawObjects(pen, objects, view, shown, onlyClass) {
   const few = objects.length <= FEW, many = objects.length > MANY;
   const masks = shown.masks && objects.some((object) => object.path);
@@ -46,7 +46,7 @@ function drawObjects(pen, objects, view, shown, onlyClass) {
     }
   }
   if (!shown.names) return;
-  const room = few ? 0 : many ? 1 : 0.4;  // width of a box per width of its label, at least
+  const room = few ? 0 : many ? 1 : 0.4;  // minimum width of a box relative to its label
   const taken = [];
   for (const object of objects) {
     const score = object.score.toFixed(2);
@@ -55,7 +55,7 @@ function drawObjects(pen, objects, view, shown, onlyClass) {
   }
 }
 
-// One object over all others: where `alone`, the rest of the image is dimmed.
+// Draw one object above all others; `alone` dims the rest of the image.
 function drawHighlight(pen, object, view, alone, image) {
   const outline = (colour, width) => {
     pen.strokeStyle = colour;
@@ -92,7 +92,7 @@ function drawHighlight(pen, object, view, alone, image) {
   drawLabel(pen, text, object, view, 0, []);
 }
 
-// Above the box, or inside or below it, where no label stands; else nowhere.
+// Draw a label above, inside or below the box, where no other label is, or not at all.
 function drawLabel(pen, text, object, view, room, taken) {
   const unit = view.unit, [left, top, wide, high] = onCanvas(object.box, view);
   pen.font = `600 ${12 * unit}px system-ui, sans-serif`;
@@ -116,7 +116,7 @@ function drawLabel(pen, text, object, view, room, taken) {
   }
 }
 
-// Of text on a colour #rrggbb.
+// Text colour on a background #rrggbb.
 function ink(colour) {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   const lightness = Math.sqrt(0.2126 * red ** 2 + 0.7152 * green ** 2 + 0.0722 * blue ** 2);

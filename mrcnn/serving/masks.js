@@ -1,7 +1,7 @@
 "use strict";
 
-// Run lengths of a COCO mask: of zeros, ones, zeros, ..., down one column after the other.
-function runLengths(counts) {
+// Decode the counts of a COCO RLE: runs of zeros, ones, zeros, ..., in column-major order.
+function decodeCounts(counts) {
   const runs = [];
   for (let at = 0; at < counts.length; ) {
     let value = 0;
@@ -17,7 +17,7 @@ function runLengths(counts) {
   return runs;
 }
 
-// The ones, column by column: x, top, bottom (exclusive), x, top, ...
+// Spans of ones, column by column: x, top, bottom (exclusive), x, top, ...
 function columnSpans(runs, height) {
   const spans = [];
   let at = 0;
@@ -33,10 +33,10 @@ function columnSpans(runs, height) {
   return spans;
 }
 
-// Closed loops around a mask, [x, y, x, y, ...] corner by corner, in pixels: clockwise around its
-// parts, the other way around holes. Pixels that touch at a corner only are apart.
+// Closed outlines of a mask, each [x, y, x, y, ...] in pixels: clockwise around its parts,
+// counterclockwise around holes. Pixels that touch only at a corner are separate.
 function outlines(counts, height) {
-  const spans = columnSpans(runLengths(counts), height), loops = [];
+  const spans = columnSpans(decodeCounts(counts), height), loops = [];
   if (!spans.length) return loops;
   let top = height, bottom = 0;
   for (let i = 0; i < spans.length; i += 3) {
@@ -45,7 +45,7 @@ function outlines(counts, height) {
   }
   const left = spans[0], right = spans[spans.length - 3] + 1;
 
-  // The part of the mask that is not empty, column by column, in a frame of zeros.
+  // The bounding box of the mask, column by column, with a border of zeros.
   const stride = bottom - top + 2;
   const grid = new Uint8Array((right - left + 2) * stride);
   const cell = (x, y) => (x - left + 1) * stride + y - top + 1;
@@ -54,17 +54,17 @@ function outlines(counts, height) {
     grid.fill(1, first, first + spans[i + 2] - spans[i + 1]);
   }
 
-  // A walk on the edges between pixels with the mask at its right hand: east, south, west, north.
+  // Follow the edges with the mask on the right: east, south, west, north.
   const stepX = [1, 0, -1, 0], stepY = [0, 1, 0, -1];
-  // From the pixel south-east of a corner to those ahead of a walker there.
+  // Offsets from the pixel south-east of a corner to the two pixels ahead.
   const aheadLeft = [-1, 0, -stride, -stride - 1], aheadRight = [0, -stride, -stride - 1, -1];
   for (let i = 0; i < spans.length; i += 3) {
     const startX = spans[i], startY = spans[i + 1], start = cell(startX, startY);
-    if (grid[start] !== 1 || grid[start - 1]) continue;  // walked along, or no upper edge
+    if (grid[start] !== 1 || grid[start - 1]) continue;  // already followed, or not an upper edge
     const loop = [];
     let x = startX, y = startY, heading = 0;
     do {
-      if (heading === 0) grid[cell(x, y)] = 2;  // its upper edge is walked along
+      if (heading === 0) grid[cell(x, y)] = 2;  // mark this upper edge as followed
       x += stepX[heading];
       y += stepY[heading];
       const here = cell(x, y);

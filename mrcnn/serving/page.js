@@ -1,8 +1,8 @@
 "use strict";
 
-// Images come in, go to the model one after the other, and are shown.
+// Add images, send them to the model one after the other, and show the results.
 
-const NO_ANSWER = "The server does not answer; is mrcnn serve still running?";
+const NO_ANSWER = "The server does not respond. Is mrcnn serve still running?";
 let working = false;
 
 function addFiles(files) {
@@ -20,30 +20,30 @@ async function work() {
   if (working || !state.model) return;
   working = true;
   for (let next; (next = state.images.find(({ state }) => state === "waiting")); ) {
-    await look(next);
+    await process(next);
   }
   working = false;
   updateStatus();
 }
 
-async function look(image) {
-  image.state = "looking";
+async function process(image) {
+  image.state = "running";
   updateStatus();
   try {
     const most = state.model.max_bytes;
     if (image.file.size > most) {
       throw new Error(
-        `It has ${megabytes(image.file.size)}; at most ${megabytes(most)} are taken. ` +
+        `The file has ${megabytes(image.file.size)}, the limit is ${megabytes(most)}. ` +
         "Start the server with a larger --max-mb, or scale the image down.");
     }
     await image.file.slice(0, 1).arrayBuffer().catch(() => {
-      throw new Error("It cannot be read; is it a folder, or was it moved?");
+      throw new Error("The file cannot be read. Is it a folder, or was it moved?");
     });
     const bitmap = await createImageBitmap(image.file).catch(() => null);
     if (bitmap) place(image, bitmap);
     let answer = await ask(image.file, bitmap === null);
     const turned = image.width !== answer.width || image.height !== answer.height;
-    if (bitmap && turned) answer = await ask(image.file, true);  // the browser did not turn it
+    if (bitmap && turned) answer = await ask(image.file, true);  // the browser ignored its orientation
     if (answer.image) {
       image.shown = new Blob([Uint8Array.from(atob(answer.image), (c) => c.charCodeAt(0))]);
       place(image, await createImageBitmap(image.shown));
@@ -80,13 +80,13 @@ async function ask(file, withImage) {
   }
 }
 
-// What the server says of "image: ...".
+// An error of the server as a sentence: "image: is empty" becomes "The file is empty."
 function sentence(text) {
-  const said = text.replace(/^image: /, "It ");
-  return said[0].toUpperCase() + said.slice(1) + ".";
+  const message = text.replace(/^image: /, "The file ");
+  return message[0].toUpperCase() + message.slice(1) + ".";
 }
 
-// The pixels are there, the objects not yet.
+// Show the pixels while the model still runs.
 function place(image, bitmap) {
   [image.width, image.height] = [bitmap.width, bitmap.height];
   image.centre = [bitmap.width / 2, bitmap.height / 2];
@@ -130,7 +130,7 @@ function show(image) {
         },
         () => {
           image.state = "failed";
-          image.message = "It can no longer be read; was it moved?";
+          image.message = "The file can no longer be read. Was it moved?";
           updateStatus();
         });
     }
@@ -141,7 +141,7 @@ function show(image) {
   redraw(...LAYERS);
 }
 
-// Its place in the row of all images.
+// Its button in the strip of all images.
 function button(image) {
   const { name, thumbnail } = image;
   const made = make(
@@ -153,16 +153,16 @@ function button(image) {
 
 function updateStatus() {
   const { images, current } = state;
-  const looking = images.find((image) => image.state === "looking");
+  const running = images.find((image) => image.state === "running");
   const waiting = images.filter((image) => image.state === "waiting").length;
   let text = state.model ? "" : NO_ANSWER;
-  if (looking) text = `Looking at ${looking.name}${waiting ? `; ${waiting} more to come` : ""}`;
+  if (running) text = `Processing ${running.name}${waiting ? `, ${waiting} more waiting` : ""}`;
   else if (current?.state === "done") {
     const { name, width, height, seconds } = current;
-    text = `${name} · ${width} × ${height} pixels · ${seconds.toFixed(2)} s`;
+    text = `${name} · ${width} × ${height} pixels · ${seconds.toFixed(2)}\u00a0s`;
   }
   element("status").textContent = text;
-  element("status").classList.toggle("busy", Boolean(looking));
+  element("status").classList.toggle("busy", Boolean(running));
 
   const problem = element("problem");
   problem.hidden = current?.state !== "failed";
@@ -172,7 +172,7 @@ function updateStatus() {
   }
   element("strip").hidden = images.length < 2;
   for (const image of images) {
-    const marks = { waiting: "…", looking: "…", failed: "!", done: "" };
+    const marks = { waiting: "…", running: "…", failed: "!", done: "" };
     image.button.className = image.state;
     image.button.querySelector("i").textContent = marks[image.state];
     image.button.querySelector("i").hidden = image.state === "done";
@@ -232,7 +232,7 @@ document.addEventListener("drop", (event) => {
 function take(transfer) {
   if (transfer.files.length) return addFiles(transfer.files);
   element("status").textContent =
-    "That holds no image file. Images of other pages are not fetched; save them first.";
+    "No image file found. Images on other web pages are not fetched; save them first.";
 }
 
 start();

@@ -1,6 +1,6 @@
 "use strict";
 
-// What stands beside the image: the score, classes, objects; and what can be saved.
+// The panel beside the image: score threshold, classes, objects, and saving.
 
 const BINS = 40;  // of the histogram of scores
 
@@ -18,7 +18,7 @@ function swatch(colour) {
 
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-// Everything that depends on which image is shown.
+// Update everything that depends on the current image.
 function fillPanel() {
   const objects = state.current?.objects ?? [];
   element("found").hidden = !objects.length;
@@ -62,7 +62,7 @@ function fillPanel() {
   updateCounts();
 }
 
-// Everything that depends on which objects are visible.
+// Update everything that depends on the visible objects.
 function updateCounts() {
   const objects = state.current?.objects ?? [], visible = new Set(visibleObjects(state.current));
   element("least").textContent = state.threshold.toFixed(2);
@@ -92,7 +92,7 @@ function countWords(objects, visible) {
   if (!state.current?.objects) return "";
   if (!objects.length) return "The model found no objects.";
   if (visible || state.hidden.size) return `${visible} of ${plural(objects.length, "object")}`;
-  return `No object scores that high; the best ${objects[0].score.toFixed(2)}.`;
+  return `No object scores that high; the best score is ${objects[0].score.toFixed(2)}.`;
 }
 
 function light(object) {
@@ -111,7 +111,7 @@ function choose(object) {
   redraw("highlight");
 }
 
-// Within the list only: the image stays where it is.
+// Scroll the list only, not the page.
 function reveal(row) {
   const list = element("list"), below = row.offsetTop + row.offsetHeight - list.clientHeight;
   list.scrollTop = Math.max(below, Math.min(list.scrollTop, row.offsetTop));
@@ -147,8 +147,8 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// An image with what is visible over it, in its own pixels; a small one is enlarged, as
-// mrcnn/visual/draw.py does, and one beyond what browsers can draw made smaller.
+// Save the image with the visible objects drawn on it, at its own resolution. Small images are
+// enlarged as in mrcnn/visual/draw.py; images too large for a canvas are reduced.
 element("overlay").addEventListener("click", () => {
   const { bitmap, name } = state.current, longer = Math.max(bitmap.width, bitmap.height);
   const scale = Math.min(Math.max(1, Math.ceil(512 / longer)), 8192 / longer);
@@ -161,7 +161,7 @@ element("overlay").addEventListener("click", () => {
   canvas.toBlob((blob) => save(`${stem(name)}_overlay.png`, blob));
 });
 
-// The visible objects of all images, as `mrcnn predict` writes them.
+// Save the visible objects of all images in the format of `mrcnn predict`.
 element("json").addEventListener("click", () => {
   const { class_names, category_ids } = state.model;
   const images = [], annotations = [];

@@ -1,23 +1,23 @@
 "use strict";
 
-// The image with its objects: three canvases over each other, drawn anew only where needed.
+// The image and its objects on three stacked canvases; only stale layers are redrawn.
 
 const element = (id) => document.getElementById(id);
 
 const state = {
-  model: null,  // what /model says
+  model: null,  // the answer of /model
   images: [],
   current: null,  // the image on the stage
   threshold: 0.5,
   hidden: new Set(),  // labels of classes
   shown: { masks: true, boxes: true, names: true },
   lit: null,  // the object under the pointer, or focused in the list
-  chosen: null,  // the object clicked at
+  chosen: null,  // the object that was clicked
 };
 const stage = element("stage");
 const LAYERS = ["image", "objects", "highlight"];
 const pens = LAYERS.map((id) => element(id).getContext("2d"));
-const CLOSEST = 16;  // times the size that fits
+const CLOSEST = 16;  // largest zoom; 1 fits the stage
 const stale = new Set();  // layers to draw in the next frame
 
 function visibleObjects(image) {
@@ -57,7 +57,7 @@ function onlyClass() {
   return state.model.class_names.length === 1;
 }
 
-// Where the image lies on the canvases: centred, or moved and enlarged, but never away.
+// Position of the image on the canvases: centred, or moved and enlarged, but always visible.
 function viewOf(image) {
   const unit = window.devicePixelRatio || 1;
   const width = Math.round(stage.clientWidth * unit);
@@ -75,7 +75,7 @@ function viewOf(image) {
   return { scale, x, y, unit, width, height };
 }
 
-// The image's pixel under a pointer.
+// The image pixel under a pointer.
 function pixelAt(event, view) {
   const { left, top } = element("image").getBoundingClientRect();
   return [
@@ -84,7 +84,7 @@ function pixelAt(event, view) {
   ];
 }
 
-// Of the visible objects there the smallest, so that what lies in or before another can be reached.
+// The smallest visible object at a point, so that objects inside others can be selected.
 function objectAt([x, y]) {
   let best = null, smallest = Infinity;
   for (const object of visibleObjects(state.current)) {
@@ -152,7 +152,7 @@ stage.addEventListener("pointercancel", () => (pressed = null));
 stage.addEventListener("pointerleave", () => light(null));
 stage.addEventListener("wheel", (event) => {
   if (!state.current?.bitmap) return;
-  // Where the page itself scrolls, only a pinch (which comes with ctrl) enlarges.
+  // If the page itself scrolls, only a pinch gesture (which sets ctrl) zooms.
   if (!event.ctrlKey && document.documentElement.scrollHeight > window.innerHeight) return;
   event.preventDefault();
   const pixels = event.deltaY * (event.deltaMode ? 16 : 1) * (event.ctrlKey ? 4 : 1);
