@@ -1,12 +1,11 @@
-"""Inception v3 (Szegedy et al., 2016) as a backbone: one feature map a stride from 4 on.
+"""Inception v3 (Szegedy et al., 2016) as a backbone: one feature map per stride, from 4 on.
 
-Parameters carry torchvision's names, so that its ImageNet weights load as they are. Their batch
-norms were trained with 1e-3 added to variances, and on pixels scaled to [-1, 1].
+The published weights were trained with 1e-3 added to variances, on pixels scaled to [-1, 1].
 
-Made for classification, the network has 3 x 3 convolutions and poolings without padding in its stem
-and wherever it halves its map, so that 299 pixels give 35, 17 and 8 cells. Here each of them is
-padded by 1, so that H pixels give H / stride cells and cell i is centred at pixel i * stride, as in
-a ResNet. Away from the borders the features are those without padding, of a shifted grid.
+The published network is a classifier. It has 3 x 3 convolutions and poolings without padding in its
+stem and wherever it halves its map, so that 299 pixels give 35, 17 and 8 cells. Here each of them
+is padded by 1. So H pixels give H / stride cells, and cell i is centred at pixel i * stride, as in
+a ResNet. Away from the borders the features equal the unpadded ones on a shifted grid.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.body import freeze, norm_by_name
+from mrcnn.models.body import Backbone, freeze, norm_by_name
 from mrcnn.models.layers import conv
 
-# Share of the published channels. The narrow one can be trained on a CPU.
+# Fraction of the published channels. The narrow network can be trained on a CPU.
 INCEPTIONS: dict[str, float] = {"inception_v3": 1.0, "inception_v3_narrow": 0.25}
 
 
 class Layer(nn.Module):
-    """A convolution that keeps the size of its map, or halves it with stride 2; norm and ReLU."""
+    """A convolution that keeps the size of its map or, with stride 2, halves it; norm and ReLU."""
 
     def __init__(
         self,
@@ -44,8 +43,7 @@ class Layer(nn.Module):
         return conv(x, self.conv, self.bn, relu=True)
 
 
-# (channels in, channels out, (height, width) of the kernel, stride) to a layer; channels are those
-# of the full width.
+# Takes channels in, channels out (both at full width), (height, width) of the kernel, and stride.
 MakeLayer = Callable[[int, int, tuple[int, int], int], Layer]
 
 
@@ -56,7 +54,7 @@ def _run(x: Tensor, *layers: nn.Module) -> Tensor:
 
 
 class InceptionA(nn.Module):
-    """1 x 1, 5 x 5, two 3 x 3 and pooling side by side: figure 5 of the paper."""
+    """Branches of 1 x 1, 5 x 5, two 3 x 3, and pooling (figure 5 of the paper)."""
 
     def __init__(self, channels: int, pooled: int, make: MakeLayer) -> None:
         super().__init__()
@@ -79,7 +77,7 @@ class InceptionA(nn.Module):
 
 
 class InceptionB(nn.Module):
-    """Halves the map from stride 8: 3 x 3, two 3 x 3 and pooling side by side (figure 10)."""
+    """Branches of 3 x 3, two 3 x 3, and pooling, which halve the map of stride 8 (figure 10)."""
 
     def __init__(self, channels: int, make: MakeLayer) -> None:
         super().__init__()
@@ -98,7 +96,7 @@ class InceptionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-    """7 x 7 as 1 x 7 and 7 x 1, once and twice, beside 1 x 1 and pooling (figure 6)."""
+    """Branches of 1 x 1, 7 x 7, two 7 x 7, and pooling; 7 x 7 is 1 x 7, then 7 x 1 (figure 6)."""
 
     def __init__(self, channels: int, inner: int, make: MakeLayer) -> None:
         super().__init__()
@@ -125,7 +123,7 @@ class InceptionC(nn.Module):
 
 
 class InceptionD(nn.Module):
-    """Halves the map from stride 16: 3 x 3, 7 x 7 before 3 x 3, and pooling side by side."""
+    """Branches of 3 x 3, 7 x 7 with 3 x 3, and pooling, which halve the map of stride 16."""
 
     def __init__(self, channels: int, make: MakeLayer) -> None:
         super().__init__()
@@ -147,7 +145,7 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """3 x 3 as 1 x 3 beside 3 x 1, for more channels on the coarsest map (figure 7)."""
+    """Wide branches for the coarsest map; 3 x 3 is 1 x 3 and 3 x 1 in parallel (figure 7)."""
 
     def __init__(self, channels: int, make: MakeLayer) -> None:
         super().__init__()
@@ -175,17 +173,18 @@ class InceptionE(nn.Module):
         return torch.cat(branches, 1)
 
 
-class Inception(nn.Module):
+class Inception(Backbone):
     """The stem and the first stages of Inception v3, without classifiers.
 
     Args:
         name: a key of `INCEPTIONS`.
-        norm: a key of `NORMS`; not "group", whose 32 groups do not divide all channels.
+        norm: a key of `NORMS`, except "group", whose 32 groups do not divide all channels.
         norm_eps: added to variances.
-        stages: how many of the four stages to build: up to Conv2d_4a_3x3, Mixed_5d, Mixed_6e and
-            Mixed_7c, the last of their strides.
-        frozen_stages: so many parts keep their weights in training: 1 the stem up to Conv2d_2b_3x3,
-            2 Conv2d_3b_1x1 and Conv2d_4a_3x3 too, 3 Mixed_5 too, …
+        stages: how many of the four stages to build. They end with Conv2d_4a_3x3, Mixed_5d,
+            Mixed_6e and Mixed_7c, the last layers of their strides.
+        frozen_stages: number of parts that are not trained: 1 freezes the stem up to
+            Conv2d_2b_3x3, 2 also Conv2d_3b_1x1 and Conv2d_4a_3x3, 3 also Mixed_5, …
+
     Raises:
         ValueError: if the norm cannot divide the channels of a layer.
     """
@@ -203,7 +202,7 @@ class Inception(nn.Module):
         width, make_norm = INCEPTIONS[name], norm_by_name(name, norm, norm_eps)
 
         def scaled(channels: int) -> int:
-            return -(-int(channels * width) // 8) * 8  # multiples of 8, as all published ones are
+            return -(-int(channels * width) // 8) * 8  # multiples of 8, as in the published network
 
         def make(channels_in: int, channels: int, kernel: tuple[int, int], stride: int) -> Layer:
             first = channels_in == 3  # pixels
@@ -241,21 +240,21 @@ class Inception(nn.Module):
         ]
         self.strides = [4 * 2**i for i in range(stages)]
         self.channels = [scaled(channels) for channels in (192, 288, 768, 2048)[:stages]]
-        self.parts = [list(part) for part in parts[: 1 + stages]]  # names
+        self.parts = [list(part) for part in parts[: 1 + stages]]  # names of layers
         for part in parts[: 1 + stages]:
             for key, module in part.items():
                 self.add_module(key, module)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.1)  # torchvision's, at any width
+                nn.init.trunc_normal_(module.weight, std=0.1)  # as torchvision, at any width
         freeze([list(part.values()) for part in parts], frozen_stages)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) to one map a stage, (N, channels[i], H / strides[i], W / strides[i])."""
-        x, maps = pixels, []
-        for i, part in enumerate(self.parts):
-            if i in (1, 2):  # later parts halve the map themselves
-                x = F.max_pool2d(x, 3, 2, 1)
-            x = _run(x, *(getattr(self, key) for key in part))
-            maps.append(x)
-        return maps[1:]
+    def run_stem(self, pixels: Tensor) -> Tensor:
+        """Return the map of Conv2d_2b_3x3."""
+        return _run(pixels, *(getattr(self, name) for name in self.parts[0]))
+
+    def run_stage(self, index: int, x: Tensor) -> Tensor:
+        """Return the map of the last layer of a stage."""
+        if index < 2:  # the layers of later stages halve the map themselves
+            x = F.max_pool2d(x, 3, 2, 1)
+        return _run(x, *(getattr(self, name) for name in self.parts[1 + index]))

@@ -1,11 +1,9 @@
-"""MobileNetV2 (Sandler et al., 2018) as a backbone: one feature map a stride from 4 on.
+"""MobileNetV2 (Sandler et al., 2018) as a backbone: one feature map per stride, from 4 on.
 
-Parameters carry torchvision's names, so that its ImageNet weights load as they are.
-
-The map of a stride is that of its last block, which has the strongest features (Lin et al., 2017):
-features 3, 6, 13 and 17 of torchvision's sequence. Torchvision's own detectors take the first one,
-2, 4, 7 and 14, and then 18. That last layer, a 1 x 1 convolution to 1280 channels, is made for the
-classifier and left out: a neck has a 1 x 1 convolution of its own there.
+A stage ends with the last block of its stride, which has the strongest features (Lin et al., 2017):
+features 3, 6, 13 and 17 of torchvision's sequence. Torchvision's detectors use the first block of
+each stride instead (features 2, 4, 7 and 14), and then feature 18. Feature 18, a 1 x 1 convolution
+to 1280 channels, exists for the classifier and is left out: the FPN has a 1 x 1 convolution there.
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.body import freeze, norm_by_name
+from mrcnn.models.body import Backbone, freeze, norm_by_name
 from mrcnn.models.layers import conv
 
-# Rows of table 2 of the paper: expansion, channels, blocks, stride of the first block. They stand
-# together by stride: those of the stem, then those of each stage.
+# Rows of the paper's table 2: expansion, channels, blocks, stride of the first block. They are
+# grouped by stride: those of the stem, then those of each stage.
 MOBILENETS: dict[str, tuple[tuple[tuple[int, int, int, int], ...], ...]] = {
     "mobilenet_v2": (
         ((1, 16, 1, 1),),
@@ -80,16 +78,17 @@ class InvertedResidual(nn.Module):
         return conv(y, project, norm, add=x if self.shortcut else None)
 
 
-class MobileNet(nn.Module):
-    """The stem and the first stages of a MobileNetV2; a stage begins where the map is halved.
+class MobileNet(Backbone):
+    """The stem and the first stages of a MobileNetV2. A stage begins where the map is halved.
 
     Args:
         name: a key of `MOBILENETS`.
-        norm: a key of `NORMS`; not "group", whose 32 groups do not divide all channels.
+        norm: a key of `NORMS`, except "group", whose 32 groups do not divide all channels.
         norm_eps: added to variances; 1e-5 in torchvision.
         stages: how many of the four stages to build.
-        frozen_stages: so many parts keep their weights in training: 1 the stem (features 0 and 1),
-            2 the first stage too (features 2 and 3), …
+        frozen_stages: number of parts that are not trained: 1 freezes the stem (features 0 and
+            1), 2 also the first stage (features 2 and 3), …
+
     Raises:
         ValueError: if the norm cannot divide the channels of a layer.
     """
@@ -122,43 +121,46 @@ class MobileNet(nn.Module):
         parts[0].insert(0, _layer(3, STEM, 3, 2, 1, make_norm))
         self.strides, self.channels = [4 * 2**i for i in range(stages)], self.channels[1:]
         self.features = nn.ModuleList(module for part in parts for module in part)
-        self.ends = list(accumulate(len(part) for part in parts))[1:]  # of stages, in features
+        self.ends = list(accumulate(map(len, parts)))  # of stem and stages, in features
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
         freeze(parts, frozen_stages)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) to one map a stage, (N, channels[i], H / strides[i], W / strides[i])."""
-        stem, *blocks = self.features
-        x, maps = _rectified(pixels, stem), []
-        for count, block in enumerate(blocks, 2):
-            x = block(x)
-            if count in self.ends:
-                maps.append(x)
-        return maps
+    def run_stem(self, pixels: Tensor) -> Tensor:
+        """Return the map of features 0 and 1."""
+        x: Tensor = self.features[1](_rectified(pixels, self.features[0]))
+        return x
+
+    def run_stage(self, index: int, x: Tensor) -> Tensor:
+        """Return the map of the last block of a stage."""
+        for i in range(self.ends[index], self.ends[index + 1]):
+            x = self.features[i](x)
+        return x
 
 
 def folded_to_frozen(folded: Mapping[str, Tensor], norm_eps: float) -> dict[str, Tensor]:
-    """A state dict for frozen batch norm of weights that the norms were folded into.
+    """Convert weights into which norms were folded to a state dict with frozen batch norm.
 
     Args:
-        folded: weight and bias of each convolution, named by the place of its block and its own
-            place there, as "0.0.weight" and "4.conv.2.0.bias".
-        norm_eps: of the norms.
+        folded: weight and bias of each convolution. Names hold the index of the block and the
+            index of the layer in it, as in "0.0.weight" and "4.conv.2.0.bias".
+        norm_eps: added to variances by the norms of the model.
+
     Returns:
-        The same under torchvision's names; norms of mean 0 and variance 1 add the biases.
+        The same layers under torchvision's names. Norms of mean 0 and variance 1 add the biases.
     """
     state: dict[str, Tensor] = {}
     for name, bias in folded.items():
         if not name.endswith(".0.bias"):
             continue
-        place = name.removesuffix(".0.bias")
-        layer, norm = f"{place}.0", f"{place}.1"
-        block, _, step = place.partition(".conv.")
+        prefix = name.removesuffix(".0.bias")
+        layer, norm = f"{prefix}.0", f"{prefix}.1"
+        block, _, step = prefix.partition(".conv.")
         if step and f"{block}.conv.{int(step) + 1}.0.bias" not in folded:
-            layer, norm = place, f"{block}.conv.{int(step) + 1}"  # a block's last has no ReLU
-        state[f"features.{layer}.weight"] = folded[f"{place}.0.weight"]
+            # The last convolution of a block has no ReLU, so torchvision does not nest it.
+            layer, norm = prefix, f"{block}.conv.{int(step) + 1}"
+        state[f"features.{layer}.weight"] = folded[f"{prefix}.0.weight"]
         state[f"features.{norm}.weight"] = torch.full_like(bias, (1 + norm_eps) ** 0.5)
         state[f"features.{norm}.bias"] = bias
         state[f"features.{norm}.running_mean"] = torch.zeros_like(bias)

@@ -1,7 +1,4 @@
-"""ResNet-18 to 152 (He et al., 2016), ResNeXt and wide ResNets: one feature map a stage.
-
-Parameters carry torchvision's names, so that its ImageNet weights load as they are.
-"""
+"""ResNet-18 to 152 (He et al., 2016), ResNeXt and wide ResNets as backbones."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.models.body import freeze, norm_by_name
+from mrcnn.models.body import Backbone, freeze, norm_by_name
 from mrcnn.models.layers import conv
 
 
@@ -31,15 +28,15 @@ def _conv(
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one network of the family from another."""
+    """The dimensions of one network of the family."""
 
     bottleneck: bool
-    depths: tuple[int, int, int, int]  # blocks a stage
+    depths: tuple[int, int, int, int]  # blocks per stage
     groups: int = 1  # of the 3 x 3 convolutions (ResNeXt: Xie et al., 2017)
-    group_width: int = 64  # channels a group in the first stage
+    group_width: int = 64  # channels per group in the first stage
 
     def channels(self, stage: int) -> int:
-        """Of the map that a stage (0 to 3) gives."""
+        """Return the channels of the map of a stage (0 to 3)."""
         return (256 if self.bottleneck else 64) << stage
 
 
@@ -59,7 +56,7 @@ RESNETS = {
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut."""
+    """Two 3 x 3 convolutions and a shortcut (He et al., 2016, figure 5 left)."""
 
     def __init__(
         self, channels_in: int, channels: int, stride: int, norm: Callable[[int], nn.Module]
@@ -75,12 +72,18 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3 x 3 convolution of `groups` between two 1 x 1.
+    """A 3 x 3 convolution between two 1 x 1, and a shortcut (He et al., 2016, figure 5 right).
 
     Args:
+        channels_in: of the input.
         width: channels of the 3 x 3 convolution.
-        stride_in_1x1: the stride is in the first 1 x 1 convolution, as He et al. had it, instead of
-            the 3 x 3, as most have it since.
+        channels: of the output.
+        stride: 2 halves the map.
+        norm: makes a norm for a number of channels.
+        groups: of the 3 x 3 convolution.
+        dilation: of the 3 x 3 convolution.
+        stride_in_1x1: put the stride in the first 1 x 1 convolution, as He et al. did, instead of
+            in the 3 x 3, as most later networks do.
     """
 
     def __init__(
@@ -130,13 +133,15 @@ def make_stage(
     stride_in_1x1: bool = False,
     dilated: bool = False,
 ) -> nn.Sequential:
-    """One of the four stages of a ResNet, initialised as published.
+    """Make one of the four stages of a ResNet, initialised as published.
 
     Args:
         name: a key of `RESNETS`.
-        index: 0 to 3; from 1 on a stage halves its map.
+        index: 0 to 3. Stages 1 to 3 halve the map.
         norm: a key of `NORMS`.
-        dilated: keep the size of the map, and see as far by convolutions with gaps.
+        norm_eps: added to variances.
+        stride_in_1x1: see `Bottleneck`.
+        dilated: keep the size of the map, and dilate the 3 x 3 convolutions instead.
     """
     shape = RESNETS[name]
     channels = shape.channels(index)
@@ -172,17 +177,20 @@ def _initialise(module: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """The stem and the first stages of a ResNet.
 
     Args:
         name: a key of `RESNETS`.
         norm: a key of `NORMS`.
         norm_eps: added to variances.
-        stride_in_1x1: where bottlenecks have their stride.
+        stride_in_1x1: see `Bottleneck`.
         stages: how many of the four stages to build.
-        dilate_last: the last stage keeps the size of its map.
-        frozen_stages: so many parts keep their weights in training: 1 the stem, 2 layer1 too, …
+        dilate_last: the last stage is dilated and keeps the size of its map.
+        frozen_stages: number of parts that are not trained: 1 freezes the stem, 2 also layer1, …
+
+    Raises:
+        ValueError: if `dilate_last` is set for a network without bottlenecks.
     """
 
     def __init__(
@@ -199,7 +207,7 @@ class ResNet(nn.Module):
         super().__init__()
         if dilate_last and not RESNETS[name].bottleneck:
             raise ValueError(
-                f"ResNet: dilate_last needs bottlenecks, which backbone {name!r} has not"
+                f"ResNet: dilate_last requires bottlenecks, which backbone {name!r} does not have"
             )
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = norm_by_name(name, norm, norm_eps)(64)
@@ -223,12 +231,11 @@ class ResNet(nn.Module):
         parts = [[self.conv1, self.bn1], *([getattr(self, stage)] for stage in self.stages)]
         freeze(parts, frozen_stages)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) to one map a stage, (N, channels[i], H / strides[i], W / strides[i])."""
-        x = conv(pixels, self.conv1, self.bn1, relu=True)
-        x = F.max_pool2d(x, 3, 2, 1)
-        maps = []
-        for stage in self.stages:
-            x = getattr(self, stage)(x)
-            maps.append(x)
-        return maps
+    def run_stem(self, pixels: Tensor) -> Tensor:
+        """Return the map of conv1 after max pooling, of stride 4."""
+        return F.max_pool2d(conv(pixels, self.conv1, self.bn1, relu=True), 3, 2, 1)
+
+    def run_stage(self, index: int, x: Tensor) -> Tensor:
+        """Return the map of a stage, which torchvision calls layer1 to layer4."""
+        y: Tensor = getattr(self, self.stages[index])(x)
+        return y
