@@ -1,6 +1,6 @@
-"""Anchors: the reference boxes of the RPN, one set a cell of every level.
+"""Anchors: the reference boxes of the RPN, one set per cell of every level.
 
-L levels, A anchors a cell.
+L levels, A anchors per cell.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ def make_cell_anchors(
     strides: Sequence[int],
     numerics: Numerics,
 ) -> Tensor:
-    """Anchors of the first cell of every level, whose corner is the corner of the image.
+    """Compute the anchors of the top left cell of every level.
 
     Args:
-        sizes: per level, as many on each: the square root of the area, pixels.
+        sizes: per level, square roots of the areas in pixels; the same number for each level.
         ratios: height / width.
         strides: per level, pixels per cell.
-        numerics: whose rounding and order to follow.
+        numerics: gives rounding and order.
+
     Returns:
         (L, A, 4) float32 xyxy, A = sizes x ratios.
     """
@@ -51,12 +52,13 @@ def make_cell_anchors(
 def grid_anchors(
     cell_anchors: Tensor, strides: Sequence[tuple[int, int]], shapes: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """All anchors of all levels, in the order of flattened (level, y, x, anchor).
+    """Shift the anchors of the first cell to every cell, flattened as (level, y, x, anchor).
 
     Args:
-        cell_anchors: (L, A, 4).
-        strides: per level, pixels per cell, (y, x).
-        shapes: per level (height, width) in cells.
+        cell_anchors: (L, A, 4), from `make_cell_anchors`.
+        strides: per level, (y, x) pixels per cell.
+        shapes: per level, (height, width) in cells.
+
     Returns:
         (1, anchors, 4) float32 xyxy in image pixels, the same for every image.
     """

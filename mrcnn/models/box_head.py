@@ -1,6 +1,6 @@
-"""Box head: the class of each RoI, and its box refined (Fast R-CNN, section 2).
+"""Box head: classifies each RoI and refines its box (Fast R-CNN, section 2).
 
-N images, R RoIs an image, C classes, D detections.
+N images, R RoIs and D detections per image, C classes.
 """
 
 from __future__ import annotations
@@ -10,28 +10,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrcnn.models.layers import Conv, check_choice, conv
-from mrcnn.models.losses import BOX_LOSSES, Normalizer, box_loss, own_count
+from mrcnn.models.losses import BOX_LOSSES, Normalizer, box_loss, local_count
 from mrcnn.models.pooling import Pooler
 from mrcnn.models.sampling import take
 from mrcnn.ops import select_detections
 from mrcnn.ops.fused import linear
 from mrcnn.structures import DetectionBatch, Proposals, SampledRois, Targets
 
-DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # deltas of RoIs have a standard deviation of 0.1, 0.2
+# Deltas of RoIs have standard deviations of about 0.1 (dx, dy) and 0.2 (dw, dh).
+DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class BoxHead(nn.Module):
     """Convolutions and fully connected layers over pooled features.
 
     Args:
-        pooler: gives (N * R, channels, bins, bins).
-        convs: 3 x 3 convolutions, of `conv_width` channels and `norm`, a key of `NORMS` or "none".
-        layers: fully connected, of `width`; without any, the mean over the bins is classified.
-        num_classes: C; background is class logit C.
-        class_agnostic: one box for all classes.
+        pooler: returns features (N * R, channels, bins, bins).
+        convs: number of 3 x 3 convolutions.
+        conv_width: their channels.
+        norm: of the convolutions, a key of `NORMS` or "none".
+        layers: number of fully connected layers. With 0 the mean over the bins is classified.
+        width: of the fully connected layers.
+        num_classes: C. Class logit C is background.
+        class_agnostic: predict one box for all classes.
         box_loss: one of `BOX_LOSSES`.
-        positive_fraction: of the sampled RoIs, at most; they come first.
-        score_threshold, nms_threshold, max_detections: of the detections.
+        positive_fraction: upper bound on the fraction of positives among the sampled RoIs.
+        score_threshold: detections must score higher.
+        nms_threshold: IoU above which NMS removes the lower-scoring box of a class.
+        max_detections: D.
     """
 
     def __init__(
@@ -63,7 +69,8 @@ class BoxHead(nn.Module):
         self.convs = nn.ModuleList(
             Conv(channels[i], channels[i + 1], 3, norm) for i in range(convs)
         )
-        # Inputs are ordered (row, column, channel): channels_last features flatten without a copy.
+        # Inputs are ordered (row, column, channel), so channels_last features flatten without a
+        # copy.
         widths = [channels[-1] * (pooler.size**2 if layers else 1), *[width] * layers]
         self.layers = nn.ModuleList(nn.Linear(widths[i], widths[i + 1]) for i in range(layers))
         self.class_logits = nn.Linear(widths[-1], num_classes + 1)
@@ -83,7 +90,13 @@ class BoxHead(nn.Module):
     def forward(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Class logits (N, R, C + 1) and deltas (N, R, 4 C or 4) of boxes (N, R, 4)."""
+        """Return class logits (N, R, C + 1) and deltas (N, R, 4 C), or (N, R, 4) if class-agnostic.
+
+        Args:
+            features: per level (N, channels, H_l, W_l), fine to coarse.
+            boxes: (N, R, 4) xyxy in image pixels.
+            valid: (N, R) bool, False in padded slots.
+        """
         x = self.pooler(features, boxes, valid)
         for layer in self.convs:
             x = conv(x, layer, relu=True, valid=valid.flatten())
@@ -99,9 +112,16 @@ class BoxHead(nn.Module):
         features: dict[str, Tensor],
         rois: SampledRois,
         targets: Targets,
-        normalizer: Normalizer = own_count,
+        normalizer: Normalizer = local_count,
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the classes and distance of the boxes, each a mean over the RoIs."""
+        """Return the class and box losses, each a mean over the RoIs (Fast R-CNN, section 2.3).
+
+        Args:
+            features: per level (N, channels, H_l, W_l), fine to coarse.
+            rois: sampled RoIs of each image, positives first.
+            targets: of each image.
+            normalizer: returns what the sums of losses are divided by.
+        """
         class_logits, deltas = self(features, rois.boxes, rois.labels >= 0)
         count = normalizer((rois.labels >= 0).sum())
         loss_classifier = F.cross_entropy(
@@ -110,11 +130,11 @@ class BoxHead(nn.Module):
             ignore_index=-1,
             reduction="sum",
         )
-        positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
+        positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)  # they come first
         labels = rois.labels[:, :positives]
         positive = (labels >= 0) & (labels < self.num_classes)
         deltas = deltas[:, :positives].unflatten(2, (self.boxes_per_roi, 4))  # (N, R', C or 1, 4)
-        box = torch.where(positive & (self.boxes_per_roi > 1), labels, 0)
+        box = torch.where(positive & (self.boxes_per_roi > 1), labels, 0)  # that of the true class
         loss_box = box_loss(
             deltas.gather(2, box[..., None, None].expand(-1, -1, 1, 4))[:, :, 0],
             rois.boxes[:, :positives],
@@ -129,7 +149,13 @@ class BoxHead(nn.Module):
     def detect(
         self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor
     ) -> DetectionBatch:
-        """The best D boxes of each image, still without masks."""
+        """Return the D highest-scoring boxes of each image after NMS per class, without masks.
+
+        Args:
+            features: per level (N, channels, H_l, W_l), fine to coarse.
+            proposals: of each image.
+            sizes: (N, 2) (height, width) of the images before padding; boxes are clipped to them.
+        """
         valid = proposals.scores > -torch.inf
         class_logits, deltas = self(features, proposals.boxes, valid)
         boxes, scores, labels, _, counts = select_detections(

@@ -1,4 +1,4 @@
-"""From a `ModelConfig` to modules. A new backbone is one more entry of `BACKBONES`."""
+"""Construction of a model from a `ModelConfig`. A new backbone is one more entry of `BACKBONES`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from mrcnn.config import ModelConfig
 from mrcnn.models.box_head import BoxHead
-from mrcnn.models.fpn import FPN
+from mrcnn.models.fpn import FPN, SingleLevel
 from mrcnn.models.inception import INCEPTIONS, Inception
 from mrcnn.models.layers import check_choice
 from mrcnn.models.mask_head import MaskHead
@@ -20,7 +20,6 @@ from mrcnn.models.mobilenet import MOBILENETS, MobileNet
 from mrcnn.models.pooling import Conv5Pooler, Pooler, RoIPooler
 from mrcnn.models.resnet import RESNETS, ResNet, make_stage
 from mrcnn.models.rpn import RPN
-from mrcnn.models.single_level import SingleLevel
 from mrcnn.models.vgg import VGG, VGGS
 from mrcnn.numerics import NUMERICS, Numerics
 
@@ -31,14 +30,25 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(MobileNet, name) for name in MOBILENETS},
 }
 
-BOX_BINS = ModelConfig.box_bins  # unless asked otherwise
+BOX_BINS = ModelConfig.box_bins  # the default
 
 
 def build(config: ModelConfig) -> MaskRCNN:
-    """The model of a configuration, initialised as published, in channels_last.
+    """Build the model of a configuration, initialised as published, in channels_last.
+
+    The weights are random. `mrcnn.load` reads a trained model.
+
+    Args:
+        config: must name at least one class.
 
     Raises:
-        ValueError: if there are no classes, or backbone, neck and norm do not go together.
+        ValueError: if there are no classes, or backbone, neck and norm do not fit together.
+
+    Example:
+        >>> config = dataclasses.replace(MODELS["resnet50-fpn"], class_names=("cat", "dog"))
+        >>> model = build(config)
+        >>> losses = model.train()(images, targets)  # an ImageBatch and Targets
+        >>> detections = model.eval()(images)
     """
     check_choice("build: backbone", config.backbone, BACKBONES)
     if not config.num_classes:
@@ -97,7 +107,7 @@ def build(config: ModelConfig) -> MaskRCNN:
 
 
 def _numerics(config: ModelConfig) -> Numerics:
-    """Those of the configuration's name, with its own betas where it has some."""
+    """Return the numerics that the configuration names, with its own betas if it sets them."""
     numerics = NUMERICS[config.numerics]
     rpn_beta, box_beta = config.rpn_smooth_l1_beta, config.box_smooth_l1_beta
     return dataclasses.replace(
@@ -114,13 +124,13 @@ def _backbone(config: ModelConfig) -> FPN | SingleLevel:
         options = {"stride_in_1x1": config.stride_in_1x1, "dilate_last": config.neck == "dc5"}
     elif config.neck in ("c4", "dc5"):
         raise ValueError(
-            f"build: neck {config.neck!r} needs a ResNet, got backbone {config.backbone!r}; "
+            f"build: neck {config.neck!r} requires a ResNet, got backbone {config.backbone!r}; "
             "choose neck 'single' or 'fpn'"
         )
     if config.neck == "dc5" and not RESNETS[config.backbone].bottleneck:
         raise ValueError(
-            f"build: neck 'dc5' needs bottlenecks, which backbone {config.backbone!r} has not; "
-            "choose resnet50 or larger, or neck 'single'"
+            f"build: neck 'dc5' requires bottlenecks, which backbone {config.backbone!r} does not "
+            "have; choose resnet50 or larger, or neck 'single'"
         )
     body = BACKBONES[config.backbone](
         norm=config.norm,
@@ -137,10 +147,10 @@ def _backbone(config: ModelConfig) -> FPN | SingleLevel:
 def _poolers(
     config: ModelConfig, backbone: FPN | SingleLevel, numerics: Numerics
 ) -> tuple[Pooler, Pooler]:
-    """Of the box head and of the mask head; a C4 model has one for both."""
+    """Make the poolers of the box head and the mask head; a C4 model has one for both."""
     channels, strides = backbone.channels, backbone.strides
     if config.neck == "fpn":
-        strides = strides[: config.fpn_levels]  # the level on top is for the RPN alone
+        strides = strides[: config.fpn_levels]  # only the RPN uses the level on top
     mask_pooler = RoIPooler(channels, config.mask_bins, strides, numerics, config.roi_op)
     if config.neck != "c4":
         box_pooler = RoIPooler(channels, config.box_bins, strides, numerics, config.roi_op)

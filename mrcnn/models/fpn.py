@@ -1,4 +1,7 @@
-"""Feature pyramid network (Lin et al., 2017): semantics of the coarse levels on the fine ones."""
+"""Necks: a feature pyramid over the maps of a backbone, or only its last map.
+
+N images, H x W padded pixels.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,17 @@ TOPS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class FPN(nn.Module):
-    """A backbone with lateral connections, and one coarser level made from the last.
+    """Feature pyramid network (Lin et al., 2017): fine maps with the semantics of coarse ones.
+
+    Each level is the map of a backbone stage plus the next coarser level, upsampled. One more
+    level on top is made from the coarsest.
 
     Args:
-        body: returns one map a stage and states `strides` and `channels`.
+        body: a backbone, which returns one map per stage and has `strides` and `channels`.
         channels: of every level.
-        norm: of its convolutions, a key of `NORMS` or "none".
-        top: what makes the coarser level: "max_pool", which takes every second cell, or "conv", a
-            3 x 3 convolution of stride 2 with a bias and no norm.
+        norm: of the convolutions, a key of `NORMS` or "none".
+        top: makes the level on top: "max_pool" takes every second cell, "conv" is a 3 x 3
+            convolution of stride 2 with a bias and no norm.
     """
 
     def __init__(
@@ -53,11 +59,15 @@ class FPN(nn.Module):
             nn.init.kaiming_uniform_(layer.weight, a=1)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) to {"p2": (N, channels, H / 4, W / 4), …}, fine to coarse."""
+        """Return the levels of the pyramid, {"p2": (N, channels, H / 4, W / 4), …}, fine to coarse.
+
+        Args:
+            pixels: (N, 3, H, W), normalised.
+        """
         return self.merge(self.body(pixels))
 
     def merge(self, stages: list[Tensor]) -> dict[str, Tensor]:
-        """Maps of the body to those of the pyramid."""
+        """Return the levels of the pyramid, given the map of each stage, fine to coarse."""
         merged: list[Tensor] = []  # coarse to fine
         for x, lateral in zip(stages[::-1], reversed(self.lateral), strict=True):
             above = F.interpolate(merged[-1], x.shape[-2:], mode="nearest") if merged else None
@@ -65,3 +75,26 @@ class FPN(nn.Module):
         maps = [conv(x, output) for x, output in zip(merged[::-1], self.output, strict=True)]
         maps.append(self.top(maps[-1]))
         return dict(zip(self.levels, maps, strict=True))
+
+
+class SingleLevel(nn.Module):
+    """The last map of a backbone alone: conv5_3 of VGG (Faster R-CNN), C4 or dilated C5 of ResNets.
+
+    Args:
+        body: a backbone, which returns one map per stage and has `strides` and `channels`.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.channels: int = list(body.channels)[-1]  # type: ignore[arg-type]
+        self.strides: list[int] = list(body.strides)[-1:]  # type: ignore[arg-type]
+        self.levels = ["c"]
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return the one map, {"c": (N, channels, H / stride, W / stride)}.
+
+        Args:
+            pixels: (N, 3, H, W), normalised.
+        """
+        return {"c": self.body(pixels)[-1]}

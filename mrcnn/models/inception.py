@@ -40,6 +40,7 @@ class Layer(nn.Module):
         self.bn = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the convolution, the norm and the ReLU on (N, channels in, H, W)."""
         return conv(x, self.conv, self.bn, relu=True)
 
 
@@ -67,6 +68,7 @@ class InceptionA(nn.Module):
         self.branch_pool = make(channels, pooled, (1, 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the branches on (N, channels, H, W) and concatenate their maps."""
         branches = [
             self.branch1x1(x),
             _run(x, self.branch5x5_1, self.branch5x5_2),
@@ -87,6 +89,7 @@ class InceptionB(nn.Module):
         self.branch3x3dbl_3 = make(96, 96, (3, 3), 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the branches on (N, channels, H, W) and concatenate their maps."""
         branches = [
             self.branch3x3(x),
             _run(x, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3),
@@ -112,6 +115,7 @@ class InceptionC(nn.Module):
         self.branch_pool = make(channels, 192, (1, 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the branches on (N, channels, H, W) and concatenate their maps."""
         twice = _run(x, self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3)
         branches = [
             self.branch1x1(x),
@@ -135,6 +139,7 @@ class InceptionD(nn.Module):
         self.branch7x7x3_4 = make(192, 192, (3, 3), 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the branches on (N, channels, H, W) and concatenate their maps."""
         wide = _run(x, self.branch7x7x3_1, self.branch7x7x3_2, self.branch7x7x3_3)
         branches = [
             _run(x, self.branch3x3_1, self.branch3x3_2),
@@ -160,6 +165,7 @@ class InceptionE(nn.Module):
         self.branch_pool = make(channels, 192, (1, 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the branches on (N, channels, H, W) and concatenate their maps."""
         once = self.branch3x3_1(x)
         twice = _run(x, self.branch3x3dbl_1, self.branch3x3dbl_2)
         branches = [

@@ -1,4 +1,4 @@
-"""A convolution with what follows it: norm, sum, ReLU."""
+"""Convolutions with the norm, sum and ReLU that follow them; norms and how to fold them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mrcnn.ops.fused import conv2d
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm with fixed statistics and fixed affine values, as detectors fine-tune with."""
+    """Batch norm whose statistics, scale and shift are fixed, as detectors use in fine-tuning."""
 
     weight: Tensor
     bias: Tensor
@@ -30,6 +30,7 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
@@ -44,12 +45,13 @@ def _group_norm_of_8(channels: int, eps: float) -> nn.Module:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of the images of all processes.
+    """Batch norm whose training statistics cover the images of all processes, on CPU and GPU.
 
-    On CPU as on GPU; `nn.BatchNorm2d` in inference, and where there is one process.
+    In inference, or with one process, it equals `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
         if self.training and _many_processes():
             return live_batch_norm(x, self)
         return super().forward(x)
@@ -60,23 +62,26 @@ NORMS: dict[str, Callable[[int, float], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "sync_batch": SyncBatchNorm,
     "group": _group_norm,
-    # Narrow groups are slow on CPUs: with 2 channels a group, as 64 channels in 32 groups have,
-    # the backward of the norm takes five times as long as with 8.
+    # Narrow groups are slow on CPUs. With 2 channels per group (64 channels in 32 groups), the
+    # backward pass of the norm takes five times as long as with 8.
     "group_of_8": _group_norm_of_8,
 }
 
 
 def check_choice(argument: str, value: str, known: Iterable[str]) -> None:
-    """Refuse a name that is not known, with a ValueError that tells those that are."""
+    """Raise a ValueError that lists the known names if `value` is not among them."""
     if value not in known:
         raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}")
 
 
 class Conv(nn.Conv2d):
-    """A convolution that keeps the size of its map, with the norm that follows it, if any.
+    """A convolution that keeps the size of its map, and the norm that follows it, if any.
 
     Args:
-        norm: a key of `NORMS`, or "none": then the convolution has a bias.
+        channels_in: of the input.
+        channels: of the output.
+        kernel: height and width.
+        norm: a key of `NORMS`, or "none", which gives the convolution a bias instead.
     """
 
     def __init__(self, channels_in: int, channels: int, kernel: int, norm: str = "none") -> None:
@@ -97,19 +102,19 @@ def conv(
     relu: bool = False,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """`relu(norm(layer(x)) + add)`, each part as asked for.
+    """Return `relu(norm(layer(x)) + add)`, where norm, sum and ReLU are optional.
 
-    A norm with fixed statistics is folded into the weights anew at every call: scaling them is
-    little beside the convolution, they can never be out of date, and gradients reach the layer's
-    own weights. `fold_norms` does it once.
+    A norm with fixed statistics is folded into the weights at every call. Scaling the weights costs
+    little next to the convolution, they are never out of date, and gradients reach the weights of
+    the layer. `fold_norms` folds once and for all, for inference.
 
     Args:
         x: (N, C, H, W).
-        layer: `nn.Conv2d`, or `Conv`, which brings its norm.
-        norm: of fixed statistics or not; None where there is none any more.
-        add: (N, channels, H', W'), a value of the result's shape that nobody needs afterwards: it
-            may be overwritten.
-        valid: (N,) bool; the statistics of a live batch norm are those of these rows.
+        layer: an `nn.Conv2d`, or a `Conv`, whose norm is then used.
+        norm: the norm, or None.
+        add: (N, channels, H', W'), added to the result. It may be overwritten.
+        relu: apply a ReLU.
+        valid: (N,) bool. In training, batch norm computes its statistics from these rows only.
     """
     assert isinstance(layer, nn.Conv2d)
     assert isinstance(layer.padding, tuple)
@@ -119,10 +124,10 @@ def conv(
     if _has_fixed_statistics(norm):
         weight, bias = _folded(layer, norm)
         norm = None
-    how = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
     if norm is None:
-        return conv2d(x, weight, bias, *how, add=add, relu=relu)
-    y = conv2d(x, weight, bias, *how)
+        return conv2d(x, weight, bias, *options, add=add, relu=relu)
+    y = conv2d(x, weight, bias, *options)
     if valid is not None and isinstance(norm, nn.BatchNorm2d) and norm.training:
         y = live_batch_norm(y, norm, valid)
     else:
@@ -139,7 +144,7 @@ def _has_fixed_statistics(norm: nn.Module | None) -> TypeGuard[FrozenBatchNorm |
 
 
 def _folded(layer: nn.Conv2d, norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that does what both do."""
+    """Return weight and bias of one convolution that equals the layer and its norm."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -150,15 +155,15 @@ def _folded(layer: nn.Conv2d, norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[T
 
 @torch.no_grad()
 def fold_norms(model: nn.Module) -> None:
-    """Take norms of fixed statistics into the convolutions before them, for inference alone.
+    """Fold norms with fixed statistics into the convolutions before them, in place.
 
-    In place: the model computes the same, without the norms, and can be trained no more.
+    The model computes the same without the norms. It can no longer be trained.
 
     Args:
         model: in evaluation mode.
     """
     before: nn.Module | None = None
-    # A norm is registered right after its convolution, or in it.
+    # A norm is registered directly after its convolution, or inside it.
     for name, module in list(model.named_modules()):
         if _has_fixed_statistics(module):
             assert isinstance(before, nn.Conv2d), name
@@ -171,14 +176,15 @@ def fold_norms(model: nn.Module) -> None:
 
 
 def live_batch_norm(x: Tensor, norm: nn.BatchNorm2d, valid: Tensor | None = None) -> Tensor:
-    """A training step of batch norm whose statistics leave out the rows that are padding.
+    """Apply batch norm in training, with statistics that ignore padded rows.
 
-    Fixed shapes need it: of an image with few RoIs the other slots would count as features. The
-    statistics are those of all processes for a `SyncBatchNorm`.
+    With fixed shapes, an image with few RoIs has padded slots, which must not count as features.
+    For a `SyncBatchNorm` the statistics cover all processes.
 
     Args:
         x: (N, C, H, W).
-        valid: (N,) bool; None counts every row.
+        norm: its running statistics are updated.
+        valid: (N,) bool. None counts every row.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -208,7 +214,7 @@ def live_batch_norm(x: Tensor, norm: nn.BatchNorm2d, valid: Tensor | None = None
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes. So is its gradient, as each of them used the sum."""
+    """Sum over all processes. The gradient is summed, too, since every process uses the sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""The sums that all losses are made of."""
+"""Sums over samples from which all losses are made.
+
+N images, S samples per image.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from mrcnn.boxes import box_area, decode_boxes, encode_boxes
 
 BOX_LOSSES = ("smooth_l1", "giou")
 
-# From how many samples of a kind this batch holds (scalar) to the number that sums of losses over
-# them are divided by. Where a batch is one part of a larger one, it is the mean count of the parts:
-# then the mean of their losses is the loss of the larger batch.
+# Takes the number of samples of one kind in this batch (a scalar) and returns the number that sums
+# of losses over them are divided by. If a batch is split into micro-batches or over processes, that
+# is the mean count over all of them: the mean of their losses is then the loss of the whole batch.
 Normalizer = Callable[[Tensor], Tensor]
 
 
-def own_count(count: Tensor) -> Tensor:
-    """The normalizer of a batch that stands alone."""
+def local_count(count: Tensor) -> Tensor:
+    """Return the count itself, at least 1: the normalizer of a batch that is not split."""
     return count.clamp(min=1)
 
 
@@ -32,77 +35,81 @@ def box_loss(
     beta: float,
     delta_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Tensor:
-    """How far refined boxes are from their targets, summed.
+    """Sum the distances of refined boxes from their targets.
 
     Args:
-        deltas: (N, S, 4), of the boxes `references`.
+        deltas: (N, S, 4), predicted for `references`.
         references: (N, S, 4) xyxy, anchors or RoIs.
-        targets: (N, S, 4) xyxy.
-        weight: (N, S) bool or float; of slots of weight 0 nothing is looked at.
-        kind: "smooth_l1" of the deltas, or "giou" of the boxes.
+        targets: (N, S, 4) xyxy, ground truth.
+        weight: (N, S) bool or float. Slots of weight 0 are ignored.
+        kind: "smooth_l1" compares deltas, "giou" compares boxes.
         beta: of `smooth_l1_loss`.
         delta_weights: factors of dx, dy, dw, dh.
+
     Returns:
-        Scalar.
+        A scalar.
     """
     if kind == "giou":
-        # where, not a product, and before all else: padding is a box without extent, of which
-        # gradients may be NaN.
+        # Clear unused slots first, and not by a product: padding is a box of no extent, whose
+        # gradient may be NaN.
         used = weight[..., None] > 0
         boxes = decode_boxes(torch.where(used, deltas.float(), 0.0), references, delta_weights)
         return giou_loss(boxes, targets, weight)
     return smooth_l1_loss(deltas, encode_boxes(targets, references, delta_weights), weight, beta)
 
 
-def smooth_l1_loss(deltas: Tensor, wanted: Tensor, weight: Tensor, beta: float) -> Tensor:
-    """Smooth L1 distance of box deltas, summed (Fast R-CNN, equation 3).
+def smooth_l1_loss(deltas: Tensor, targets: Tensor, weight: Tensor, beta: float) -> Tensor:
+    """Sum the smooth L1 distances of box deltas (Fast R-CNN, equation 3).
 
     Args:
-        deltas: (N, S, 4)
-        wanted: (N, S, 4); values in slots of weight 0 are not looked at.
-        weight: (N, S) bool or float.
-        beta: where the square meets the line; 0 is the plain L1 distance.
+        deltas: (N, S, 4), predicted.
+        targets: (N, S, 4), of the ground truth.
+        weight: (N, S) bool or float. Slots of weight 0 are ignored.
+        beta: the distance at which the square meets the line. 0 is the plain L1 distance.
+
     Returns:
-        Scalar.
+        A scalar.
     """
-    # where, not a product: an unused slot may hold NaN or infinity. And before all else: the
-    # gradient of the square of infinity is NaN, even where nothing asks for it.
-    distance = torch.where(weight[..., None] > 0, deltas.float() - wanted, 0.0).abs()
+    # Clear unused slots first, and not by a product: they may hold NaN or infinity, and the
+    # gradient of the square of infinity is NaN even where it is multiplied by 0.
+    distance = torch.where(weight[..., None] > 0, deltas.float() - targets, 0.0).abs()
     if beta > 0:
         square = 0.5 * distance**2 / beta
         distance = torch.where(distance < beta, square, distance - 0.5 * beta)
     return distance.sum()
 
 
-def giou_loss(boxes: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """1 - generalized IoU of pairs of boxes, summed (Rezatofighi et al., 2019, algorithm 1).
+def giou_loss(boxes: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """Sum 1 - generalized IoU over pairs of boxes (Rezatofighi et al., 2019, algorithm 1).
 
-    Boxes without extent have finite gradients: areas below 1e-7 count as that in denominators.
+    Boxes of no extent have finite gradients: denominators are at least 1e-7.
 
     Args:
-        boxes: (N, S, 4) xyxy.
-        wanted: (N, S, 4) xyxy.
-        weight: (N, S) bool or float; values in slots of weight 0 are not looked at.
+        boxes: (N, S, 4) xyxy, predicted.
+        targets: (N, S, 4) xyxy, ground truth.
+        weight: (N, S) bool or float. Slots of weight 0 are ignored.
+
     Returns:
-        Scalar, of 0 to 2 for each slot used.
+        A scalar; each used slot adds 0 to 2.
     """
     used = weight[..., None] > 0
-    boxes, wanted = torch.where(used, boxes, 0.0), torch.where(used, wanted, 0.0)
-    low = torch.maximum(boxes[..., :2], wanted[..., :2])
-    high = torch.minimum(boxes[..., 2:], wanted[..., 2:])
+    boxes, targets = torch.where(used, boxes, 0.0), torch.where(used, targets, 0.0)
+    low = torch.maximum(boxes[..., :2], targets[..., :2])
+    high = torch.minimum(boxes[..., 2:], targets[..., 2:])
     overlap = box_area(torch.cat([low, high], dim=-1))
-    union = box_area(boxes) + box_area(wanted) - overlap
-    low = torch.minimum(boxes[..., :2], wanted[..., :2])
-    high = torch.maximum(boxes[..., 2:], wanted[..., 2:])
+    union = box_area(boxes) + box_area(targets) - overlap
+    low = torch.minimum(boxes[..., :2], targets[..., :2])
+    high = torch.maximum(boxes[..., 2:], targets[..., 2:])
     hull = box_area(torch.cat([low, high], dim=-1))
-    # As two quotients: the hull of a box far away may be infinite, which takes only its own to 0.
+    # Two quotients instead of one: the hull of a distant box may be infinite, and then only its own
+    # quotient becomes 0.
     loss = 2 - overlap / union.clamp(min=1e-7) - union / hull.clamp(min=1e-7)
     return torch.where(weight > 0, loss, 0.0).sum()
 
 
-def binary_loss(logits: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Binary cross-entropy, summed where `weight`, which broadcasts against `logits`, is set."""
+def binary_loss(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """Sum the binary cross-entropy where `weight`, which broadcasts against `logits`, is set."""
     loss = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits.float(), wanted.float(), reduction="none"
+        logits.float(), targets.float(), reduction="none"
     )
     return torch.where(weight > 0, loss, 0.0).sum()

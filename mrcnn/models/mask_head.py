@@ -1,6 +1,6 @@
-"""Mask head: one M x M mask a class for each RoI (Mask R-CNN, section 3).
+"""Mask head: one M x M mask per class for each RoI (Mask R-CNN, section 3 and figure 4).
 
-N images, R RoIs an image, D detections, C classes.
+N images, R RoIs and D detections per image, C classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrcnn.models.layers import Conv, conv
-from mrcnn.models.losses import Normalizer, binary_loss, own_count
+from mrcnn.models.losses import Normalizer, binary_loss, local_count
 from mrcnn.models.pooling import Pooler
 from mrcnn.ops.fused import linear
 from mrcnn.ops.mask_targets import mask_targets
@@ -20,15 +20,18 @@ from mrcnn.structures import DetectionBatch, SampledRois, Targets
 
 
 class MaskHead(nn.Module):
-    """3 x 3 convolutions, one upsampling by two, one 1 x 1 convolution.
+    """3 x 3 convolutions, a transposed convolution that doubles the size, and a 1 x 1 convolution.
 
     Args:
-        pooler: gives (N * R, channels, M / 2, M / 2). Layers it may have belong to the box head.
-        convs: how many; with `norm`, a key of `NORMS` or "none".
-        width: of the convolutions.
+        pooler: returns features (N * R, channels, M / 2, M / 2). If it has weights, they belong to
+            the box head, which has the same pooler.
+        convs: number of 3 x 3 convolutions.
+        norm: of the 3 x 3 convolutions, a key of `NORMS` or "none".
+        width: channels of the convolutions.
         num_classes: C.
-        class_agnostic: one mask for all classes.
-        positive_fraction: of the sampled RoIs, at most; they come first and alone are looked at.
+        class_agnostic: predict one mask for all classes.
+        positive_fraction: upper bound on the fraction of positives among the sampled RoIs. They
+            come first, and only they enter the mask loss.
     """
 
     def __init__(
@@ -43,7 +46,9 @@ class MaskHead(nn.Module):
         positive_fraction: float = 0.25,
     ) -> None:
         super().__init__()
-        self._pooler = (pooler,)  # not registered a second time
+        # In a C4 model both heads have one pooler, with conv5 in it. The tuple hides it from
+        # `nn.Module`, which would otherwise list its weights a second time, as "mask_head.pooler".
+        self._pooler = (pooler,)
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.positive_fraction = positive_fraction
         channels = [pooler.channels, *[width] * convs]
@@ -60,25 +65,33 @@ class MaskHead(nn.Module):
 
     @property
     def pooler(self) -> Pooler:
+        """The pooler of RoI features."""
         return self._pooler[0]
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits (N, R, M, M) of boxes (N, R, 4) for their labels (N, R), -1 in padding."""
+        """Return mask logits (N, R, M, M), for each box those of its class.
+
+        Args:
+            features: per level (N, channels, H_l, W_l), fine to coarse.
+            boxes: (N, R, 4) xyxy in image pixels.
+            labels: (N, R) int64, -1 in padded slots.
+        """
         valid = labels >= 0
         x = self.pooler(features, boxes, valid)
         for layer in self.convs:
             x = conv(x, layer, relu=True, valid=valid.flatten())
-        # A transposed convolution whose stride is its kernel is a matrix product per cell, with
-        # 2 x 2 pixels in a row of the result; they are put in their places as logits, not as maps.
+        # A transposed convolution of kernel 2 and stride 2 is a matrix product per cell; each row
+        # of its result holds 2 x 2 pixels. Only the logits of the box's own class are computed from
+        # them, and then moved to their places in the mask. Less memory is moved than with maps.
         up, last, half = self.upsample, self.mask_logits, self.pooler.size
         assert up.bias is not None
         assert last.bias is not None
         cells = x.permute(0, 2, 3, 1).reshape(-1, up.in_channels)  # (N * R * M * M / 4, width)
         x = linear(cells, up.weight.permute(2, 3, 1, 0).flatten(0, 2), up.bias.repeat(4), relu=True)
         x = x.view(labels.numel(), 4 * half * half, up.out_channels)
-        own_class = labels.clamp(min=0, max=0 if self.class_agnostic else None).reshape(-1)
-        weight = last.weight.flatten(1)[own_class]  # (N * R, width)
-        logits = x @ weight[:, :, None] + last.bias[own_class][:, None, None]
+        mask_class = labels.clamp(min=0, max=0 if self.class_agnostic else None).reshape(-1)
+        weight = last.weight.flatten(1)[mask_class]  # (N * R, width)
+        logits = x @ weight[:, :, None] + last.bias[mask_class][:, None, None]
         logits = logits.view(*labels.shape, half, half, 2, 2).transpose(3, 4)
         return logits.reshape(*labels.shape, 2 * half, 2 * half)
 
@@ -87,30 +100,42 @@ class MaskHead(nn.Module):
         features: dict[str, Tensor],
         rois: SampledRois,
         targets: Targets,
-        normalizer: Normalizer = own_count,
+        normalizer: Normalizer = local_count,
     ) -> dict[str, Tensor]:
-        """Mean binary cross-entropy over the masks of the positive RoIs."""
+        """Return the mask loss: mean binary cross-entropy over the masks of the positive RoIs.
+
+        Args:
+            features: per level (N, channels, H_l, W_l), fine to coarse.
+            rois: sampled RoIs of each image, positives first.
+            targets: of each image.
+            normalizer: returns what the sum of losses per pixel is divided by.
+        """
         positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
         boxes, labels = rois.boxes[:, :positives], rois.labels[:, :positives]
         labels = torch.where(labels < self.num_classes, labels, -1)
-        slots = max(_used_slots(labels), 1)  # one at least, so that gradients reach all weights
+        slots = max(_used_slots(labels), 1)  # at least one, so that all weights get gradients
         boxes, labels = boxes[:, :slots], labels[:, :slots]
         matched = rois.matched[:, :slots]
         logits = self(features, boxes, labels)  # (N, R', M, M)
         instance = targets.mask_index.gather(1, matched)
         size = logits.shape[-1]
-        wanted = mask_targets(
+        mask = mask_targets(
             targets.masks,
             boxes.reshape(-1, 4),
             torch.where(labels >= 0, instance, -1).reshape(-1),
             size,
         ).view(logits.shape)
         count = normalizer((labels >= 0).sum()) * size * size
-        loss = binary_loss(logits, wanted, (labels >= 0)[..., None, None])
+        loss = binary_loss(logits, mask, (labels >= 0)[..., None, None])
         return {"loss_mask": loss / count}
 
     def detect(self, features: dict[str, Tensor], detections: DetectionBatch) -> DetectionBatch:
-        """Detections with the masks of their classes as probabilities."""
+        """Return the detections with a mask of probabilities for the class of each.
+
+        Args:
+            features: per level (N, channels, H_l, W_l), fine to coarse.
+            detections: boxes and labels of each image.
+        """
         slots = _used_slots(detections.labels)
         boxes, labels = detections.boxes[:, :slots], detections.labels[:, :slots]
         masks = self(features, boxes, labels).float().sigmoid()
@@ -119,10 +144,10 @@ class MaskHead(nn.Module):
 
 
 def _used_slots(labels: Tensor) -> int:
-    """How many of the slots (N, R), which fill from the front, to compute masks for.
+    """Return the number of slots per image, counted from the front, to compute masks for.
 
-    Everywhere all of them, so that shapes stay fixed; but in eager mode on CPU, where reading a
-    count costs nothing and a convolution over padding does, as many as the fullest image has.
+    In general it is all of them, so that shapes stay fixed. In eager mode on a CPU it is the number
+    in the fullest image: there, reading a count is free and convolving padding is not.
     """
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         return int((labels >= 0).sum(1).max())

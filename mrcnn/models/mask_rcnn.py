@@ -1,4 +1,4 @@
-"""Mask R-CNN (He et al., 2017): from pixels to a box, a class and a mask for every object."""
+"""Mask R-CNN (He et al., 2017): a box, a class and a mask for every object in an image."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn.models.box_head import BoxHead
-from mrcnn.models.fpn import FPN
-from mrcnn.models.losses import Normalizer, own_count
+from mrcnn.models.fpn import FPN, SingleLevel
+from mrcnn.models.losses import Normalizer, local_count
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.rpn import RPN
 from mrcnn.models.sampling import sample_rois
-from mrcnn.models.single_level import SingleLevel
 from mrcnn.structures import DetectionBatch, ImageBatch, Targets
 
 
 class MaskRCNN(nn.Module):
-    """The figure of the paper: backbone, RPN, box head, mask head.
+    """The network of the paper's figure 1: backbone, RPN, box head, mask head.
 
     Args:
-        backbone: (N, 3, H, W) pixels to {"p2": features, …}, or to one map.
-        rpn: features to proposals.
-        box_head: proposals to classes and boxes.
-        mask_head: boxes to masks; None detects boxes only.
-        roi_samples: RoIs an image in the losses of the heads.
+        backbone: turns (N, 3, H, W) pixels into features, {"p2": (N, 256, H / 4, W / 4), …}.
+        rpn: turns features into proposals.
+        box_head: turns proposals into classes and refined boxes.
+        mask_head: turns boxes into masks. None detects boxes only (Faster R-CNN).
+        roi_samples: RoIs per image in the losses of the heads.
     """
 
     def __init__(
@@ -44,6 +43,7 @@ class MaskRCNN(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @overload
@@ -57,13 +57,35 @@ class MaskRCNN(nn.Module):
         self,
         images: ImageBatch,
         targets: Targets | None = None,
-        normalizer: Normalizer = own_count,
+        normalizer: Normalizer = local_count,
     ) -> DetectionBatch | dict[str, Tensor]:
-        """The five losses where targets are given, else the detections of every image."""
+        """Return the losses if targets are given, else the detections of every image.
+
+        Call `model.eval()` first for inference and `model.train()` for training: batch norm
+        depends on the mode, everything else on `targets`.
+
+        Args:
+            images: normalised pixels, padded to one size.
+            targets: boxes, labels and masks of the objects, in the frame of `images`.
+            normalizer: returns what the sums of losses are divided by; see `Normalizer`.
+
+        Returns:
+            Without targets, boxes and masks in the frame of `images`. With targets, a dict of
+            scalars: loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg, loss_mask.
+            Their sum is the loss to minimise.
+
+        Example:
+            >>> model = mrcnn.build(dataclasses.replace(MODELS["small"], class_names=("cat",)))
+            >>> images = ImageBatch(torch.rand(1, 3, 256, 256), torch.tensor([[256, 200]]))
+            >>> detections = model.eval()(images)
+            >>> detections.boxes.shape  # (images, slots, 4)
+            torch.Size([1, 100, 4])
+        """
         features = self.backbone(images.pixels)  # {"p2": (N, 256, H / 4, W / 4), …}
         logits, deltas = self.rpn(features)
         proposals = self.rpn.propose(logits, deltas, images.sizes, training=targets is not None)
         if targets is None:
+            # Masks are predicted for detections only, not for all proposals (section 3.1).
             detections = self.box_head.detect(features, proposals, images.sizes)
             return self.mask_head.detect(features, detections) if self.mask_head else detections
 

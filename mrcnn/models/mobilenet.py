@@ -51,7 +51,10 @@ def _rectified(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 class InvertedResidual(nn.Module):
-    """Few channels to many, a 3 x 3 convolution of each alone, and to few without a ReLU."""
+    """A 1 x 1 convolution to many channels, a depthwise 3 x 3, and a linear 1 x 1 back to few.
+
+    With a shortcut where the shape of the map stays (Sandler et al., 2018, figure 3b).
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and channels_in == channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the block on (N, channels in, H, W)."""
         *layers, project, norm = self.conv
         y = x
         for layer in layers:

@@ -1,6 +1,6 @@
-"""Features of RoIs: every head pools from the pyramid through this one module.
+"""Pooling of RoI features from the levels of the backbone, for both heads.
 
-N images, R RoIs an image, C channels.
+N images, R RoIs per image, C channels.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ ROI_OPS = ("align", "pool")
 
 
 class RoIPooler(nn.Module):
-    """RoIAlign or RoIPool over the levels that have a backbone stage of their own.
+    """RoIAlign (Mask R-CNN, section 3) or RoIPool over several levels.
+
+    Each RoI is pooled from one level, chosen by its size (Feature pyramid networks, equation 1).
 
     Args:
-        channels: of the features.
-        size: bins a side.
-        strides: per level, pixels per cell; the features may have coarser levels beyond.
-        numerics: whose sampling to follow.
+        channels: C.
+        size: bins per side.
+        strides: pixels per cell of the levels to pool from. Coarser levels are ignored.
+        numerics: gives the sampling.
         op: "align", or "pool" as in Fast R-CNN, which rounds boxes to whole cells.
     """
 
@@ -45,12 +47,13 @@ class RoIPooler(nn.Module):
         self.size, self.strides, self.numerics = size, list(strides), numerics
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Pool every RoI of the batch, in one op where all levels can be.
+        """Pool every RoI of the batch, with one op for all levels if possible.
 
         Args:
             features: per level (N, C, H_l, W_l), fine to coarse.
             boxes: (N, R, 4) xyxy in image pixels.
-            valid: (N, R) bool; padded slots pool to zero.
+            valid: (N, R) bool. Padded slots pool to zero.
+
         Returns:
             (N * R, C, size, size), channels_last.
         """
@@ -76,8 +79,8 @@ class RoIPooler(nn.Module):
                 canonical_size=numerics.canonical_side,
                 canonical_level=CANONICAL_LEVEL - finest,
             )
-        # RoIPool has no form for many levels; that of RoIAlign would choose them by the size up to
-        # the last pixel, not by the whole one.
+        # Pool each level on its own. RoIPool has no op for many levels, and that of RoIAlign would
+        # choose the level by the size without the last pixel, not by the whole size.
         level = torch.log2(box_area(boxes).sqrt() / numerics.canonical_side + 1e-6)
         level = (level + CANONICAL_LEVEL).floor().clamp(finest, finest + len(maps) - 1) - finest
         if numerics.last_pixel:
@@ -89,13 +92,13 @@ class RoIPooler(nn.Module):
                 pooled.append(align([x], boxes, index, scales=[scale]))
             else:
                 pooled.append(roi_pool(x, _rois(boxes, index), self.size, scale))
-        return sum(pooled[1:], pooled[0])  # of a RoI all but one are zero
+        return sum(pooled[1:], pooled[0])  # all levels but one give zeros for a RoI
 
 
 def _rois(boxes: Tensor, image_index: Tensor) -> Tensor:
-    """Boxes (K, 4) and image indices (K,), -1 in padded slots, as RoIPool takes them, (K, 5).
+    """Join boxes (K, 4) and image indices (K,), -1 in padded slots, to RoIs (K, 5) for RoIPool.
 
-    A box of NaN pools to zero.
+    Padded slots become NaN, which pools to zero.
     """
     used = (image_index >= 0)[:, None]
     index = image_index.clamp(min=0)[:, None].to(boxes.dtype)
@@ -103,12 +106,12 @@ def _rois(boxes: Tensor, image_index: Tensor) -> Tensor:
 
 
 class Conv5Pooler(nn.Module):
-    """Pools RoIs and runs the last stage of the backbone on each of them, as C4 models do.
+    """A pooler and the last stage of a ResNet, applied to each RoI (Mask R-CNN, figure 4 left).
 
     Args:
-        pooler: gives (N * R, channels of conv4, 2 * size, 2 * size).
-        conv5: halves the map.
-        channels: of conv5.
+        pooler: returns features (N * R, channels of conv4, 2 * size, 2 * size).
+        conv5: the stage, which halves the map.
+        channels: of the map of conv5.
     """
 
     def __init__(self, pooler: RoIPooler, conv5: nn.Module, channels: int) -> None:
@@ -117,7 +120,7 @@ class Conv5Pooler(nn.Module):
         self.size, self.numerics = pooler.size // 2, pooler.numerics
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
-        """Of boxes (N, R, 4), (N * R, channels, size, size); see `RoIPooler`."""
+        """Return features (N * R, channels, size, size) of boxes (N, R, 4); see `RoIPooler`."""
         pooled: Tensor = self.conv5(self.pooler(features, boxes, valid))
         return pooled
 

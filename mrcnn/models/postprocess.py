@@ -1,4 +1,4 @@
-"""From the padded detections of a batch to those of each image, in its own pixels."""
+"""Conversion of a padded batch of detections to detections of each original image."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ def to_detections(
     original_sizes: Sequence[tuple[int, int]],
     numerics: Numerics,
 ) -> list[Detections]:
-    """Cut padding, scale boxes to the images as they were read, paste masks as run lengths.
+    """Remove padding, scale boxes to the original images, and paste masks into RLE.
 
     Args:
-        batch: detections in the pixel frame of the model's input.
+        batch: detections in the frame of the model's input.
         sizes: (N, 2) (height, width) of that input before padding.
-        original_sizes: (height, width) of each image as it was read.
-        numerics: whose scaling, clipping and pasting to follow.
+        original_sizes: (height, width) of each image before resizing.
+        numerics: gives scaling, clipping and pasting.
+
     Returns:
-        One `Detections` an image, on CPU.
+        One `Detections` per image, on CPU, in pixels of the original image.
     """
     originals = torch.tensor(original_sizes).to(sizes.device)  # (N, 2)
     boxes, kept = to_originals(batch, sizes, originals, numerics)
-    # Read from the device once for the whole batch, but for the masks.
-    read_kept, *read = [t.cpu() for t in (kept, boxes, batch.scores, batch.labels)]
+    # Copy from the device once for the whole batch; masks are pasted on the device.
+    cpu_kept, *cpu_values = [t.cpu() for t in (kept, boxes, batch.scores, batch.labels)]
     images = []
     for n, (height, width) in enumerate(original_sizes):
-        slots = read_kept[n].nonzero()[:, 0]
+        slots = cpu_kept[n].nonzero()[:, 0]
         masks: list[dict[str, object]] = []
         if batch.masks.numel():
             on_device = slots.to(sizes.device)
@@ -44,22 +45,23 @@ def to_detections(
                 beyond = _beyond(numerics, sizes.device)
                 frames = whole_pixel_frames(frames - beyond, in_boxes.shape[-1])
             masks = paste_masks_rle(in_boxes, frames, height, width)
-        found, scores, labels = (values[n, slots] for values in read)
-        images.append(Detections(found, scores, labels, masks))
+        images.append(Detections(*(values[n, slots] for values in cpu_values), masks))
     return images
 
 
 def to_originals(
     batch: DetectionBatch, sizes: Tensor, originals: Tensor, numerics: Numerics
 ) -> tuple[Tensor, Tensor]:
-    """Boxes in the pixels of the images as they were read, and which of them to keep.
+    """Scale boxes to the original images, and find which of them to keep.
 
     Args:
-        batch: D detections an image in the pixel frame of the model's input.
+        batch: D detections per image in the frame of the model's input.
         sizes: (N, 2) (height, width) of that input before padding.
-        originals: (N, 2) (height, width) of the images as they were read.
+        originals: (N, 2) (height, width) of the images before resizing.
+        numerics: gives scaling and clipping.
+
     Returns:
-        (N, D, 4), and (N, D) bool.
+        Boxes (N, D, 4), and (N, D) bool: whether a slot is used and its box is kept.
     """
     scale = (originals / sizes).flip(1).repeat(1, 2)[:, None]  # (N, 1, 4)
     beyond = _beyond(numerics, sizes.device)
@@ -72,20 +74,23 @@ def to_originals(
 
 
 def _beyond(numerics: Numerics, device: torch.device) -> Tensor:
-    """(4,): how far a box goes beyond its last pixel."""
+    """Return (4,): the distance in pixels from the last pixel of a box to its x2 and y2."""
     return torch.tensor([0, 0, 1, 1], device=device) * numerics.last_pixel
 
 
 def whole_pixel_frames(boxes: Tensor, cells: int) -> Tensor:
-    """Where `paste_masks` must paste masks of `cells` x `cells` to do as torchvision.
+    """Compute the boxes in which `paste_masks` pastes masks as torchvision does.
 
-    It and maskrcnn-benchmark frame a mask with one cell of zeros, grow the box alike, cut its
-    corners to whole pixels, count the last pixel in, and stretch the framed mask over these pixels.
+    Torchvision and maskrcnn-benchmark pad a mask with one cell of zeros on each side and enlarge
+    its box by the same factor. They truncate the corners to whole pixels, include the last pixel,
+    and stretch the padded mask over these pixels.
 
     Args:
         boxes: (D, 4) xyxy in image pixels.
+        cells: M, for masks of M x M.
+
     Returns:
-        (D, 4), the part of those pixels that belongs to the mask without its frame.
+        (D, 4) xyxy, the part of those pixels that the mask without its padding covers.
     """
     low, high = boxes[:, :2], boxes[:, 2:]
     center, half = (high + low) * 0.5, (high - low) * 0.5 * ((cells + 2) / cells)

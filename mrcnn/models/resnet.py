@@ -67,6 +67,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(channels_in, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the block on (N, channels in, H, W)."""
         y = conv(x, self.conv1, self.bn1, relu=True)
         return conv(y, self.conv2, self.bn2, add=_run_shortcut(self.downsample, x), relu=True)
 
@@ -107,6 +108,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(channels_in, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the block on (N, channels in, H, W)."""
         y = conv(x, self.conv1, self.bn1, relu=True)
         y = conv(y, self.conv2, self.bn2, relu=True)
         return conv(y, self.conv3, self.bn3, add=_run_shortcut(self.downsample, x), relu=True)

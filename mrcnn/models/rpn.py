@@ -1,6 +1,6 @@
 """Region proposal network (Faster R-CNN, section 3.1).
 
-N images, L levels, A anchors a cell, P proposals, S sampled anchors.
+N images, L levels, A anchors per cell, P proposals and S sampled anchors per image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
 from mrcnn.models.layers import Conv, check_choice, conv
-from mrcnn.models.losses import BOX_LOSSES, Normalizer, binary_loss, box_loss, own_count
+from mrcnn.models.losses import BOX_LOSSES, Normalizer, binary_loss, box_loss, local_count
 from mrcnn.models.sampling import draw_samples, take
 from mrcnn.numerics import NUMERICS, Numerics
 from mrcnn.ops import match_boxes, select_proposals
@@ -23,20 +23,20 @@ POSITIVE_IOU, NEGATIVE_IOU, POSITIVE_FRACTION, NMS_IOU = 0.7, 0.3, 0.5, 0.7  # F
 
 
 class RPN(nn.Module):
-    """Scores and refines anchors on every level with one small convolutional head.
+    """A small convolutional head that scores and refines the anchors of every level.
 
     Args:
         channels: of the features.
-        convs: 3 x 3 convolutions before the two outputs.
+        convs: number of 3 x 3 convolutions before the two outputs.
         strides: per level, pixels per cell.
-        anchor_sizes: per level the square roots of the areas, pixels.
+        anchor_sizes: per level, square roots of the areas in pixels.
         anchor_ratios: height / width.
-        samples: anchors an image in the losses.
+        samples: anchors per image in the losses.
         box_loss: one of `BOX_LOSSES`.
-        pre_nms_top_k: boxes a level that enter NMS; twice as many in training.
-        post_nms_top_k: proposals an image.
-        training_post_nms_top_k: the same in training.
-        numerics: whose roundings and losses to follow.
+        pre_nms_top_k: boxes per level that enter NMS; twice as many in training.
+        post_nms_top_k: proposals per image in inference.
+        training_post_nms_top_k: proposals per image in training.
+        numerics: gives anchors, the smallest side of proposals, and beta of the box loss.
     """
 
     cell_anchors: Tensor  # (L, A, 4)
@@ -73,20 +73,27 @@ class RPN(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Objectness logits (N, A, H_l, W_l) and deltas (N, 4 A, H_l, W_l) of every level."""
+        """Return the objectness logits and deltas of every level.
+
+        Args:
+            features: per level (N, channels, H_l, W_l), fine to coarse.
+
+        Returns:
+            Per level (N, A, H_l, W_l), and per level (N, 4 A, H_l, W_l).
+        """
         hidden = list(features.values())
         for layer in self.convs:
             hidden = [conv(x, layer, relu=True) for x in hidden]
-        # Both 1 x 1 convolutions in one product over the pixels: the maps are read once, and in
-        # training their gradient is written once.
+        # Both 1 x 1 convolutions are one matrix product over the cells. So each map is read once,
+        # and in training its gradient is written once.
         layers = (self.objectness_logits, self.deltas)
         weight = torch.cat([layer.weight for layer in layers]).flatten(1)
         bias = torch.cat([layer.bias for layer in layers])  # type: ignore[misc]
         logits, deltas = [], []
         for x in hidden:
-            pixels = x.permute(0, 2, 3, 1)  # (N, H, W, channels)
-            both = linear(pixels.reshape(-1, x.shape[1]), weight, bias)
-            both = both.view(*pixels.shape[:3], len(bias)).permute(0, 3, 1, 2)
+            cells = x.permute(0, 2, 3, 1)  # (N, H_l, W_l, channels)
+            both = linear(cells.reshape(-1, x.shape[1]), weight, bias)
+            both = both.view(*cells.shape[:3], len(bias)).permute(0, 3, 1, 2)
             anchors = self.objectness_logits.out_channels
             logits.append(both[:, :anchors])
             deltas.append(both[:, anchors:])
@@ -95,7 +102,14 @@ class RPN(nn.Module):
     def propose(
         self, logits: list[Tensor], deltas: list[Tensor], sizes: Tensor, training: bool
     ) -> Proposals:
-        """The best P boxes of each image, after NMS."""
+        """Return the P highest-scoring boxes of each image after NMS per level.
+
+        Args:
+            logits: per level (N, A, H_l, W_l).
+            deltas: per level (N, 4 A, H_l, W_l).
+            sizes: (N, 2) (height, width) of the images before padding; boxes are clipped to them.
+            training: use the numbers for training; gradients do not flow through either way.
+        """
         boxes, scores = select_proposals(
             logits,
             deltas,
@@ -110,10 +124,10 @@ class RPN(nn.Module):
         return Proposals(boxes, scores)
 
     def _anchor_strides(self, logits: list[Tensor]) -> list[tuple[int, int]]:
-        """(y, x) pixels from anchor to anchor of every level."""
+        """Return the (y, x) distance between neighbouring anchors of every level, in pixels."""
         if not self.numerics.strides_from_grid:
             return [(stride, stride) for stride in self.strides]
-        # The finest level divides the padded image exactly; coarser ones may be rounded up.
+        # The finest level divides the padded image exactly. Coarser ones may be rounded up.
         height, width = (cells * self.strides[0] for cells in logits[0].shape[2:])
         return [(height // x.shape[2], width // x.shape[3]) for x in logits]
 
@@ -122,9 +136,16 @@ class RPN(nn.Module):
         logits: list[Tensor],
         deltas: list[Tensor],
         targets: Targets,
-        normalizer: Normalizer = own_count,
+        normalizer: Normalizer = local_count,
     ) -> dict[str, Tensor]:
-        """Objectness and box regression over sampled anchors, each a mean over the samples."""
+        """Return the objectness and box losses, each a mean over the sampled anchors (3.1.2).
+
+        Args:
+            logits: per level (N, A, H_l, W_l).
+            deltas: per level (N, 4 A, H_l, W_l).
+            targets: of each image.
+            normalizer: returns what the sums of losses are divided by.
+        """
         shapes = [(x.shape[2], x.shape[3]) for x in logits]
         anchors = grid_anchors(self.cell_anchors, self._anchor_strides(logits), shapes)
         flat_logits = _flatten(logits, 1)[..., 0]  # (N, anchors)
@@ -137,17 +158,17 @@ class RPN(nn.Module):
             high_threshold=POSITIVE_IOU,
             low_quality=True,
         )
-        index, drawn = draw_samples(role, self.samples, POSITIVE_FRACTION, targets.seeds)  # (N, S)
-        count = normalizer((drawn >= 0).sum())
-        loss_objectness = binary_loss(flat_logits.gather(1, index), drawn == 1, drawn >= 0)
+        index, role = draw_samples(role, self.samples, POSITIVE_FRACTION, targets.seeds)  # (N, S)
+        count = normalizer((role >= 0).sum())
+        loss_objectness = binary_loss(flat_logits.gather(1, index), role == 1, role >= 0)
 
         positives = max(int(index.shape[1] * POSITIVE_FRACTION), 1)  # they come first
-        index, drawn = index[:, :positives], drawn[:, :positives]
+        index, role = index[:, :positives], role[:, :positives]
         loss_box = box_loss(
             take(flat_deltas, index),
             take(anchors.expand(len(index), -1, -1), index),
             take(targets.boxes, matched.gather(1, index)),
-            drawn == 1,
+            role == 1,
             kind=self.box_loss,
             beta=self.numerics.rpn_smooth_l1_beta,
         )
@@ -155,6 +176,6 @@ class RPN(nn.Module):
 
 
 def _flatten(maps: list[Tensor], values: int) -> Tensor:
-    """Per level (N, A * values, H, W) to (N, all anchors, values), in the order of the anchors."""
+    """Turn maps (N, A * values, H_l, W_l) into (N, anchors, values), ordered as the anchors."""
     images = len(maps[0])
     return torch.cat([x.permute(0, 2, 3, 1).reshape(images, -1, values) for x in maps], dim=1)

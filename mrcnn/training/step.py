@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mrcnn.data.loader import TrainBatch
-from mrcnn.models.losses import Normalizer, own_count
+from mrcnn.models.losses import Normalizer, local_count
 from mrcnn.structures import ImageBatch, Targets
 from mrcnn.training.captured import CapturedLosses
 from mrcnn.training.distributed import World
@@ -110,7 +110,7 @@ class TrainStep:
         self,
         images: ImageBatch,
         targets: Targets,
-        normalizer: Normalizer = own_count,
+        normalizer: Normalizer = local_count,
         parts: int = 1,
     ) -> dict[str, Tensor]:
         """The losses of one of the parts of a batch, as plain values."""
@@ -140,12 +140,12 @@ class TrainStep:
         """
         world = self.world
         if len(batches) == 1 or not self.counts_ahead:
-            return own_count if world.size == 1 else self._mean_over_processes
+            return local_count if world.size == 1 else self._mean_over_processes
         counts: list[Tensor] = []
 
         def record(count: Tensor) -> Tensor:
             counts.append(count)
-            return own_count(count)
+            return local_count(count)
 
         with torch.no_grad(), self.autocast():
             for images, targets in batches:
@@ -153,12 +153,12 @@ class TrainStep:
         kinds = len(counts) // len(batches)  # counted in each part, in the same order
         totals = world.sum(torch.stack(counts).view(-1, kinds).sum(0).float())
         means: Iterator[Tensor] = iter(
-            (own_count(totals) / (world.size * len(batches))).repeat(len(batches))
+            (local_count(totals) / (world.size * len(batches))).repeat(len(batches))
         )
         return lambda count: next(means)
 
     def _mean_over_processes(self, count: Tensor) -> Tensor:
-        return own_count(self.world.sum(count.float())) / self.world.size
+        return local_count(self.world.sum(count.float())) / self.world.size
 
     def _is_bad(self, loss: Tensor, norm: Tensor) -> bool:
         """Whether any process met a value that is not finite; waits for the device.
