@@ -184,7 +184,7 @@ def test_the_source_distribution_builds_and_imports_elsewhere(tmp_path):
     run = [sys.executable, "-c"]
     build = "import build_backend; print(build_backend.build_sdist({!r}))"
     subprocess.run(
-        [*run, f"import sys; sys.path.insert(0, 'csrc'); {build.format(str(tmp_path))}"],
+        [*run, f"import sys; sys.path.insert(0, 'tools'); {build.format(str(tmp_path))}"],
         cwd=ROOT,
         check=True,
     )
@@ -199,6 +199,25 @@ def test_the_source_distribution_builds_and_imports_elsewhere(tmp_path):
     ).stdout.split()  # fmt: skip
     assert printed[0].startswith(str(target))
     assert printed[1] == "None"  # no sources beside it, so nothing to be stale against
+
+
+def test_an_old_setuptools_is_answered_in_one_line(tmp_path):
+    """Before it parses pyproject.toml, which it would refuse at length."""
+    package = tmp_path / "setuptools"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = '70.0.0'")
+    (package / "build_meta.py").touch()
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "build_backend.py"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "setuptools 70.0.0 is too old" in done.stderr
+    assert "run: pip install 'setuptools>=77'" in done.stderr
 
 
 @pytest.mark.slow

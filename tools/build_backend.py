@@ -1,23 +1,31 @@
-"""setuptools' build backend, told to compile against the PyTorch that the user already has.
+"""The setuptools build backend, set up to compile against the PyTorch that is already installed.
 
-Under build isolation pip hides the target environment, and a plain `requires = ["torch"]` would
-download a second PyTorch, gigabytes of it, maybe of another version. The kernels use the stable
-ABI, so the PyTorch next door serves; only where there is none is the tested one fetched.
+Under build isolation pip hides the target environment. A plain `requires = ["torch"]` would then
+download a second PyTorch of several gigabytes, perhaps of another version. The kernels use the
+stable ABI, so the installed PyTorch serves; the tested version is fetched only if there is none.
 """
 
 import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403  the hooks that stay as they are
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = Path(sysconfig.get_path("platlib"))  # of the environment that pip installs into
+OLDEST_SETUPTOOLS = 77  # the first that reads a license expression in pyproject.toml
+
+if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+    sys.exit(
+        f"mrcnn: setuptools {setuptools.__version__} is too old to build this package; "
+        f"run: pip install 'setuptools>={OLDEST_SETUPTOOLS}', or leave out --no-build-isolation"
+    )
 
 
-def _torch_requirement(config_settings=None):
-    """Nothing where PyTorch is at hand, else the tested one."""
+def _torch_requirement():
+    """Return the tested PyTorch as a requirement, or nothing if PyTorch is installed."""
     if (SITE / "torch").is_dir():
         return []
     lines = (ROOT / "requirements.txt").read_text().split()
