@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from mrcnn.config import MODELS, ModelConfig
     from mrcnn.errors import UserError
     from mrcnn.models import MaskRCNN, build
@@ -40,15 +42,28 @@ __all__ = [
     "Result",
     "Targets",
     "UserError",
+    "__version__",
     "build",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'mrcnn' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    """Return the installed version; "0+source" in a source tree that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mrcnn")
+    except PackageNotFoundError:
+        return "0+source"
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What is installed, which kernels are built, and the command that mends what is not."""
+"""The command `mrcnn doctor`: print versions and built kernels, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mrcnn import __version__
 from mrcnn.flags import parse, run
 
-_LIBRARIES = ("numpy", "pillow", "pycocotools", "safetensors", "tyro", "matplotlib")
+# The hard dependencies except PyTorch.
+_LIBRARIES = (
+    "numpy", "pillow", "pycocotools", "safetensors", "tyro", "rich", "matplotlib", "pyyaml",
+    "jinja2", "filelock",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """Print versions and which kernels are built; exit code 1 if something needs mending."""
+    """Print versions and which kernels are built; exit code 1 if something must be fixed."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,19 +34,19 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
     if problems:
-        print("\nTo mend:\n" + "\n".join(f"* {problem}" for problem in problems))
+        print("\nTo fix:\n" + "\n".join(f"* {problem}" for problem in problems))
         return 1
     print("\nAll is well.")
     return 0
 
 
 def examine() -> tuple[dict[str, str], list[str]]:
-    """Facts by name, and what is wrong with its remedy.
+    """Return facts by name, and problems with their fixes.
 
-    PyTorch and the kernels are imported here and nowhere above, since they may be what is broken.
+    PyTorch and the kernels are imported inside functions, since they may be broken.
     """
     facts = {
-        "mrcnn": f"{version('mrcnn')} in {Path(__file__).parent}",
+        "mrcnn": f"{__version__} in {Path(__file__).parent}",
         "python": f"{platform.python_version()} in {sys.prefix}",
         "system": f"{platform.platform()}, {os.cpu_count()} cores",
         "compiler": _compiler(),
@@ -79,7 +84,7 @@ def examine() -> tuple[dict[str, str], list[str]]:
 
 
 def version(name: str) -> str:
-    """Of an installed distribution."""
+    """Return the version of an installed distribution."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -90,12 +95,12 @@ def _cuda() -> str:
     import torch
 
     if torch.version.cuda is None:
-        return "PyTorch is built without it"
+        return "PyTorch is built without CUDA"
     return f"{torch.version.cuda}, {torch.cuda.device_count()} GPUs found"
 
 
 def _try_gpu(index: int) -> tuple[str, list[str]]:
-    """What a GPU is, and what is wrong if a kernel does not run on it."""
+    """Return the name of a GPU, and a problem if the kernels do not run on it."""
     import torch
 
     about = torch.cuda.get_device_properties(index)
@@ -106,7 +111,7 @@ def _try_gpu(index: int) -> tuple[str, list[str]]:
 
         boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]], device=f"cuda:{index}")
         nms(boxes, boxes[:, 0], 0.5)
-    except ImportError as error:  # told before
+    except ImportError as error:  # reported above
         return f"{name}: {str(error).splitlines()[0]}", []
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
@@ -122,7 +127,7 @@ def _compiler() -> str:
 
 
 def _first_line(command: list[str], line: int = 0) -> str:
-    """One line of what a program says about itself."""
+    """Return one line of the output of a program, and its path."""
     path = shutil.which(command[0])
     if path is None:
         return f"{command[0]} is not on PATH"
@@ -131,7 +136,7 @@ def _first_line(command: list[str], line: int = 0) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{path} does not run: {error}"
     lines = (done.stdout or done.stderr).strip().splitlines()
-    return f"{lines[line] if lines else 'says nothing'} ({path})"
+    return f"{lines[line] if lines else 'no output'} ({path})"
 
 
 if __name__ == "__main__":

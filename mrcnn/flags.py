@@ -1,4 +1,4 @@
-"""Command lines from dataclasses: every field is a flag, its docstring the help."""
+"""Command lines from dataclasses: every field is a flag, and its docstring is the help text."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ def parse(
 ) -> T:
     """Read a dataclass from the command line.
 
-    A wrong flag ends the program with exit code 2 and a message that names the nearest flags.
+    A wrong flag ends the program with exit code 2 and a message that names similar flags.
 
     Args:
-        argv: without the name of the program; None takes those of the process.
-        default: whose values stand where no flag does.
-        prog: what the help calls the program; by default after the module of the class.
-        description: what it says first; by default the docstring of the class.
+        cls: The dataclass.
+        argv: Arguments without the program name; None takes those of the process.
+        default: Values of the fields without a flag.
+        prog: Program name in the help (default: the module of the class).
+        description: Text above the flags in the help (default: the docstring of the class).
     """
-    spec = getattr(sys.modules[cls.__module__], "__spec__", None)  # also right under `python -m`
+    spec = getattr(sys.modules[cls.__module__], "__spec__", None)  # correct under `python -m`, too
     prog = prog or (spec.name.replace(".", " ") if spec else "mrcnn")
     if default is None:
         return tyro.cli(cls, args=argv, prog=prog, description=description)
@@ -40,11 +41,14 @@ def parse(
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
-    """Call the `main` of a verb; what the user can mend becomes a message on stderr.
+    """Call the `main` of a command; print errors that the user can fix on stderr.
+
+    Args:
+        main: Takes the arguments and returns an exit code, or None for 0.
+        argv: Arguments without the program name; None takes those of the process.
 
     Returns:
-        The exit code: that of `main`, 2 after a `UserError` or without kernels, 130 when stopped
-        from the keyboard.
+        The exit code: that of `main`, 2 after a `UserError` or without kernels, 130 after Ctrl-C.
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mrcnn").setLevel(logging.INFO)
@@ -56,13 +60,13 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         print(f"mrcnn: {error}", file=sys.stderr)
         return 2
     except ImportError as error:
-        if not str(error).startswith("mrcnn: "):  # as kernels that are missing say it
+        if not str(error).startswith("mrcnn: "):  # the message of missing kernels
             raise
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mrcnn: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

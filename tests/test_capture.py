@@ -161,7 +161,7 @@ def test_captured_inference_finds_the_same(recorded):
 
 def test_where_nothing_can_be_captured_says_so(tmp_path):
     data = short_runs.write_data(tmp_path / "shapes")
-    with pytest.raises(UserError, match=r"--capture: is of one process .* 1 on cpu"):
+    with pytest.raises(UserError, match=r"--capture: requires one process .* 1 on cpu"):
         short_runs.run(data, tmp_path / "run", "--capture")
     with pytest.raises(UserError, match="capture=True: is of CUDA devices, not of cpu"):
         load(tiny.run(tmp_path / "tiny"), capture=True)

@@ -13,13 +13,13 @@ from damaged_copy import Copy, Planted
 from PIL import Image
 
 from mrcnn import cli
-from mrcnn.arguments import model_fields
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.checking.findings import ERROR, Finding
 from mrcnn.data.checking.run import check, read_all
 from mrcnn.data.checking.table import CHECKS
 from mrcnn.flags import parse
 from mrcnn.training.config import TrainConfig
+from mrcnn.training.options import model_fields
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "check-data.md"
 # What the 139 real pictures have: COCO's own annotators left two slips.

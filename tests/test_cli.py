@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+import mrcnn
 from mrcnn import cli
 from mrcnn.errors import UserError
 from mrcnn.flags import parse, run
@@ -17,7 +18,7 @@ from mrcnn.flags import parse, run
 def test_help(capsys):
     assert cli.main(["--help"]) == 0
     output = capsys.readouterr().out
-    for verb, (_, text) in cli.VERBS.items():
+    for verb, (_, text) in cli.COMMANDS.items():
         assert f"  {verb}" in output
         assert text in output
     assert cli.main([]) == 2
@@ -32,7 +33,12 @@ def test_help_does_not_wait_for_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: mrcnn VERB")
+    assert done.stdout.startswith("usage: mrcnn COMMAND")
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mrcnn {mrcnn.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -41,13 +47,13 @@ def test_help_does_not_wait_for_torch():
 def test_an_unknown_verb(capsys, word, hint):
     assert cli.main([word]) == 2
     output = capsys.readouterr()
-    assert output.err.startswith(f"mrcnn: no verb {word!r}")
+    assert output.err.startswith(f"mrcnn: unknown command {word!r}")
     assert hint in output.err
     assert output.out == ""
 
 
 def test_every_verb_has_its_help(capsys):
-    for verb in cli.VERBS:
+    for verb in cli.COMMANDS:
         with pytest.raises(SystemExit) as caught:
             cli.main([verb, "--help"])
         assert caught.value.code == 0

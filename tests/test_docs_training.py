@@ -19,7 +19,6 @@ import test_readers
 import tiny
 import torch
 
-import mrcnn.train
 from mrcnn import checkpoints
 from mrcnn.data.shapes import write_shapes
 from mrcnn.flags import parse
@@ -55,7 +54,8 @@ def small(workplace, monkeypatch):
     """In that folder, few drawn shapes, a published detector without download, no pictures."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(
-        mrcnn.train, "write_shapes", lambda to, size: write_shapes(to, train=9, val=3, size=size)
+        "mrcnn.training.setup.write_shapes",
+        lambda to, size: write_shapes(to, train=9, val=3, size=size),
     )
     monkeypatch.setattr(
         "mrcnn.checkpoints.files.fetch", lambda name: workplace / "published.safetensors"

@@ -3,6 +3,8 @@
 import builtins
 import importlib.metadata
 import platform
+import re
+from pathlib import Path
 
 import numpy
 import pytest
@@ -21,6 +23,12 @@ def test_facts():
     for name in ("mrcnn_C", "mrcnn_host"):
         assert library.source_hash() in facts[name]
     assert facts["mrcnn_CUDA"]
+
+
+def test_every_hard_dependency_is_listed():
+    text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
+    required = re.findall(r'"([a-z0-9]+)', text.split("\ndependencies = [")[1].split("\n]")[0])
+    assert {*doctor._LIBRARIES, "torch"} == set(required)
 
 
 def test_all_is_well(capsys):
@@ -74,7 +82,7 @@ def test_kernels_that_are_not_built(capsys, monkeypatch):
     monkeypatch.setattr(library, "build_report", lambda: report)
     assert doctor.main([]) == 1
     output = capsys.readouterr().out
-    assert "To mend:\n* the kernels are not built: no module mrcnn_C for this Python.\n" in output
+    assert "To fix:\n* the kernels are not built: no module mrcnn_C for this Python.\n" in output
     assert "run: pip install ." in output
     assert ["mrcnn_host", *report["mrcnn_host"].split()] in [s.split() for s in output.splitlines()]
 

@@ -98,7 +98,7 @@ def test_a_run_stops_and_keeps_what_was_sound(
     assert told.startswith("mrcnn: step 12: ")
     assert named in told.splitlines()[0]
     assert told.count(str(data / "images" / "train_")) == 2
-    assert "--on-nan skip leaves such steps out" in told
+    assert "--on-nan skip skips such steps" in told
     assert sums(out) == kept
     assert kept.keys() >= {"best.safetensors", "00000008.safetensors", "00000010.safetensors"}
     assert train.main(["--resume", str(out), "--device", "cpu"]) == 0
@@ -131,7 +131,7 @@ def test_a_step_that_is_left_out_changes_nothing(where, data, tmp_path, monkeypa
     assert [row["skipped"] for row in rows] == ["0", "1", "0"]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
     assert "step 5: " in caplog.text
-    assert "The step is left out." in caplog.text
+    assert "The step is skipped." in caplog.text
     assert caplog.text.count("train_") == 2
 
 

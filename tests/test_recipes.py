@@ -11,9 +11,8 @@ import pytest
 from short_runs import run, without_pictures, write_data
 
 from mrcnn import cli, train
-from mrcnn.arguments import read_defaults, resolved
-from mrcnn.flags import parse
 from mrcnn.training.config import TrainConfig
+from mrcnn.training.options import model_config, parse_options, scale_to_batch_size
 from mrcnn.training.recipes import RECIPES
 from mrcnn.training.solver import learning_rate
 
@@ -23,13 +22,13 @@ DATA = SimpleNamespace(class_names=("cat",), category_ids=(1,))
 
 def read(*argv: str) -> TrainConfig:
     """The run of a command line, before its steps are known."""
-    return parse(TrainConfig, list(argv), read_defaults(argv).train, "mrcnn train")
+    return parse_options(list(argv))
 
 
 def numbers(*argv: str) -> dict[str, Any]:
     """All numbers of a run on COCO, those of its model included."""
-    args, _ = resolved(read(*argv), COCO)
-    config = train._model_config(read(*argv, "--data", "coco"), read_defaults(argv), DATA, None)
+    args, _ = scale_to_batch_size(read(*argv), COCO)
+    config = model_config(read(*argv, "--data", "coco"), DATA, None)
     return {**args.to_dict(), **config.to_dict()}
 
 
@@ -140,7 +139,7 @@ RATES = {
 
 @pytest.mark.parametrize("recipe", RATES)
 def test_schedules_equal_their_tables(recipe):
-    args, _ = resolved(read("--recipe", recipe), COCO)
+    args, _ = scale_to_batch_size(read("--recipe", recipe), COCO)
     fields = ("lr", "warmup", "warmup_factor", "schedule", "milestones")
     chosen = {name: getattr(args, name) for name in fields}
     found = {step: learning_rate(step, args.steps, **chosen) for step in RATES[recipe]}
@@ -233,14 +232,14 @@ def test_models_come_from_file_flag_and_recipe(tmp_path):
     ],
 )
 def test_the_linear_rule_is_for_what_is_not_given_and_is_told(flags, lr, steps, warmup, told):
-    args, notes = resolved(read("--recipe", "1x", *flags.split()), COCO)
+    args, notes = scale_to_batch_size(read("--recipe", "1x", *flags.split()), COCO)
     assert (args.lr, args.steps, args.warmup) == (pytest.approx(lr), steps, warmup)
     if told is None:
         assert notes == []
     else:
         assert len(notes) == 1
-        assert notes[0].startswith("recipe 1x is made for 16 images a step; with ")
-        assert f"by the linear rule: {told}" in notes[0]
+        assert notes[0].startswith("recipe 1x is defined for 16 images per step; for ")
+        assert f"the linear scaling rule gives {told}" in notes[0]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -254,7 +253,7 @@ def test_the_help_shows_the_numbers_of_the_recipe(recipe, capsys, monkeypatch):
     assert known.about in text
     assert f"{known.steps} steps, warm-up of {known.warmup}, learning rate " in text
     assert rate in text
-    assert f"Images a step, over all processes. (default: {known.batch_size})" in text
+    assert f"Images per step, over all processes. (default: {known.batch_size})" in text
     assert f"(default: {known.fields.get('weight_decay', 0.0001)})" in text
 
 
@@ -266,8 +265,8 @@ FILES = {  # name, content, what the message says
     "choice.json": ('{"train": {"schedule": "line"}}', "--schedule must be one of step, cosine"),
     "recipe.json": ('{"train": {"recipe": "2x"}}', "--recipe must be one of cpu-demo, finetune"),
     "nan.json": ('{"train": {"lr": NaN}}', "--lr must be more than 0, got nan"),
-    "no.json": ("{", "is no valid JSON"),
-    "deep.json": ("[" * 100_000, "is no valid JSON"),
+    "no.json": ("{", "is not valid JSON"),
+    "deep.json": ("[" * 100_000, "is not valid JSON"),
     "bytes.json": (b"\xff\xfe", "cannot be read"),
     "list.json": ("[1]", "must hold a table train or model"),
     "empty.json": ("{}", "must hold a table train or model"),
@@ -275,7 +274,7 @@ FILES = {  # name, content, what the message says
     "model.json": ('{"model": {"backbon": "vgg"}}', "unknown fields ['backbon']"),
     "norm.json": ('{"model": {"norm": "bach"}}', "norm must be one of"),
     "absent.json": (None, "cannot be read (No such file or directory)"),
-    "no.toml": ("train = [", "is no valid TOML"),
+    "no.toml": ("train = [", "is not valid TOML"),
     "train.toml": ("[train]\nlrr = 1.0", "train has no field 'lrr'; did you mean lr?"),
 }
 

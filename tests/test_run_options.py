@@ -22,6 +22,7 @@ from mrcnn.data.transforms import Augmentation
 from mrcnn.models import build
 from mrcnn.training import state as states
 from mrcnn.training.less_memory import checkpoint_stages
+from mrcnn.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,8 @@ def scores(monkeypatch):
             results.write_text(json.dumps([len(asked)]))
             return {"bbox_AP": 0.0, "segm_AP": figures[len(asked) - 1]}
 
-        monkeypatch.setattr("mrcnn.run.evaluate", evaluate)
-        monkeypatch.setattr("mrcnn.run.format_metrics", str)
+        monkeypatch.setattr("mrcnn.training.trainer.evaluate", evaluate)
+        monkeypatch.setattr("mrcnn.training.trainer.format_metrics", str)
         return asked
 
     return give
@@ -67,7 +68,7 @@ def test_training_ends_when_the_score_no_longer_rises(data, tmp_path, scores, ca
     """Best stays the best, last is the last, and both are the running mean of the weights."""
     out, asked = tmp_path / "run", scores(0.1, 0.3, 0.3, 0.2, 0.9)
     assert run(data, out, "--eval-every", "2", "--patience", "2", "--no-val-loss") == 0
-    assert "no better AP in 2 evaluations: training ends at step 8" in capsys.readouterr().out
+    assert "AP has not improved in 2 evaluations; stopping at step 8" in capsys.readouterr().out
     assert [row["segm_AP"] for row in rows(out) if row["segm_AP"]] == ["0.1", "0.3", "0.3", "0.2"]
     best, last = (tensors(out / f"{name}.safetensors")[0] for name in ("best", "last"))
     saved, _ = tensors(max((out / "state").iterdir()))
@@ -115,19 +116,19 @@ def test_flags_change_a_run_that_is_resumed(data, tmp_path):
     assert run(data, out, "--steps", "3", "--optimizer", "sgd") == 0
     seen = {}
 
-    take = train.Run.fit
+    take = Trainer.fit
 
     def fit(self):
         optimizer = self.take_step.optimizer
         seen["groups"] = [(g["weight_decay"], g["momentum"]) for g in optimizer.param_groups]
-        names = {p: name for name, p in self.model.named_parameters()}
+        names = {p: name for name, p in self.take_step.model.named_parameters()}
         seen["moments"] = {
             names[p]: moments["momentum_buffer"].clone() for p, moments in optimizer.state.items()
         }
         return take(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Run, "fit", fit)
+        patch.setattr(Trainer, "fit", fit)
         assert train.main(["--resume", str(out), "--device", "cpu", "--steps", "5", *other]) == 0
     assert seen["groups"] == [(0.5, 0.7), (0.0, 0.7)]
     saved, _ = tensors(out / "state" / "00000003.safetensors")

@@ -145,17 +145,17 @@ def kill_in(monkeypatch, target: str, count: int, after: bool) -> None:
 @pytest.mark.parametrize(
     ("target", "count", "after"),
     [
-        ("mrcnn.run.Run._write_rows", 3, True),
+        ("mrcnn.training.trainer.Trainer._write_rows", 3, True),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ("mrcnn.train.write_json", 1, False),
-                ("mrcnn.train.write_json", 1, True),
-                ("mrcnn.run.save_state", 1, False),
+                ("mrcnn.training.setup.write_json", 1, False),
+                ("mrcnn.training.setup.write_json", 1, True),
+                ("mrcnn.training.trainer.save_state", 1, False),
                 ("mrcnn.training.state.write_tensors", 1, False),
-                ("mrcnn.run.append_row", 1, True),
-                ("mrcnn.run.Run._evaluate", 1, True),
-                ("mrcnn.run.save_state", 3, True),
+                ("mrcnn.training.trainer.append_row", 1, True),
+                ("mrcnn.training.trainer.Trainer._evaluate", 1, True),
+                ("mrcnn.training.trainer.save_state", 3, True),
             )
         ),
     ],
@@ -171,7 +171,10 @@ def test_a_kill_beside_what_is_written(target, count, after, data, whole, tmp_pa
 
 @pytest.mark.parametrize(
     "target",
-    ["mrcnn.train.write_json", pytest.param("mrcnn.run.save_state", marks=pytest.mark.slow)],
+    [
+        "mrcnn.training.setup.write_json",
+        pytest.param("mrcnn.training.trainer.save_state", marks=pytest.mark.slow),
+    ],
 )
 def test_a_kill_within_the_first_file(target, data, whole, tmp_path, monkeypatch):
     """Of the run, and of its states: only a draft is there."""

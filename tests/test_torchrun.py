@@ -177,7 +177,7 @@ def test_a_process_that_outlives_another_names_it(rank, data, tmp_path):
     assert time.monotonic() - killed < END
     assert code == 2
     assert text.splitlines()[-1].startswith(
-        f"mrcnn: process {1 - rank}: rank {rank} answers no more, and training cannot go on"
+        f"mrcnn: process {1 - rank}: rank {rank} has stopped responding, so training cannot "
     )
 
 
@@ -192,7 +192,7 @@ def test_an_error_of_one_process_ends_the_others(data, tmp_path):
     assert [code for code, _ in results] == [2, 2]
     told = [f"{image}: cannot be read" in text for _, text in results]
     assert sorted(told) == [False, True]
-    assert f"rank {told.index(True)} answers no more" in results[told.index(False)][1]
+    assert f"rank {told.index(True)} has stopped responding" in results[told.index(False)][1]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Losses and gradients of a step as CUDA graphs: `--capture`."""
+"""Losses and gradients of a step in CUDA graphs: `--capture`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ Losses = dict[str, Tensor]
 
 
 class CapturedLosses:
-    """A graph needs fixed shapes, so batches are padded to the largest seen so far: images to that
-    of their orientation, slots and outlines of instances to a power of two that holds them. Larger
-    ones make new graphs; that ends soon.
+    """Forward and backward pass in CUDA graphs.
+
+    A graph needs fixed shapes, so batches are padded to the largest seen so far: images to the
+    largest of their orientation; slots and outlines of instances to the next power of two. A
+    larger batch makes new graphs, which soon becomes rare.
 
     Args:
-        model: its gradients and the statistics of its norms are what `add_gradients` changes.
-        add_gradients: of a batch; returns its losses.
+        model: `add_gradients` changes its gradients and the statistics of its norms.
+        add_gradients: Adds the gradients of a batch and returns its losses.
     """
 
     def __init__(
         self, model: nn.Module, add_gradients: Callable[[ImageBatch, Targets], Losses]
     ) -> None:
         trained = [p for p in model.parameters() if p.requires_grad]
-        for parameter in trained:  # where all graphs add to
+        for parameter in trained:  # all graphs add to the same tensors
             parameter.grad = torch.zeros_like(parameter)
         changed = [p.grad for p in trained if p.grad is not None]
         self.graphs: Graphs[tuple[ImageBatch, Targets], Losses] = Graphs(
@@ -39,7 +41,7 @@ class CapturedLosses:
         self.room: dict[str, int] = {}
 
     def __call__(self, images: ImageBatch, targets: Targets) -> Losses:
-        """The losses; their gradients are added to those of the model."""
+        """Add the gradients of a batch to those of the model; return the losses."""
         before = dict(self.room)
         batch = self._padded_images(images), self._padded_targets(targets)
         if before != self.room:
@@ -47,7 +49,7 @@ class CapturedLosses:
         return {name: loss.clone() for name, loss in self.graphs(batch).items()}
 
     def _grow(self, name: str, size: int) -> int:
-        """The room for what has this size: as much as the largest so far needs."""
+        """Return the largest `size` of this name so far."""
         self.room[name] = max(size, self.room.get(name, 0))
         return self.room[name]
 
@@ -70,7 +72,7 @@ class CapturedLosses:
             boxes=F.pad(targets.boxes, (0, 0, 0, more)),
             labels=F.pad(targets.labels, (0, more), value=-1),
             mask_index=F.pad(targets.mask_index, (0, more), value=-1),
-            # Instances beyond the last have no rings and no counts, rings beyond it no points.
+            # Padded instances have no rings and no counts, padded rings no points.
             masks=InstanceMasks(
                 points=_rows(masks.points, self._grow_twofold("points", len(masks.points))),
                 ring_start=_last(
@@ -86,10 +88,10 @@ class CapturedLosses:
 
 
 def _rows(values: Tensor, count: int) -> Tensor:
-    """Rows of zeros added, so that there are `count`."""
+    """Append rows of zeros, so that there are `count`."""
     return torch.cat([values, values.new_zeros(count - len(values), *values.shape[1:])])
 
 
 def _last(offsets: Tensor, count: int) -> Tensor:
-    """The last of (K,) repeated, so that there are `count`."""
+    """Repeat the last of (K,) values, so that there are `count`."""
     return torch.cat([offsets, offsets[-1:].expand(count - len(offsets))])

@@ -1,4 +1,4 @@
-"""What one training run is: every number that can be chosen."""
+"""The configuration of a training run."""
 
 from __future__ import annotations
 
@@ -27,124 +27,130 @@ _FRACTIONS = ("ema", "warmup_factor", "colour_jitter", "copy_paste")  # in [0, 1
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. Steps, warm-up and learning rate that are not given come from the recipe,
-    by the linear rule for another batch size."""
+    """Train Mask R-CNN. Steps, warm-up and learning rate come from the recipe unless given, scaled
+    linearly to the batch size."""
 
     data: Path | None = None
-    """Folder with images and annotations; without it, shapes are drawn and learnt."""
+    """Folder with images and annotations. Without it, generated shapes are used."""
     out: Path | None = None
-    """Run folder, new or empty; by default the next number in runs/."""
+    """Run folder, new or empty (default: the next number in runs/)."""
     recipe: Literal[tuple(RECIPES)] = "cpu-demo"  # type: ignore[valid-type]
-    """Where all numbers come from that are not given."""
+    """Preset for everything you do not set."""
     config: Path | None = None
-    """Take the numbers from a file: config.json of a run, or some of them in JSON or TOML."""
+    """Configuration file: config.json of a run, or some of its fields in JSON or TOML."""
     resume: Path | None = None
-    """Continue this run exactly where it stopped; other flags change what they name."""
+    """Run folder to resume from its last saved state. Other flags change what they name."""
     auto_resume: bool = False
-    """Continue --out where it holds a run, else begin it."""
+    """Resume the run in --out if there is one, else start it."""
 
     model: Literal[tuple(MODELS)] | None = None  # type: ignore[valid-type]
-    """Which model; by default that of a detector in --weights, else that of the recipe."""
+    """Model (default: the detector in --weights, else the model of the recipe)."""
     weights: Path | None = None
-    """Start from a run, a checkpoint, a detector of torchvision, Detectron2, MMDetection or
-    maskrcnn-benchmark, or a backbone's ImageNet weights."""
+    """Pretrained weights: a run, a checkpoint, a detector of torchvision, Detectron2, MMDetection
+    or maskrcnn-benchmark, or an ImageNet backbone."""
     set: tuple[str, ...] = ()
-    """Fields of the model's configuration, as roi_samples=256 box_loss=giou."""
+    """Fields of the model configuration, for example roi_samples=256 box_loss=giou."""
 
     batch_size: int = 2
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
     steps: int | None = None
-    """Batches to train on."""
+    """Number of optimizer steps."""
     epochs: float | None = None
-    """Times to see every image, in place of --steps."""
+    """Number of passes over the training images, instead of --steps."""
     accumulate: int = 1
-    """Parts that a process cuts its images of a step into, one after the other, to save memory."""
+    """Micro-batches per step in each process. More of them need less memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum is what the published models used; AdamW learns faster from scratch."""
+    """SGD with momentum trained the published models. AdamW learns faster from scratch."""
     lr: float | None = None
     """Learning rate after warm-up."""
     warmup: int | None = None
-    """Steps until the learning rate is reached."""
+    """Number of warm-up steps."""
     warmup_factor: float = 0.001
-    """Of the learning rate, where warm-up begins."""
+    """Fraction of the learning rate at which warm-up starts."""
     schedule: Literal["step", "cosine"] = "step"
-    """How the rate falls: tenfold at each of --milestones, or along a cosine to zero."""
+    """Learning rate schedule: divide by ten at each of --milestones, or a cosine to zero."""
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
-    """Of the schedule `step`, in parts of the steps."""
+    """When the step schedule lowers the rate, as fractions of the run."""
     momentum: float = 0.9
-    """Of SGD, and of the first moment of AdamW."""
+    """Momentum of SGD, or the first beta of AdamW."""
     weight_decay: float = 1e-4
+    """Weight decay of convolutions and linear layers."""
     decay_norms: bool = False
-    """Weight decay also on the weights and biases of norms."""
+    """Apply weight decay to the weights and biases of norm layers, too."""
     decay_biases: bool = True
-    """Weight decay also on other biases."""
+    """Apply weight decay to other biases, too."""
     clip_norm: float | None = None
-    """Limit of the global gradient norm."""
+    """Maximum global gradient norm."""
     ema: float = 0.0
-    """Decay of a running mean of the weights, which is then what is evaluated and kept as best and
-    last; 0 keeps none."""
+    """Decay of an EMA of the weights, which is then evaluated and saved as best and last; 0 is
+    off."""
 
     image_size: int | None = None
-    """Shorter side that images are resized to, pixels."""
+    """Shorter side of the resized images, in pixels."""
     scale: float | None = None
     """Resize every image by this factor instead, for images of one magnification."""
     multi_scale: tuple[int, ...] = ()
-    """Shorter sides to draw from in training."""
+    """Shorter sides to draw from during training."""
     large_scale_jitter: int | None = None
-    """Train on squares of this side, cut from images resized by 0.1 to 2 times what fits it."""
+    """Train on squares of this side, after resizing images to 0.1 to 2 times the square."""
     crop: int | None = None
-    """Train on random squares of this side, in pixels of the files."""
+    """Train on random square crops of this side, in pixels of the original images."""
     vertical_flip: bool = False
-    """Flip half of the images upside down, too: for images without an up."""
+    """Flip half of the images upside down, too: for images without a natural orientation."""
     colour_jitter: float = 0.0
-    """Change brightness, contrast and saturation by up to this part, and hue a little."""
+    """Change brightness, contrast and saturation by up to this fraction, and the hue slightly."""
     copy_paste: float = 0.0
-    """Share of images onto which instances of another image are pasted."""
+    """Fraction of the images onto which instances of another image are pasted."""
     transform: str | None = None
-    """Your own change of pixels, as module:function; see docs/training.md."""
+    """Custom pixel augmentation as module:function; see docs/training.md."""
     group_orientations: bool = True
-    """Batches of only wide or only tall images: less padding."""
+    """Make each batch of only landscape or only portrait images: less padding."""
     repeat_threshold: float = 0.0
-    """Show images of classes that fewer than this share of the images hold more often (LVIS)."""
+    """Repeat-factor sampling (LVIS): repeat images with classes that occur in less than this
+    fraction of the images; 0 is off."""
     anchor_sizes: tuple[float, ...] = ()
-    """One a pyramid level, fine to coarse, pixels after resizing."""
+    """One anchor size per pyramid level, fine to coarse, in pixels after resizing."""
     max_detections: int | None = None
-    """Objects an image, for the model and its evaluation."""
+    """Maximum detections per image, for the model and its evaluation."""
 
     eval_every: int = 0
-    """Steps between evaluations; 0 evaluates at the end only."""
+    """Steps between evaluations; 0 evaluates only at the end."""
     patience: int = 0
-    """Evaluations without a better AP after which training ends early; 0 never does."""
+    """Stop after this many evaluations without a better AP; 0 never stops early."""
     val_loss: bool = True
-    """Measure the losses on the validation images, too."""
+    """Compute the losses on the validation images, too."""
     save_every: int = 500
-    """Steps between saved states to resume from; the last two are kept."""
+    """Steps between saved states to resume from. The last two are kept."""
     keep_every: int = 0
-    """Steps between states that are kept for good; 0 keeps none."""
+    """Steps between saved states that are never deleted; 0 is off."""
     print_every: int = 20
-    """Steps between progress lines, and rows of results.csv."""
+    """Steps between progress lines, and between rows of results.csv."""
     tensorboard: bool = False
-    """Write events for TensorBoard, too."""
+    """Write TensorBoard event files, too."""
 
     seed: int = 0
+    """Seed of the initial weights, of augmentation and of sampling."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Device to train on: cpu, cuda or cuda:N."""
     amp: Literal["off", "bf16", "fp16"] = "off"
-    """Compute convolutions and matrix products in half precision: faster on GPUs, less memory."""
+    """Mixed precision: faster on GPUs, and less memory."""
     compile: bool = False
-    """Compile the model with torch.compile. On a CPU the eager model is faster where images have
-    few objects: it leaves out the masks of padding."""
+    """Compile the model with torch.compile. On a CPU the eager model is faster if images have few
+    objects, since it skips the masks of padding."""
     capture: bool = False
-    """Run forward and backward as CUDA graphs: nothing waits for the host."""
+    """Run forward and backward as CUDA graphs, so that the GPU never waits for the CPU."""
     checkpoint_activations: bool = False
-    """Compute the backbone twice instead of keeping its activations: less memory."""
+    """Recompute the backbone in the backward pass instead of storing its activations: less
+    memory."""
     deterministic: bool = False
-    """Same bits every time on a GPU, too; on a CPU they are the same anyway."""
+    """Bit-identical results on a GPU. On a CPU they are bit-identical anyway."""
     workers: int = 0
-    """Processes that read images, for each training process."""
+    """Processes that load images, per training process."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """What to do at a loss or gradient that is not finite; skipping waits for every step."""
+    """How to handle a loss or gradient that is not finite. Skipping waits for the GPU every
+    step."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do at an image that cannot be read."""
+    """How to handle an image that cannot be read."""
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -158,8 +164,8 @@ class TrainConfig:
                 raise self._wrong(name, "must be at least 0 and less than 1")
         if not all(size > 0 for size in self.multi_scale):
             raise self._wrong("multi_scale", "must be more than 0 each")
-        if not all(0 < part <= 1 for part in self.milestones):
-            raise self._wrong("milestones", "must lie in (0, 1] each, parts of the steps")
+        if not all(0 < fraction <= 1 for fraction in self.milestones):
+            raise self._wrong("milestones", "must be in (0, 1] each, fractions of the run")
         for name, hint in get_type_hints(TrainConfig).items():
             value, choices = getattr(self, name), _choices(hint)
             if choices and value not in choices:
@@ -171,7 +177,7 @@ class TrainConfig:
         return UserError(f"--{name.replace('_', '-')} {rule}, got {getattr(self, name)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(self).items()
@@ -179,48 +185,50 @@ class TrainConfig:
 
     @classmethod
     def fields_from(cls, values: Any, source: str) -> dict[str, Any]:
-        """Values of a file as arguments of this class.
+        """Convert values of JSON or TOML to arguments of this class.
 
         Args:
-            source: of the values, for messages.
+            values: Fields by name.
+            source: Name of the values in messages.
+
         Raises:
-            UserError: if a field is unknown, or its value is of another kind than the field's.
+            UserError: if a field is unknown or its value has the wrong type.
         """
         kinds = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         if not isinstance(values, dict):
-            raise UserError(f"{source}: train must hold fields and values, got {values!r:.60}")
+            raise UserError(f"{source} must hold fields and values, got {values!r:.60}")
         for name in values:
             if name not in kinds:
                 near = difflib.get_close_matches(name, kinds, n=1)
                 hint = f"; did you mean {near[0]}?" if near else "; see mrcnn train --help"
-                raise UserError(f"{source}: train has no field {name!r}{hint}")
-        found = {}
+                raise UserError(f"{source} has no field {name!r}{hint}")
+        fields = {}
         for name, value in values.items():
             try:
-                found[name] = typed(kinds[name], value)
+                fields[name] = typed(kinds[name], value)
             except (TypeError, ValueError):
                 raise UserError(
-                    f"{source}: train.{name} must be of type {kinds[name]}, got {value!r:.60}"
+                    f"{source}.{name} must be of type {kinds[name]}, got {value!r:.60}"
                 ) from None
-        return found
+        return fields
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """What an annotation with a `Literal` in it allows; nothing for other annotations."""
-    options = [one for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
+    """Return the values that an annotation with a `Literal` allows; () for other annotations."""
+    literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
     optional = (None,) if type(None) in get_args(hint) else ()
-    return (*get_args(options[0]), *optional) if options else ()
+    return (*get_args(literals[0]), *optional) if literals else ()
 
 
 def typed(kind: str, value: Any) -> Any:
-    """A value of JSON or TOML as one of the annotation `kind`; TypeError where it is none."""
+    """Convert a value of JSON or TOML to the annotation `kind`; TypeError if it does not fit."""
     plain = kind.removesuffix(" | None")
     if value is None and plain != kind:
         return None
     if plain.startswith("tuple["):
         if not isinstance(value, list):
             raise TypeError
-        return tuple(typed(plain[len("tuple[") : -len(", ...]")], one) for one in value)
+        return tuple(typed(plain[len("tuple[") : -len(", ...]")], item) for item in value)
     if plain == "float" and type(value) is int:
         return float(value)
     if type(value) is not {"int": int, "float": float, "bool": bool}.get(plain, str):

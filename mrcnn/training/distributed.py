@@ -1,10 +1,12 @@
-"""One training run in many processes, started by `torchrun`: who is who, and what they exchange."""
+"""Processes of a run that `torchrun` started: their ranks and what they exchange."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,35 +21,35 @@ from torch.nn.parallel import DistributedDataParallel
 from mrcnn.errors import UserError
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_STEP_TIMEOUT = timedelta(seconds=60)  # of gradients: a process that is late by this is dead
-_WAIT_TIMEOUT = timedelta(hours=2)  # of what others wait for, as one process scoring results
+_STEP_TIMEOUT = timedelta(seconds=60)  # of gradients; a process later than this is dead
+_WAIT_TIMEOUT = timedelta(hours=2)  # of slow work in one process, such as scoring
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; without `torchrun`, this one alone."""
+    """The processes of a run; without `torchrun`, only this one."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # on this machine
-    # Groups on the CPU for messages: one that waits for slow work, one whose processes keep step.
+    # CPU groups for messages: `control` waits for slow work, `keeping_step` has the step timeout.
     control: Any = None
     keeping_step: Any = None
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks to the user."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in each of them; on the device of `values`."""
+        """Return the sum over all processes, in each of them, on the device of `values`."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process, for use between steps. Touches no GPU."""
+        """Return whether the flag is set in any process. Does not use the GPU."""
         if self.size == 1:
             return flag
         flags = torch.tensor([float(flag)])
@@ -55,7 +57,7 @@ class World:
         return bool(flags.item())
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in the order of ranks; in the main one, [] in others."""
+        """Return the values of all processes by rank in the main process, [] in the others."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_main else None
@@ -63,7 +65,7 @@ class World:
         return values or []
 
     def from_main(self, value: Any) -> Any:
-        """The value of the main process, in each of them."""
+        """Return the value of the main process, in each process."""
         if self.size == 1:
             return value
         values = [value]
@@ -71,7 +73,7 @@ class World:
         return values[0]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier(group=self.control)
 
@@ -80,19 +82,19 @@ ALONE = World()
 
 
 def join(device: str) -> World:
-    """The processes that `torchrun` started, connected; alone where it started none.
+    """Connect to the other processes that `torchrun` started, if any.
 
-    Gradients travel by NCCL on GPUs, by gloo on CPUs.
+    Gradients are exchanged by NCCL on GPUs and by gloo on CPUs.
 
     Raises:
-        UserError: if only some of the variables that `torchrun` sets are there.
+        UserError: if some of the environment variables of `torchrun` are not set.
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
     if lacking := [name for name in _VARIABLES if name not in os.environ]:
         raise UserError(
-            f"WORLD_SIZE is set, and {', '.join(lacking)} is not: start many processes with "
-            "torchrun, which sets all of them, or unset WORLD_SIZE for one"
+            f"WORLD_SIZE is set, but {', '.join(lacking)} is not: start several processes with "
+            "torchrun, which sets all of them, or unset WORLD_SIZE to use one process"
         )
     store, rank, size = next(rendezvous("env://", timeout=_WAIT_TIMEOUT))
     # After a restart the store may still hold the addresses of the processes that died.
@@ -113,9 +115,9 @@ def join(device: str) -> World:
 
 
 def distribute(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model with gradients that are the mean over all processes.
+    """Wrap the model, so that gradients are the mean over all processes.
 
-    Buffers belong to frozen norms, or are statistics of each process's batches: neither travels.
+    Buffers are not exchanged: they belong to frozen norms, or are statistics of each process.
     """
     options = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
@@ -133,20 +135,41 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def is_said(message: str) -> bool:
-    """Whether another process has said the same to the user; if not, it is now up to this one."""
+@contextmanager
+def connected(device: str) -> Iterator[World]:
+    """Connect to the other processes for a while.
+
+    Raises:
+        UserError: if another process has stopped responding.
+    """
+    world = join(device)
+    try:
+        yield world
+    except RuntimeError as error:
+        if world.size == 1 or not (ranks := unresponsive_ranks(world)):
+            raise
+        raise UserError(
+            f"process {world.rank}: rank {', '.join(map(str, ranks))} has stopped responding, so "
+            "training cannot continue. Check its output or the system log. --resume continues "
+            "the run."
+        ) from error
+    finally:
+        leave()
+
+
+def already_reported(message: str) -> bool:
+    """Return whether another process has reported this message; if not, mark it as reported."""
     key = hashlib.sha256(message.encode()).hexdigest()
     try:
         return _get_default_store().add(f"mrcnn/said/{key}", 1) > 1
-    except (RuntimeError, ValueError):  # the store is gone, or was never there
+    except (RuntimeError, ValueError):  # the store is gone, or there never was one
         return False
 
 
-def missing(world: World, seconds: float = 10.0) -> list[int]:
-    """After a failed exchange: the ranks that do not answer any more.
+def unresponsive_ranks(world: World, seconds: float = 10.0) -> list[int]:
+    """Return the ranks that no longer respond, after a failed exchange.
 
-    Every process that is alive leaves its mark in the store that `torchrun` keeps, or else the
-    process of rank 0.
+    Every process that is alive sets a key in the store, which `torchrun`, or else rank 0, keeps.
     """
     silent = []
     try:
@@ -157,7 +180,7 @@ def missing(world: World, seconds: float = 10.0) -> list[int]:
                 store.wait([f"mrcnn/alive/{rank}"], timedelta(seconds=seconds))
             except dist.DistStoreError:
                 silent.append(rank)
-                seconds = 0.1  # all had the same time
+                seconds = 0.1  # the others had the same time
     except dist.DistNetworkError:  # the store is gone, with the process that kept it
         return [] if dist.is_torchelastic_launched() else [0]
     return silent

@@ -1,4 +1,4 @@
-"""Who is told of a run's figures. A logger has three methods; bring your own by passing it on."""
+"""Loggers, which receive the metrics of a run. Pass your own to `mrcnn.training.train`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mrcnn.errors import UserError
 
 
 class Logger(Protocol):
-    """What a run calls, in its main process alone."""
+    """Three methods that a run calls in its main process."""
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
-        """Before the first step; `step` is more than 0 where a run is resumed."""
+        """Begin before the first step; `step` is more than 0 if the run is resumed."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures after `step` steps, by the names of the columns of results.csv and timing.csv."""
+        """Record metrics after `step` steps, named like columns of results.csv or timing.csv."""
 
     def end(self) -> None:
-        """After the last step, or before the run is left for another reason."""
+        """End after the last step, or when the run ends for another reason."""
 
 
 class TensorBoard:
-    """Writes event files for TensorBoard into a folder.
+    """Event files for TensorBoard in a folder.
 
     Raises:
         UserError: if TensorBoard is not installed.

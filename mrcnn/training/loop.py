@@ -1,4 +1,4 @@
-"""The training loop: batches in, records of steps out."""
+"""The training loop: takes batches, yields records of steps."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ LOSSES = (
     "loss_box_reg",
     "loss_mask",
 )
-MOST_SKIPPED = 10  # bad steps in a row, after which skipping more would hide a dead model
+MOST_SKIPPED = 10  # bad steps in a row; skipping more would hide a diverged model
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What happened in one step."""
+    """The losses and timing of one step."""
 
     step: int  # counted from 1
     lr: float
-    losses: dict[str, float]  # the parts, and "loss", their sum, over all processes
+    losses: dict[str, float]  # each loss and "loss", their sum; means over all processes
     gradient_norm: float  # before clipping
     images: int  # of all processes
-    seconds: float = field(default=0.0, compare=False)  # since the step before
+    seconds: float = field(default=0.0, compare=False)  # since the previous step
     data_seconds: float = field(default=0.0, compare=False)  # of these, waiting for the loader
-    skipped: bool = False  # values that were not finite, or too large for a scale of fp16
+    skipped: bool = False  # a value was not finite, or too large for the fp16 loss scale
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A step whose values are still on the device."""
+    """A step with values that are still on the device."""
 
     step: int
     lr: float
@@ -66,31 +66,38 @@ def train_steps(
     *,
     steps: int,
     first_step: int = 0,
-    parts: int = 1,
+    micro_batches: int = 1,
     read_at: Callable[[int], bool],
     name_of: Callable[[int], str] = str,
 ) -> Iterator[list[StepRecord]]:
-    """Train; yield the records since the last time at every step that `read_at` says.
+    """Train; yield the records of the steps so far after every step for which `read_at` is true.
 
-    Values stay on the device until they are yielded, so that a GPU is not waited for every step.
+    Values stay on the device until they are yielded, so that the host does not wait for the GPU
+    in every step.
 
     Args:
-        batches: `parts` of them make this process's share of a step.
-        lr_at: the learning rate of a step, counted from 0.
-        steps: where to end, counted from the beginning of the run.
-        first_step: steps done before.
-        read_at: asked with the number of steps done, in order, once after each step.
-        name_of: the file of an image of the data set, for messages.
+        take_step: The training step.
+        batches: The micro-batches of this process.
+        lr_at: Returns the learning rate of a step, counted from 0.
+        steps: Number of the last step, counted from the start of the run.
+        first_step: Number of steps done before.
+        micro_batches: Number of `batches` per step.
+        read_at: Called once after each step, with the number of steps done.
+        name_of: Returns the file of an image of the data set, for messages.
+
+    Yields:
+        The records since the last yield.
+
     Raises:
-        UserError: if a loss or the gradient is no longer finite, which names the step, the part
-            and the image files; or if memory runs out, which says what to turn down.
+        UserError: if a loss or the gradient is no longer finite (the message names the step, the
+            loss and the image files), or if memory runs out.
     """
     take_step.model.train()
     pending: list[_Pending] = []
     bad_in_a_row = 0
     last = time.perf_counter()
     for step in range(first_step, steps):
-        batch = list(islice(batches, parts))
+        batch = list(islice(batches, micro_batches))
         data_seconds = time.perf_counter() - last
         lr = lr_at(step)
         try:
@@ -99,7 +106,7 @@ def train_steps(
             if is_out_of_memory(error):
                 raise _out_of_memory(step + 1, batch, error) from error
             raise
-        indices = [index for part in batch for index in part.indices]
+        indices = [index for micro_batch in batch for index in micro_batch.indices]
         now = time.perf_counter()
         pending.append(_Pending(step + 1, lr, values, indices, now - last, data_seconds))
         last = now
@@ -111,49 +118,49 @@ def train_steps(
                 if bad_in_a_row == MOST_SKIPPED:
                     raise UserError(
                         f"step {record.step}: the last {MOST_SKIPPED} steps were not finite; "
-                        "the weights no longer learn. --resume with a lower --lr"
+                        "training has diverged. Use --resume with a lower --lr"
                     )
             yield records
             take_step.model.train()
-            last = time.perf_counter()  # what the caller did in between is not training
+            last = time.perf_counter()  # the time of the caller is not training time
 
 
 def _read(
     pending: Sequence[_Pending], take_step: TrainStep, name_of: Callable[[int], str]
 ) -> list[StepRecord]:
-    """Records of the pending steps, after one read from the device."""
+    """Read the values of the pending steps from the device at once; return their records."""
     world: World = take_step.world
     names = list(pending[0].values)
     each = torch.stack([torch.stack([p.values[name].float() for name in names]) for p in pending])
     rows = world.sum(each) / world.size  # the gradient norm is the same in all processes
     records = []
     for p, own_row, row in zip(pending, each.tolist(), rows.tolist(), strict=True):
-        parts = dict(zip(names, row, strict=True))
+        values = dict(zip(names, row, strict=True))
         watched = [n for n in names if n != "gradient_norm" or not take_step.scaler.is_enabled()]
-        broken = [name for name in watched if not abs(parts[name]) < float("inf")]
+        broken = [name for name in watched if not abs(values[name]) < float("inf")]
         if broken:
-            # A gradient is that of all processes; a loss is of one.
+            # The gradient is that of all processes; a loss is that of one.
             own = dict(zip(names, own_row, strict=True))
             losses = [own[name] for name in broken if name != "gradient_norm"]
-            here = not losses or any(not abs(value) < float("inf") for value in losses)
+            here = not losses or any(not abs(loss) < float("inf") for loss in losses)
             own_files = [name_of(i) for i in p.indices] if here else []
             files = [file for files in world.from_main(world.gather(own_files)) for file in files]
-            message = _not_finite(p, parts, broken, files)
+            message = _not_finite(p, values, broken, files)
             if not take_step.skip_bad:
                 raise UserError(
-                    f"{message}\nLower --lr, raise --warmup, or look at these images and their "
-                    "annotations; --on-nan skip leaves such steps out."
+                    f"{message}\nLower --lr, raise --warmup, or check these images and their "
+                    "annotations; --on-nan skip skips such steps."
                 )
             if world.is_main:
-                logger.warning("%s\nThe step is left out.", message)
-        norm = parts.pop("gradient_norm")
+                logger.warning("%s\nThe step is skipped.", message)
+        norm = values.pop("gradient_norm")
         overflowed = take_step.scaler.is_enabled() and not norm < float("inf")
         images = len(p.indices) * world.size
         records.append(
             StepRecord(
                 p.step,
                 p.lr,
-                parts,
+                values,
                 norm,
                 images,
                 p.seconds,
@@ -165,18 +172,18 @@ def _read(
 
 
 def _not_finite(
-    pending: _Pending, parts: dict[str, float], broken: list[str], files: list[str]
+    pending: _Pending, values: dict[str, float], broken: list[str], files: list[str]
 ) -> str:
-    values = ", ".join(f"{name} {parts[name]:g}" for name in broken)
-    shown = "".join(f"\n  {file}" for file in files)
+    text = ", ".join(f"{name} {values[name]:g}" for name in broken)
+    listed = "".join(f"\n  {file}" for file in files)
     return (
-        f"step {pending.step}: {', '.join(broken)} is no longer finite ({values}).\n"
-        f"The images of this step:{shown}"
+        f"step {pending.step}: {', '.join(broken)} is no longer finite ({text}).\n"
+        f"The images of this step:{listed}"
     )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the host or of a GPU."""
+    """Return whether the host or a GPU ran out of memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         "can't allocate memory" in str(error)  # of the CPU allocator
     )

@@ -1,4 +1,4 @@
-"""Recipes: the numbers of a training run under one name, and how they follow the batch size."""
+"""Recipes: presets for a training run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers that go together.
+    """A preset for a training run.
 
     Attributes:
-        model: a key of `MODELS`, for runs that name none and start from no detector.
-        batch_size: images a step that the next three are made for.
-        lr: after warm-up, by optimiser.
-        fields: other fields of `TrainConfig`.
-        model_fields: of `ModelConfig`, for models that are named, not loaded.
+        about: A sentence for the help text.
+        model: A key of `MODELS`, for runs without `--model` and without a pretrained detector.
+        batch_size: Images per step that `steps`, `warmup` and `lr` are defined for.
+        steps: Number of steps.
+        warmup: Number of warm-up steps.
+        lr: Learning rate after warm-up, by optimizer.
+        fields: Other fields of `TrainConfig`.
+        model_fields: Fields of `ModelConfig`, for models that are named, not loaded.
     """
 
     about: str
@@ -36,8 +39,8 @@ _DETECTRON2 = {
     "save_every": 2500,
     "workers": 4,
 }
-_DETECTRON2_MODEL = {"min_size": 800, "max_size": 1333}  # of pixels in evaluation
-# Of Detectron2's "new baselines": large-scale jitter, synchronised batch norm, long schedules.
+_DETECTRON2_MODEL = {"min_size": 800, "max_size": 1333}  # in evaluation
+# Detectron2's "new baselines": large-scale jitter, synchronized batch norm, long schedules.
 _LSJ_MODEL = {
     **_DETECTRON2_MODEL,
     "norm": "sync_batch",
@@ -58,7 +61,7 @@ _LSJ = {
     "save_every": 2500,
     "workers": 8,
 }
-_COCO = 118_000  # images that Detectron2 counts an epoch as
+_COCO = 118_000  # images per epoch, as Detectron2 counts them
 
 RECIPES: dict[str, Recipe] = {
     "cpu-demo": Recipe(
@@ -76,7 +79,7 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "finetune": Recipe(
-        "A trained detector, or a backbone with ImageNet weights, on a few hundred images.",
+        "Fine-tune a pretrained detector, or an ImageNet backbone, on a few hundred images.",
         model="resnet50-fpn",
         batch_size=4,
         steps=1500,
@@ -94,7 +97,7 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "1x": Recipe(
-        "Detectron2's shortest schedule for COCO: 12 epochs.",
+        "Detectron2's short schedule for COCO: 12 epochs.",
         model="resnet50-fpn",
         batch_size=16,
         steps=90_000,
@@ -104,7 +107,7 @@ RECIPES: dict[str, Recipe] = {
         model_fields=_DETECTRON2_MODEL,
     ),
     "3x": Recipe(
-        "Detectron2's usual schedule for COCO: 37 epochs.",
+        "Detectron2's standard schedule for COCO: 37 epochs.",
         model="resnet50-fpn",
         batch_size=16,
         steps=270_000,
@@ -119,7 +122,7 @@ RECIPES: dict[str, Recipe] = {
             model="resnet50-fpn",
             batch_size=64,
             steps=epochs * _COCO // 64,
-            warmup=5 * epochs,  # there a fixed part of the steps
+            warmup=5 * epochs,  # a fixed fraction of the steps in Detectron2
             lr={"sgd": 0.1, "adamw": 0.0002},
             fields=_LSJ,
             model_fields=_LSJ_MODEL,

@@ -1,4 +1,4 @@
-"""The folder of a run: everything needed to understand it later."""
+"""The run folder: its tables, its environment, and the rows that go into them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mrcnn import __version__
 from mrcnn.errors import UserError
 from mrcnn.files import replacing, sweep_drafts
 from mrcnn.training.loop import LOSSES, StepRecord
 
 RESULTS, TIMING = "results.csv", "timing.csv"
 COLUMNS = {
-    # What was learnt: the same whenever and however often a run is interrupted.
+    # Bit-identical however often a run is interrupted.
     RESULTS: (
         "step", "lr", "loss", *LOSSES, "gradient_norm", "skipped", "val_loss", "bbox_AP", "segm_AP"
     ),
@@ -28,35 +28,35 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def make_run_folder(wanted: Path | None, parent: Path) -> Path:
-    """Make the wanted folder, or else the next free one of `parent`/1, `parent`/2, …
+def make_run_folder(folder: Path | None, parent: Path) -> Path:
+    """Make `folder`, or if it is None the next free one of `parent`/1, `parent`/2, …
 
     Raises:
-        UserError: if the wanted folder holds files already.
+        UserError: if the folder already holds files.
     """
-    if wanted is None:
+    if folder is None:
         used = [int(p.name) for p in parent.glob("*") if p.name.isdigit()]
-        wanted = parent / str(max(used, default=0) + 1)
-    sweep_drafts(wanted)  # of a run that was killed before it wrote a file
-    if wanted.exists() and not (wanted.is_dir() and not any(wanted.iterdir())):
+        folder = parent / str(max(used, default=0) + 1)
+    sweep_drafts(folder)  # of a run that was killed before it wrote its first file
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(
-            f"--out {wanted}: exists and is not empty; name a new folder, "
-            f"or continue what is there with --resume {wanted}"
+            f"--out {folder}: exists and is not empty; name a new folder, "
+            f"or continue the run there with --resume {folder}"
         )
     try:
-        wanted.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--out {wanted}: cannot be made ({error.strerror or error}); name another place"
+            f"--out {folder}: cannot be created ({error.strerror or error}); name another folder"
         ) from error
-    return wanted
+    return folder
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers of a run depend on besides its configuration."""
+    """Return what the results of a run depend on, besides its configuration."""
     return {
         "command": sys.argv,
-        "mrcnn": version("mrcnn") if _installed() else "source tree",
+        "mrcnn": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -66,28 +66,21 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _installed() -> bool:
-    try:
-        version("mrcnn")
-    except ImportError:
-        return False
-    return True
-
-
 def results_row(records: Sequence[StepRecord], metrics: Mapping[str, float]) -> dict[str, Any]:
-    """The means of `records`, without steps that were skipped, and the figures measured after."""
-    sound = [r for r in records if not r.skipped] or records
+    """Return the means of `records`, without skipped steps, and the metrics measured afterwards."""
+    valid = [r for r in records if not r.skipped] or records
     row = {"step": records[-1].step, "lr": records[-1].lr, **mean_losses(records)}
-    row["gradient_norm"] = sum(r.gradient_norm for r in sound) / len(sound)
+    row["gradient_norm"] = sum(r.gradient_norm for r in valid) / len(valid)
     row["skipped"] = sum(r.skipped for r in records)
     return row | {name: metrics[name] for name in COLUMNS[RESULTS] if name in metrics}
 
 
 def timing_row(records: Sequence[StepRecord], seconds: float) -> dict[str, Any]:
-    """How fast `records` were.
+    """Return the speed and memory of `records`.
 
     Args:
-        seconds: of training since the run began.
+        records: At least one.
+        seconds: Seconds of training since the start of the run.
     """
     spent = sum(r.seconds for r in records) or float("nan")
     return {
@@ -127,7 +120,7 @@ def append_row(folder: Path, table: str, row: Mapping[str, Any]) -> None:
     """Add a row to `RESULTS` or `TIMING`.
 
     Raises:
-        UserError: if the system cannot write there.
+        UserError: if the file cannot be written.
     """
     path, text = folder / table, io.StringIO()
     writer = csv.DictWriter(text, COLUMNS[table], restval="", lineterminator="\n")
@@ -139,12 +132,12 @@ def append_row(folder: Path, table: str, row: Mapping[str, Any]) -> None:
             file.write(text.getvalue())
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); make room, then --resume"
+            f"{path}: cannot be written ({error.strerror or error}); free space, then --resume"
         ) from error
 
 
 def cut_tables(folder: Path, step: int) -> None:
-    """Remove rows of steps after `step`, and what a crash left of a row."""
+    """Remove rows of steps after `step`, and a row that a crash cut off."""
     for table in COLUMNS:
         path = folder / table
         if not path.is_file():
@@ -161,7 +154,7 @@ def cut_tables(folder: Path, step: int) -> None:
 
 
 def memory() -> int:
-    """The most bytes that this process has held: of the GPU where one is used, else of the host."""
+    """Return the peak memory of this process in bytes: GPU memory if it uses a GPU."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

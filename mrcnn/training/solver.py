@@ -1,4 +1,4 @@
-"""How weights move: an optimiser under a warm-up and a schedule, and a running mean beside it."""
+"""Optimizer, learning rate schedule with warm-up, and EMA of the weights."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ def make_optimizer(
     decay_norms: bool = False,
     decay_biases: bool = False,
 ) -> torch.optim.Optimizer:
-    """`sgd` with momentum, or `adamw`, over all parameters that are trained.
+    """Make an optimizer for all parameters that require a gradient.
 
     Args:
-        momentum: of SGD, and of the first moment of AdamW.
-        weight_decay: of weights; and, where asked, of norms and of other biases.
+        model: The model.
+        name: "sgd" (with momentum) or "adamw".
+        lr: Learning rate.
+        momentum: Of SGD, or the first beta of AdamW.
+        weight_decay: Of convolutions and linear layers.
+        decay_norms: Decay the parameters of norm layers, too.
+        decay_biases: Decay other biases, too.
     """
     groups: dict[float, list[nn.Parameter]] = {weight_decay: [], 0.0: []}
     for module in model.modules():
@@ -51,30 +56,36 @@ def learning_rate(
     schedule: str,
     milestones: Sequence[float] = (2 / 3, 8 / 9),
 ) -> float:
-    """The rate of one step, counted from 0.
+    """Return the learning rate of a step.
 
-    `cosine` falls to zero along half a wave; `step` falls tenfold at each milestone, a part of the
-    steps: 2/3 and 8/9 are the paper's 60,000 and 80,000 of 90,000. Warm-up multiplies it by a
-    factor that rises along a line from `warmup_factor` to 1.
+    Args:
+        step: Counted from 0.
+        steps: Number of steps of the run.
+        lr: Learning rate after warm-up.
+        warmup: Number of warm-up steps, with a factor that rises linearly to 1.
+        warmup_factor: The factor of the first step.
+        schedule: "cosine" falls to zero along half a wave, "step" tenfold at each milestone.
+        milestones: Fractions of the run. 2/3 and 8/9 are the 60,000 and 80,000 of 90,000 steps in
+            Detectron2's 1x schedule.
     """
     done = min(1.0, step / warmup) if warmup else 1.0
     ramp = warmup_factor * (1 - done) + done
     if schedule == "cosine":
         return lr * ramp * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return lr * ramp * 0.1 ** sum(step >= round(steps * part) for part in milestones)
+    return lr * ramp * 0.1 ** sum(step >= round(steps * fraction) for fraction in milestones)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The same rate for all groups."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 class Ema:
-    """A running mean of a model's parameters and buffers.
+    """An exponential moving average (EMA) of the parameters and buffers of a model.
 
-    After step t (from 1 on) mean = d mean + (1 - d) value, where d = min(decay, (1 + t) / (10 + t))
-    lets early steps be forgotten soon. Whole numbers, as counters, are copied.
+    After step t, counted from 1, mean = d mean + (1 - d) value with
+    d = min(decay, (1 + t) / (10 + t)), so that early steps are soon forgotten. Integers are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -83,7 +94,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after `step` steps."""
+        """Add the weights after `step` steps to the mean."""
         decay = min(self.decay, (1 + step) / (10 + step))
         means: list[Tensor] = []
         values: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""One step of training: losses of a batch, their gradient, and the weights moved along it."""
+"""One training step: forward, backward, clipping, optimizer update, EMA."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainStep:
-    """What a step needs besides its batch.
+    """One optimizer step: forward, backward, clipping, update, EMA.
 
-    The batch may come in parts, one after the other and over several processes. Losses are those
-    of the whole batch: sums over its samples, divided by how many of them the whole batch has. So
-    the same batches give the same training, however they are cut, up to rounding; but for live
-    batch norm, which sees a part at a time.
+    The batch may be split into micro-batches, one after the other and over several processes.
+    Losses are normalized by the counts of the whole batch. So the same batches give the same
+    training, however they are split, up to rounding. Only live batch norm differs, since it sees
+    one micro-batch at a time.
 
     Args:
-        forward: gives the losses: the model, or what wraps it (compiled, distributed).
-        amp: a key of `AMP`.
-        clip_norm: limit of the global gradient norm; None sets none.
-        skip_bad: leave the weights alone where a loss or the gradient is not finite.
-        capture: run forward and backward as CUDA graphs; of batches in one part, in one process.
+        model: The model to train.
+        forward: Returns the losses: the model, or a wrapper of it (compiled, distributed).
+        optimizer: Of the parameters of `model`.
+        device: The device of the model.
+        world: The processes of the run.
+        amp: A key of `AMP`.
+        clip_norm: Maximum global gradient norm; None does not clip.
+        ema: Updated after each step.
+        skip_bad: Skip the update if a loss or the gradient is not finite.
+        capture: Run forward and backward as CUDA graphs, for one micro-batch in one process.
     """
 
     def __init__(
@@ -60,28 +65,31 @@ class TrainStep:
         self.captured = CapturedLosses(model, self._add_gradients) if capture else None
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.counts_ahead = not norms
-        # What a forward pass changes, and a step that is left out must not.
+        # A forward pass changes these, but a skipped step must not.
         self.statistics = [b for norm in norms for b in norm.buffers()] if skip_bad else []
 
-    def __call__(self, parts: Sequence[TrainBatch], lr: float, step: int) -> dict[str, Tensor]:
+    def __call__(
+        self, micro_batches: Sequence[TrainBatch], lr: float, step: int
+    ) -> dict[str, Tensor]:
         """Take one step.
 
         Args:
-            parts: of this process's share of the batch, equally many images each.
-            lr: learning rate.
-            step: counted from 1.
+            micro_batches: The share of this process, with equally many images each.
+            lr: Learning rate.
+            step: Number of the step, counted from 1.
+
         Returns:
-            This process's mean of each loss, of their sum "loss", and the "gradient_norm" before
-            clipping, as scalars on the device, not waited for.
+            The mean of each loss in this process, of their sum "loss", and the "gradient_norm"
+            before clipping, as scalars on the device.
         """
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=self.captured is None)  # graphs add to the same place
         batches = [
             (
-                part.images.to(self.device, non_blocking=True),
-                part.targets.to(self.device, non_blocking=True),
+                batch.images.to(self.device, non_blocking=True),
+                batch.targets.to(self.device, non_blocking=True),
             )
-            for part in parts
+            for batch in micro_batches
         ]
         statistics = [buffer.clone() for buffer in self.statistics]
         sums: dict[str, Tensor] = {}
@@ -111,32 +119,32 @@ class TrainStep:
         images: ImageBatch,
         targets: Targets,
         normalizer: Normalizer = local_count,
-        parts: int = 1,
+        count: int = 1,
     ) -> dict[str, Tensor]:
-        """The losses of one of the parts of a batch, as plain values."""
+        """Add the gradients of one of `count` micro-batches; return its detached losses."""
         with self.autocast():
             losses = self.forward(images, targets, normalizer)
         losses["loss"] = torch.stack(list(losses.values())).sum()
-        self.scaler.scale(losses["loss"] / parts).backward()
+        self.scaler.scale(losses["loss"] / count).backward()
         return {name: value.detach() for name, value in losses.items()}
 
     def autocast(self) -> torch.autocast:
-        """The precision of the run, as a context."""
+        """Return a context with the precision of the run."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
     def _exchange(self, last: bool) -> Any:
-        """Gradients are summed over the processes once a step, after the last part."""
+        """Return a context that sums gradients over processes only in the last micro-batch."""
         if isinstance(self.forward, DistributedDataParallel) and not last:
             return self.forward.no_sync()
         return nullcontext()
 
     def _normalizer(self, batches: Sequence[tuple[Any, Any]]) -> Normalizer:
-        """Counts of the whole batch, as a mean over its parts.
+        """Return the counts of the whole batch, as a mean over its micro-batches.
 
-        Of a single part they are summed over the processes as they come up. Of several parts they
-        must be known before the gradient of the first: a forward pass without gradients counts
-        them, which costs a third more, so that accumulation is no approximation. Live batch norm
-        makes it one anyway, and is not made to see the batch twice.
+        With one micro-batch, counts are summed over the processes as they come up. With several,
+        they must be known before the first backward pass: a forward pass without gradients counts
+        them, so that accumulation is exact. It costs a third more time. Live batch norm makes
+        accumulation an approximation anyway, so there is no additional pass with it.
         """
         world = self.world
         if len(batches) == 1 or not self.counts_ahead:
@@ -150,7 +158,7 @@ class TrainStep:
         with torch.no_grad(), self.autocast():
             for images, targets in batches:
                 self.model(images, targets, record)
-        kinds = len(counts) // len(batches)  # counted in each part, in the same order
+        kinds = len(counts) // len(batches)  # per micro-batch, in the same order
         totals = world.sum(torch.stack(counts).view(-1, kinds).sum(0).float())
         means: Iterator[Tensor] = iter(
             (local_count(totals) / (world.size * len(batches))).repeat(len(batches))
@@ -161,9 +169,9 @@ class TrainStep:
         return local_count(self.world.sum(count.float())) / self.world.size
 
     def _is_bad(self, loss: Tensor, norm: Tensor) -> bool:
-        """Whether any process met a value that is not finite; waits for the device.
+        """Return whether a value is not finite in any process; wait for the device.
 
-        The scaler of fp16 tries scales that overflow, and leaves out such steps by itself.
+        The fp16 gradient scaler tries scales that overflow, and skips such steps by itself.
         """
         watched = loss if self.scaler.is_enabled() else loss + norm
         return self.world.any(not bool(torch.isfinite(watched)))

@@ -1,26 +1,41 @@
-"""Signals that ask a run to end: it saves its state after the step it is in."""
+"""Signals that ask a run to stop: it saves its state after the current step."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType
+from typing import Any
 
 
 class StopRequest:
-    """Set by SIGTERM (a scheduler takes the machine back) or SIGINT (Ctrl-C).
+    """Set by SIGTERM (sent by a scheduler) or SIGINT (Ctrl-C), inside its `with` block.
 
-    A second SIGINT ends the program at once; the last saved state is whole whatever happens.
+    A second SIGINT ends the process at once; the last saved state stays intact. Signals are only
+    handled in the main thread of a process.
+
+    Attributes:
+        signal: The signal that was received, or None.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+        self.handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @property
     def exit_code(self) -> int:
-        """As shells report it: 143 after SIGTERM, 130 after SIGINT; 0 without a signal."""
+        """The exit code that shells report: 143 after SIGTERM, 130 after SIGINT, else 0."""
         return 0 if self.signal is None else 128 + self.signal
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -28,10 +43,5 @@ class StopRequest:
             os._exit(128 + number)
         self.signal = number
         name = signal.Signals(number).name
-        # os.write: print could meet itself, interrupted in the middle of a line.
-        os.write(2, f"\n{name}: saving after this step; Ctrl-C ends at once\n".encode())
-
-    def restore(self) -> None:
-        """Let signals do what they do elsewhere."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # os.write, since a signal may interrupt print in the middle of a line.
+        os.write(2, f"\n{name}: saving after this step; press Ctrl-C to end at once\n".encode())

@@ -1,0 +1,267 @@
+"""Options of a training run, resolved from recipe, configuration file, `--set` and flags.
+
+A flag overrides the configuration file, and the file overrides the recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrcnn.checkpoints import Start, model_for
+from mrcnn.config import MODELS, ModelConfig
+from mrcnn.data.coco import CocoDataset
+from mrcnn.errors import UserError
+from mrcnn.flags import parse
+from mrcnn.training.config import TrainConfig, typed
+from mrcnn.training.recipes import RECIPES
+
+SHAPES_SIZE = 128  # pixels; the generated shapes are trained on at their own size
+
+
+def parse_options(argv: list[str] | None = None) -> TrainConfig:
+    """Read the command line of `mrcnn train`.
+
+    The flags that name a source of defaults are read first, so that `--help` shows the defaults.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--recipe", "--config", "--resume", "--out", "--steps", "--epochs"):
+        early.add_argument(flag)
+    early.add_argument("--auto-resume", "--auto_resume", action="store_true")
+    given, _ = early.parse_known_args(sys.argv[1:] if argv is None else argv)
+    default = defaults(vars(given))
+    return parse(TrainConfig, argv, default, "mrcnn train", describe(default.recipe))
+
+
+def make_options(flags: Mapping[str, Any]) -> TrainConfig:
+    """Return the options for keyword arguments named like the fields of `TrainConfig`.
+
+    Raises:
+        UserError: if a field is unknown, or a value has the wrong type or is out of range.
+    """
+    fields = python_fields(flags)
+    return dataclasses.replace(defaults(fields), **fields)
+
+
+def python_fields(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the types of keyword arguments; accept paths as text and tuples as lists."""
+    plain = {
+        name: str(value) if isinstance(value, Path)
+        else list(value) if isinstance(value, tuple) else value
+        for name, value in flags.items()
+    }  # fmt: skip
+    return TrainConfig.fields_from(plain, "train")
+
+
+def defaults(given: Mapping[str, Any]) -> TrainConfig:
+    """Return the values that flags override: those of the recipe, the file, or the resumed run.
+
+    Args:
+        given: The flags by field name. Only those that choose a source, and `steps` and `epochs`,
+            are read; None means that a flag was not given.
+
+    Raises:
+        UserError: if a file cannot be read or is not a configuration.
+    """
+    out, resume = given.get("out"), given.get("resume")
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if restarted and not (out or resume):
+        raise UserError(
+            "--out is required under torchrun --max-restarts: it names the run to resume"
+        )
+    if (given.get("auto_resume") or restarted) and out and not resume:
+        resume = out if (Path(out) / "config.json").is_file() else None
+    file = _file_of(given.get("config"), resume)
+    fields: dict[str, Any] = {}
+    if file is not None:
+        fields = TrainConfig.fields_from(read_file(file).get("train", {}), f"{file}: train")
+    recipe = given.get("recipe") or fields.get("recipe", TrainConfig.recipe)
+    if recipe in RECIPES:  # an unknown one is refused with the flags
+        known = RECIPES[recipe]
+        fields = {"batch_size": known.batch_size, **known.fields, **fields, "recipe": recipe}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if given.get(one) is not None:  # a flag replaces the other field of a file
+            fields.pop(other, None)
+    if resume:
+        fields |= {"resume": Path(resume), "out": Path(resume)}
+    elif not out:
+        fields.pop("out", None)
+    return TrainConfig(**fields)
+
+
+def _file_of(config: Any, resume: Any) -> Path | None:
+    """Return the configuration file, which is that of the run if one is resumed."""
+    if resume:
+        return Path(resume) / "config.json"
+    return Path(config) if config else None
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a configuration in JSON or TOML: tables `train` and `model`, one of them optional.
+
+    Raises:
+        UserError: if it cannot be read or holds neither table.
+    """
+    kind = "TOML" if path.suffix == ".toml" else "JSON"
+    try:
+        text = path.read_text(encoding="utf-8")
+        if kind == "JSON":
+            content = json.loads(text)
+        elif sys.version_info < (3, 11):
+            raise UserError(f"{path}: TOML needs Python 3.11; write it as JSON")
+        else:
+            import tomllib
+
+            content = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); name a .json or .toml file") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not valid {kind} ({error})") from error
+    if not isinstance(content, dict) or not content.keys() & {"train", "model"}:
+        raise UserError(
+            f"{path}: must hold a table train or model, like the config.json of a run folder"
+        )
+    return content
+
+
+def scale_to_batch_size(options: TrainConfig, images: int) -> tuple[TrainConfig, list[str]]:
+    """Set the steps, warm-up and learning rate that were not given.
+
+    They follow the recipe by the linear scaling rule: k times the batch size means k times the
+    learning rate, and 1/k of the steps and of the warm-up (Goyal et al., 2017).
+
+    Args:
+        options: The options of the run.
+        images: Number of training images.
+
+    Returns:
+        The options with `steps`, `warmup` and `lr` set, and notes for the user.
+    """
+    recipe = RECIPES[options.recipe]
+    scale = options.batch_size / recipe.batch_size
+    if options.epochs is not None:
+        steps = max(1, round(options.epochs * images / options.batch_size))
+    else:
+        steps = options.steps or max(1, round(recipe.steps / scale))
+    warmup = options.warmup
+    if warmup is None:
+        warmup = max(1, round(recipe.warmup / scale))
+    lr = options.lr or recipe.lr[options.optimizer] * scale
+    is_scaled = {
+        f"lr {lr:g}": options.lr is None,
+        f"{steps} steps": options.steps is None and options.epochs is None,
+        f"warm-up of {warmup}": options.warmup is None,
+    }
+    notes = []
+    if scale != 1 and (scaled := [text for text, applies in is_scaled.items() if applies]):
+        notes.append(
+            f"recipe {options.recipe} is defined for {recipe.batch_size} images per step; for "
+            f"{options.batch_size}, the linear scaling rule gives {', '.join(scaled)}"
+        )
+    options = dataclasses.replace(options, steps=steps, epochs=None, warmup=warmup, lr=lr)
+    return options, notes
+
+
+def model_config(options: TrainConfig, dataset: CocoDataset, weights: Start | None) -> ModelConfig:
+    """Return the configuration of the model to train, with the classes of the data.
+
+    The model is that of the configuration file, else of `--model`, else of the weights, else of
+    the recipe. Flags and `--set` override its fields.
+
+    Raises:
+        UserError: if a field is unknown or its value is not valid.
+    """
+    recipe = RECIPES[options.recipe]
+    default = dataclasses.replace(MODELS[recipe.model], **recipe.model_fields)
+    base = model_for(weights, _named_model(options), default)
+    image_size = options.image_size or (None if options.data else SHAPES_SIZE)
+    given = {
+        "min_size": image_size,
+        "max_size": image_size and max(base.max_size, 2 * image_size),
+        "scale": options.scale,
+        "anchor_sizes": options.anchor_sizes or None,
+        "max_detections": options.max_detections,
+    }
+    fields = {
+        **base.to_dict(),
+        **{name: value for name, value in given.items() if value is not None},
+        **model_fields(options.set),
+        "class_names": dataset.class_names,
+        "category_ids": dataset.category_ids,
+    }
+    try:
+        return ModelConfig.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{error}; see --model, --set and --config") from None
+
+
+def _named_model(options: TrainConfig) -> ModelConfig | None:
+    """Return the model of the configuration file or of `--model`; None if neither is given."""
+    file = _file_of(options.config, options.resume)
+    content = read_file(file) if file else {}
+    if content.get("model") is not None and options.model == content.get("train", {}).get("model"):
+        try:
+            return ModelConfig.from_dict(content["model"])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file}: {error}") from error
+    if options.model is None:
+        return None
+    return dataclasses.replace(MODELS[options.model], **RECIPES[options.recipe].model_fields)
+
+
+def model_fields(entries: Sequence[str]) -> dict[str, Any]:
+    """Parse `name=value` words as fields of `ModelConfig`; values are JSON, else text.
+
+    Raises:
+        UserError: if a word is not such a pair, its field is unknown, or its value has another
+            type.
+    """
+    known = {field.name: str(field.type) for field in dataclasses.fields(ModelConfig)}
+    fields = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or name not in known:
+            raise UserError(
+                f"--set {entry}: must be name=value with a field of the model configuration "
+                "(mrcnn.ModelConfig), for example roi_samples=256"
+            )
+        kind = known[name]
+        try:
+            fields[name] = json.loads(value) if kind != "str" else value
+            if kind.startswith("tuple"):
+                _check_items(kind, fields[name])
+            else:
+                typed(kind, fields[name])
+        except (ValueError, TypeError):
+            raise UserError(f"--set {entry}: {name} must be of type {kind}") from None
+    return fields
+
+
+def _check_items(kind: str, value: Any) -> None:
+    """Raise TypeError unless `value` is a list, perhaps of lists, of the items of tuple `kind`."""
+    allowed = (str,) if "str" in kind else (int, float)
+    if not isinstance(value, list):
+        raise TypeError
+    items = [item for part in value for item in (part if isinstance(part, list) else [part])]
+    if not all(type(item) in allowed for item in items):
+        raise TypeError
+
+
+def describe(recipe: str) -> str:
+    """Return the text above the flags in `--help`: the numbers of a recipe for its batch size."""
+    known = RECIPES[recipe]
+    rates = ", ".join(f"{rate:g} ({name})" for name, rate in known.lr.items())
+    fields = "".join(f", {name}={value}" for name, value in known.model_fields.items())
+    return (
+        f"{' '.join(str(TrainConfig.__doc__).split())}\n\n"
+        f"Recipe {recipe}: {known.about} For {known.batch_size} images per step: "
+        f"{known.steps} steps, warm-up of {known.warmup}, learning rate {rates}. "
+        f"Model {known.model}{fields}."
+    )

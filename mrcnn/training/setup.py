@@ -1,0 +1,296 @@
+"""Set up a training run: data, model, weights, run folder; and the Python API `train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mrcnn.checkpoints import fill, read_start
+from mrcnn.config import ModelConfig
+from mrcnn.data.coco import CocoDataset, read_splits
+from mrcnn.data.formats import find_splits
+from mrcnn.data.shapes import write_shapes
+from mrcnn.data.transforms import Augmentation
+from mrcnn.data.user_transform import load_transform
+from mrcnn.errors import UserError
+from mrcnn.files import write_json
+from mrcnn.models import MaskRCNN, build
+from mrcnn.predictor import Predictor, find_device, load
+from mrcnn.training.config import TrainConfig
+from mrcnn.training.distributed import World, connected, distribute
+from mrcnn.training.less_memory import checkpoint_stages
+from mrcnn.training.loggers import Logger, TensorBoard
+from mrcnn.training.options import (
+    SHAPES_SIZE,
+    make_options,
+    model_config,
+    python_fields,
+    scale_to_batch_size,
+)
+from mrcnn.training.run_folder import environment, make_run_folder
+from mrcnn.training.solver import Ema, make_optimizer
+from mrcnn.training.state import TrainingState, load_state, sweep
+from mrcnn.training.step import TrainStep
+from mrcnn.training.trainer import Trainer
+
+RUNS = Path("runs")
+SHAPES = RUNS / "shapes"  # the generated data set
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A training run that has ended.
+
+    Attributes:
+        folder: The run folder.
+        best: Metrics of the best evaluation, such as "segm_AP", "bbox_AP50" and "val_loss"; empty
+            if the best one was before the run was resumed.
+        last: Metrics of the last evaluation; empty if this call did not evaluate.
+        exit_code: 0, or 130 or 143 if SIGINT or SIGTERM stopped the run; it can be resumed then.
+    """
+
+    folder: Path
+    best: dict[str, float]
+    last: dict[str, float]
+    exit_code: int = 0
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint with the best AP."""
+        return self.folder / "best.safetensors"
+
+    def load(self, device: str | None = None) -> Predictor:
+        """Load the best weights, to predict. The device is the default of `mrcnn.load`."""
+        return load(self.weights) if device is None else load(self.weights, device)
+
+
+def train(
+    options: TrainConfig | None = None, /, *, loggers: Sequence[Logger] = (), **flags: Any
+) -> TrainResult:
+    """Train a model, as `mrcnn train` does.
+
+    Keyword arguments are the fields of `TrainConfig`, named like the flags: `data`, `recipe`,
+    `weights`, `steps`, `batch_size`, `device` and so on. What is not given comes from the
+    configuration file or the resumed run (`config`, `resume`), else from the recipe.
+
+    Under `torchrun` every process calls this function. Ctrl-C and SIGTERM save the state after the
+    current step and end the run; the handlers of signals are restored afterwards.
+
+    Args:
+        options: A ready configuration, which is used as it is: its recipe then chooses only the
+            steps, warm-up, learning rate and model that are None. Keyword arguments replace its
+            fields.
+        loggers: Objects with the methods of `Logger`, which receive the metrics of the run.
+        **flags: The fields of `TrainConfig`.
+
+    Raises:
+        UserError: if an option is not valid, a file cannot be read, or the run cannot continue.
+
+    Example:
+        >>> from mrcnn.training import train
+        >>> result = train(data="DIR", recipe="finetune", weights="detectron2/R-50-FPN-3x", seed=1)
+        >>> result.best["segm_AP"], result.folder
+        >>> result.load().predict("photo.jpg").save("overlay.png")
+    """
+    if options is None:
+        options = make_options(flags)
+    else:
+        options = dataclasses.replace(options, **python_fields(flags))
+        if options.config or options.resume or options.auto_resume:
+            raise UserError(
+                "train: a TrainConfig with config, resume or auto_resume does not read their "
+                "values; give all options as keyword arguments instead"
+            )
+    with connected(options.device) as world:
+        return run_training(options, world, loggers)
+
+
+def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] = ()) -> TrainResult:
+    """Run a training from its first step, or its saved state, to its end."""
+    device = find_device(f"cuda:{world.local_rank}" if options.device == "cuda" else options.device)
+    with _deterministic(options.deterministic):
+        torch.manual_seed(options.seed)
+        splits = _read_data(options, world)
+        options, notes = scale_to_batch_size(options, len(splits["train"]))
+        if options.batch_size % (divisor := world.size * options.accumulate):
+            raise UserError(
+                f"--batch-size {options.batch_size}: must be a multiple of {divisor}, "
+                f"{world.size} processes x --accumulate {options.accumulate}"
+            )
+        augmentation = _augmentation(options)
+        pretrained = read_start(options.weights) if options.weights and not options.resume else None
+        config = model_config(options, splits["train"], pretrained)
+        try:
+            model = build(config)
+        except ValueError as error:
+            raise UserError(f"{error}; see --model, --set and --config") from None
+        state: TrainingState | None = None
+        if options.resume is not None:
+            state, state_notes = _read_state(options.resume)
+            notes += state_notes
+        elif pretrained is not None:
+            notes += fill(model, config, pretrained)
+        model.to(device)
+
+        folder = world.from_main(_make_folder(options) if world.is_main else "")
+        if options.tensorboard and world.is_main:
+            loggers = (*loggers, TensorBoard(folder / "tensorboard"))
+        predictor = Predictor(model, config, options.amp == "bf16")
+        take_step = make_step(options, model, world, device)
+        trainer = Trainer(
+            options, predictor, take_step, splits, augmentation, folder, tuple(loggers)
+        )
+        if state is not None:
+            trainer.restore(state)
+        if world.is_main:
+            _describe(folder, options, config, splits, world)
+            data_notes = (note for dataset in splits.values() for note in dataset.notes)
+            for note in dict.fromkeys((*notes, *data_notes)):
+                print(note)
+            print(
+                f"{len(splits['train'])} images to train on, {len(splits['val'])} to validate, "
+                f"{config.num_classes} class{'es' * (config.num_classes > 1)}; run folder {folder}"
+            )
+        exit_code = trainer.fit()
+    return TrainResult(folder, trainer.best, trainer.last, exit_code)
+
+
+@contextmanager
+def _deterministic(enabled: bool) -> Iterator[None]:
+    """Use deterministic algorithms inside this context."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        if enabled:
+            torch.use_deterministic_algorithms(before)
+
+
+def _read_data(options: TrainConfig, world: World) -> dict[str, CocoDataset]:
+    """Read the training and validation images; the main process writes generated shapes."""
+    if options.data is None:
+        if world.is_main:
+            write_shapes(SHAPES, size=SHAPES_SIZE)
+        world.wait()
+    splits = read_splits(find_splits(options.data or SHAPES))
+    for name, purpose in (("train", "train"), ("val", "validate")):
+        if not len(splits[name]):
+            raise UserError(f"{splits[name].annotations}: holds no images to {purpose} on")
+    return splits
+
+
+def _augmentation(options: TrainConfig) -> Augmentation:
+    jitter = options.colour_jitter
+    try:
+        return Augmentation(
+            crop=options.crop,
+            min_sizes=options.multi_scale,
+            jitter_size=options.large_scale_jitter,
+            vertical_flip=options.vertical_flip,
+            brightness=jitter,
+            contrast=jitter,
+            saturation=jitter,
+            hue=jitter / 10,
+            copy_paste=options.copy_paste,
+            transform=None if options.transform is None else load_transform(options.transform),
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{error}; --large-scale-jitter replaces --crop and --multi-scale"
+        ) from None
+
+
+def make_step(
+    options: TrainConfig, model: MaskRCNN, world: World, device: torch.device
+) -> TrainStep:
+    """Make the training step of a run: optimizer, precision, EMA, and how the model is run.
+
+    Raises:
+        UserError: if `--capture` or `--checkpoint-activations` cannot be used here.
+    """
+    if options.capture and (device.type != "cuda" or options.accumulate > 1 or world.size > 1):
+        raise UserError(
+            "--capture: requires one process on a CUDA device without --accumulate, got "
+            f"{world.size} on {device} with --accumulate {options.accumulate}; leave it out"
+        )
+    if options.checkpoint_activations:
+        checkpoint_stages(model.backbone.body)
+    forward: nn.Module = model
+    if options.compile:
+        forward = torch.compile(forward)  # type: ignore[assignment]
+    if world.size > 1:
+        forward = distribute(forward, device)
+    assert options.lr is not None
+    optimizer = make_optimizer(
+        model,
+        options.optimizer,
+        options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        decay_norms=options.decay_norms,
+        decay_biases=options.decay_biases,
+    )
+    return TrainStep(
+        model,
+        forward,
+        optimizer,
+        device=device,
+        world=world,
+        amp=options.amp,
+        clip_norm=options.clip_norm,
+        ema=Ema(model, options.ema) if options.ema else None,
+        skip_bad=options.on_nan == "skip",
+        capture=options.capture,
+    )
+
+
+def _read_state(folder: Path) -> tuple[TrainingState | None, list[str]]:
+    """Read the newest state of a run, None if it saved none; and notes for the user."""
+    if not any((folder / "state").glob("*.safetensors")):
+        return None, [f"{folder}: no saved state yet; the run starts over"]
+    state, notes = load_state(folder)
+    now, then = environment(), state.values["environment"]
+    changed = [
+        f"{name} was {then[name]}, is now {now[name]}"
+        for name in ("torch", "mrcnn", "threads", "machine")
+        if then[name] != now[name]
+    ]
+    if changed:
+        notes.append(f"the run will not be bit-identical: {'; '.join(changed)}")
+    return state, [*notes, f"resumed at step {state.step}"]
+
+
+def _make_folder(options: TrainConfig) -> Path:
+    """Return the run folder, without drafts of writers that died."""
+    folder = options.resume or make_run_folder(options.out, RUNS)
+    sweep(folder)
+    return folder
+
+
+def _describe(
+    folder: Path,
+    options: TrainConfig,
+    config: ModelConfig,
+    splits: dict[str, CocoDataset],
+    world: World,
+) -> None:
+    """Write config.json and environment.json."""
+    options = dataclasses.replace(options, resume=None, config=None, auto_resume=False, out=folder)
+    data = {
+        name: {"annotations": dataset.annotations, "images": dataset.folder}
+        for name, dataset in splits.items()
+    }
+    content = {"train": options.to_dict(), "model": config.to_dict(), "data": data}
+    write_json(folder / "config.json", content, indent=2)
+    write_json(folder / "environment.json", {**environment(), "processes": world.size}, indent=2)

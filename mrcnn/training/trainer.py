@@ -1,0 +1,356 @@
+"""The trainer of a run: steps, evaluations, saved states, and the files of the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mrcnn import checkpoints
+from mrcnn.data.coco import CocoDataset
+from mrcnn.data.loader import TrainBatch, train_loader
+from mrcnn.data.transforms import Augmentation
+from mrcnn.errors import UserError
+from mrcnn.evaluate import evaluate
+from mrcnn.files import replacing
+from mrcnn.predictor import Predictor
+from mrcnn.progress import ProgressLine
+from mrcnn.report import write_report
+from mrcnn.score_tables import format_metrics
+from mrcnn.training.config import TrainConfig
+from mrcnn.training.loggers import Logger
+from mrcnn.training.loop import StepRecord, is_out_of_memory, train_steps
+from mrcnn.training.resume import restore, snapshot
+from mrcnn.training.run_folder import (
+    RESULTS,
+    TIMING,
+    append_row,
+    cut_tables,
+    environment,
+    format_progress,
+    results_row,
+    timing_row,
+)
+from mrcnn.training.solver import learning_rate
+from mrcnn.training.state import TrainingState, save_state
+from mrcnn.training.step import TrainStep
+from mrcnn.training.stop import StopRequest
+from mrcnn.training.validation import evaluated_weights, validation_loss
+from mrcnn.visual import curves, draw_targets, mosaic
+
+SHEET_IMAGES = 9  # images on a sheet
+
+
+class Stopped(Exception):  # noqa: N818  it is not an error
+    """A signal interrupted an evaluation."""
+
+
+class Trainer:
+    """A training run and its folder.
+
+    Args:
+        options: With `steps`, `warmup` and `lr` set.
+        predictor: Detects with the model of `take_step`.
+        take_step: The training step, with the processes of the run.
+        splits: The data sets "train" and "val".
+        augmentation: Of the training images.
+        folder: Exists; only the main process writes there.
+        loggers: Receive the metrics, in the main process.
+
+    Attributes:
+        best: Metrics of the best evaluation since the start of the process; else empty.
+        last: Metrics of the last one.
+    """
+
+    def __init__(
+        self,
+        options: TrainConfig,
+        predictor: Predictor,
+        take_step: TrainStep,
+        splits: dict[str, CocoDataset],
+        augmentation: Augmentation,
+        folder: Path,
+        loggers: tuple[Logger, ...] = (),
+    ) -> None:
+        assert options.steps is not None
+        self.options, self.steps = options, options.steps
+        self.predictor, self.take_step, self.world = predictor, take_step, take_step.world
+        self.splits, self.augmentation, self.folder = splits, augmentation, folder
+        self.loggers = loggers if self.world.is_main else ()
+        self.best: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        # Saved beside the tensors:
+        self.best_ap = -1.0
+        self.worse = 0  # evaluations since the best
+        self.evaluated = 0  # the step of the last evaluation
+        self.window: list[StepRecord] = []  # since the last row of the tables
+        self.seconds = 0.0  # of training
+        self.saved = 0  # the step of the last saved state
+
+    def fit(self) -> int:
+        """Train to the end, or until a signal; return the exit code."""
+        first = self.saved  # 0, or the step that `restore` has loaded
+        with ExitStack() as stack:
+            self.stop = stack.enter_context(StopRequest())
+            if self.world.is_main:
+                # Rows that were not written yet when the state was saved are written again.
+                cut_tables(self.folder, first - 1 if self.window else first)
+            for logger in self.loggers:
+                logger.start(self.options.to_dict(), first)
+                stack.callback(logger.end)
+            line = stack.enter_context(ProgressLine()) if self.world.is_main else None
+            try:
+                self._fit(first, line)
+            except Stopped:
+                pass
+            except RuntimeError:
+                if self.stop.signal is None or self.world.size == 1:
+                    raise
+                print(
+                    f"process {self.world.rank}: the other processes have stopped responding; "
+                    f"the last saved state is that of step {self.saved}",
+                    flush=True,
+                )
+        if self.world.is_main and not self.stop.exit_code:
+            self._draw_predictions()
+            print(f"weights, results.csv, curves and report.html are in {self.folder}")
+            print(f"predict other images: mrcnn predict IMAGES --weights {self.folder}")
+        return self.stop.exit_code
+
+    def _fit(self, first: int, line: ProgressLine | None) -> None:
+        if self._finish_step(first):
+            return
+        for records in self._train(first):
+            self.window += records
+            self.seconds += sum(record.seconds for record in records)
+            step = records[-1].step
+            if line:
+                line.update(step, self.steps, format_progress(records, self.steps))
+            if self._finish_step(step):
+                return
+
+    def _train(self, first: int) -> Iterator[list[StepRecord]]:
+        """Take the steps from `first` on; yield records when something follows a step."""
+        options, dataset = self.options, self.splits["train"]
+        assert options.lr is not None
+        assert options.warmup is not None
+        lr, warmup = options.lr, options.warmup
+        return train_steps(
+            self.take_step,
+            self._batches(first),
+            lambda step: learning_rate(
+                step,
+                self.steps,
+                lr=lr,
+                warmup=warmup,
+                warmup_factor=options.warmup_factor,
+                schedule=options.schedule,
+                milestones=options.milestones,
+            ),
+            steps=self.steps,
+            first_step=first,
+            micro_batches=options.accumulate,
+            read_at=lambda step: (
+                # All processes exchange this after every step, so that they stop at the same one.
+                self.world.any(self.stop.signal is not None)
+                or step % options.print_every == 0
+                or self._is_due(step, options.eval_every)
+                or self._is_due(step, options.save_every)
+            ),
+            name_of=lambda index: str(dataset.path(index)),
+        )
+
+    def _batches(self, first: int) -> Iterator[TrainBatch]:
+        """Yield the batches of the run; draw the first one as the network sees it."""
+        options, config = self.options, self.predictor.config
+        batches = train_loader(
+            self.splits["train"],
+            config,
+            self.augmentation,
+            batch_size=options.batch_size,
+            steps=self.steps,
+            first_step=first,
+            seed=options.seed,
+            workers=options.workers,
+            rank=self.world.rank,
+            world=self.world.size,
+            accumulate=options.accumulate,
+            group_by_orientation=options.group_orientations,
+            repeat_threshold=options.repeat_threshold,
+            on_bad_image=options.on_bad_image,
+        )
+        for number, batch in enumerate(batches):
+            for note in batch.notes:
+                print(note, flush=True)
+            if number == 0 and first == 0 and self.world.is_main:
+                overlays = draw_targets(batch.images, batch.targets, config)[:SHEET_IMAGES]
+                self._write_sheet("train_batch.jpg", overlays)
+            yield batch
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step == self.steps or bool(every and step and step % every == 0)
+
+    def _finish_step(self, step: int) -> bool:
+        """Evaluate, write tables and save the state if due; return True if the run ends."""
+        options = self.options
+        stopping = self.world.any(self.stop.signal is not None)
+        is_evaluated = self._is_due(step, options.eval_every) and self.evaluated != step
+        if is_evaluated and not stopping:
+            if step == self.steps and self.world.is_main:
+                self._print_speed()
+            self._save(step)  # so that an interrupted evaluation loses nothing
+            self._evaluate(step)
+        elif not is_evaluated and self.window and step % options.print_every == 0:
+            self._write_rows({})
+        if self.saved != step and (stopping or self._is_due(step, options.save_every)):
+            self._save(step)
+        no_longer_better = bool(options.patience) and self.worse >= options.patience
+        if no_longer_better and self.world.is_main:
+            print(f"AP has not improved in {self.worse} evaluations; stopping at step {step}")
+        return stopping or no_longer_better or step >= self.steps
+
+    def _write_rows(self, metrics: dict[str, float]) -> None:
+        if self.world.is_main and self.window:
+            rows = {
+                RESULTS: results_row(self.window, metrics),
+                TIMING: timing_row(self.window, self.seconds),
+            }
+            for table, row in rows.items():
+                append_row(self.folder, table, row)
+                for logger in self.loggers:
+                    logger.log(row["step"], row)
+        self.window = []
+
+    def _evaluate(self, step: int) -> None:
+        """Measure AP and losses, keep the weights, and write the tables, state and report."""
+        try:
+            metrics = self._measure(step)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise _out_of_memory(step, error) from error
+            raise
+        self._write_rows(metrics)
+        self._save(step)
+        if self.world.is_main:
+            curves(self.folder / RESULTS, self.folder / "curves.png")
+            write_report(self.folder, self.splits["val"])
+        self.world.wait()  # a large report takes longer than a step may
+
+    def _measure(self, step: int) -> dict[str, float]:
+        """Evaluate; print the metrics, and save the weights as the last, and perhaps the best.
+
+        Raises:
+            Stopped: at a signal.
+        """
+
+        def check(done: int, images: int) -> None:
+            if self.stop.signal is not None:
+                raise Stopped
+
+        validation, workers = self.splits["val"], self.options.workers
+        results = self.folder / "last_results.json"
+        with evaluated_weights(self.take_step):
+            metrics = evaluate(
+                self.predictor,
+                validation,
+                workers=workers,
+                results=results,
+                progress=check,
+                world=self.world,
+            )
+            if self.options.val_loss:
+                metrics["val_loss"] = validation_loss(
+                    self.take_step,
+                    validation,
+                    self.predictor.config,
+                    workers=workers,
+                    progress=check,
+                )
+            ap = metrics["segm_AP" if "segm_AP" in metrics else "bbox_AP"]
+            is_best = ap > self.best_ap
+            self.evaluated, self.last = step, metrics
+            self.worse = 0 if is_best else self.worse + 1
+            if is_best:
+                self.best_ap, self.best = ap, metrics
+            if self.world.is_main:
+                print(format_metrics(metrics))
+                self._save_weights("last", step)
+                if is_best:
+                    self._save_weights("best", step)
+                    with replacing(self.folder / "val_results.json") as draft:
+                        draft.write_bytes(results.read_bytes())
+        return metrics
+
+    def _save_weights(self, file: str, step: int) -> None:
+        names = [name for name in ("bbox_AP", "segm_AP", "val_loss") if name in self.last]
+        extra: dict[str, Any] = {"step": step, **{name: self.last[name] for name in names}}
+        path, state = self.folder / f"{file}.safetensors", self.take_step.model.state_dict()
+        checkpoints.save(path, state, self.predictor.config, extra)
+
+    def _save(self, step: int) -> None:
+        """Save the state after `step` steps, to resume from."""
+        if self.world.is_main:
+            values = {
+                "best_ap": self.best_ap,
+                "worse": self.worse,
+                "evaluated": self.evaluated,
+                "window": [record.to_dict() for record in self.window],
+                "seconds": self.seconds,
+                "environment": environment(),
+            }
+            state = snapshot(self.take_step, step, values)
+            save_state(self.folder, state, keep_every=self.options.keep_every)
+        self.saved = step
+        self.world.wait()
+
+    def restore(self, state: TrainingState) -> None:
+        """Return to a saved state.
+
+        Raises:
+            UserError: if the state belongs to another model or optimizer.
+        """
+        try:
+            restore(self.take_step, state)
+        except ValueError as error:
+            reason = "\n".join(str(error).splitlines()[:4])
+            raise UserError(
+                f"{self.folder}: its state does not fit this run; {reason}\nLeave out the flag that"
+                " changes it, or start a new run with --weights"
+            ) from error
+        self.saved, values = state.step, state.values
+        self.best_ap, self.worse = values["best_ap"], values["worse"]
+        self.evaluated, self.seconds = values["evaluated"], values["seconds"]
+        self.window = [StepRecord(**record) for record in values["window"]]
+
+    def _print_speed(self) -> None:
+        images = self.steps * self.options.batch_size
+        print(
+            f"trained {self.steps} steps of {self.options.batch_size} images in "
+            f"{self.seconds:.0f} s, {images / max(self.seconds, 1e-9):.1f} img/s",
+            flush=True,
+        )
+
+    def _draw_predictions(self) -> None:
+        """Draw a sheet of validation images with their detections."""
+        validation = self.splits["val"]
+        paths = [validation.path(i) for i in range(min(SHEET_IMAGES, len(validation)))]
+        with evaluated_weights(self.take_step):
+            overlays = [np.asarray(result.plot()) for result in self.predictor.predict(paths)]
+        self._write_sheet("val_predictions.jpg", overlays)
+
+    def _write_sheet(self, name: str, overlays: list[NDArray[np.uint8]]) -> None:
+        with replacing(self.folder / name) as draft:
+            Image.fromarray(mosaic(overlays)).save(draft)
+
+
+def _out_of_memory(step: int, error: BaseException) -> UserError:
+    reason = (str(error) or "MemoryError").splitlines()[0]
+    return UserError(
+        f"evaluation after step {step}: out of memory ({reason:.120}).\nLower --image-size, "
+        "--max-detections or --workers, or add --amp bf16. --resume continues the run."
+    )
