@@ -19,7 +19,8 @@ from mrcnn.predictor import load
 class ServeConfig:
     """Open a page on this machine that shows the objects in images dropped on it.
 
-    Nothing leaves the machine, and no other machine can reach the page."""
+    Nothing leaves the machine, and no other machine can reach the page.
+    """
 
     weights: Path
     """A run folder (its best checkpoint, else its last), a checkpoint file, a detector of another
