@@ -1,9 +1,9 @@
-"""How long COCO's figures take by pycocotools and by hotcoco, on results drawn at random.
+"""Time COCO's metrics by pycocotools and by hotcoco, on random results.
 
     python benchmarks/scores_bench.py --images 2000
 
-Boxes and masks of 80 classes, 7 objects and 36 detections an image. The figures are compared first:
-a backend that differs is not timed.
+Boxes and masks of 80 classes, with 7 objects and 36 detections per image. The metrics are compared
+first: a backend that differs is not timed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle_codec
 
-from mrcnn.coco_scores import Backend, kinds_of, score_results
+from mrcnn.evaluation.coco import Backend, coco_metrics
+from mrcnn.evaluation.result_files import check_entries, kinds_of
+from mrcnn.evaluation.truth import GroundTruth
 
 SIZE = (480, 640)  # (height, width)
 BACKENDS: tuple[Backend, ...] = ("pycocotools", "hotcoco")
@@ -86,26 +88,28 @@ def detection(image: int, category: int, ellipse: np.ndarray, score: float) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--ground-truth", type=Path, help="a real file, in place of drawn ones")
-    parser.add_argument("--results", type=Path, help="of --ground-truth")
+    parser.add_argument("--ground-truth", type=Path, help="a real file, instead of drawn ones")
+    parser.add_argument("--results", type=Path, help="results for --ground-truth")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     if args.ground_truth:
         truth, entries = (json.loads(p.read_text()) for p in (args.ground_truth, args.results))
     else:
         truth, entries = random_results(args.images)
+    records = GroundTruth.from_records(truth)
     counts = len(truth["images"]), len(truth["annotations"]), len(entries)
     print("{:,} images, {:,} objects, {:,} detections;".format(*counts), end=" ")
     print(f"{os.cpu_count()} cores, median of {args.repeats}")
     for kind in kinds_of(entries):
-        figures = [score_results(truth, entries, kind, backend=name) for name in BACKENDS]
-        if figures[0] != figures[1]:
-            raise SystemExit(f"{kind}: the figures differ")
+        metrics = [coco_metrics(records, entries, kind, backend=name) for name in BACKENDS]
+        if metrics[0] != metrics[1]:
+            raise SystemExit(f"{kind}: the metrics differ")
         times: dict[Backend, list[tuple[float, float]]] = {name: [] for name in BACKENDS}
         for _ in range(args.repeats):
             for name in BACKENDS:
                 wall, cpu = time.perf_counter(), time.process_time()
-                score_results(truth, entries, kind, backend=name)
+                check_entries(entries, [kind], records)
+                coco_metrics(records, entries, kind, backend=name)
                 times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
         slow, fast = (np.median(times[name], axis=0) for name in BACKENDS)
         print(

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from tyro.conf import Positional
 
+from mrcnn.data.coco_writer import coco_results
 from mrcnn.errors import UserError
 from mrcnn.files import replacing
 from mrcnn.flags import parse, run
 from mrcnn.pictures import Picture
 from mrcnn.prediction_files import RESULTS, Lines, begin, finish, resumed
 from mrcnn.predictor import Predictor, load
-from mrcnn.results import Result, coco_results
+from mrcnn.results import Result
 from mrcnn.sources import Source, find_images, overlay_names
 from mrcnn.training.distributed import World, join, leave
 from mrcnn.video import VideoReader, written_video

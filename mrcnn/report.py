@@ -14,15 +14,18 @@ from typing import Any
 from PIL import Image
 from tyro.conf import Positional
 
-from mrcnn.analysis import DEFAULT_SCORE
-from mrcnn.data.coco import CocoDataset, read_splits
+from mrcnn.data.coco import CocoDataset
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.data.images import read_image
 from mrcnn.data.problems import read_json, shown
 from mrcnn.errors import UserError
+from mrcnn.evaluation import Evaluation
+from mrcnn.evaluation.coco import KINDS
+from mrcnn.evaluation.matching import DEFAULT_SCORE
+from mrcnn.evaluation.truth import read_split
 from mrcnn.files import replacing
 from mrcnn.flags import parse, run
-from mrcnn.report_analysis import KINDS, Judged, judge, sections_of
+from mrcnn.report_analysis import metrics_by_kind, read_evaluation, sections_of
 from mrcnn.visual import report
 from mrcnn.visual.page import Html, join, page, picture
 
@@ -33,7 +36,7 @@ _COLUMNS = (
 Row = dict[str, float]
 
 
-def write_report(folder: Path, dataset: CocoDataset) -> Path:
+def write_report(folder: Path, dataset: CocoDataset, evaluation: Evaluation | None = None) -> Path:
     """Write report.html of a run: one page that needs no network and no script.
 
     Reads config.json, environment.json, results.csv and timing.csv, and, where they are,
@@ -43,6 +46,7 @@ def write_report(folder: Path, dataset: CocoDataset) -> Path:
     Args:
         folder: of the run.
         dataset: validation images.
+        evaluation: of the best weights; by default val_results.json is read and scored.
     Returns:
         The file written.
     Raises:
@@ -51,12 +55,12 @@ def write_report(folder: Path, dataset: CocoDataset) -> Path:
     config, environment = (read_json(folder / f"{name}.json") for name in ("config", "environment"))
     timing = {row["step"]: row for row in read_table(folder / "timing.csv")}
     rows = [{**timing.get(row["step"], {}), **row} for row in read_table(folder / "results.csv")]
-    results, batch = folder / "val_results.json", folder / "train_batch.jpg"
-    entries = read_json(results) if results.exists() else None
-    judged = judge(dataset, results, config["model"]) if entries else None
+    batch = folder / "train_batch.jpg"
+    evaluation = evaluation or read_evaluation(folder, dataset, config["model"])
+    judged = evaluation if evaluation and evaluation.entries else None
     best = _best_row(rows)
     header = [_summary(config, dataset), _tiles(config, rows, judged)]
-    if entries is None:
+    if evaluation is None:
         header.append(report.warning("val_results.json is absent: nothing is analysed."))
     elif judged is None:
         header.append(report.warning("val_results.json is empty: the best weights find nothing."))
@@ -121,12 +125,12 @@ def _best_row(rows: list[Row]) -> Row:
     return {}
 
 
-def _differences(best: Row, judged: Judged) -> list[Html]:
+def _differences(best: Row, judged: Evaluation) -> list[Html]:
     """Whether the detections have the AP that was measured during training."""
     notes = []
     for kind, what in KINDS.items():
-        if what in judged.figures and f"{kind}_AP" in best:
-            now, then = judged.figures[what]["AP"], best[f"{kind}_AP"]
+        if kind in judged.kinds and f"{kind}_AP" in best:
+            now, then = judged.metrics[f"{kind}_AP"], best[f"{kind}_AP"]
             if abs(now - then) > 1e-4:  # results.csv holds six digits
                 notes.append(
                     report.warning(
@@ -150,11 +154,11 @@ def _summary(config: dict[str, Any], dataset: CocoDataset) -> Html:
     )
 
 
-def _tiles(config: dict[str, Any], rows: list[Row], judged: Judged | None) -> Html:
+def _tiles(config: dict[str, Any], rows: list[Row], judged: Evaluation | None) -> Html:
     """The headline."""
     best, train = _best_row(rows), config["train"]
     figures = (
-        judged.figures
+        metrics_by_kind(judged)
         if judged
         else {
             what: {"AP": best[f"{kind}_AP"]} for kind, what in KINDS.items() if f"{kind}_AP" in best
@@ -166,9 +170,9 @@ def _tiles(config: dict[str, Any], rows: list[Row], judged: Judged | None) -> Ht
     )
     at_score = None
     if judged:
-        curves, at = judged.curves, judged.chosen
+        curves, at = judged.errors.curves, judged.errors.best
         at_score = (
-            judged.score,
+            judged.errors.score,
             *(float(values[at]) for values in (curves.f1, curves.precision, curves.recall)),
         )
     return report.headline(
@@ -182,9 +186,9 @@ def _tiles(config: dict[str, Any], rows: list[Row], judged: Judged | None) -> Ht
     )
 
 
-def _commands(folder: Path, config: dict[str, Any], judged: Judged | None) -> dict[str, str]:
+def _commands(folder: Path, config: dict[str, Any], judged: Evaluation | None) -> dict[str, str]:
     """Lines to type: with these weights, and for the same run again."""
-    score = judged.score if judged else DEFAULT_SCORE
+    score = judged.errors.score if judged else DEFAULT_SCORE
     run, data = shlex.quote(str(folder)), config["train"].get("data")
     use = [f"mrcnn predict --weights {run} --score-threshold {score:.2f} --out found IMAGES"]
     if data:
@@ -216,8 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     config = read_json(file)
     split = _validation_data(file, config)
     model = config["model"]
-    dataset = read_splits({"val": split}, model["class_names"], model["category_ids"])["val"]
-    print(write_report(args.run, dataset))
+    dataset, truth = read_split(split, None, model["class_names"], model["category_ids"])
+    print(write_report(args.run, dataset, read_evaluation(args.run, dataset, model, truth)))
 
 
 def _validation_data(file: Path, config: Any) -> Split:

@@ -2,140 +2,122 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from mrcnn import analysis
-from mrcnn.analysis import FOUND, OBJECTS, SIZES, ImagePair, Outcomes
-from mrcnn.coco_scores import score_results
 from mrcnn.data.coco import CocoDataset
-from mrcnn.data.coco_truth import Record, encoded_mask, filled_truth, ground_truth
+from mrcnn.data.coco_truth import Record
 from mrcnn.data.images import read_image
-from mrcnn.data.problems import read_json
+from mrcnn.evaluation import Evaluation, matching
+from mrcnn.evaluation.coco import KINDS, Kind
+from mrcnn.evaluation.evaluation import score
+from mrcnn.evaluation.matching import DETECTION_KINDS, OBJECT_KINDS, SIZES, Floats
+from mrcnn.evaluation.result_files import read_results
+from mrcnn.evaluation.truth import GroundTruth
+from mrcnn.rle import from_segmentation
 from mrcnn.visual import report, tallies
 from mrcnn.visual.marked import draw_marked
 from mrcnn.visual.page import Html
 
 WORST, BEST = 3, 2  # images shown
-KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Detections on the validation images, scored and analysed."""
-
-    kind: Literal["bbox", "segm"]  # which the analysis compares
-    figures: dict[str, dict[str, float]]  # "boxes", "masks" -> those of `score_results`
-    entries: list[Record]
-    truth: Record  # of these images
-    names: list[str]  # of the C classes, in ascending order of their ids
-    pairs: list[ImagePair]
-    curves: analysis.Curves
-    chosen: int  # position in the curves: of the best F1
-    outcomes: Outcomes  # from that score on
-
-    @property
-    def score(self) -> float:
-        """The lowest score that counts."""
-        return float(self.curves.scores[self.chosen])
-
-
-def judge(dataset: CocoDataset, results: Path, model: Record) -> Judged:
-    """Score and analyse the detections of a model.
+def read_evaluation(
+    folder: Path, dataset: CocoDataset, model: Record, truth: GroundTruth | None = None
+) -> Evaluation | None:
+    """Score val_results.json of a run; return None if it is absent or empty.
 
     Args:
-        results: COCO result file.
+        folder: Folder of the run.
+        dataset: Validation images.
         model: `ModelConfig.to_dict()` of the model.
+        truth: Ground truth of the images, if it was read before.
+
     Raises:
-        UserError: if a file cannot be read, or an entry is of no image or lacks a field.
+        UserError: If the file cannot be read, or an entry is wrong.
     """
-    truth, entries = ground_truth(dataset), read_json(results)
-    limit = int(model["max_detections"])
-    ids = {int(id) for id in dataset.image_ids}
-    kind: Literal["bbox", "segm"] = "segm" if model["masks"] else "bbox"
-    figures = {KINDS["bbox"]: score_results(truth, results, "bbox", limit, ids)}
-    if kind == "segm":
-        figures[KINDS["segm"]] = score_results(truth, results, "segm", limit, ids)
-    pairs = list(analysis.compare(truth, entries, kind, limit, ids))
-    curves = analysis.score_curves(pairs)
-    chosen = curves.best()
-    return Judged(
-        kind=kind,
-        figures=figures,
-        entries=entries,
-        truth=filled_truth(truth, ids),
-        names=[c["name"] for c in sorted(truth["categories"], key=lambda c: int(c["id"]))],
-        pairs=pairs,
-        curves=curves,
-        chosen=chosen,
-        outcomes=analysis.outcomes(pairs, float(curves.scores[chosen])),
-    )
+    file = folder / "val_results.json"
+    if not file.exists():
+        return None
+    truth = truth or GroundTruth.of_dataset(dataset)
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if model["masks"] else ("bbox",)
+    entries = read_results(file, truth, kinds)
+    return score(truth, entries, kinds, int(model["max_detections"]))
 
 
-def sections_of(judged: Judged, dataset: CocoDataset) -> list[tuple[str, Html]]:
-    """What the detections say about the weights: headings and their contents."""
-    names, result, curves = judged.names, judged.outcomes, judged.curves
-    what, score = KINDS[judged.kind], judged.score
-    precision = {
-        iou: analysis.precision_at_recalls(judged.pairs, len(names), iou) for iou in (0.5, 0.75)
+def metrics_by_kind(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Return the metrics of "boxes" and "masks"."""
+    return {
+        KINDS[kind]: {
+            name.removeprefix(f"{kind}_"): value
+            for name, value in evaluation.metrics.items()
+            if name.startswith(f"{kind}_")
+        }
+        for kind in evaluation.kinds
     }
+
+
+def sections_of(evaluation: Evaluation, dataset: CocoDataset) -> list[tuple[str, Html]]:
+    """What the detections say about the weights: headings and their contents."""
+    errors = evaluation.errors
+    names, result, curves = errors.names, errors.outcomes, errors.curves
+    what, lowest = KINDS[errors.kind], errors.score
+    precision, metrics = errors.precision, metrics_by_kind(evaluation)
     objects = result.object_counts(result.object_label, len(names)).sum(axis=1)
-    found = result.found_counts(result.found_label, len(names))
+    found = result.detection_counts(result.detection_label, len(names))
     classes = [
         tallies.ClassRow(
             name=name,
             objects=int(objects[c]),
-            aps=[figures[f"AP/{name}"] for figures in judged.figures.values()],
+            aps=[figures[f"AP/{name}"] for figures in metrics.values()],
             ap50=float(precision[0.5][c].mean()),
             correct=int(found[c, 0]),
             wrong=int(found[c, 1:].sum()),
         )
         for c, name in enumerate(names)
     ]
-    objects_by_size = result.object_counts(analysis.size_of(result.object_area), len(SIZES))
-    found_by_size = result.found_counts(analysis.size_of(result.found_area), len(SIZES))
+    objects_by_size = result.object_counts(matching.size_of(result.object_area), len(SIZES))
+    found_by_size = result.detection_counts(matching.size_of(result.detection_area), len(SIZES))
     sizes = [
         tallies.SizeRow(
             name=size,
-            aps=[figures[f"AP{size[0]}"] for figures in judged.figures.values()],
-            objects=dict(zip(OBJECTS, objects_by_size[s].tolist(), strict=True)),
-            found=dict(zip(FOUND, found_by_size[s].tolist(), strict=True)),
+            aps=[figures[f"AP{size[0]}"] for figures in metrics.values()],
+            objects=dict(zip(OBJECT_KINDS, objects_by_size[s].tolist(), strict=True)),
+            found=dict(zip(DETECTION_KINDS, found_by_size[s].tolist(), strict=True)),
         )
         for s, size in enumerate(SIZES)
     ]
     at_score = {"precision": curves.precision, "recall": curves.recall, "F1": curves.f1}
-    matrix = analysis.confusion_matrix(judged.pairs, len(names), score)
     return [
-        ("Average precision", tallies.averages(judged.figures, classes, what, score)),
+        ("Average precision", tallies.averages(metrics, classes, what, lowest)),
         (
             "Precision and recall",
-            report.precision_recall(precision, names, curves.scores, at_score, score, what),
+            report.precision_recall(precision, names, curves.scores, at_score, lowest, what),
         ),
         (
             "Errors",
             tallies.errors(
-                dict(zip(FOUND, found.sum(axis=0).tolist(), strict=True)),
-                dict(zip(OBJECTS, objects_by_size.sum(axis=0).tolist(), strict=True)),
+                errors.detections,
+                errors.objects,
                 what,
-                score,
+                lowest,
             ),
         ),
-        ("Errors by size", tallies.sizes(sizes, list(judged.figures))),
-        ("Confusion matrix", tallies.confusions(matrix, names, what, score)),
-        ("Worst and best images", _pictures(judged, dataset)),
+        ("Errors by size", tallies.sizes(sizes, list(metrics))),
+        ("Confusion matrix", tallies.confusions(errors.confusions, names, what, lowest)),
+        ("Worst and best images", _pictures(evaluation, dataset)),
     ]
 
 
-def _pictures(judged: Judged, dataset: CocoDataset) -> Html:
+def _pictures(evaluation: Evaluation, dataset: CocoDataset) -> Html:
     """The images of the lowest F1, of equals with the most errors; and the highest, with most
     objects found."""
-    result, count = judged.outcomes, len(judged.pairs)
-    f1 = result.f1(count)
-    found = result.found_counts(result.found_image, count)
+    errors = evaluation.errors
+    result, count = errors.outcomes, len(errors.pairs)
+    f1 = errors.image_f1
+    found = result.detection_counts(result.detection_image, count)
     objects = result.object_counts(result.object_image, count)
     correct, wrong, missed = found[:, 0], found[:, 1:].sum(axis=1), objects[:, 1:].sum(axis=1)
     worst = [int(i) for i in np.lexsort((-wrong - missed, f1)) if f1[i] < 1][:WORST]
@@ -143,8 +125,8 @@ def _pictures(judged: Judged, dataset: CocoDataset) -> Html:
     index_of = {int(id): index for index, id in enumerate(dataset.image_ids)}
     comparisons = []
     for word, i in [*(("Worst", i) for i in worst), *(("Best", i) for i in best)]:
-        path = dataset.path(index_of[judged.pairs[i].image_id])
-        truth, detections = _drawn(judged, i, path)
+        path = dataset.path(index_of[errors.pairs[i].image_id])
+        truth, detections = _drawn(evaluation, i, path)
         comparisons.append(
             report.Comparison(
                 title=f"{word}: {path.name}",
@@ -154,42 +136,45 @@ def _pictures(judged: Judged, dataset: CocoDataset) -> Html:
                 found_caption=f"Detections: {correct[i]} correct, {wrong[i]} wrong; F1 {f1[i]:.2f}",
             )
         )
-    return report.comparisons(comparisons, judged.score)
+    return report.comparisons(comparisons, errors.score)
 
 
-def _drawn(judged: Judged, i: int, path: Path) -> tuple[Image.Image, Image.Image]:
+def _drawn(evaluation: Evaluation, i: int, path: Path) -> tuple[Image.Image, Image.Image]:
     """The objects of the image at position i, and what was found in it."""
-    result, pair = judged.outcomes, judged.pairs[i]
-    image = next(image for image in judged.truth["images"] if image["id"] == pair.image_id)
-    records = [r for r in judged.truth["annotations"] if r["image_id"] == pair.image_id]
-    here, there = result.object_image == i, result.found_image == i
-    records = [records[place] for place in result.object_place[here]]
-    entries = [judged.entries[position] for position in result.found_entry[there]]
+    errors, truth = evaluation.errors, evaluation.truth.records
+    result, pair = errors.outcomes, errors.pairs[i]
+    image = next(image for image in truth["images"] if image["id"] == pair.image_id)
+    records = [r for r in truth["annotations"] if r["image_id"] == pair.image_id]
+    here, there = result.object_image == i, result.detection_image == i
+    records = [records[position] for position in result.object_position[here]]
+    entries = [evaluation.entries[position] for position in result.detection_entry[there]]
     size = image["height"], image["width"]
     pixels = read_image(path)
-    truth = draw_marked(
+    has_masks = errors.kind == "segm"
+    masks = [from_segmentation(r["segmentation"], *size) for r in records] if has_masks else []
+    objects = draw_marked(
         pixels,
         _corners(records),
         result.object_label[here],
-        [encoded_mask(r["segmentation"], *size) for r in records] if judged.kind == "segm" else [],
+        masks,
         result.object_kind[here] != 0,
-        judged.names,
+        errors.names,
         "missed",
     )
     found = draw_marked(
         pixels,
         _corners(entries),
-        result.found_label[there],
-        [entry["segmentation"] for entry in entries] if judged.kind == "segm" else [],
-        result.found_kind[there] != 0,
-        judged.names,
+        result.detection_label[there],
+        [entry["segmentation"] for entry in entries] if has_masks else [],
+        result.detection_kind[there] != 0,
+        errors.names,
         "wrong",
         np.array([entry["score"] for entry in entries], np.float64),
     )
-    return truth, found
+    return objects, found
 
 
-def _corners(records: list[Record]) -> analysis.Floats:
+def _corners(records: list[Record]) -> Floats:
     """(D, 4) xyxy."""
     boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn import rle
+from mrcnn.data.coco_writer import coco_results
 from mrcnn.errors import UserError
 from mrcnn.visual import draw_instances
 
@@ -174,35 +175,3 @@ class Result:
         buffer = io.BytesIO()
         self.plot().save(buffer, "png")
         return buffer.getvalue()
-
-
-def coco_results(
-    boxes: NDArray[Any],
-    scores: NDArray[Any],
-    labels: NDArray[Any],
-    rles: Sequence[dict[str, Any]],
-    category_ids: Sequence[int],
-) -> list[dict[str, Any]]:
-    """Objects of one image as COCO writes results, without `image_id`.
-
-    Boxes are rounded to 1/1000 pixel: so x and width of a file survive float32 corners, and an
-    overlap that equals a threshold stays equal.
-
-    Args:
-        boxes: (D, 4) xyxy.
-        scores, labels: (D,).
-        rles: D masks, or none.
-        category_ids: of each label.
-    """
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-    entries = []
-    for i in range(len(scores)):
-        entry: dict[str, Any] = {
-            "category_id": category_ids[int(labels[i])],
-            "bbox": [round(value, 3) for value in xywh[i]],
-            "score": float(scores[i]),
-        }
-        if len(rles):
-            entry["segmentation"] = rles[i]
-        entries.append(entry)
-    return entries

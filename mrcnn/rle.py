@@ -132,13 +132,13 @@ def bounding_box(rle: Rle) -> Box:
 
 
 def iou(
-    detections: Sequence[Rle], truth: Sequence[Rle], crowd: Sequence[bool | int] | None = None
+    detections: Sequence[Any], truth: Sequence[Any], crowd: Sequence[bool | int] | None = None
 ) -> NDArray[np.float64]:
-    """Compute the IoU of every pair of masks, (len(detections), len(truth)).
+    """Compute the IoU of every pair of masks, or of boxes, (len(detections), len(truth)).
 
     Args:
-        detections: masks of one image.
-        truth: masks of the same image.
+        detections: masks of one image, or boxes (x, y, width, height).
+        truth: masks or boxes of the same image.
         crowd: which masks of `truth` are crowd regions. For these, the intersection is divided by
             the area of the detection, as COCO does.
     """

@@ -1,6 +1,6 @@
 """Images of ids and detections, the same with every version of every library.
 
-`python tests/cityscapes_cases.py` writes cityscapes_figures.json anew with the tools of the
+`python tests/cityscapes_cases.py` writes cityscapes_metrics.json again, with the tools of the
 benchmark (cityscapesscripts 2.3.0).
 """
 
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 96, 160
 NAMES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 LABELS = dict(zip(NAMES, (24, 25, 26, 27, 28, 31, 32, 33), strict=True))
 TOOLS = "cityscapesscripts"
-FIGURES = Path(__file__).with_name("cityscapes_figures.json")
+METRICS = Path(__file__).with_name("cityscapes_metrics.json")
 
 
 def street(
@@ -69,7 +69,7 @@ def entry(label: int, score: float, mask: np.ndarray) -> dict:
     return {"category_id": label, "score": score, "segmentation": runs}
 
 
-def judged_by_the_benchmark(images: list) -> dict[str, float]:
+def metrics_of_the_benchmark(images: list) -> dict[str, float]:
     """The figures of its tools; ImportError without them."""
     sys.modules.setdefault("pyquaternion", types.SimpleNamespace(Quaternion=object))  # for 3-D
     np.in1d = np.isin  # its name before NumPy 2.4
@@ -98,5 +98,5 @@ def judged_by_the_benchmark(images: list) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    figures = {str(seed): judged_by_the_benchmark(street(seed)) for seed in range(20)}
-    FIGURES.write_text(json.dumps(figures, indent=0) + "\n")
+    figures = {str(seed): metrics_of_the_benchmark(street(seed)) for seed in range(20)}
+    METRICS.write_text(json.dumps(figures, indent=0) + "\n")

@@ -1,7 +1,12 @@
 """Annotations and detections drawn at random, with all that scores treat specially."""
 
+from collections.abc import Collection
+
 import numpy as np
 from pycocotools import mask as rle_codec
+
+from mrcnn.evaluation.evaluation import Protocol, score
+from mrcnn.evaluation.truth import GroundTruth
 
 HEIGHT, WIDTH = 240, 320
 CATEGORIES = {2: "cat", 5: "dog", 6: "cow", 90: "owl"}  # gaps between the ids
@@ -69,3 +74,23 @@ def corners(x: float, y: float, width: float, height: float) -> list[float]:
     right, bottom = x + width, y + height
     middle = x + width / 2
     return [x, y, middle, y, right, y + height / 2, right, bottom, x, bottom]
+
+
+def metrics_of(
+    truth: dict,
+    entries: list[dict],
+    kind: str,
+    limit: int | None = None,
+    image_ids: Collection[int] | None = None,
+    **protocol: object,
+) -> dict[str, float]:
+    """Score entries against records; the names of metrics are without their kind."""
+    evaluation = score(
+        GroundTruth.from_records(truth, image_ids), entries, [kind], limit, Protocol(**protocol)
+    )
+    prefix = f"{kind}_"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in evaluation.metrics.items()
+        if name.startswith(prefix)
+    }

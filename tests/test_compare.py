@@ -1,14 +1,13 @@
-"""`mrcnn compare`: what is better in B than in A, overall, by class and by image."""
+"""`mrcnn compare`: where B is better than A, overall, per class and per image."""
 
 import copy
 import json
 from collections import Counter
 
 import pytest
-from random_results import random_set
+from random_results import metrics_of, random_set
 
-from mrcnn import compare as verb
-from mrcnn.coco_scores import score_results
+from mrcnn import compare as command
 from mrcnn.errors import UserError
 
 
@@ -17,7 +16,7 @@ def busiest(truth: dict) -> int:
 
 
 @pytest.fixture
-def place(tmp_path):
+def folder(tmp_path):
     """truth.json, a.json, and b.json, which lacks what A found in the busiest image."""
     truth, a = random_set(4)
     lost = busiest(truth)
@@ -28,41 +27,41 @@ def place(tmp_path):
     return tmp_path
 
 
-def compare(place, capsys, *words: object, sides: tuple = ("a.json", "b.json")) -> str:
-    sides = [place / side for side in sides]
-    verb.main([str(word) for word in (*sides, *words)])
+def compare(folder, capsys, *words: object, sides: tuple = ("a.json", "b.json")) -> str:
+    sides = [folder / side for side in sides]
+    command.main([str(word) for word in (*sides, *words)])
     return capsys.readouterr().out
 
 
-def test_the_tables(place, capsys):
-    lines = compare(place, capsys, "--ground-truth", place / "truth.json").splitlines()
-    truth = json.loads((place / "truth.json").read_text())
-    a, b = (json.loads((place / f"{side}.json").read_text()) for side in "ab")
+def test_the_tables(folder, capsys):
+    lines = compare(folder, capsys, "--ground-truth", folder / "truth.json").splitlines()
+    truth = json.loads((folder / "truth.json").read_text())
+    a, b = (json.loads((folder / f"{side}.json").read_text()) for side in "ab")
     assert lines[:3] == [
-        f"A: {place / 'a.json'}",
-        f"B: {place / 'b.json'}",
+        f"A: {folder / 'a.json'}",
+        f"B: {folder / 'b.json'}",
         "5 images, at most 100 detections each",
     ]
-    one, other = (score_results(truth, side, "segm") for side in (a, b))
-    assert other["AP"] < one["AP"]
+    first, second = (metrics_of(truth, side, "segm") for side in (a, b))
+    assert second["AP"] < first["AP"]
     row = next(line for line in lines if line.startswith("AP "))
-    expected = [f"{one['AP']:.3f}", f"{other['AP']:.3f}", f"{other['AP'] - one['AP']:+.3f}"]
+    expected = [f"{first['AP']:.3f}", f"{second['AP']:.3f}", f"{second['AP'] - first['AP']:+.3f}"]
     assert row.split()[4:] == expected
     start = next(i for i, line in enumerate(lines) if line.startswith("class"))
     rows = [line.split() for line in lines[start + 1 : start + 4]]
     assert {row[0] for row in rows} == {"cat", "dog", "cow"}  # owls have no ground truth
     assert rows == sorted(rows, key=lambda row: float(row[3]))
-    for name, first, second, change in rows:
-        assert first == f"{one['AP/' + name]:.3f}"
-        assert second == f"{other['AP/' + name]:.3f}"
-        assert change == f"{other['AP/' + name] - one['AP/' + name]:+.3f}"
+    for name, a_cell, b_cell, change in rows:
+        assert a_cell == f"{first['AP/' + name]:.3f}"
+        assert b_cell == f"{second['AP/' + name]:.3f}"
+        assert change == f"{second['AP/' + name] - first['AP/' + name]:+.3f}"
 
 
-def test_images(place, capsys):
-    lost = busiest(json.loads((place / "truth.json").read_text()))
-    out = place / "figures.json"
-    flags = ["--ground-truth", place / "truth.json", "--json", out]
-    output = compare(place, capsys, *flags)
+def test_images(folder, capsys):
+    lost = busiest(json.loads((folder / "truth.json").read_text()))
+    out = folder / "metrics.json"
+    flags = ["--ground-truth", folder / "truth.json", "--json", out]
+    output = compare(folder, capsys, *flags)
     f1 = {row["id"]: (row["a"], row["b"]) for row in json.loads(out.read_text())["images"]["f1"]}
     assert f1[lost][0] > f1[lost][1] == 0
     worse = sum(a > b for a, b in f1.values())
@@ -72,48 +71,48 @@ def test_images(place, capsys):
     assert f"A is better by {f1[lost][0]:.2f} ({f1[lost][0]:.2f}, 0.00): {lost}.png" in output
 
 
-def test_a_result_against_itself(place, capsys):
-    output = compare(place, capsys, "--data", place / "data", sides=("a.json", "a.json"))
+def test_a_result_against_itself(folder, capsys):
+    output = compare(folder, capsys, "--data", folder / "data", sides=("a.json", "a.json"))
     assert "B is better in 0, A in 0, and 5 are equal" in output
     assert "better by" not in output
     assert "+0.000" in output
 
 
-def test_run_folders(place, capsys):
+def test_run_folders(folder, capsys):
     """The detections of the best weights, else those that evaluate wrote; the larger limit."""
     for name, side, file in (("1", "a", "val_results"), ("2", "b", "coco_results_val")):
-        (place / name).mkdir()
-        (place / f"{side}.json").rename(place / name / f"{file}.json")
+        (folder / name).mkdir()
+        (folder / f"{side}.json").rename(folder / name / f"{file}.json")
         content = {"model": {"max_detections": 30 * int(name)}}
-        (place / name / "config.json").write_text(json.dumps(content))
-    output = compare(place, capsys, "--data", place / "data", sides=("1", "2"))
-    assert f"B: {place / '2' / 'coco_results_val.json'}" in output
+        (folder / name / "config.json").write_text(json.dumps(content))
+    output = compare(folder, capsys, "--data", folder / "data", sides=("1", "2"))
+    assert f"B: {folder / '2' / 'coco_results_val.json'}" in output
     assert "5 images, at most 60 detections each" in output
-    (place / "3").mkdir()
+    (folder / "3").mkdir()
     with pytest.raises(UserError, match=r"3: holds no val_results\.json and no coco_res"):
-        compare(place, capsys, "--data", place / "data", sides=("1", "3"))
-    (place / "1" / "config.json").write_text("{}")
+        compare(folder, capsys, "--data", folder / "data", sides=("1", "3"))
+    (folder / "1" / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"model\.max_detections must be a whole number"):
-        compare(place, capsys, "--data", place / "data", sides=("1", "2"))
+        compare(folder, capsys, "--data", folder / "data", sides=("1", "2"))
 
 
-def test_boxes_against_masks(place, capsys):
+def test_boxes_against_masks(folder, capsys):
     for side, field in (("a", "bbox"), ("b", "segmentation")):
-        entries = json.loads((place / f"{side}.json").read_text())
+        entries = json.loads((folder / f"{side}.json").read_text())
         for entry in entries:
             del entry[field]
-        (place / f"{side}.json").write_text(json.dumps(entries))
+        (folder / f"{side}.json").write_text(json.dumps(entries))
     with pytest.raises(UserError, match="one has boxes only, the other masks only"):
-        compare(place, capsys, "--ground-truth", place / "truth.json")
+        compare(folder, capsys, "--ground-truth", folder / "truth.json")
 
 
-def test_many_classes(place, capsys):
+def test_many_classes(folder, capsys):
     """The ten that lose and the ten that gain most."""
-    truth = json.loads((place / "truth.json").read_text())
+    truth = json.loads((folder / "truth.json").read_text())
     truth["categories"] = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
     for i, record in enumerate(truth["annotations"] * 3):
         truth["annotations"].append({**record, "id": 1000 + i, "category_id": i % 40 + 1})
-    (place / "truth.json").write_text(json.dumps(truth))
-    output = compare(place, capsys, "--ground-truth", place / "truth.json")
+    (folder / "truth.json").write_text(json.dumps(truth))
+    output = compare(folder, capsys, "--ground-truth", folder / "truth.json")
     assert "classes between" in output
     assert len(output.splitlines()) < 60

@@ -11,7 +11,7 @@ from test_readers import simplest, strange
 
 from mrcnn import cli
 from mrcnn.data.coco import read_splits
-from mrcnn.data.coco_truth import as_coco, ground_truth
+from mrcnn.data.coco_truth import as_coco, read_records
 from mrcnn.data.formats import find_splits
 
 COMMANDS = documents.commands("data.md")
@@ -74,6 +74,6 @@ def test_the_page_of_a_run_can_be_written_anew(workplace, monkeypatch, capsys):
 
 def test_ground_truth_is_the_file_where_there_is_one(workplace):
     labelme = read_splits(find_splits(workplace / "photos"))["val"]
-    assert ground_truth(labelme) == as_coco(labelme)
+    assert read_records(labelme) == as_coco(labelme)
     coco = read_splits(find_splits(workplace / "birds"))["val"]
-    assert "area" not in ground_truth(coco)["annotations"][0]
+    assert "area" not in read_records(coco)["annotations"][0]

@@ -1,4 +1,4 @@
-"""Scores are COCO's: published figures, hand-made cases, a detector that knows the truth."""
+"""Metrics are COCO's: published ones, hand-made cases, a detector that knows the truth."""
 
 import contextlib
 import dataclasses
@@ -15,19 +15,20 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle_codec
 from pycocotools.coco import COCO
+from random_results import metrics_of
 
-from mrcnn import evaluate as verb
+from mrcnn import evaluate as command
 from mrcnn.checkpoints import files as checkpoint_files
-from mrcnn.coco_scores import score_results
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco import CocoDataset, read_coco
+from mrcnn.data.coco_writer import coco_results
 from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
-from mrcnn.evaluate import evaluate
+from mrcnn.evaluation import evaluate
+from mrcnn.evaluation.result_files import check_entries, read_results
+from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.files import write_json
 from mrcnn.models import PUBLISHED
-from mrcnn.results import coco_results
-from mrcnn.score_tables import format_metrics
 from mrcnn.structures import Detections
 
 ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
@@ -49,8 +50,8 @@ def published(folder: Path, kind: str) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_published_figures(shared_data, tmp_path, kind):
-    """COCO's own example: its detections through our form of them, our writer and our scores."""
+def test_published_metrics(shared_data, tmp_path, kind):
+    """COCO's own example: its detections through our detections, our writer and our metrics."""
     folder = shared_data / "coco_eval"
     truth = folder / "instances_val2014_100.json"
     ids = sorted(category["id"] for category in json.loads(truth.read_text())["categories"])
@@ -58,25 +59,27 @@ def test_published_figures(shared_data, tmp_path, kind):
     by_image: dict[int, list[dict]] = {}
     for entry in fake:
         by_image.setdefault(entry["image_id"], []).append(entry)
-    ours = []
-    for image_id, entries in by_image.items():
-        masks = [entry["segmentation"] for entry in entries if kind == "segm"]
-        xywh = rle_codec.toBbox(masks) if masks else np.array([e["bbox"] for e in entries])
+    entries = []
+    for image_id, group in by_image.items():
+        masks = [entry["segmentation"] for entry in group if kind == "segm"]
+        xywh = rle_codec.toBbox(masks) if masks else np.array([e["bbox"] for e in group])
         boxes = torch.tensor(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)).float()
         found = Detections(
             boxes=boxes,
-            scores=torch.tensor([entry["score"] for entry in entries]),
-            labels=torch.tensor([ids.index(entry["category_id"]) for entry in entries]),
+            scores=torch.tensor([entry["score"] for entry in group]),
+            labels=torch.tensor([ids.index(entry["category_id"]) for entry in group]),
             masks=masks,
         )
         arrays = (tensor.numpy() for tensor in (found.boxes, found.scores, found.labels))
         results = coco_results(*arrays, found.masks, ids)
-        ours += [{"image_id": image_id, **result} for result in results]
-    write_json(tmp_path / "results.json", ours)
-    figures = score_results(truth, tmp_path / "results.json", kind)
+        entries += [{"image_id": image_id, **result} for result in results]
+    write_json(tmp_path / "results.json", entries)
+    records = json.loads(truth.read_text())
+    entries = read_results(tmp_path / "results.json", GroundTruth.from_records(records))
+    metrics = metrics_of(records, entries, kind)
     expected = published(folder, kind)
     assert len(expected) == 12
-    assert [round(figures[name], 3) for name in ORDER] == expected
+    assert [round(metrics[name], 3) for name in ORDER] == expected
 
 
 # Hand-made cases
@@ -111,15 +114,15 @@ def grid_of_squares(count: int) -> tuple[dict, list[dict]]:
 def test_the_limit_of_detections(kind, limit):
     """Of 150 objects `limit` can be found: AP averages precision over 101 recalls."""
     truth, results = grid_of_squares(150)
-    figures = score_results(truth, results, kind, limit)
+    metrics = metrics_of(truth, results, kind, limit)
     recall = min(limit, 150) / 150
-    assert figures["AR"] == pytest.approx(recall)
-    assert figures["AR10"] == pytest.approx(min(limit, 10) / 150)
-    assert figures["AR1"] == pytest.approx(1 / 150)
+    assert metrics["AR"] == pytest.approx(recall)
+    assert metrics["AR10"] == pytest.approx(min(limit, 10) / 150)
+    assert metrics["AR1"] == pytest.approx(1 / 150)
     expected = sum(step / 100 <= recall for step in range(101)) / 101
     for name in ("AP", "AP50", "AP75", "APs", "AP/square"):
-        assert figures[name] == pytest.approx(expected)
-    assert figures["APl"] == figures["ARm"] == -1
+        assert metrics[name] == pytest.approx(expected)
+    assert metrics["APl"] == metrics["ARm"] == -1
 
 
 def test_optional_fields_are_filled_in():
@@ -133,7 +136,7 @@ def test_optional_fields_are_filled_in():
             counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
             record["segmentation"] = {"size": [200, 200], "counts": counts}
     for kind in ("bbox", "segm"):
-        assert score_results(bare, results, kind) == score_results(truth, results, kind)
+        assert metrics_of(bare, results, kind) == metrics_of(truth, results, kind)
 
 
 def test_the_area_of_a_mask_is_not_that_of_its_box():
@@ -144,23 +147,21 @@ def test_the_area_of_a_mask_is_not_that_of_its_box():
     wrong = {"image_id": 5, "category_id": 4, "bbox": [20, 20, 180, 180], "score": 1.0,
              "segmentation": rle_codec.encode(thin)}  # fmt: skip
     results[0]["score"] = 0.5
-    assert score_results(truth, [wrong, *results], "segm")["APs"] == pytest.approx(0.5)
-    assert score_results(truth, [wrong, *results], "bbox")["APs"] == pytest.approx(1.0)
+    assert metrics_of(truth, [wrong, *results], "segm")["APs"] == pytest.approx(0.5)
+    assert metrics_of(truth, [wrong, *results], "bbox")["APs"] == pytest.approx(1.0)
 
 
 def test_crowds_are_no_errors():
     truth, results = grid_of_squares(2)
     truth["annotations"][1]["iscrowd"] = 1
-    assert score_results(truth, results, "segm")["AP"] == pytest.approx(1)
-    assert score_results(truth, results[:1], "segm")["AR"] == pytest.approx(1)
+    assert metrics_of(truth, results, "segm")["AP"] == pytest.approx(1)
+    assert metrics_of(truth, results[:1], "segm")["AR"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_no_detections(kind, tmp_path):
+def test_no_detections(kind):
     truth, _ = grid_of_squares(2)
-    assert score_results(truth, [], kind)["AP"] == 0
-    write_json(tmp_path / "none.json", [])
-    assert score_results(truth, tmp_path / "none.json", kind)["AR"] == 0
+    assert metrics_of(truth, [], kind)["AP"] == 0
 
 
 def test_some_images():
@@ -168,9 +169,9 @@ def test_some_images():
     other = {"id": 6, "width": 200, "height": 200}
     truth["images"].append(other)
     truth["annotations"].append({**truth["annotations"][0], "id": 9, "image_id": 6})
-    assert score_results(truth, results, "bbox")["AR"] == pytest.approx(2 / 3)
-    assert score_results(truth, results, "bbox", image_ids=[5])["AR"] == 1
-    assert score_results(truth, results, "bbox", image_ids=[6])["AR"] == 0
+    assert metrics_of(truth, results, "bbox")["AR"] == pytest.approx(2 / 3)
+    assert metrics_of(truth, results, "bbox", image_ids=[5])["AR"] == 1
+    assert metrics_of(truth, results, "bbox", image_ids=[6])["AR"] == 0
 
 
 BAD_RESULTS = {
@@ -179,18 +180,18 @@ BAD_RESULTS = {
     "no score": ([{"image_id": 5, "category_id": 4, "bbox": [0, 0, 1, 1]}], "entry 0 lacks score"),
     "another image": (
         [{"image_id": 8, "category_id": 4, "bbox": [0, 0, 1, 1], "score": 1}],
-        "image_id must be of an image of the annotations, got 8",
+        "image_id must be the id of an image of the annotations, got 8",
     ),
 }
 
 
 @pytest.mark.parametrize("case", BAD_RESULTS)
-def test_bad_results(case, tmp_path):
+def test_bad_results(case):
     content, message = BAD_RESULTS[case]
-    write_json(tmp_path / "results.json", content)
+    truth = GroundTruth.from_records(grid_of_squares(1)[0])
     with pytest.raises(UserError) as caught:
-        score_results(grid_of_squares(1)[0], tmp_path / "results.json", "bbox")
-    assert str(tmp_path / "results.json") in str(caught.value)
+        check_entries(content, ["bbox"], truth, "results.json")
+    assert str(caught.value).startswith("results.json: ")
     assert message in str(caught.value)
 
 
@@ -198,7 +199,7 @@ def test_bad_results(case, tmp_path):
 
 
 class Oracle:
-    """Stands in for a predictor, and finds what the annotations say."""
+    """A detector that returns the annotations."""
 
     def __init__(self, dataset: CocoDataset, max_detections: int = 100) -> None:
         self.config = ModelConfig(
@@ -244,7 +245,7 @@ def test_the_truth_scores_one(coco_mini, tmp_path):
         batch_size=4,
         results=tmp_path / "new" / "results.json",
         progress=lambda *call: calls.append(call),
-    )
+    ).metrics
     assert metrics["segm_AP"] == metrics["segm_AR"] == pytest.approx(1)
     assert metrics["bbox_AP50"] == pytest.approx(1)
     assert (metrics["images"], metrics["max_detections"]) == (139, 100)
@@ -261,11 +262,12 @@ def test_some_images_at_the_limit(coco_mini):
     chosen = torch.argsort(counts, descending=True)[:3].tolist()
     ids = coco_mini.image_ids[chosen].tolist()
     taken = subset(coco_mini, sorted(chosen))
-    metrics = evaluate(Oracle(taken, max_detections=5), coco_mini, image_ids=ids)
+    evaluation = evaluate(Oracle(taken, max_detections=5), coco_mini, image_ids=ids)
+    metrics = evaluation.metrics
     assert metrics["images"] == metrics["images_at_limit"] == 3
     assert metrics["max_detections"] == 5
     assert 0 < metrics["segm_AR"] < 1
-    text = format_metrics(metrics)
+    text = str(evaluation)
     assert "3 images, at most 5 detections each" in text
     assert "images with as many detections as are allowed (5): 3; they may hold more" in text
 
@@ -308,13 +310,13 @@ def two_images(folder: Path) -> Path:
     return folder
 
 
-def test_the_verb(tmp_path, capsys):
+def test_the_command(tmp_path, capsys):
     """Category ids are those of the file at hand, also where the model learnt from another."""
     folder = two_images(tmp_path / "data")
     (tmp_path / "ids").write_text("1\n")
     run = tiny.run(tmp_path / "run", dataclasses.replace(tiny.CONFIG, max_detections=9))
     flags = ["--weights", run, "--data", folder, "--image-ids", tmp_path / "ids", "--max-dets", 7]
-    verb.main([str(flag) for flag in [*flags, "--device", "cpu"]])
+    command.main([str(flag) for flag in [*flags, "--device", "cpu"]])
     results = run / "coco_results_val.json"
     output = capsys.readouterr().out
     assert "1 images, at most 7 detections each" in output
@@ -342,7 +344,7 @@ def test_a_published_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     before = sorted(run.iterdir())
     name = next(iter(PUBLISHED))
-    verb.main(["--weights", name, "--data", str(data), "--device", "cpu"])
+    command.main(["--weights", name, "--data", str(data), "--device", "cpu"])
     assert fetched == [name]
     assert sorted(run.iterdir()) == before
     assert (tmp_path / "here" / "coco_results_val.json").is_file()

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 from served import image_file, serving
 
-from mrcnn.results import coco_results
+from mrcnn.data.coco_writer import coco_results
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed")
 

@@ -15,7 +15,7 @@ from short_runs import arguments, contents, run, torchrun, wait_for, write_data
 import mrcnn
 from mrcnn.data.coco import read_coco
 from mrcnn.data.shapes import write_shapes
-from mrcnn.evaluate import evaluate
+from mrcnn.evaluation import evaluate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as on Linux")
 
@@ -75,7 +75,7 @@ def test_two_processes_train_and_score_as_one(data, tmp_path):
 
     dataset = read_coco(data / "val.json", data / "images")
     model = mrcnn.load(tmp_path / "two" / "last.safetensors", device="cpu")
-    again = evaluate(model, dataset, results=tmp_path / "again.json")
+    again = evaluate(model, dataset, results=tmp_path / "again.json").metrics
     found = (tmp_path / "two" / "last_results.json").read_bytes()
     assert (tmp_path / "again.json").read_bytes() == found
     assert len(found) > 1000

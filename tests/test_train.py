@@ -19,7 +19,7 @@ from mrcnn.data.loader import train_loader
 from mrcnn.data.shapes import write_shapes
 from mrcnn.data.transforms import Augmentation
 from mrcnn.errors import UserError
-from mrcnn.evaluate import evaluate
+from mrcnn.evaluation import evaluate
 from mrcnn.models import build
 from mrcnn.models.fpn import FPN
 from mrcnn.predictor import Predictor
@@ -250,7 +250,7 @@ def test_overfits_eight_real_images(shared_data, tmp_path):
         read_at=lambda step: step % 100 == 0,
     ):
         pass
-    assert evaluate(Predictor(model, config), dataset)["segm_AP"] >= 0.8
+    assert evaluate(Predictor(model, config), dataset).metrics["segm_AP"] >= 0.8
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ def read_coco(
     class_names: Sequence[str] = (),
     category_ids: Sequence[int] = (),
     content: Content | None = None,
+    parsed: Any = None,
 ) -> CocoDataset:
     """Read and check an annotation file, and the headers of all its images.
 
@@ -82,13 +83,14 @@ def read_coco(
         class_names: of an existing model: categories are matched to them by name.
         category_ids: of that model, used for its classes that the file does not have.
         content: records that take the place of the file's.
+        parsed: JSON value of the file, if it was read before.
     Raises:
         DatasetError: listing all that is wrong in the records and their images.
         UserError: if the file cannot be read or is not JSON.
     """
     problems = Problems(annotations)
     if content is None:
-        content = read_content(annotations, problems)
+        content = read_content(annotations, problems, parsed)
     image_records, annotation_records, category_records = (
         [(i, record) for i, record in enumerate(records) if isinstance(record, dict)]
         for records in (content.images, content.annotations, content.categories)
@@ -159,14 +161,14 @@ def read_splits(
     return datasets
 
 
-def read_content(annotations: Path, problems: Problems) -> Content:
+def read_content(annotations: Path, problems: Problems, parsed: Any = None) -> Content:
     """The records of a COCO file; what is no record is noted.
 
     Raises:
         DatasetError: if the file does not hold a JSON object.
         UserError: if the file cannot be read or is not JSON.
     """
-    content = read_json(annotations)
+    content = read_json(annotations) if parsed is None else parsed
     if not isinstance(content, dict):
         problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
         problems.raise_any()

@@ -1,4 +1,4 @@
-"""Ground truth as COCO files hold it, with what is optional filled in."""
+"""Ground truth in the form of COCO files, with optional fields filled in."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
-from pycocotools import mask as rle_codec
-
 from mrcnn.data import instances
 from mrcnn.data.coco import CocoDataset
 from mrcnn.data.problems import read_json
+from mrcnn.rle import area, bounding_box, from_segmentation
 
 Record = dict[str, Any]
 
 
-def ground_truth(dataset: CocoDataset) -> Record:
-    """The COCO records of a data set: its annotation file, or what stands for one.
+def read_records(dataset: CocoDataset) -> Record:
+    """Read the annotation file of a data set, or make the content of one in another format.
 
     Raises:
-        UserError: if the annotation file cannot be read.
+        UserError: If the annotation file cannot be read.
     """
     if dataset.annotations.is_dir():
         return as_coco(dataset)
@@ -28,9 +27,9 @@ def ground_truth(dataset: CocoDataset) -> Record:
 
 
 def as_coco(dataset: CocoDataset) -> Record:
-    """A data set as the content of a COCO file, which reads back as the same data set.
+    """Convert a data set to the content of a COCO file, which reads back as the same data set.
 
-    Boxes are those of the data set, areas those of the pixels; masks stay polygons or run lengths.
+    Boxes are those of the data set, areas count pixels; masks stay polygons or RLE.
     """
     images = [
         {
@@ -66,7 +65,7 @@ def as_coco(dataset: CocoDataset) -> Record:
                 "image_id": image_id,
                 "category_id": dataset.category_ids[label],
                 "segmentation": segmentation,
-                "area": float(rle_codec.area(encoded_mask(segmentation, *size))),
+                "area": float(area(from_segmentation(segmentation, *size))),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "iscrowd": int(crowd),
             }
@@ -79,10 +78,12 @@ def as_coco(dataset: CocoDataset) -> Record:
 
 
 def filled_truth(truth: Record, image_ids: Collection[int]) -> Record:
-    """The ground truth of some images; `area`, `bbox` and `iscrowd` are filled in where absent.
+    """Return the records of some images, with `area`, `bbox` and `iscrowd` filled in.
 
     Args:
-        truth: content of a COCO annotation file.
+        truth: Content of a COCO annotation file.
+        image_ids: Images to keep.
+
     Returns:
         images, annotations and categories, each in the order of the file.
     """
@@ -94,24 +95,12 @@ def filled_truth(truth: Record, image_ids: Collection[int]) -> Record:
         record = {"iscrowd": 0, **record}
         if "area" not in record or "bbox" not in record:
             image = images[record["image_id"]]
-            mask = encoded_mask(record["segmentation"], image["height"], image["width"])
-            record.setdefault("area", float(rle_codec.area(mask)))
-            record.setdefault("bbox", rle_codec.toBbox(mask).tolist())
+            mask = from_segmentation(record["segmentation"], image["height"], image["width"])
+            record.setdefault("area", float(area(mask)))
+            record.setdefault("bbox", list(bounding_box(mask)))
         annotations.append(record)
     return {
         "images": list(images.values()),
         "categories": truth["categories"],
         "annotations": annotations,
     }
-
-
-def encoded_mask(segmentation: Any, height: int, width: int) -> Record:
-    """Polygons or run lengths of any spelling, as the compressed run lengths of one mask."""
-    encoded: Record
-    if isinstance(segmentation, list):
-        encoded = rle_codec.merge(rle_codec.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        encoded = rle_codec.frPyObjects(segmentation, height, width)
-    else:
-        encoded = segmentation
-    return encoded

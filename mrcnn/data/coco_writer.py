@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mrcnn.data.coco import CocoDataset
 from mrcnn.data.coco_truth import as_coco
@@ -80,3 +85,36 @@ def _place(source: Path, target: Path) -> bool:
         shutil.copyfile(source, target)
         return False
     return True
+
+
+def coco_results(
+    boxes: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    rles: Sequence[dict[str, Any]],
+    category_ids: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Convert the detections of one image to entries of a COCO result file, without `image_id`.
+
+    Boxes are rounded to 1/1000 pixel. So x and width in a file survive float32 corners, and an
+    overlap that equals a threshold stays equal.
+
+    Args:
+        boxes: (D, 4) xyxy.
+        scores: (D,).
+        labels: (D,) positions in `category_ids`.
+        rles: D masks, or none.
+        category_ids: Category id of each label.
+    """
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    entries = []
+    for i in range(len(scores)):
+        entry: dict[str, Any] = {
+            "category_id": category_ids[int(labels[i])],
+            "bbox": [round(value, 3) for value in xywh[i]],
+            "score": float(scores[i]),
+        }
+        if len(rles):
+            entry["segmentation"] = rles[i]
+        entries.append(entry)
+    return entries

@@ -16,12 +16,13 @@ from mrcnn.data.coco import CocoDataset
 from mrcnn.data.loader import TrainBatch, train_loader
 from mrcnn.data.transforms import Augmentation
 from mrcnn.errors import UserError
-from mrcnn.evaluate import evaluate
+from mrcnn.evaluation import Evaluation, evaluate
+from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.files import replacing
 from mrcnn.predictor import Predictor
 from mrcnn.progress import ProgressLine
 from mrcnn.report import write_report
-from mrcnn.score_tables import format_metrics
+from mrcnn.report_analysis import read_evaluation
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger
 from mrcnn.training.loop import StepRecord, is_out_of_memory, train_steps
@@ -84,6 +85,9 @@ class Trainer:
         self.loggers = loggers if self.world.is_main else ()
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        # In the main process: the best evaluation, for the report, and the validation annotations.
+        self.best_evaluation: Evaluation | None = None
+        self.truth: GroundTruth | None = None
         # Saved beside the tensors:
         self.best_ap = -1.0
         self.worse = 0  # evaluations since the best
@@ -238,8 +242,14 @@ class Trainer:
         self._save(step)
         if self.world.is_main:
             curves(self.folder / RESULTS, self.folder / "curves.png")
-            write_report(self.folder, self.splits["val"])
+            self._write_report()
         self.world.wait()  # a large report takes longer than a step may
+
+    def _write_report(self) -> None:
+        validation, model = self.splits["val"], self.predictor.config.to_dict()
+        if self.best_evaluation is None:  # it was made before the run was resumed
+            self.best_evaluation = read_evaluation(self.folder, validation, model, self.truth)
+        write_report(self.folder, validation, self.best_evaluation)
 
     def _measure(self, step: int) -> dict[str, float]:
         """Evaluate; print the metrics, and save the weights as the last, and perhaps the best.
@@ -255,14 +265,16 @@ class Trainer:
         validation, workers = self.splits["val"], self.options.workers
         results = self.folder / "last_results.json"
         with evaluated_weights(self.take_step):
-            metrics = evaluate(
+            evaluation = evaluate(
                 self.predictor,
                 validation,
                 workers=workers,
                 results=results,
+                truth=self.truth,
                 progress=check,
                 world=self.world,
             )
+            metrics = dict(evaluation.metrics)
             if self.options.val_loss:
                 metrics["val_loss"] = validation_loss(
                     self.take_step,
@@ -278,9 +290,11 @@ class Trainer:
             if is_best:
                 self.best_ap, self.best = ap, metrics
             if self.world.is_main:
-                print(format_metrics(metrics))
+                print(evaluation)
+                self.truth = evaluation.truth
                 self._save_weights("last", step)
                 if is_best:
+                    self.best_evaluation = evaluation
                     self._save_weights("best", step)
                     with replacing(self.folder / "val_results.json") as draft:
                         draft.write_bytes(results.read_bytes())

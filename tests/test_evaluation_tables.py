@@ -1,23 +1,23 @@
-"""Tables of figures: short for the log of a run, in full on request, readable with many classes."""
+"""Tables of metrics: short for the log of a run, in full on request, readable with many classes."""
 
 import json
 
 import pytest
 
-from mrcnn.score_tables import format_metrics, metrics_tree
+from mrcnn.evaluation.tables import format_metrics, metrics_tree
 
 ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
-OF_CLASS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+PER_CLASS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 
 
 def metrics_of(classes: dict[str, float], kinds=("bbox", "segm")) -> dict[str, float]:
-    """Figures of classes with this AP; masks are 0.01 worse."""
+    """Return metrics of classes with this AP; masks are 0.01 worse."""
     metrics = {"images": 3, "max_detections": 100, "images_at_limit": 0}
     for kind in kinds:
         metrics |= {f"{kind}_{name}": 0.25 for name in ORDER} | {f"{kind}_APl": -1.0}
         for name, value in classes.items():
             value = value - 0.01 * (kind == "segm") if value > -1 else -1
-            metrics |= {f"{kind}_{figure}/{name}": value for figure in OF_CLASS}
+            metrics |= {f"{kind}_{metric}/{name}": value for metric in PER_CLASS}
     return metrics
 
 
@@ -36,15 +36,15 @@ def test_tables():
 
 
 def test_details():
-    """All 12 figures of each kind, and 7 of each class."""
+    """All 12 metrics of each kind, and 7 of each class."""
     lines = format_metrics(metrics_of({"cat": 0.5, "dog": 0.25}), details=True).splitlines()
     assert lines[1].split() == ["bbox", "segm"]
     assert [line.split()[0] for line in lines[2:14]] == list(ORDER)
     assert lines[7].split()[:3] == ["APl", "-", "-"]
     assert lines[8] == "AR1      0.250   0.250  recall with 1 detection"
-    assert lines[15].split() == ["boxes", "of", *OF_CLASS]
+    assert lines[15].split() == ["boxes", "of", *PER_CLASS]
     assert lines[16].split() == ["cat"] + ["0.500"] * 7
-    assert lines[19].split() == ["masks", "of", *OF_CLASS]
+    assert lines[19].split() == ["masks", "of", *PER_CLASS]
     assert lines[21].split() == ["dog"] + ["0.240"] * 7
     assert max(map(len, lines)) <= 80
 
@@ -78,6 +78,6 @@ def test_the_tree_for_machines():
     assert tree["bbox"]["AP"] == 0.25
     assert tree["bbox"]["APl"] is None
     assert set(tree["segm"]) == {*ORDER, "classes"}
-    assert tree["segm"]["classes"]["a/b"] == dict.fromkeys(OF_CLASS, 0.49)
+    assert tree["segm"]["classes"]["a/b"] == dict.fromkeys(PER_CLASS, 0.49)
     assert tree["segm"]["classes"]["dog"]["AP"] is None
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree

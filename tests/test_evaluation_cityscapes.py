@@ -1,38 +1,38 @@
-"""Cityscapes' figures: those of the benchmark's own tools, and by hand."""
+"""Cityscapes metrics: those of the benchmark's own tools, and by hand."""
 
 import importlib.util
 import json
 
 import numpy as np
 import pytest
-from cityscapes_cases import FIGURES, LABELS, TOOLS, entry, judged_by_the_benchmark, street
+from cityscapes_cases import LABELS, METRICS, TOOLS, entry, metrics_of_the_benchmark, street
 from PIL import Image
 
-from mrcnn import evaluate as verb
-from mrcnn.cityscapes_scores import score_cityscapes
+from mrcnn import evaluate as command
 from mrcnn.errors import UserError
+from mrcnn.evaluation.cityscapes import score_cityscapes
 
-STORED = json.loads(FIGURES.read_text())
+STORED = json.loads(METRICS.read_text())
 CAR = LABELS["car"]
 
 
-def figures_of(images: list) -> dict[str, float]:
-    entries = [(ids, [entry(*one) for one in found]) for ids, found in images]
+def metrics_of(images: list) -> dict[str, float]:
+    entries = [(ids, [entry(*detection) for detection in found]) for ids, found in images]
     return score_cityscapes(entries, {label: label for label in LABELS.values()})
 
 
 @pytest.mark.parametrize("seed", STORED)
-def test_stored_figures(seed):
+def test_stored_metrics(seed):
     """Of cityscapesscripts 2.3.0: groups, void, small objects, duplicates, ties, empty masks."""
     # Sums and products of less than 1,000 numbers in any order, each off by 2**-53 at most.
-    assert figures_of(street(int(seed))) == pytest.approx(STORED[seed], abs=1e-12)
+    assert metrics_of(street(int(seed))) == pytest.approx(STORED[seed], abs=1e-12)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec(TOOLS), reason=f"{TOOLS} is not installed")
 def test_the_tools():
     for seed in range(100, 115):
         images = street(seed)
-        assert figures_of(images) == pytest.approx(judged_by_the_benchmark(images), abs=1e-12)
+        assert metrics_of(images) == pytest.approx(metrics_of_the_benchmark(images), abs=1e-12)
 
 
 # By hand: a car of 20 x 20 in a street of 40 x 80; detections (score, x, y) are 20 x 20, too.
@@ -93,18 +93,18 @@ SCENES = {  # images, AP of cars, AP50 of cars
 @pytest.mark.parametrize("case", SCENES)
 def test_scenes(case):
     images, ap, ap50 = SCENES[case]
-    figures = figures_of(images)
-    assert (figures["AP/car"], figures["AP50/car"]) == pytest.approx((ap, ap50))
+    metrics = metrics_of(images)
+    assert (metrics["AP/car"], metrics["AP50/car"]) == pytest.approx((ap, ap50))
     has_bicycle = case == "on a bicycle"
-    assert figures["AP/bicycle"] == (0.0 if has_bicycle else -1.0)
-    assert figures["AP"] == pytest.approx(ap / 2 if has_bicycle else ap)
+    assert metrics["AP/bicycle"] == (0.0 if has_bicycle else -1.0)
+    assert metrics["AP"] == pytest.approx(ap / 2 if has_bicycle else ap)
 
 
-# The verb
+# The command
 
 
 @pytest.fixture
-def place(tmp_path):
+def folder(tmp_path):
     """Annotations and results in COCO's form, and a tree of ids."""
     content = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": i, "name": name} for i, name in enumerate(("sky", *LABELS))]
@@ -128,63 +128,63 @@ def place(tmp_path):
     return tmp_path
 
 
-def evaluate(place, *words: object) -> None:
-    flags = ["--results", place / "results.json", "--ground-truth", place / "truth.json"]
-    flags += ["--protocol", "cityscapes", "--instance-ids", place / "gtFine", *words]
-    verb.main([str(flag) for flag in flags])
+def evaluate(folder, *words: object) -> None:
+    flags = ["--results", folder / "results.json", "--ground-truth", folder / "truth.json"]
+    flags += ["--protocol", "cityscapes", "--instance-ids", folder / "gtFine", *words]
+    command.main([str(flag) for flag in flags])
 
 
-def test_the_verb(place, capsys):
-    evaluate(place, "--json", place / "figures.json")
+def test_the_command(folder, capsys):
+    evaluate(folder, "--json", folder / "metrics.json")
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["4 images", "            AP    AP50"]
     assert lines[2].split() == ["segm", f"{STORED['3']['AP']:.3f}", f"{STORED['3']['AP50']:.3f}"]
-    figures = json.loads((place / "figures.json").read_text())["segm"]
-    assert figures["classes"]["car"]["AP"] == pytest.approx(STORED["3"]["AP/car"])
-    assert figures["classes"]["train"]["AP"] is None
+    metrics = json.loads((folder / "metrics.json").read_text())["segm"]
+    assert metrics["classes"]["car"]["AP"] == pytest.approx(STORED["3"]["AP/car"])
+    assert metrics["classes"]["train"]["AP"] is None
 
 
-def test_files_of_ids(place):
-    first, second, *_ = sorted((place / "gtFine").rglob("*.png"))
+def test_files_of_ids(folder):
+    first, second, *_ = sorted((folder / "gtFine").rglob("*.png"))
     content = first.read_bytes()
     first.write_bytes(content[:60])
     with pytest.raises(UserError, match=r"ulm_0001_000019_gtFine_instanceIds\.png: cannot be read"):
-        evaluate(place)
+        evaluate(folder)
     Image.new("I;16", (9, 9)).save(first)
     with pytest.raises(UserError, match=r"number for each of 96 x 160 pixels, has shape \(9, 9"):
-        evaluate(place)
+        evaluate(folder)
     first.write_bytes(content)
-    second.rename(place / "gtFine" / first.name)
+    second.rename(folder / "gtFine" / first.name)
     with pytest.raises(UserError, match="holds 2 files ulm_0001_000019_gtFine"):
-        evaluate(place)
+        evaluate(folder)
     first.unlink()
     with pytest.raises(UserError, match="holds 0 files ulm_0002_000019_gtFine"):
-        evaluate(place)
+        evaluate(folder)
 
 
-def test_other_classes(place):
-    content = json.loads((place / "truth.json").read_text())
+def test_other_classes(folder):
+    content = json.loads((folder / "truth.json").read_text())
     for category in content["categories"]:
         category["name"] += " (new)"
-    (place / "truth.json").write_text(json.dumps(content))
+    (folder / "truth.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="none of the categories is a class of Cityscapes"):
-        evaluate(place)
+        evaluate(folder)
 
 
-def test_boxes_only(place):
-    entries = json.loads((place / "results.json").read_text())
+def test_boxes_only(folder):
+    entries = json.loads((folder / "results.json").read_text())
     for one in entries:
         one["bbox"] = [0, 0, 9, 9]
         del one["segmentation"]
-    (place / "results.json").write_text(json.dumps(entries))
+    (folder / "results.json").write_text(json.dumps(entries))
     with pytest.raises(UserError, match="scores masks, and the detections have none"):
-        evaluate(place)
+        evaluate(folder)
 
 
-def test_flags_that_do_not_go_together(place):
+def test_flags_that_do_not_go_together(folder):
     with pytest.raises(UserError, match="--max-dets: the scores of Cityscapes have no limit"):
-        evaluate(place, "--max-dets", 100)
+        evaluate(folder, "--max-dets", 100)
     with pytest.raises(UserError, match="--instance-ids, the folder gtFine, goes with"):
-        verb.main(["--results", "r", "--data", "d", "--instance-ids", "gtFine"])
+        command.main(["--results", "r", "--data", "d", "--instance-ids", "gtFine"])
     with pytest.raises(UserError, match="--instance-ids, the folder gtFine, goes with"):
-        verb.main(["--results", "r", "--data", "d", "--protocol", "cityscapes"])
+        command.main(["--results", "r", "--data", "d", "--protocol", "cityscapes"])

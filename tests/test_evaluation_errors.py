@@ -1,4 +1,4 @@
-"""Errors of a detector in a few lines, as JSON and as a picture: those of the report page."""
+"""Errors of a detector in a few lines, as JSON and as a figure."""
 
 import json
 
@@ -7,11 +7,10 @@ import pytest
 from PIL import Image
 from random_results import CATEGORIES, random_set
 
-from mrcnn import evaluate as verb
-from mrcnn.data.coco import read_coco
+from mrcnn import evaluate as command
 from mrcnn.errors import UserError
-from mrcnn.mistakes import find_mistakes, format_mistakes, mistakes_tree
-from mrcnn.report_analysis import judge
+from mrcnn.evaluation.errors import ErrorAnalysis, errors_tree, find_errors, format_errors
+from mrcnn.evaluation.truth import GroundTruth
 
 
 def scene() -> tuple[dict, list[dict]]:
@@ -33,9 +32,13 @@ def scene() -> tuple[dict, list[dict]]:
     return truth, entries
 
 
+def errors_of(truth: dict, entries: list[dict], kind: str = "bbox") -> ErrorAnalysis:
+    return find_errors(GroundTruth.from_records(truth), entries, kind)
+
+
 def test_the_lines():
     """The best F1, 2 * 1 / (1 + 4), is reached above 0.8; the lowest score of equals is 0.81."""
-    assert format_mistakes(find_mistakes(*scene(), "bbox")).splitlines() == [
+    assert format_errors(errors_of(*scene())).splitlines() == [
         "boxes with score >= 0.81, where F1 is best, at IoU 0.5: "
         "F1 0.400, precision 1.000, recall 0.250",
         "detections 1: 1 correct, 0 duplicate, 0 class, 0 location, 0 class and location, "
@@ -51,61 +54,42 @@ def test_the_lines():
 def test_confusions():
     """Without the cat that is found nothing is right, and what has a score of 0.5 counts."""
     truth, entries = scene()
-    found = find_mistakes(truth, entries[1:], "bbox")
-    lines = format_mistakes(found).splitlines()
+    errors = errors_of(truth, entries[1:])
+    lines = format_errors(errors).splitlines()
     assert "score >= 0.50" in lines[0]
     assert "most confused: cat as dog 1" in lines
-    tree = mistakes_tree(found)
+    tree = errors_tree(errors)
     assert tree["confusions"] == [["cat", "dog", 1], ["cat", None, 2], ["dog", None, 1]]
     assert tree["objects"] == {"found": 0, "class": 1, "location": 0, "missed": 3}
 
 
 def test_nothing_found_and_nothing_to_find():
     truth, entries = scene()
-    assert "detections 0: 0 correct" in format_mistakes(find_mistakes(truth, [], "bbox"))
+    assert "detections 0: 0 correct" in format_errors(errors_of(truth, []))
     truth["annotations"] = []
-    text = format_mistakes(find_mistakes(truth, entries, "bbox"))
+    text = format_errors(errors_of(truth, entries))
     assert "objects 0: 0 found" in text
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_report_says_the_same(seed, tmp_path):
-    truth, entries = random_set(seed)
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
-    dataset = read_coco(tmp_path / "truth.json", None)
-    judged = judge(dataset, tmp_path / "results.json", {"max_detections": 100, "masks": True})
-    ours = find_mistakes(truth, entries, "segm")
-    assert ours.score == judged.score
-    assert (
-        list(ours.found.values()) == np.bincount(judged.outcomes.found_kind, minlength=6).tolist()
-    )
-    assert (
-        list(ours.objects.values())
-        == np.bincount(judged.outcomes.object_kind, minlength=4).tolist()
-    )
-    assert ours.names == judged.names
-
-
 def test_the_flags(tmp_path, capsys):
-    """--plots draws and prints; the figures for machines hold the errors, too."""
+    """--plots draws and prints; the JSON holds the errors, too."""
     truth, entries = random_set(2)
     truth["categories"][0]["name"] = "_a $100 bill$"
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
     flags = ["--results", tmp_path / "results.json", "--ground-truth", tmp_path / "truth.json"]
-    flags += ["--plots", tmp_path / "new" / "errors.png", "--json", tmp_path / "figures.json"]
-    verb.main([str(flag) for flag in flags])
+    flags += ["--plots", tmp_path / "new" / "errors.png", "--json", tmp_path / "metrics.json"]
+    command.main([str(flag) for flag in flags])
     output = capsys.readouterr().out
     assert "masks with score >= " in output
-    with Image.open(tmp_path / "new" / "errors.png") as picture:
-        assert picture.format == "PNG"
-        assert np.asarray(picture.convert("L")).std() > 10
-    errors = json.loads((tmp_path / "figures.json").read_text())["errors"]
-    assert errors == json.loads(json.dumps(mistakes_tree(find_mistakes(truth, entries, "segm"))))
+    with Image.open(tmp_path / "new" / "errors.png") as image:
+        assert image.format == "PNG"
+        assert np.asarray(image.convert("L")).std() > 10
+    errors = json.loads((tmp_path / "metrics.json").read_text())["errors"]
+    assert errors == json.loads(json.dumps(errors_tree(errors_of(truth, entries, "segm"))))
     assert len(errors["precision_at_recalls"]["0.5"]) <= len(CATEGORIES)
 
 
-def test_a_picture_of_no_known_kind():
+def test_an_unknown_type_of_figure():
     with pytest.raises(UserError, match=r"--plots e\.doc: must end in \.png, \.svg or \.pdf"):
-        verb.main(["--results", "r", "--data", "d", "--plots", "e.doc"])
+        command.main(["--results", "r", "--data", "d", "--plots", "e.doc"])

@@ -1,4 +1,4 @@
-"""`--backend hotcoco` gives pycocotools' figures, to the last bit."""
+"""`--backend hotcoco` gives pycocotools' metrics, bit-identical."""
 
 import json
 import re
@@ -6,38 +6,37 @@ import re
 import numpy as np
 import pytest
 from pycocotools import mask as rle_codec
-from random_results import HEIGHT, WIDTH, random_set
+from random_results import HEIGHT, WIDTH, metrics_of, random_set
 
-from mrcnn import evaluate as verb
-from mrcnn.coco_scores import score_results
+from mrcnn import evaluate as command
 
 pytest.importorskip("hotcoco", reason="the extra [eval] is not installed")
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_published_figures(shared_data, kind):
-    """COCO's own example and its 24 figures."""
+def test_published_metrics(shared_data, kind):
+    """COCO's own example and its 24 metrics."""
     folder = shared_data / "coco_eval"
     truth = json.loads((folder / "instances_val2014_100.json").read_text())
     entries = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
-    figures = score_results(truth, entries, kind, backend="hotcoco")
+    metrics = metrics_of(truth, entries, kind, backend="hotcoco")
     text = (folder / "val2014_fake_eval_res.txt").read_text()
     section = text.partition(f"type={kind}")[2].partition("-----")[0]
     expected = [float(value) for value in re.findall(r"\] = (\d\.\d+)", section)]
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
-    assert [round(figures[name], 3) for name in names] == expected
-    assert figures == score_results(truth, entries, kind)
+    assert [round(metrics[name], 3) for name in names] == expected
+    assert metrics == metrics_of(truth, entries, kind)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(50))
 def test_random_sets(seed, kind):
-    """All figures, also of each class, with several limits, and of some images."""
+    """All metrics, also of each class, with several limits, and of some images."""
     truth, entries = random_set(seed)
     some = [image["id"] for image in truth["images"][:2]]
     for limit, image_ids in ((100, None), (1, None), (7, some), (400, None)):
-        expected = score_results(truth, entries, kind, limit, image_ids)
-        assert score_results(truth, entries, kind, limit, image_ids, "hotcoco") == expected
+        expected = metrics_of(truth, entries, kind, limit, image_ids)
+        assert metrics_of(truth, entries, kind, limit, image_ids, backend="hotcoco") == expected
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -59,8 +58,8 @@ def test_polygons_of_any_shape(seed):
             }
         for entry in rng.choice(entries, min(3, len(entries)), replace=False):
             entry.update(image_id=record["image_id"], segmentation=mask)
-    expected = score_results(truth, entries, "segm")
-    assert score_results(truth, entries, "segm", backend="hotcoco") == expected
+    expected = metrics_of(truth, entries, "segm")
+    assert metrics_of(truth, entries, "segm", backend="hotcoco") == expected
 
 
 def test_the_flag(tmp_path, capsys):
@@ -68,7 +67,7 @@ def test_the_flag(tmp_path, capsys):
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
     flags = ["--results", tmp_path / "results.json", "--ground-truth", tmp_path / "truth.json"]
-    verb.main([str(flag) for flag in flags])
+    command.main([str(flag) for flag in flags])
     expected = capsys.readouterr().out
-    verb.main([str(flag) for flag in [*flags, "--backend", "hotcoco"]])
+    command.main([str(flag) for flag in [*flags, "--backend", "hotcoco"]])
     assert capsys.readouterr().out == expected

@@ -1,4 +1,4 @@
-"""What a detector gets wrong, counted: hand-made scenes, and pycocotools' own precision."""
+"""Errors of a detector are counted: hand-made scenes, and pycocotools' own precision."""
 
 import contextlib
 import io
@@ -10,8 +10,9 @@ from pycocotools import mask as rle_codec
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn import analysis
-from mrcnn.analysis import FOUND, OBJECTS, compare
+from mrcnn.evaluation import matching
+from mrcnn.evaluation.matching import DETECTION_KINDS, OBJECT_KINDS, ImagePair
+from mrcnn.evaluation.truth import GroundTruth
 
 CATEGORIES = [{"id": 30, "name": "dog"}, {"id": 7, "name": "cat"}]  # labels 1 and 0
 CAT, DOG = 7, 30
@@ -42,8 +43,13 @@ def corners(x, y, w, h):
     return [x, y, x + w, y, x + w, y + h, x, y + h]
 
 
-def kinds(outcomes: analysis.Outcomes) -> tuple[list[str], list[str]]:
-    return [FOUND[k] for k in outcomes.found_kind], [OBJECTS[k] for k in outcomes.object_kind]
+def compare(truth: dict, entries: list[dict], kind: str, limit: int = 100) -> list[ImagePair]:
+    return list(matching.pair_images(GroundTruth.from_records(truth), entries, kind, limit))
+
+
+def kinds(outcomes: matching.Outcomes) -> tuple[list[str], list[str]]:
+    detections = [DETECTION_KINDS[k] for k in outcomes.detection_kind]
+    return detections, [OBJECT_KINDS[k] for k in outcomes.object_kind]
 
 
 # An object of 100 x 100 at (100, 100); a box of the same size moved by 20 overlaps with IoU
@@ -120,11 +126,11 @@ SCENES = {
 @pytest.mark.parametrize("case", SCENES)
 def test_kinds_of_errors(case, kind):
     objects, found, found_kinds, object_kinds = SCENES[case]
-    pairs = list(compare(*scene(objects, found), kind))
+    pairs = compare(*scene(objects, found), kind)
     assert [pair.image_id for pair in pairs] == [2, 9]
-    result = analysis.outcomes(pairs, score=0.5)
+    result = matching.outcomes(pairs, score=0.5)
     assert kinds(result) == (found_kinds, object_kinds)
-    matrix = analysis.confusion_matrix(pairs, 2, score=0.5)
+    matrix = matching.confusion_matrix(pairs, 2, score=0.5)
     correct = found_kinds.count("correct")
     assert np.trace(matrix) == correct
     assert matrix[:2].sum() == len(object_kinds)
@@ -134,10 +140,10 @@ def test_kinds_of_errors(case, kind):
 def test_an_iou_at_the_threshold_counts():
     """100 x 50 inside 100 x 100."""
     truth, entries = scene([OBJECT], [(2, CAT, 100, 100, 100, 50, 0.9)])
-    pairs = list(compare(truth, entries, "segm"))
+    pairs = compare(truth, entries, "segm")
     assert pairs[0].ious.tolist() == [[0.5]]
-    assert kinds(analysis.outcomes(pairs, 0.5)) == (["correct"], ["found"])
-    assert kinds(analysis.outcomes(pairs, 0.5, iou=0.51)) == (["location"], ["location"])
+    assert kinds(matching.outcomes(pairs, 0.5)) == (["correct"], ["found"])
+    assert kinds(matching.outcomes(pairs, 0.5, iou=0.51)) == (["location"], ["location"])
 
 
 def test_confusions():
@@ -157,38 +163,41 @@ def test_confusions():
         (9, CAT, 200, 200, 50, 50, 0.9),
         (9, CAT, 200, 200, 50, 50, 0.8),
     ]
-    pairs = list(compare(*scene(objects, found), "segm"))
-    matrix = analysis.confusion_matrix(pairs, 2, score=0.5)
+    pairs = compare(*scene(objects, found), "segm")
+    matrix = matching.confusion_matrix(pairs, 2, score=0.5)
     assert matrix.tolist() == [[2, 0, 0], [1, 0, 1], [2, 1, 0]]
-    assert analysis.confusion_matrix(pairs, 2, score=0.3)[1].tolist() == [1, 1, 0]
+    assert matching.confusion_matrix(pairs, 2, score=0.3)[1].tolist() == [1, 1, 0]
 
 
-def test_areas_images_and_entries_are_told():
+def test_areas_images_and_entries():
     objects = [(9, CAT, 0, 0, 31, 32), (2, CAT, 0, 0, 32, 32), (2, DOG, 0, 0, 96, 96)]
     found = [(9, CAT, 0, 0, 31, 32, 0.5), (2, DOG, 300, 300, 40, 40, 0.9)]
-    result = analysis.outcomes(compare(*scene(objects, found), "segm"), score=0.5)
+    result = matching.outcomes(compare(*scene(objects, found), "segm"), score=0.5)
     assert result.object_image.tolist() == [0, 0, 1]
-    assert result.object_place.tolist() == [0, 1, 0]
+    assert result.object_position.tolist() == [0, 1, 0]
     assert result.object_label.tolist() == [0, 1, 0]
-    assert [[*analysis.SIZES][i] for i in analysis.size_of(result.object_area)] == [
+    assert [[*matching.SIZES][i] for i in matching.size_of(result.object_area)] == [
         "medium",
         "large",
         "small",
     ]
-    assert result.found_entry.tolist() == [1, 0]
-    assert result.found_area.tolist() == [1600, 992]
-    assert result.found_label.tolist() == [1, 0]
+    assert result.detection_entry.tolist() == [1, 0]
+    assert result.detection_area.tolist() == [1600, 992]
+    assert result.detection_label.tolist() == [1, 0]
     assert result.object_counts(result.object_label, 2).tolist() == [[1, 0, 0, 1], [0, 0, 0, 1]]
-    assert result.found_counts(result.found_image, 2)[:, [0, 5]].tolist() == [[0, 1], [1, 0]]
+    assert result.detection_counts(result.detection_image, 2)[:, [0, 5]].tolist() == [
+        [0, 1],
+        [1, 0],
+    ]
 
 
 def test_f1_of_images():
     """2 of 3 found and 1 wrong: 2 * 2 / (3 + 3); nothing to find and nothing found is right."""
     objects = [(2, CAT, x, 0, 50, 50) for x in (0, 100, 200)]
     found = [(2, CAT, x, 0, 50, 50, 0.9) for x in (0, 100, 300)]
-    result = analysis.outcomes(compare(*scene(objects, found), "bbox"), score=0.5)
+    result = matching.outcomes(compare(*scene(objects, found), "bbox"), score=0.5)
     assert result.f1(2).tolist() == [4 / 6, 1]
-    alone = analysis.outcomes(compare(*scene([], found), "bbox"), score=0.5)
+    alone = matching.outcomes(compare(*scene([], found), "bbox"), score=0.5)
     assert alone.f1(2).tolist() == [0, 1]
 
 
@@ -200,7 +209,7 @@ def test_curves_over_the_score():
         (9, CAT, 0, 0, 50, 50, 0.7),
         (2, CAT, 100, 0, 50, 50, 0.6),
     ]
-    curves = analysis.score_curves(compare(*scene(objects, found), "bbox"))
+    curves = matching.score_curves(compare(*scene(objects, found), "bbox"))
     at = {round(float(s), 2): i for i, s in enumerate(curves.scores)}
     assert curves.precision[[at[0.9], at[0.7], at[0.6], at[0.01]]].tolist() == pytest.approx(
         [1, 1 / 2, 2 / 3, 2 / 3]
@@ -215,17 +224,18 @@ def test_the_best_of_a_class_and_image_count():
     found = [(2, CAT, 10 * i, 0, 5, 5, 0.5 + i / 100) for i in range(5)]
     truth, entries = scene([OBJECT], [*found, (2, DOG, 0, 0, 5, 5, 0.1)])
     entries.append({**entries[0], "category_id": 999})
-    (pair, _) = compare(truth, entries, "bbox", max_detections=2)
-    assert pair.found.tolist() == [4, 3, 5]
-    assert [pair.image_id for pair in compare(truth, entries, "bbox", image_ids=[9])] == [9]
+    (pair, _) = compare(truth, entries, "bbox", 2)
+    assert pair.entries.tolist() == [4, 3, 5]
+    part = GroundTruth.from_records(truth, [9])
+    assert [pair.image_id for pair in matching.pair_images(part, entries, "bbox")] == [9]
 
 
 def test_hundreds_of_detections_in_an_image():
     found = [(2, CAT, i % 20 * 20, i // 20 * 20, 10 + i % 3, 10, 0.5) for i in range(400)]
     objects = [(*box[:4], 10 + i % 3, 10) for i, box in enumerate(found)]
-    pairs = list(compare(*scene(objects, found), "segm", max_detections=400))
-    assert pairs[0].found_areas.tolist() == pairs[0].areas.tolist()
-    assert analysis.outcomes(pairs, 0.5).found_counts(np.zeros(400, int), 1).tolist() == [
+    pairs = compare(*scene(objects, found), "segm", 400)
+    assert pairs[0].detection_areas.tolist() == pairs[0].areas.tolist()
+    assert matching.outcomes(pairs, 0.5).detection_counts(np.zeros(400, int), 1).tolist() == [
         [400, 0, 0, 0, 0, 0]
     ]
 
@@ -236,12 +246,14 @@ def precision_of_pycocotools(truth: dict, entries: list[dict], kind: str, limit:
         coco = COCO()
         coco.dataset = truth
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(json.loads(json.dumps(entries, default=bytes.decode))))
-        judge.params.iouType = kind
-        judge.params.maxDets = [limit]
-        judge.evaluate()
-        judge.accumulate()
-    return judge.eval["precision"][:, :, :, 0, 0]
+        evaluator = COCOeval(
+            coco, coco.loadRes(json.loads(json.dumps(entries, default=bytes.decode)))
+        )
+        evaluator.params.iouType = kind
+        evaluator.params.maxDets = [limit]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator.eval["precision"][:, :, :, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -262,12 +274,12 @@ def test_precision_equals_that_of_pycocotools(seed, kind):
     found = [(*box, rng.integers(1, 8) / 8) for box in boxes(40)]
     truth, entries = scene(objects, found)
     expected = precision_of_pycocotools(truth, entries, kind, limit=12)
-    pairs = list(compare(truth, entries, kind, max_detections=12))
-    for at, iou in enumerate(np.linspace(0.5, 0.95, 10)):
-        ours = analysis.precision_at_recalls(pairs, 2, iou)
-        np.testing.assert_array_equal(ours, expected[at].T)
+    pairs = compare(truth, entries, kind, 12)
+    for position, iou in enumerate(np.linspace(0.5, 0.95, 10)):
+        precision = matching.precision_at_recalls(pairs, 2, iou)
+        np.testing.assert_array_equal(precision, expected[position].T)
     if seed == 0:
-        assert (ours[1] == -1).all()
+        assert (precision[1] == -1).all()
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -276,7 +288,7 @@ def test_precision_on_real_annotations(shared_data, kind):
     truth = json.loads((folder / "instances_val2014_100.json").read_text())
     entries = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
     expected = precision_of_pycocotools(truth, entries, kind, limit=100)
-    pairs = list(compare(truth, entries, kind))
-    for at, iou in ((0, 0.5), (5, 0.75)):
-        ours = analysis.precision_at_recalls(pairs, expected.shape[2], iou)
-        np.testing.assert_array_equal(ours, expected[at].T)
+    pairs = compare(truth, entries, kind)
+    for position, iou in ((0, 0.5), (5, 0.75)):
+        precision = matching.precision_at_recalls(pairs, expected.shape[2], iou)
+        np.testing.assert_array_equal(precision, expected[position].T)

@@ -1,0 +1,136 @@
+"""Ground truth of an evaluation: read once, and shared by all that compares detections with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mrcnn.data.coco import CocoDataset, read_coco
+from mrcnn.data.coco_truth import Record, as_coco, filled_truth, read_records
+from mrcnn.data.formats import Split, find_splits
+from mrcnn.data.problems import read_json
+from mrcnn.data.subset import subset
+from mrcnn.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Annotations that detections are compared with."""
+
+    records: Record  # images, annotations, categories; with area, bbox and iscrowd
+    source: Path  # file or folder of the annotations, for messages
+    sizes: dict[int, tuple[int, int]]  # image id -> (height, width), also of images left out
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Record,
+        image_ids: Collection[int] | None = None,
+        source: Path = Path("ground truth"),
+    ) -> GroundTruth:
+        """Fill in what is optional in the content of a COCO file.
+
+        Args:
+            records: Content of a COCO annotation file.
+            image_ids: Images that count. None means all.
+            source: Name of the file, for messages.
+        """
+        sizes = {image["id"]: (image["height"], image["width"]) for image in records["images"]}
+        return cls(filled_truth(records, sizes if image_ids is None else image_ids), source, sizes)
+
+    @classmethod
+    def of_dataset(cls, dataset: CocoDataset) -> GroundTruth:
+        """Read the annotation file of a data set again, for its images."""
+        return cls.from_records(
+            read_records(dataset), set(dataset.image_ids.tolist()), dataset.annotations
+        )
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids of the images that count, in the order of the file."""
+        return [image["id"] for image in self.records["images"]]
+
+    @property
+    def categories(self) -> list[Record]:
+        """Categories in ascending order of their ids: the order of all arrays of classes."""
+        return sorted(self.records["categories"], key=lambda category: int(category["id"]))
+
+
+def read_truth(
+    data: Path | None,
+    ground_truth: Path | None = None,
+    split: str = "val",
+    image_ids: Collection[int] | None = None,
+) -> tuple[CocoDataset, GroundTruth]:
+    """Read the annotations of a folder, or of a file, without their images.
+
+    Args:
+        data: Folder of a data set.
+        ground_truth: Annotation file, instead of `data`.
+        split: "train" or "val" of `data`.
+        image_ids: Images that count. None means all.
+
+    Raises:
+        UserError: If the annotations are absent or wrong, or no image is left.
+    """
+    if (data is None) == (ground_truth is None):
+        raise UserError(
+            "name either --data, the folder of a data set, or --ground-truth, an annotation file"
+        )
+    if ground_truth is not None:
+        return read_split(Split(ground_truth, ground_truth.parent), image_ids, images=False)
+    assert data is not None
+    return read_split(find_splits(data, needs=(split,))[split], image_ids, images=False)
+
+
+def read_split(
+    split: Split,
+    image_ids: Collection[int] | None = None,
+    class_names: Sequence[str] = (),
+    category_ids: Sequence[int] = (),
+    *,
+    images: bool = True,
+) -> tuple[CocoDataset, GroundTruth]:
+    """Read annotations once: as a data set, and as ground truth.
+
+    Args:
+        split: Annotations and images, from `find_splits`.
+        image_ids: Images that count. None means all.
+        class_names: Classes of an existing model, as for `read_coco`.
+        category_ids: Category ids of that model.
+        images: Whether the image files are checked, too.
+
+    Raises:
+        UserError: If the annotations are absent or wrong, or no image is left.
+    """
+    parsed: Any = read_json(split.annotations) if split.content is None else None
+    folder = split.images if images else None
+    dataset = read_coco(split.annotations, folder, class_names, category_ids, split.content, parsed)
+    if split.note:
+        dataset = replace(dataset, notes=(split.note, *dataset.notes))
+    records = as_coco(dataset) if parsed is None else parsed
+    dataset = select_images(dataset, image_ids)
+    return dataset, GroundTruth.from_records(
+        records, set(dataset.image_ids.tolist()), split.annotations
+    )
+
+
+def select_images(dataset: CocoDataset, image_ids: Collection[int] | None) -> CocoDataset:
+    """Return the images with these ids, or all, in the order of the data set.
+
+    Raises:
+        UserError: If no image is left, or an id is unknown.
+    """
+    if image_ids is not None:
+        ids, chosen = dataset.image_ids.tolist(), set(image_ids)
+        if unknown := sorted(chosen - set(ids)):
+            raise UserError(
+                f"{dataset.annotations}: has no image with id {unknown[0]} "
+                f"({len(unknown)} of the given ids are unknown); correct the list of ids"
+            )
+        dataset = subset(dataset, [i for i, id in enumerate(ids) if id in chosen])
+    if not len(dataset):
+        raise UserError(f"{dataset.annotations}: holds no images; there is nothing to evaluate")
+    return dataset
