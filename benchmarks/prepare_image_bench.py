@@ -29,7 +29,7 @@ from torch import Tensor
 
 from common import Row, about, copy_bandwidth, finish, measure, parse, row
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import empty_batch, slots, write_view
+from mrcnn.data.images import empty_batch, unpadded_views, write_view
 
 try:
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -89,7 +89,7 @@ def compare(
     case: Case, config: ModelConfig, peer: Callable[..., None], image: NDArray[np.uint8]
 ) -> tuple[float, Tensor]:
     """The largest difference, and a slot to write into; stops on a wrong result."""
-    found, wanted = (slots(empty_batch([case.size], 32))[0] for _ in range(2))
+    found, wanted = (unpadded_views(empty_batch([case.size], 32))[0] for _ in range(2))
     ours(image, case, config, found)
     peer(image, case, config, wanted)
     difference = float((found - wanted).abs().max())

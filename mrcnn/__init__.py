@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
     from mrcnn.config import MODELS, ModelConfig
     from mrcnn.errors import UserError
+    from mrcnn.inference.load import load
     from mrcnn.models import MaskRCNN, build
-    from mrcnn.predictor import Predictor, load
+    from mrcnn.predictor import Predictor
     from mrcnn.results import Result
     from mrcnn.structures import DetectionBatch, Detections, ImageBatch, Targets
 
@@ -24,7 +25,7 @@ _HOMES = {
     "build": "mrcnn.models",
     "Predictor": "mrcnn.predictor",
     "Result": "mrcnn.results",
-    "load": "mrcnn.predictor",
+    "load": "mrcnn.inference.load",
     "DetectionBatch": "mrcnn.structures",
     "Detections": "mrcnn.structures",
     "ImageBatch": "mrcnn.structures",

@@ -1,4 +1,4 @@
-"""Items put into batches of their like, and made while others are used."""
+"""Grouping of items into batches, and preparing them in a background thread."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ T = TypeVar("T")
 _END = object()
 
 
-def grouped(items: Iterable[T], key: Callable[[T], Hashable], size: int) -> Iterator[list[T]]:
-    """Lists of up to `size` items of equal keys.
+def bucket_by(items: Iterable[T], key: Callable[[T], Hashable], size: int) -> Iterator[list[T]]:
+    """Yield lists of up to `size` items with equal keys.
 
-    A list is given as soon as it is full, or its first item has seen 2 * `size` others come; so no
-    more items than that wait.
+    A list is yielded once it is full, or once 2 * `size` items have followed its first item.
+    Therefore no more items than that wait.
     """
-    waiting: dict[Hashable, list[T]] = {}  # in the order of their first items
-    first: dict[Hashable, int] = {}
+    buckets: dict[Hashable, list[T]] = {}  # in the order of their first items
+    first: dict[Hashable, int] = {}  # position of the first item of each bucket
     for position, item in enumerate(items):
-        own = key(item)
-        waiting.setdefault(own, []).append(item)
-        first.setdefault(own, position)
+        item_key = key(item)
+        buckets.setdefault(item_key, []).append(item)
+        first.setdefault(item_key, position)
         oldest = next(iter(first))
-        for due in dict.fromkeys((oldest, own)):
-            if len(waiting[due]) == size or position - first[due] >= 2 * size:
+        for due in dict.fromkeys((oldest, item_key)):
+            if len(buckets[due]) == size or position - first[due] >= 2 * size:
                 del first[due]
-                yield waiting.pop(due)
-    yield from waiting.values()
+                yield buckets.pop(due)
+    yield from buckets.values()
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items; a thread makes the next one while one is used."""
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items while a background thread prepares the next one."""
     iterator = iter(items)
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, iterator, _END)
-        while (item := coming.result()) is not _END:
-            coming = thread.submit(next, iterator, _END)
+        pending = thread.submit(next, iterator, _END)
+        while (item := pending.result()) is not _END:
+            pending = thread.submit(next, iterator, _END)
             yield item  # type: ignore[misc]

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from mrcnn.numerics import NUMERICS
+from mrcnn.numerics import NUMERICS, Numerics
 
 # Of each field that names a choice, apart from backbones, which `models.build` knows.
 CHOICES = {
@@ -163,6 +163,11 @@ class ModelConfig:
                 "ModelConfig: neck 'c4' has conv5 in place of box_head_convs, box_head_layers and "
                 f"mask_head_convs, which must be 0, got {heads}"
             )
+
+    @property
+    def conventions(self) -> Numerics:
+        """Numerical conventions that `numerics` names."""
+        return NUMERICS[self.numerics]
 
     @property
     def level_anchor_sizes(self) -> list[tuple[float, ...]]:

@@ -21,7 +21,7 @@ from mrcnn.evaluation.tables import format_metrics
 from mrcnn.evaluation.truth import read_split, read_truth
 from mrcnn.files import check_writable, replacing, write_json
 from mrcnn.flags import parse, run
-from mrcnn.predictor import load
+from mrcnn.inference.load import load
 from mrcnn.progress import ProgressLine
 from mrcnn.visual.mistakes import draw_mistakes
 

@@ -13,16 +13,16 @@ import torch
 
 from mrcnn.checkpoints import find
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import pad_images, read_image, resized, to_pixels
+from mrcnn.data.images import network_size, pad_images, read_image, to_pixels
 from mrcnn.errors import UserError
 from mrcnn.exporting.program import description, export_program, save_compiled, save_pt2
 from mrcnn.exporting.quiet import quiet
 from mrcnn.exporting.saved import SavedProgram
 from mrcnn.files import check_writable, replacing
 from mrcnn.flags import parse, run
+from mrcnn.inference.load import load
 from mrcnn.models import MaskRCNN
 from mrcnn.models.layers import fold_norms
-from mrcnn.predictor import load
 from mrcnn.sources import find_images
 from mrcnn.structures import ImageBatch
 
@@ -137,7 +137,7 @@ def _examples(folder: Path, config: ModelConfig) -> Iterator[ImageBatch]:
     paths = [source.path for source in find_images([folder])]
     for path in paths[:: -(-len(paths) // EXAMPLES)]:
         image = read_image(path)
-        size = resized(image.shape[0], image.shape[1], config)
+        size = network_size(image.shape[0], image.shape[1], config)
         yield pad_images([to_pixels(image, size, config)], config.size_multiple)
 
 

@@ -1,4 +1,4 @@
-"""Images as people have them, a file, an array, a tensor, become pixels."""
+"""Images as callers pass them (files, arrays, tensors), read into RGB pixels."""
 
 from __future__ import annotations
 
@@ -16,34 +16,38 @@ from mrcnn.data.images import MAX_PIXELS, read_image
 from mrcnn.errors import UserError
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The pixels of an image, or what is wrong with it."""
+class InputImage:
+    """The pixels of an image, and the file they come from."""
 
-    number: int  # in the order asked for
-    path: Path | None
-    rgb: Pixels | UserError
+    pixels: Pixels
+    path: Path | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def load_picture(number: int, image: Picture, max_pixels: int = MAX_PIXELS) -> Loaded:
-    """The pixels of an image of any kind.
+def read_input(image: ImageLike, max_pixels: int = MAX_PIXELS) -> InputImage | UserError:
+    """Read an image of any kind; return the error if its file cannot be read.
 
     Raises:
-        ValueError, TypeError: if what is no file is no image either.
+        ValueError: if an array or tensor has a wrong shape.
+        TypeError: if it has a wrong type.
     """
     if not isinstance(image, str | os.PathLike):
-        return Loaded(number, None, _as_rgb(image))
+        return InputImage(_to_rgb(image))
     try:
-        return Loaded(number, Path(image), read_image(image, max_pixels=max_pixels))
+        return InputImage(read_image(image, max_pixels=max_pixels), Path(image))
     except UserError as error:
-        return Loaded(number, Path(image), error)
+        return error
 
 
-def _as_rgb(image: Image.Image | NDArray[np.uint8] | Tensor) -> Pixels:
-    """(h, w, 3) uint8 RGB."""
+def _to_rgb(image: Image.Image | NDArray[np.uint8] | Tensor) -> Pixels:
     if isinstance(image, Image.Image):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, Tensor):

@@ -1,8 +1,8 @@
-"""Predictions on disk: a line an image as they come, and one COCO file of them all at the end.
+"""Files of predictions: JSON lines written per image, merged into one COCO file at the end.
 
-`predictions.jsonl` begins with the settings that made it. Of several processes, process r > 0
-writes `predictions.<r>.jsonl`, which the main one adds to its own. What a crash leaves is whole but
-for its last line, which is dropped.
+`predictions.jsonl` begins with the settings of the run. With several processes, process r > 0
+writes `predictions.<r>.jsonl`, and the main process appends it to its own file. After a crash all
+lines are complete except the last one, which is dropped.
 """
 
 from __future__ import annotations
@@ -11,115 +11,126 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mrcnn.errors import UserError
 from mrcnn.files import check_writable, replacing
 
-T = TypeVar("T")
 Record = dict[str, Any]
 
 LINES, RESULTS = "predictions.jsonl", "predictions.json"
-_PART = re.compile(r"predictions\.\d+\.jsonl")
+_OTHER_LINES = re.compile(r"predictions\.\d+\.jsonl")
 
 
 class Lines:
-    """The lines of one process, each on disk before the next image is looked at."""
+    """The lines of one process, each written before the next image is processed."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.path = folder / (f"predictions.{rank}.jsonl" if rank else LINES)
-        self.file = _told(self.path, lambda: self.path.open("ab", buffering=0))
+        with _as_user_error(self.path):
+            self.file = self.path.open("ab", buffering=0)
 
     def add(self, image: Record, annotations: Sequence[Record], overlay: str | None) -> None:
-        """The objects of an image.
+        """Write the objects of an image.
 
         Args:
-            image: of a COCO file, without its id; of a video, with the number of the `frame`.
-            annotations: of a COCO file, without ids.
-            overlay: name of the picture drawn of it.
+            image: record of a COCO file without its id; for a video, with the number of the
+                `frame`.
+            annotations: records of a COCO file without ids.
+            overlay: name of the overlay that shows them.
+
         Raises:
-            UserError: if the system cannot write them.
+            UserError: if the file cannot be written.
         """
         self._write({"image": image, "overlay": overlay, "annotations": annotations})
 
     def end_video(self, name: str, overlay: str | None) -> None:
-        """All frames of a video are written: images of its name with their number as `frame`."""
+        """Record that all frames of a video are written."""
         self._write({"video": name, "overlay": overlay})
 
     def _write(self, record: Record) -> None:
-        line = json.dumps(record).encode() + b"\n"
-        _told(self.path, lambda: self.file.write(line))
+        with _as_user_error(self.path):
+            self.file.write(json.dumps(record).encode() + b"\n")
 
     def close(self) -> None:
-        _told(self.path, self.file.close)
+        """Close the file."""
+        with _as_user_error(self.path):
+            self.file.close()
 
 
 def begin(folder: Path, settings: Record) -> None:
-    """Get a folder ready for new lines of all processes; called by the main one alone.
+    """Prepare a folder for a new run; only the main process calls this.
 
     Args:
-        settings: what the predictions follow from.
+        folder: of the predictions.
+        settings: everything that determines the predictions.
+
     Raises:
-        UserError: if the system cannot write there.
+        UserError: if the folder cannot be written.
     """
     check_writable(folder / RESULTS)
     with replacing(folder / LINES) as draft:
         draft.write_text(json.dumps({"settings": settings}) + "\n")
-    for part in _parts(folder):
-        _told(part, part.unlink)
+    with _as_user_error(folder):
+        for path in _other_lines(folder):
+            path.unlink()
 
 
-def resumed(folder: Path, settings: Record) -> dict[str, str | None] | None:
-    """Get a folder ready for more lines of all processes; called by the main one alone.
+def resume(folder: Path, settings: Record) -> dict[str, str | None] | None:
+    """Prepare the folder of an interrupted run; only the main process calls this.
 
     Returns:
-        Of each image that has its line, and each video that has all of them, the name of its
-        overlay; None if there are no lines at all.
+        The name of the overlay of each finished image and video, or None if there is no run.
+
     Raises:
-        UserError: if the system cannot write there, or the lines there follow from other settings.
+        UserError: if the folder cannot be written, or its run had other settings.
     """
     path = folder / LINES
     if not path.exists():
         return None
-    _gather(folder)
+    _merge_lines(folder)
     header: Record = next(_records(path), (0, {}))[1].get("settings", {})
-    if header != settings:
-        made = [
-            f"{name} {header.get(name)}" for name in settings if header.get(name) != settings[name]
-        ]
+    if differing := [name for name in settings if header.get(name) != settings[name]]:
+        previous = ", ".join(f"{name} {header.get(name)}" for name in differing)
         raise UserError(
-            f"--resume: {path} was made with {', '.join(made)}; give the same, or another --out"
+            f"--resume: {path} was made with {previous}; use the same settings or another --out"
         )
-    done = {}
+    finished = {}
     for _, record in _records(path):
         if "video" in record:
-            done[record["video"]] = record["overlay"]
+            finished[record["video"]] = record["overlay"]
         elif "image" in record and "frame" not in record["image"]:
-            done[record["image"]["file_name"]] = record["overlay"]
-    return done
+            finished[record["image"]["file_name"]] = record["overlay"]
+    return finished
 
 
 def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> int:
-    """Write `predictions.json` from the lines of all processes; called by the main one alone.
+    """Write `predictions.json` from the lines of all processes; only the main process calls this.
 
-    Only one line is in memory at a time. Images come in the order of `names`, then by their own
-    names what else has a line; ids count from 1.
+    Only one line is in memory at a time. Ids count from 1.
+
+    Args:
+        folder: of the predictions.
+        names: file names in the order of the output. Other images with a line follow by name.
+        categories: records of the COCO file.
 
     Returns:
-        How many images it holds.
+        The number of images written.
+
     Raises:
-        UserError: if the system cannot write there.
+        UserError: if the folder cannot be written.
     """
-    _gather(folder)
+    _merge_lines(folder)
     path = folder / LINES
-    place = {name: number for number, name in enumerate(names)}
+    order = {name: number for number, name in enumerate(names)}
     offsets: dict[tuple[int, str, int], int] = {}
     for offset, record in _records(path):
         if "image" in record:
             name, frame = record["image"]["file_name"], record["image"].get("frame", 0)
-            # What has two lines, as frames of a video that was begun twice, keeps the later.
-            offsets[place.get(name, len(place)), name, frame] = offset
+            # A later line replaces an earlier one: frames of a video that was started twice.
+            offsets[order.get(name, len(order)), name, frame] = offset
     ordered = [offsets[key] for key in sorted(offsets)]
     with replacing(folder / RESULTS) as draft, draft.open("w") as out, path.open("rb") as lines:
 
@@ -146,32 +157,28 @@ def _write_list(write: Callable[[str], Any], items: Iterable[Mapping[str, Any]])
         write((",\n" if number else "\n") + json.dumps(item))
 
 
-def _gather(folder: Path) -> None:
-    """Put the whole lines of all processes into one file."""
+def _merge_lines(folder: Path) -> None:
+    """Move the complete lines of all processes into the file of the main process."""
     path = folder / LINES
-
-    def act() -> None:
-        with path.open("r+b") as out:
-            whole = sum(len(line) for line in out if line.endswith(b"\n"))
-            out.truncate(whole)
-            out.seek(whole)
-            for part in _parts(folder):
-                with part.open("rb") as lines:
-                    out.writelines(line for line in lines if line.endswith(b"\n"))
-                out.flush()
-                os.fsync(out.fileno())
-                part.unlink()
-
-    _told(path, act)
+    with _as_user_error(path), path.open("r+b") as out:
+        complete = sum(len(line) for line in out if line.endswith(b"\n"))
+        out.truncate(complete)
+        out.seek(complete)
+        for other in _other_lines(folder):
+            with other.open("rb") as lines:
+                out.writelines(line for line in lines if line.endswith(b"\n"))
+            out.flush()
+            os.fsync(out.fileno())
+            other.unlink()
 
 
-def _parts(folder: Path) -> list[Path]:
-    """The lines of the other processes."""
-    return sorted(path for path in folder.glob("*.jsonl") if _PART.fullmatch(path.name))
+def _other_lines(folder: Path) -> list[Path]:
+    """Return the files of the processes other than the main one."""
+    return sorted(path for path in folder.glob("*.jsonl") if _OTHER_LINES.fullmatch(path.name))
 
 
 def _records(path: Path) -> Iterator[tuple[int, Record]]:
-    """Where each line begins, and what it says."""
+    """Yield the byte offset and the content of each line."""
     offset = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -181,18 +188,19 @@ def _records(path: Path) -> Iterator[tuple[int, Record]]:
                 assert isinstance(image["file_name"], str)
             except (ValueError, AttributeError, KeyError, TypeError, AssertionError):
                 raise UserError(
-                    f"{path}: line {number} is damaged; remove the line, and give --resume"
+                    f"{path}: line {number} is damaged; remove the line and use --resume"
                 ) from None
             yield offset, record
             offset += len(line)
 
 
-def _told(path: Path, act: Callable[[], T]) -> T:
-    """What `act` gives; an error of the system becomes a `UserError`."""
+@contextmanager
+def _as_user_error(path: Path) -> Iterator[None]:
+    """Turn an error of the system inside the block into a `UserError`."""
     try:
-        return act()
+        yield
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); make room there and give --resume, or "
-            "name another place"
+            f"{path}: cannot be written ({error.strerror}); free some space and use --resume, or "
+            "choose another folder"
         ) from error

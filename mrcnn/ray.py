@@ -1,4 +1,4 @@
-"""A stage of Ray Data: the objects of more images than one machine looks at, a row an image.
+"""Distributed inference: a stage of Ray Data that gives a row per image.
 
     import ray
     from mrcnn.ray import predict
@@ -6,7 +6,7 @@
     images = ray.data.read_binary_files("s3://bucket/photos", include_paths=True)
     predict(images, "runs/1", device="cuda").write_parquet("s3://bucket/found")
 
-A worker that dies is replaced, and its images are looked at again: Ray repeats what did not end.
+A worker that dies is replaced. Ray repeats the batches that it did not finish.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from mrcnn.data.images import read_image
 from mrcnn.errors import UserError
-from mrcnn.pictures import Picture
-from mrcnn.predictor import Options, load
-from mrcnn.results import Result
+from mrcnn.inference.load import load
+from mrcnn.pictures import ImageLike
+from mrcnn.predictor import Options, Outcome
 
 try:
     import pyarrow as pa
@@ -39,14 +39,14 @@ if TYPE_CHECKING:  # in typing itself since Python 3.11
 SCHEMA = pa.schema(
     {
         "path": pa.string(),
-        "height": pa.int32(),  # of the upright image, pixels; null beside an error
+        "height": pa.int32(),  # of the upright image, pixels; null if there is an error
         "width": pa.int32(),
         "boxes": pa.list_(pa.list_(pa.float32())),  # (D, 4) xyxy
         "scores": pa.list_(pa.float32()),
         "labels": pa.list_(pa.int64()),  # in [0, C)
         "names": pa.list_(pa.string()),  # of these classes
-        "counts": pa.list_(pa.string()),  # COCO run lengths of masks of [height, width]
-        "error": pa.string(),  # what is wrong with the file; null where nothing is
+        "counts": pa.list_(pa.string()),  # COCO RLE of masks of size [height, width]
+        "error": pa.string(),  # why the file cannot be read, or null
     }
 )
 
@@ -62,34 +62,41 @@ def predict(
     amp: bool = False,
     **options: Unpack[Options],
 ) -> ray.data.Dataset:
-    """The objects of images, found by many models at once; computed when it is written or read.
+    """Detect the objects of images with many models in parallel.
+
+    The result is lazy: it is computed when it is written or read.
 
     Args:
-        images: paths that every worker can read; or a data set with a column `path` and, where
-            `path` is no such file, one of `bytes` (`ray.data.read_binary_files`) or of `image`, (h,
-            w, 3) RGB or (h, w) grey uint8 (`ray.data.read_images`, which itself ends at a broken
-            file). Both readers give `path` with `include_paths=True`.
-        weights: what `mrcnn.load` takes, where every worker finds it.
-        device: "cpu", a model a core, or "cuda", a model a GPU.
-        models: how many work at once; by default one for every GPU of the cluster, or for every
-            core but one, which reads and writes.
-        score_threshold, class_thresholds, options: as of `Predictor.predict`.
+        images: paths that every worker can read, or a dataset with a column `path`. If the workers
+            cannot read `path`, the dataset also needs a column `bytes` or `image`.
+            `ray.data.read_binary_files` gives `bytes`. `ray.data.read_images` gives `image`, (h, w,
+            3) RGB or (h, w) grey uint8, but stops at a broken file. Both give `path` with
+            `include_paths=True`.
+        weights: path for `mrcnn.load`, readable by every worker.
+        device: "cpu" for a model per core, or "cuda" for a model per GPU.
+        models: number of models. By default one per GPU of the cluster, or one per core except
+            one, which reads and writes.
+        score_threshold: as for `Predictor.predict`.
+        class_thresholds: as for `Predictor.predict`.
         amp: compute convolutions and matrix products in bfloat16.
+        **options: as for `Predictor.predict`.
+
     Returns:
-        A row an image, in any order, with the columns of `SCHEMA`; D objects, best first. A file
-        that cannot be read is a row with an `error` and no objects.
+        A row per image, in any order, with the columns of `SCHEMA`; D objects, best first. A file
+        that cannot be read gives a row with an `error` and no objects.
+
     Raises:
-        UserError: if the weights cannot be read, or the model has no class of a name.
+        UserError: if the weights cannot be read, or a class name is unknown.
     """
-    load(weights).thresholds(score_threshold, class_thresholds)  # told here, not by each worker
+    load(weights).thresholds(score_threshold, class_thresholds)  # fails early, outside the workers
     if not isinstance(images, ray.data.Dataset):
         images = ray.data.from_items([{"path": str(path)} for path in images])
     on_gpu = device.startswith("cuda")
     if models is None:
-        there = ray.cluster_resources()
-        models = int(there.get("GPU", 0) if on_gpu else there["CPU"] - 1)
+        resources = ray.cluster_resources()
+        models = int(resources.get("GPU", 0) if on_gpu else resources["CPU"] - 1)
     return images.map_batches(
-        _Finder,
+        _Worker,
         fn_constructor_args=(weights, device, score_threshold, class_thresholds, amp, options),
         batch_size=options.get("batch_size", 4),
         compute=ray.data.ActorPoolStrategy(size=max(models, 1)),
@@ -98,8 +105,8 @@ def predict(
     )
 
 
-class _Finder:
-    """A model in a process of its own."""
+class _Worker:
+    """A model in its own process."""
 
     def __init__(
         self,
@@ -118,19 +125,21 @@ class _Finder:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         if "path" not in batch:
             raise ValueError(
-                f"mrcnn.ray.predict: images must have a column path, got {', '.join(batch)}; give "
+                f"mrcnn.ray.predict: images must have a column path, got {', '.join(batch)}; pass "
                 "include_paths=True to the reader of ray.data"
             )
-        pictures = [_picture(batch, i) for i in range(len(batch["path"]))]
-        sound = [picture for picture in pictures if not isinstance(picture, UserError)]
-        found = self.predictor.attempts(sound, *self.thresholds, **self.options)
-        outcomes = [p if isinstance(p, UserError) else next(found) for p in pictures]
-        rows = [_row(str(path), one) for path, one in zip(batch["path"], outcomes, strict=True)]
+        images = [_image(batch, i) for i in range(len(batch["path"]))]
+        readable = [image for image in images if not isinstance(image, UserError)]
+        outcomes = self.predictor.try_stream(readable, *self.thresholds, **self.options)
+        rows = [
+            _row(str(path), image if isinstance(image, UserError) else next(outcomes))
+            for path, image in zip(batch["path"], images, strict=True)
+        ]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _picture(batch: dict[str, NDArray[Any]], i: int) -> Picture | UserError:
-    """An image of a batch, or what is wrong with it."""
+def _image(batch: dict[str, NDArray[Any]], i: int) -> ImageLike | UserError:
+    """Return image i of a batch, or the error of an unreadable file."""
     path = Path(str(batch["path"][i]))
     if "image" in batch:
         return np.ascontiguousarray(batch["image"][i])
@@ -142,19 +151,19 @@ def _picture(batch: dict[str, NDArray[Any]], i: int) -> Picture | UserError:
         return error
 
 
-def _row(path: str, found: Result | UserError) -> dict[str, Any]:
-    """What `SCHEMA` asks for."""
-    if isinstance(found, UserError):
+def _row(path: str, outcome: Outcome) -> dict[str, Any]:
+    """Return the columns of `SCHEMA` for one image."""
+    if isinstance(outcome, UserError):
         lists: dict[str, Any] = {field.name: [] for field in SCHEMA if pa.types.is_list(field.type)}
-        return {"path": path, **lists, "error": str(found)}
-    height, width = found.image.shape[:2]
+        return {"path": path, **lists, "error": str(outcome)}
+    height, width = outcome.image.shape[:2]
     return {
         "path": path,
         "height": height,
         "width": width,
-        "boxes": found.boxes.tolist(),
-        "scores": found.scores.tolist(),
-        "labels": found.labels.tolist(),
-        "names": found.names,
-        "counts": [rle["counts"] for rle in found.rles],
+        "boxes": outcome.boxes.tolist(),
+        "scores": outcome.scores.tolist(),
+        "labels": outcome.labels.tolist(),
+        "names": outcome.names,
+        "counts": [rle["counts"] for rle in outcome.rles],
     }

@@ -1,6 +1,6 @@
-"""What was found in an image: the objects, and what can be made of them.
+"""The detected objects of one image, and conversions of them.
 
-D objects of an image of h x w pixels, C classes.
+D objects, image of h x w pixels, C classes.
 """
 
 from __future__ import annotations
@@ -26,29 +26,35 @@ from mrcnn.visual import draw_instances
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """The objects found in one image, best first, in its own pixels.
+    """The objects detected in one image, best first, in pixels of the image.
 
-    `result[:5]`, `result[result.scores > 0.7]` and `result[3]` are results with some of the
-    objects, in the order asked for.
+    Indexing selects objects in the order of the index and gives another result.
+
+    Example:
+        >>> result = model.predict("street.jpg")
+        >>> result[:5]  # the five best
+        >>> result[result.scores > 0.7].of("car")
+        >>> for car in result.of("car"):
+        ...     print(car.boxes[0], car.scores[0])
     """
 
     image: NDArray[np.uint8]  # (h, w, 3) RGB
     boxes: NDArray[np.float32]  # (D, 4) xyxy
     scores: NDArray[np.float32]  # (D,) in [0, 1]
     labels: NDArray[np.int64]  # (D,) in [0, C)
-    rles: list[dict[str, Any]]  # COCO run lengths of the D masks; empty without a mask head
+    rles: list[dict[str, Any]]  # COCO RLE of the D masks; empty without a mask head
     class_names: tuple[str, ...]  # C
-    category_ids: tuple[int, ...]  # of the annotation file the model learnt from, C
+    category_ids: tuple[int, ...]  # C ids, as in the training annotations
     path: Path | None = None  # of the image
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(
-        self, chosen: int | slice | Sequence[int] | NDArray[np.bool_] | NDArray[np.integer[Any]]
+        self, index: int | slice | Sequence[int] | NDArray[np.bool_] | NDArray[np.integer[Any]]
     ) -> Result:
-        """The objects at a position, in a slice, at positions, or where a (D,) mask is True."""
-        kept = np.atleast_1d(np.arange(len(self))[chosen])
+        """Select objects by a position, a slice, several positions, or a (D,) mask."""
+        kept = np.atleast_1d(np.arange(len(self))[index])
         return dataclasses.replace(
             self,
             boxes=self.boxes[kept],
@@ -58,10 +64,14 @@ class Result:
         )
 
     def of(self, *names: str) -> Result:
-        """The objects of some classes.
+        """Select the objects of some classes.
 
         Raises:
-            ValueError: if the model knows no class of that name.
+            ValueError: if the model has no class with this name.
+
+        Example:
+            >>> result.of("cat", "dog").names
+            ['dog', 'cat', 'dog']
         """
         if unknown := sorted(set(names) - set(self.class_names)):
             raise ValueError(
@@ -72,24 +82,26 @@ class Result:
 
     @property
     def names(self) -> list[str]:
-        """The class of each object."""
+        """Class name of each object."""
         return [self.class_names[label] for label in self.labels]
 
     @property
     def masks(self) -> NDArray[np.bool_]:
-        """(D, h, w), decoded anew at every access."""
+        """Masks (D, h, w), decoded at every access."""
         return rle.decode_all(self.rles, *self.image.shape[:2])
 
     def polygons(self) -> list[list[NDArray[np.float32]]]:
-        """The outlines of each mask: (V, 2) arrays of (x, y), one for each separate part.
+        """Trace the outlines of each mask.
 
-        They run along the edges of pixels, so that filling them gives the mask back, but for its
-        holes, which are filled.
+        They follow the edges of pixels. Filling them restores the mask, except for its holes.
+
+        Returns:
+            D lists of (V, 2) arrays of (x, y), one for each separate part.
         """
         return [rle.to_polygons(mask) for mask in self.rles]
 
     def crop(self) -> list[Image.Image]:
-        """The part of the image in each box, widened to whole pixels."""
+        """Crop the image to each box, widened to whole pixels."""
         height, width = self.image.shape[:2]
         low = np.floor(self.boxes[:, :2]).clip(0, (width - 1, height - 1))
         high = np.ceil(self.boxes[:, 2:]).clip(low + 1, (width, height))
@@ -97,11 +109,14 @@ class Result:
         return [Image.fromarray(self.image[y1:y2, x1:x2]) for x1, y1, x2, y2 in corners]
 
     def plot(self, *, legend: bool = False, longest_side: int | None = None) -> Image.Image:
-        """The image with boxes, masks, names and scores; a small image is enlarged.
+        """Draw boxes, masks, names and scores over the image; a small image is enlarged.
 
         Args:
-            legend: list the classes in a corner, with their colours and how many there are.
-            longest_side: of the picture, pixels; a larger image is reduced to it.
+            legend: list the classes in a corner, with their colours and counts.
+            longest_side: limit in pixels; larger images are reduced to it.
+
+        Example:
+            >>> result.plot(legend=True, longest_side=1600).show()
         """
         return Image.fromarray(
             draw_instances(
@@ -121,17 +136,23 @@ class Result:
 
         Raises:
             UserError: if the file cannot be written.
+
+        Example:
+            >>> result.save("overlay.png")
         """
         try:
             self.plot().save(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be written ({error}); name a .png or .jpg") from error
+            raise UserError(f"{path}: cannot be written ({error}); use a .png or .jpg") from error
 
     def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
-        """Entries of a COCO result file, with the category ids the model learnt from.
+        """Convert to entries of a COCO result file, with the category ids of the training data.
 
         Args:
-            image_id: in the annotation file; without it, entries carry the `file_name` instead.
+            image_id: id in the annotation file. Without it, entries have the `file_name` instead.
+
+        Example:
+            >>> json.dump(result.to_coco(image_id=17), open("results.json", "w"))
         """
         entries = coco_results(self.boxes, self.scores, self.labels, self.rles, self.category_ids)
         if image_id is not None:
@@ -140,10 +161,13 @@ class Result:
         return [{"file_name": name, **entry} for entry in entries]
 
     def to_supervision(self) -> Any:
-        """The same as `supervision.Detections`, for the tools of that library.
+        """Convert to `supervision.Detections`.
 
         Raises:
-            UserError: if it is not installed.
+            UserError: if the library supervision is not installed.
+
+        Example:
+            >>> supervision.MaskAnnotator().annotate(result.image, result.to_supervision())
         """
         try:
             import supervision
@@ -162,16 +186,16 @@ class Result:
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
-        where = f"{self.path.name}, " if self.path else ""
-        return f"Result({where}{height} x {width} pixels: {self.summary()})"
+        name = f"{self.path.name}, " if self.path else ""
+        return f"Result({name}{height} x {width} pixels: {self.summary()})"
 
     def summary(self) -> str:
-        """How many of each class: "3 dog, 1 cat"."""
-        found = (f"{count} {name}" for name, count in Counter(self.names).most_common())
-        return ", ".join(found) or "no objects"
+        """Count the objects of each class, such as "3 dog, 1 cat"."""
+        counts = (f"{count} {name}" for name, count in Counter(self.names).most_common())
+        return ", ".join(counts) or "no objects"
 
     def _repr_png_(self) -> bytes:
-        """Shown by notebooks."""
+        """Return the overlay that notebooks show."""
         buffer = io.BytesIO()
         self.plot().save(buffer, "png")
         return buffer.getvalue()

@@ -12,7 +12,7 @@ import torch
 
 from mrcnn.errors import UserError
 from mrcnn.flags import parse, run
-from mrcnn.predictor import load
+from mrcnn.inference.load import load
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Large images by overlapping tiles: where they lie, and what was found in them put together.
+"""Overlapping tiles for large images: their windows, and the merging of their detections.
 
-D objects of an image.
+D detections, T tiles.
 """
 
 from __future__ import annotations
@@ -8,26 +8,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrcnn import rle
+from mrcnn.pictures import InputImage
 from mrcnn.results import Result
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the image
 
-SAME = 0.5  # share of two masks in common from which on they are of one object
-MARGIN = 0.05  # of a tile's side: a box as near to a border inside the image may be cut by it
+SAME = 0.5  # two masks show one object if they share at least this fraction
+# Fraction of a tile's side: a box this close to a border inside the image may be cut by it.
+MARGIN = 0.05
 
 
-def windows(height: int, width: int, size: int, overlap: float) -> list[Window]:
-    """Tiles of one size, evenly spread row by row, that cover an image.
+def tile_windows(height: int, width: int, size: int, overlap: float) -> list[Window]:
+    """Cover an image with evenly spaced tiles of one size, row by row.
 
     Args:
-        size: side of a tile, pixels; a smaller side of the image is taken whole.
-        overlap: of neighbours, as a part of their side, at least; below 1.
+        height: of the image.
+        width: of the image.
+        size: side of a tile, pixels. A shorter side of the image is taken whole.
+        overlap: fraction of their side that neighbours share at least; below 1.
     """
     shared = math.floor(size * overlap)
 
@@ -43,67 +45,66 @@ def windows(height: int, width: int, size: int, overlap: float) -> list[Window]:
     ]
 
 
-def merged(
-    image: NDArray[np.uint8], path: Path | None, tiles: Sequence[Window], found: Sequence[Result]
-) -> Result:
-    """The objects of an image from those of its tiles, best first.
+def merge_tiles(image: InputImage, windows: Sequence[Window], results: Sequence[Result]) -> Result:
+    """Merge the detections of the tiles of an image, best first.
 
-    What may be cut by the border of its tile is left out where another tile shows all of it and
-    what comes behind the border, whatever it is taken for there. Then two masks of one class are
-    compared in the part of the image that both their tiles show. An object that is whole in some
-    tile is taken from there, the best where it is in several. Parts of an object that is whole in
-    none are joined: the union of their masks and boxes, the best of their scores. Without masks,
-    boxes stand in for them.
+    A detection that the border of its tile may cut is dropped if another tile shows all of it and
+    what is behind the border, whatever its class there. Then masks of one class are compared in the
+    area that both their tiles show. An object that is whole in some tile is taken from there; if
+    several tiles show it whole, the best detection is kept. Parts of an object that is whole in no
+    tile are joined: the union of their masks and boxes, with their best score. Without masks, boxes
+    are compared instead.
 
     Args:
-        image: (h, w, 3), of which the tiles are windows.
-        found: in each tile, in its own pixels.
+        image: the whole image.
+        windows: T tiles, in its pixels.
+        results: detections in each tile, in pixels of the tile.
     """
-    height, width = image.shape[:2]
-    tile = np.arange(len(tiles)).repeat([len(one) for one in found])  # (D,)
-    corners = np.array(tiles)[tile]  # (D, 4)
-    boxes = np.concatenate([one.boxes for one in found]) + corners[:, [0, 1, 0, 1]]
-    scores = np.concatenate([one.scores for one in found])
-    labels = np.concatenate([one.labels for one in found])
+    height, width = image.size
+    tile = np.arange(len(windows)).repeat([len(result) for result in results])  # (D,)
+    corners = np.array(windows)[tile]  # (D, 4)
+    boxes = np.concatenate([result.boxes for result in results]) + corners[:, [0, 1, 0, 1]]
+    scores = np.concatenate([result.scores for result in results])
+    labels = np.concatenate([result.labels for result in results])
     masks = [
         rle.shift(mask, x, y, height, width)
-        for one, (x, y, *_) in zip(found, tiles, strict=True)
-        for mask in one.rles
+        for result, (x, y, *_) in zip(results, windows, strict=True)
+        for mask in result.rles
     ]
-    has_masks = any(one.rles for one in found)
+    has_masks = any(result.rles for result in results)
     if not has_masks:
         masks = [rle.from_box(box, height, width) for box in boxes]
-    # Of each tile what lies well inside; a side of the image ends nothing.
-    low, high = np.array(tiles, np.float64).reshape(-1, 2, 2).swapaxes(0, 1)  # (T, 2) each
+    # The inner area of each tile; it has no margin at the sides of the image.
+    low, high = np.array(windows, np.float64).reshape(-1, 2, 2).swapaxes(0, 1)  # (T, 2) each
     margin = MARGIN * (high - low)
     low, high = (
         np.where(low > 0, low + margin, -np.inf),
         np.where(high < (width, height), high - margin, np.inf),
     )
-    shown = ((boxes[:, None, :2] >= low) & (boxes[:, None, 2:] <= high)).all(2)  # (D, T)
-    is_cut = ~shown[np.arange(len(tile)), tile]
-    is_shown_whole = shown.any(1)
+    is_inside = ((boxes[:, None, :2] >= low) & (boxes[:, None, 2:] <= high)).all(2)  # (D, T)
+    is_cut = ~is_inside[np.arange(len(tile)), tile]
+    is_shown_whole = is_inside.any(1)
 
     @cache
     def shared_window(a: int, b: int) -> rle.Rle:
-        (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = tiles[a], tiles[b]
+        (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = windows[a], windows[b]
         both = (max(ax1, bx1), max(ay1, by1), min(ax2, bx2), min(ay2, by2))
         return rle.from_box(np.array(both), height, width)
 
     def is_same(i: int, j: int) -> bool:
-        """Whether i and j, of which i is cut if one of them is, show one object."""
+        """Return whether detections i and j show one object."""
         window = shared_window(*sorted((int(tile[i]), int(tile[j]))))
-        seen = [rle.intersection([masks[k], window]) for k in (i, j)]
-        common, union = rle.area(rle.intersection(seen)), rle.area(rle.union(seen))
+        visible = [rle.intersection([masks[k], window]) for k in (i, j)]
+        common, union = rle.area(rle.intersection(visible)), rle.area(rle.union(visible))
         if common >= SAME * union > 0:
             return True
-        smaller = [k for k in (i, j) if is_cut[k]]  # a part may lie in the whole
+        smaller = [k for k in (i, j) if is_cut[k]]  # a part may be inside the whole
         return any(common >= SAME * rle.area(masks[k]) > 0 for k in smaller)
 
     order = np.lexsort((-scores, is_cut))
     order = order[~(is_cut & is_shown_whole)[order]]
     kept: list[int] = []
-    groups: dict[int, list[int]] = {}  # of kept objects that are cut, by their first
+    groups: dict[int, list[int]] = {}  # parts of one object, by the last part added
     group_of: dict[int, int] = {}
     for i in order.tolist():
         others = np.array(kept, np.int64)
@@ -126,16 +127,16 @@ def merged(
     chosen = [[i] for i in kept if not is_cut[i]] + list(groups.values())
     chosen.sort(key=lambda members: -scores[members].max())
     return Result(
-        image=image,
+        image=image.pixels,
         boxes=np.array(
             [[*boxes[m, :2].min(0), *boxes[m, 2:].max(0)] for m in chosen], np.float32
         ).reshape(-1, 4),
         scores=np.array([scores[m].max() for m in chosen], np.float32),
         labels=np.array([labels[m[0]] for m in chosen], np.int64),
         rles=[_union([masks[i] for i in m]) for m in chosen] if has_masks else [],
-        class_names=found[0].class_names,
-        category_ids=found[0].category_ids,
-        path=path,
+        class_names=results[0].class_names,
+        category_ids=results[0].category_ids,
+        path=image.path,
     )
 
 

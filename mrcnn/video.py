@@ -1,4 +1,4 @@
-"""Frames of video files and cameras, and videos of pictures; by OpenCV, the extra `video`."""
+"""Reading of video files and cameras, and writing of videos, by OpenCV (the extra `video`)."""
 
 from __future__ import annotations
 
@@ -14,38 +14,39 @@ from mrcnn.errors import UserError
 from mrcnn.files import replacing
 
 SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
-CAMERA = "camera:"  # before the number of one
+CAMERA = "camera:"  # followed by the number of a camera
 
-_USUAL_RATE = 30.0  # frames a second, where a source does not tell
+_DEFAULT_RATE = 30.0  # frames per second, if a source does not state it
 
 
 class VideoReader:
     """An open video file, or a camera.
 
     Args:
-        place: the file, or `camera:0`.
+        path: the file, or `camera:0`.
+
     Raises:
-        UserError: if OpenCV is missing, or finds no frames there.
+        UserError: if OpenCV is missing, or cannot read a frame.
     """
 
-    def __init__(self, place: Path) -> None:
-        self.is_camera = str(place).startswith(CAMERA)
-        number = str(place).removeprefix(CAMERA)
+    def __init__(self, path: Path) -> None:
+        self.is_camera = str(path).startswith(CAMERA)
+        number = str(path).removeprefix(CAMERA)
         if self.is_camera and not number.isdigit():
-            raise UserError(f"{place}: must be {CAMERA} and a number, as {CAMERA}0")
+            raise UserError(f"{path}: must be {CAMERA} and a number, such as {CAMERA}0")
         cv2 = _opencv()
-        self.capture = cv2.VideoCapture(int(number) if self.is_camera else str(place))
+        self.capture = cv2.VideoCapture(int(number) if self.is_camera else str(path))
         has_frame, self._first = self.capture.read()
         if not has_frame:
             self.capture.release()
             fix = "is one connected?" if self.is_camera else "restore or convert it"
-            raise UserError(f"{place}: OpenCV reads no frame of it; {fix}")
-        self.rate = float(self.capture.get(cv2.CAP_PROP_FPS)) or _USUAL_RATE
-        # As the header has it; of a camera, 0.
+            raise UserError(f"{path}: OpenCV cannot read a frame of it; {fix}")
+        self.rate = float(self.capture.get(cv2.CAP_PROP_FPS)) or _DEFAULT_RATE
+        # Number of frames according to the header; 0 for a camera.
         self.count = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """The frames, (h, w, 3) RGB; once."""
+        """Yield the frames, (h, w, 3) RGB; only once."""
         has_frame, frame = True, self._first
         try:
             while has_frame:
@@ -56,31 +57,31 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes pictures of one size as the frames of an MP4 file."""
+    """Writer of images of one size as the frames of an MP4 file."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate = path, rate
         self.writer: Any = None
 
-    def add(self, picture: NDArray[np.uint8]) -> None:
-        """Append (h, w, 3) RGB.
+    def add(self, frame: NDArray[np.uint8]) -> None:
+        """Append a frame (h, w, 3) RGB.
 
         Raises:
             UserError: if OpenCV cannot write videos.
         """
         cv2 = _opencv()
-        height, width = picture.shape[:2]
+        height, width = frame.shape[:2]
         if self.writer is None:
             codec = cv2.VideoWriter.fourcc(*"mp4v")
             self.writer = cv2.VideoWriter(str(self.path), codec, self.rate, (width, height))
             if not self.writer.isOpened():
-                raise UserError(f"{self.path}: OpenCV cannot write MP4 here; give --no-overlays")
-        self.writer.write(np.ascontiguousarray(picture[:, :, ::-1]))
+                raise UserError(f"{self.path}: OpenCV cannot write MP4 here; use --no-overlays")
+        self.writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
 
 
 @contextmanager
 def written_video(path: Path, rate: float) -> Iterator[VideoWriter]:
-    """A video that takes its place at `path` when it is whole.
+    """Write a video that appears at `path` once it is complete.
 
     Raises:
         UserError: if it cannot be written.

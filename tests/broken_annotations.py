@@ -236,7 +236,7 @@ YOLO = {
     "labels of two images": (
         lambda f: shutil.copy(f / "images/a.png", f / "images/a.jpg"),
         ["images/a.png must not share labels/a.txt with another image"]),
-    "an image that is no image": (text("images/a.png", "x"), ["images/a.png: ", "is no image of"]),
+    "an image that is no image": (text("images/a.png", "x"), ["images/a.png: ", "is not an im"]),
     "no names": (gone("data.yaml"), ["names must be given", "write data.yaml"]),
     "names of text": (settings("names: a"), ["data.yaml: names must be a list of texts, got 'a'"]),
     "an empty name": (settings("names: [a, '']"), ["data.yaml: names must be a list of texts"]),

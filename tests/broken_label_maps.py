@@ -15,7 +15,7 @@ VOC = {
     "a map of 16 bits": (pixels(OBJECT, [1], np.uint16), [f"{OBJECT} must hold one number of 8 b"]),
     "a map of another size": (
         pixels(OBJECT, np.zeros((6, 9), np.uint8)), [f"{OBJECT}: must be 8 x 6", "got 9 x 6"]),
-    "a map that is no image": (text(CLASS, "x"), [f"{CLASS}: is no image of a known format"]),
+    "a map that is no image": (text(CLASS, "x"), [f"{CLASS}: is not an image of a known format"]),
     "a map cut short": (
         lambda f: (f / CLASS).write_bytes((f / CLASS).read_bytes()[:-30]), [CLASS, "restore"]),
     "an unknown class": (
@@ -33,7 +33,7 @@ VOC = {
         ["ImageSets/Segmentation/val.txt: line 1 must stay inside"]),
     "a list in Latin-1": (
         text("ImageSets/Segmentation/val.txt", b"\xe9"), ["val.txt: byte 0 (0xe9) is not UTF-8"]),
-    "an image that is no image": (text("JPEGImages/a.png", "x"), ["JPEGImages/a.png: ", "is no i"]),
+    "an image that is no image": (text("JPEGImages/a.png", "x"), ["JPEGImages/a.png: ", "is not"]),
     "a map out of the folder": (link_out(OBJECT), [f"{OBJECT} must not be a link out of"]),
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ CITYSCAPES = {
         gone("leftImg8bit/train/city/a_leftImg8bit.png"),
         [f"{IDS}: ", "leftImg8bit/train/city/a_leftImg8bit.png: does not exist"]),
     "no annotations": (gone(IDS), ["a_leftImg8bit.png must have annotations in gtFine/"]),
-    "ids that are no image": (text(IDS, "x"), [f"{IDS}: is no image of a known format"]),
+    "ids that are no image": (text(IDS, "x"), [f"{IDS}: is not an image of a known format"]),
     "broken JSON": (
         lambda f: (polygons()(f), text(POLYGONS, "{")(f)), [f"{POLYGONS}: is not JSON"]),
     "another height": (polygons(imgHeight=7), [f"{POLYGONS}: imgHeight must be 6", "got 7"]),
@@ -116,13 +116,13 @@ MASK_FILES = {
     "a mask of nothing": (pixels(ONE, [0]), [f"{ONE} must hold some foreground, got 'zeros only'"]),
     "a mask of another size": (
         pixels(ONE, np.ones((6, 9), np.uint8)), [f"{ONE}: must be 8 x 6 pixels", "got 9 x 6"]),
-    "a mask that is no image": (text(ONE, "x"), [f"{ONE}: is no image of a known format"]),
+    "a mask that is no image": (text(ONE, "x"), [f"{ONE}: is not an image of a known format"]),
     "an empty mask": (text(ONE, ""), [f"{ONE}: is empty (0 bytes)"]),
     "a mask cut short": (
         lambda f: (f / ONE).write_bytes((f / ONE).read_bytes()[:-30]), [ONE, "restore or remove"]),
     "a mask with loss": (pixels("1/masks/x.jpg", [255]), ["1/masks/x.jpg must be a file without"]),
     "a mask out of the folder": (link_out(ONE), [f"{ONE} must be no link to a folder or out of i"]),
-    "an image that is no image": (text("1/images/a.png", "x"), ["1/images/a.png: ", "is no image"]),
+    "an image that is no image": (text("1/images/a.png", "x"), ["1/images/a.png: ", "is not an i"]),
     "two classes": (text("classes.txt", "a\nb\n"), ["the list of classes must hold one name", "'"]),
     "floating-point masks": (
         pixels("1/masks/x.tif", [1], np.float32), ["1/masks/x.tif: holds floating-point pixels"]),
@@ -139,7 +139,7 @@ INDEXED = {
         pixels(MAP, np.ones((6, 8, 3), np.uint8)), [f"{MAP} must hold one number a pixel, got '3"]),
     "a map of another size": (
         pixels(MAP, np.ones((8, 6), np.uint8)), [f"{MAP}: must be 8 x 6 pixels", "saved upright"]),
-    "a map that is no image": (text(MAP, "x"), [f"{MAP}: is no image of a known format"]),
+    "a map that is no image": (text(MAP, "x"), [f"{MAP}: is not an image of a known format"]),
     "no map": (gone(MAP), ["PNGImages/a.png: its masks must be one file, got []"]),
     "two maps": (
         pixels("PedMasks/a.png", [1]), ["PNGImages/a.png: its masks must be one file, got ['Ped"]),

@@ -164,7 +164,7 @@ PICTURE_FAULTS = {
     "floating point": floating_point,
     "empty": holding(b"", "is empty (0 bytes)"),
     "missing": missing,
-    "no picture": holding(b"<html>404</html>", "is no image of a known format"),
+    "no picture": holding(b"<html>404</html>", "is not an image of a known format"),
 } | {
     fault.__name__: fault
     for fault in (

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mrcnn.batching import ahead, grouped
+from mrcnn.batching import bucket_by, prefetch
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -22,7 +22,7 @@ def test_groups(seed):
             yield item
 
     seen = []
-    for group in grouped(source(), lambda item: item[1], size):
+    for group in bucket_by(source(), lambda item: item[1], size):
         assert 1 <= len(group) <= size
         assert len({kind for _, kind in group}) == 1
         if len(taken) < len(items):
@@ -34,11 +34,11 @@ def test_groups(seed):
 
 
 def test_equal_items_fill_groups():
-    assert list(grouped(range(7), lambda _: 0, 3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(grouped([], lambda _: 0, 3)) == []
+    assert list(bucket_by(range(7), lambda _: 0, 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(bucket_by([], lambda _: 0, 3)) == []
 
 
-def test_ahead_stays_one_ahead():
+def test_prefetch_stays_one_prefetch():
     made, threads = [], set()
 
     def source():
@@ -47,7 +47,7 @@ def test_ahead_stays_one_ahead():
             threads.add(threading.get_ident())
             yield number
 
-    for number in ahead(source()):
+    for number in prefetch(source()):
         assert len(made) <= number + 2
     assert made == [0, 1, 2, 3, 4]
     assert threading.get_ident() not in threads
@@ -58,15 +58,15 @@ def test_an_error_arrives_where_it_belongs():
         yield 1
         raise KeyError("two")
 
-    items = ahead(source())
+    items = prefetch(source())
     assert next(items) == 1
     with pytest.raises(KeyError, match="two"):
         next(items)
 
 
-def test_ahead_can_be_left():
+def test_prefetch_can_be_left():
     before = threading.active_count()
-    items = ahead(iter(range(5)))
+    items = prefetch(iter(range(5)))
     assert next(items) == 0
     items.close()
     assert threading.active_count() == before

@@ -19,8 +19,9 @@ from mrcnn.data.shapes import write_shapes
 from mrcnn.data.transforms import Augmentation
 from mrcnn.errors import UserError
 from mrcnn.graphs import WARM_UP, Graphs, tensors
+from mrcnn.inference.load import load
 from mrcnn.models import build
-from mrcnn.predictor import Predictor, load
+from mrcnn.predictor import Predictor
 from mrcnn.training.distributed import ALONE
 from mrcnn.training.solver import make_optimizer
 from mrcnn.training.step import TrainStep
@@ -163,5 +164,5 @@ def test_where_nothing_can_be_captured_says_so(tmp_path):
     data = short_runs.write_data(tmp_path / "shapes")
     with pytest.raises(UserError, match=r"--capture: requires one process .* 1 on cpu"):
         short_runs.run(data, tmp_path / "run", "--capture")
-    with pytest.raises(UserError, match="capture=True: is of CUDA devices, not of cpu"):
+    with pytest.raises(UserError, match="capture=True requires a CUDA device, got cpu"):
         load(tiny.run(tmp_path / "tiny"), capture=True)

@@ -271,7 +271,7 @@ def test_another_model(tmp_path, case):
 
 def test_a_state_that_does_not_fit_its_own_configuration(tmp_path):
     save(tmp_path / "a.safetensors", STATE, tiny.CONFIG, {})
-    from mrcnn.predictor import load as load_predictor
+    from mrcnn.inference.load import load as load_predictor
 
     with pytest.raises(UserError, match="weights do not fit the model it describes"):
         load_predictor(tmp_path / "a.safetensors")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 from mrcnn.config import MODELS
-from mrcnn.data.images import pad_images, read_image, resized, to_pixels
+from mrcnn.data.images import network_size, pad_images, read_image, to_pixels
 from mrcnn.models import MaskRCNN, build
 from mrcnn.structures import ImageBatch
 
@@ -126,7 +126,7 @@ def test_compiled_code_finds_the_same_in_pictures(name, shared_data):
     with torch.no_grad():
         for path in paths:
             image = read_image(path)
-            pixels = to_pixels(image, resized(*image.shape[:2], config), config)
+            pixels = to_pixels(image, network_size(*image.shape[:2], config), config)
             images = pad_images([pixels], config.size_multiple)
             outputs = compiled(images)
             values = [getattr(outputs, field.name) for field in dataclasses.fields(outputs)]

@@ -11,7 +11,7 @@ from test_data_transforms import bounds, random_masks, sampled
 from mrcnn.config import ModelConfig
 from mrcnn.data import instances
 from mrcnn.data.coco import read_coco
-from mrcnn.data.copy_paste import MIN_LEFT, Picture, bitmap, paste, select
+from mrcnn.data.copy_paste import MIN_LEFT, NetworkImage, bitmap, paste, select
 from mrcnn.data.samples import TrainSet
 from mrcnn.data.sampling import Key
 from mrcnn.data.transforms import Augmentation, View, view_instances
@@ -19,15 +19,15 @@ from mrcnn.data.transforms import Augmentation, View, view_instances
 RING = [[1.5, 2, 30.25, 4, 22, 31.5], [20, 20, 39.5, 22, 25, 33]]
 
 
-def picture(view: View, value: float, count: int, seed: int) -> Picture:
+def picture(view: View, value: float, count: int, seed: int) -> NetworkImage:
     """Random masks of an image of 40 x 60 in a view; all pixels have one value."""
     bitmaps, masks = random_masks(count, seed)
     boxes = torch.tensor(np.array([bounds(each) for each in bitmaps])).float()
     masks, boxes, kept = view_instances(masks, boxes, view)
-    return Picture(torch.full((3, *view.size), value), boxes, torch.arange(count)[kept], masks)
+    return NetworkImage(torch.full((3, *view.size), value), boxes, torch.arange(count)[kept], masks)
 
 
-def frames(picture: Picture, size: tuple[int, int]) -> np.ndarray:
+def frames(picture: NetworkImage, size: tuple[int, int]) -> np.ndarray:
     """Bitmaps of all instances in a frame of that size, (G, h, w)."""
     whole = (0, 0, size[1], size[0])
     return np.array([bitmap(picture.masks, i, whole) for i in range(len(picture.masks))])
@@ -85,17 +85,17 @@ def test_what_lies_above_hides_what_lies_below(name, count):
     assert torch.equal(result.boxes[kept.sum() :], above.boxes)
 
 
-def block(x1: int, x2: int) -> Picture:
+def block(x1: int, x2: int) -> NetworkImage:
     """A rectangle, as a polygon, in a picture of 80 x 120."""
     ring = [x1, 10, x2, 10, x2, 20, x1, 20]
     box = torch.tensor([[x1, 10.0, x2, 20]])
-    return Picture(torch.zeros(3, 80, 120), box, torch.tensor([0]), polygons([ring]))
+    return NetworkImage(torch.zeros(3, 80, 120), box, torch.tensor([0]), polygons([ring]))
 
 
 def test_untouched_instances_keep_their_masks_to_the_point():
     masks = instances.transformed(polygons(RING), (2.0, 1.5), (0.25, 3.0))
     box = torch.tensor([[3.0, 6, 80, 53]])
-    below = Picture(torch.zeros(3, 80, 120), box, torch.tensor([4]), masks)
+    below = NetworkImage(torch.zeros(3, 80, 120), box, torch.tensor([4]), masks)
     for above, touched in ((block(100, 110), False), (block(30, 40), True)):
         first = instances.select(paste(below, above).masks, torch.tensor([0]))
         assert (len(first.counts) > 0) == touched

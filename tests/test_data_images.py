@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import MAX_PIXELS, pad_images, read_image, read_size, resized, to_pixels
+from mrcnn.data.images import MAX_PIXELS, network_size, pad_images, read_image, read_size, to_pixels
 from mrcnn.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def test_the_contents_of_a_file_are_read_as_the_file(tmp_path, suffix):
     assert np.array_equal(read_image("any name", path.read_bytes()), read_image(path))
     for data, problem in (
         (b"", "is empty"),
-        (path.read_bytes()[:60], "cannot be read|is no image"),
+        (path.read_bytes()[:60], "cannot be read|is not an image"),
     ):
         with pytest.raises(UserError, match=f"any name: ({problem})"):
             read_image("any name", data)
@@ -136,12 +136,12 @@ def text_bomb() -> bytes:
 
 BAD_FILES = {
     "empty": (b"", "is empty"),
-    "text": (b"this is no picture", "no image of a known format"),
+    "text": (b"this is no picture", "not an image of a known format"),
     "header only": (png_header(8, 8), "cannot be read"),
-    "65500 x 65500": (png_header(65500, 65500), f"at most {MAX_PIXELS:,}"),
-    "just too many pixels": (png_header(10001, 10000), f"10001 x 10000 .* at most {MAX_PIXELS:,}"),
+    "65500 x 65500": (png_header(65500, 65500), f"limit is {MAX_PIXELS:,}"),
+    "just too many pixels": (png_header(10001, 10000), f"10001 x 10000 .* limit is {MAX_PIXELS:,}"),
     "text bomb": (text_bomb(), "cannot be read"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of a known"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known"),
     "JPEG cut at 30 %": (encoded("jpeg")[:3_000], "cannot be read"),
     "PNG cut at 50 %": (encoded("png")[:60_000], "cannot be read"),
     "TIFF cut": (encoded("tiff")[:9_000], "cannot be read|no image"),
@@ -173,7 +173,7 @@ def test_high_images_are_copied_in_parts(tmp_path):
 def test_the_limit_can_be_chosen(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", max_pixels=35), RGB)
-    with pytest.raises(UserError, match="is 7 x 5 pixels, at most 34 are read"):
+    with pytest.raises(UserError, match="is 7 x 5 pixels, the limit is 34"):
         read_image(tmp_path / "a.png", max_pixels=34)
 
 
@@ -213,13 +213,13 @@ def test_real_images_equal_pillow(shared_data):
 )
 def test_resized(size, expected):
     config = ModelConfig(min_size=800, max_size=1333)
-    assert resized(*size, config) == expected
-    assert resized(*size[::-1], config) == expected[::-1]
+    assert network_size(*size, config) == expected
+    assert network_size(*size[::-1], config) == expected[::-1]
 
 
 def test_resized_by_a_factor():
     config = ModelConfig(scale=1.5)
-    assert resized(101, 200, config) == (152, 300)
+    assert network_size(101, 200, config) == (152, 300)
 
 
 def test_to_pixels_normalises_and_resizes_like_pillow():

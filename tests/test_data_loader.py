@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from mrcnn.data.loader import (
     TrainSet,
     collate,
     eval_loader,
-    target_loader,
     train_loader,
 )
 from mrcnn.data.sampling import Key
@@ -122,7 +122,7 @@ def test_processes_and_accumulated_parts_see_the_images_of_one_big_batch(
         ),
         ({"batch_size": 0}, "must be a multiple of 1 .*, got 0"),
         ({"accumulate": 0}, "x 0 accumulated"),
-        ({"rank": 2, "world": 2}, r"rank must lie in \[0, 2\), got 2"),
+        ({"rank": 2, "world": 2}, r"rank must be in \[0, 2\), got 2"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused_at_once(dataset, wrong, message):
@@ -204,30 +204,33 @@ def test_slots_grow_in_steps_of_16(dataset):
 
 def test_eval_loader_shows_all_images_whole_and_in_order(dataset):
     seen = []
-    for images, indices in eval_loader(dataset, CONFIG, batch_size=3):
+    for images, indices, targets in eval_loader(dataset, CONFIG, batch_size=3):
+        assert targets is None
         assert images.sizes.tolist() == [[30, 40]] * len(indices)
         seen += indices
     assert seen == list(range(7))
 
 
 def test_targets_of_whole_images_for_a_validation_loss(dataset):
-    shown = list(target_loader(dataset, CONFIG, batch_size=3))
+    shown = list(eval_loader(dataset, CONFIG, batch_size=3, with_targets=True))
     assert [batch.indices for batch in shown] == [[0, 1, 2], [3, 4, 5], [6]]
     for index, _, size, boxes in samples_of(shown):
         assert size == [30, 40]
         assert boxes == dataset.boxes[dataset.targets(index)].tolist()
-    assert samples_of(shown) == samples_of(target_loader(dataset, CONFIG, batch_size=2))
+    in_pairs = eval_loader(dataset, CONFIG, batch_size=2, with_targets=True)
+    assert samples_of(shown) == samples_of(in_pairs)
     assert len({seed for _, seed, *_ in samples_of(shown)}) == 7
 
 
-@pytest.mark.parametrize("loader", [eval_loader, target_loader])
-def test_processes_share_the_images_of_an_evaluation(dataset, loader):
-    ranks = [loader(dataset, CONFIG, batch_size=2, rank=rank, world=3) for rank in range(3)]
+@pytest.mark.parametrize("with_targets", [False, True])
+def test_processes_share_the_images_of_an_evaluation(dataset, with_targets):
+    loader = partial(eval_loader, dataset, CONFIG, with_targets=with_targets)
+    ranks = [loader(batch_size=2, rank=rank, world=3) for rank in range(3)]
     indices = [[batch.indices for batch in batches] for batches in ranks]
     assert indices == [[[0, 3], [6]], [[1, 4]], [[2, 5]]]
-    assert list(loader(dataset, CONFIG, rank=8, world=9)) == []
-    with pytest.raises(ValueError, match=r"rank must lie in \[0, 2\), got 2"):
-        loader(dataset, CONFIG, rank=2, world=2)
+    assert list(loader(rank=8, world=9)) == []
+    with pytest.raises(ValueError, match=r"rank must be in \[0, 2\), got 2"):
+        loader(rank=2, world=2)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -257,14 +260,14 @@ def test_an_image_that_breaks_later_can_be_skipped(folder, tmp_path, workers):
         assert len(b.notes) == len(broken)
         for index, note in zip(broken, b.notes, strict=True):
             assert note.startswith(f"{dataset.path(index)}: is empty (0 bytes)")
-            assert note.endswith("; restore or remove it. 6.png is shown in its place")
+            assert note.endswith("; restore or remove it. 6.png is used instead")
 
 
 def test_without_any_readable_image_there_is_nothing_to_skip_to(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     dataset = read_coco(tmp_path / "copy" / "a.json", tmp_path / "copy" / "images")
     shutil.rmtree(tmp_path / "copy" / "images")
-    with pytest.raises(UserError, match=r"images: no image can be read, as this one: .*not exist"):
+    with pytest.raises(UserError, match=r"images: none of the images can be read; .*not exist"):
         batches(dataset, on_bad_image="skip")
 
 

@@ -131,7 +131,7 @@ def test_it_is_written_once_and_again_for_other_parameters(tmp_path):
 
 def test_other_files_are_not_overwritten(tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match="has other files"):
         write_shapes(tmp_path, train=1, val=1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

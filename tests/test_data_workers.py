@@ -53,7 +53,7 @@ def test_workers_leave_signals_to_the_trainer():
     ("number", "cause"),
     [
         (signal.SIGKILL, "run out of memory"),
-        pytest.param(signal.SIGBUS, "/dev/shm holds .* MiB", marks=pytest.mark.slow),
+        pytest.param(signal.SIGBUS, "/dev/shm has .* MiB", marks=pytest.mark.slow),
     ],
 )
 def test_a_worker_that_is_killed_is_named_when_the_next_batch_is_due(number, cause):

@@ -11,7 +11,7 @@ from pycocotools import mask as rle_codec
 
 from mrcnn.boxes import decode_boxes, encode_boxes
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import resized, to_pixels
+from mrcnn.data.images import network_size, to_pixels
 from mrcnn.models import build
 from mrcnn.models.anchors import grid_anchors, make_cell_anchors
 from mrcnn.models.pooling import RoIPooler
@@ -352,8 +352,8 @@ def test_masks_are_sampled_at_pixel_centres():
 
 def test_sizes_of_images():
     """The shorter side becomes 800; the longer at most 1333; both rounded in the end."""
-    assert resized(480, 640, CONFIG) == (800, 1067)
-    assert resized(11, 22, CONFIG) == (666, 1333)  # of 666.5, computed as 666.4999…
+    assert network_size(480, 640, CONFIG) == (800, 1067)
+    assert network_size(11, 22, CONFIG) == (666, 1333)  # of 666.5, computed as 666.4999…
     for height in range(1, 1500, 7):
         for width in range(1, 1500, 11):
             scale = 800 / min(height, width)
@@ -362,7 +362,7 @@ def test_sizes_of_images():
                 shrink = 1333 / max(new)
                 new = [side * shrink for side in new]
             expected = max(int(new[0] + 0.5), 1), max(int(new[1] + 0.5), 1)
-            assert resized(height, width, CONFIG) == expected, (height, width)
+            assert network_size(height, width, CONFIG) == expected, (height, width)
 
 
 def test_pixels_are_those_of_bgr_reversed():

@@ -165,7 +165,7 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "file_name a number": (image(file_name=3), [IMAGE + "file_name must", "got 3"]),
     "file missing": (image(file_name="z.png"), [IMAGE + "file_name: ", "z.png: does not exist"]),
     "file a folder": (image(file_name="sub"), [IMAGE + "file_name: ", "sub: is not a file"]),
-    "file no image": (image(file_name="c.png"), ["c.png: is no image of a known format"]),
+    "file no image": (image(file_name="c.png"), ["c.png: is not an image of a known format"]),
     "file name too long": (image(file_name="z" * 5000), [IMAGE + "file_name must have at most"]),
     "category without name": (without("categories", "name"), ["categories[0].name (id 3) must"]),
     "category name blank": (category(name=" "), ["categories[0].name (id 3) must", "got ' '"]),
@@ -318,7 +318,7 @@ def test_a_long_list_is_cut_but_kept(folder):
 
 def test_bad_image_files_are_named_with_their_record(folder):
     path = folder / "images" / "a.png"
-    for content, part in ((b"", "is empty"), (b"GIF89a", "is no image")):
+    for content, part in ((b"", "is empty"), (b"GIF89a", "is not an image")):
         path.write_bytes(content)
         with pytest.raises(DatasetError) as caught:
             read(folder, sound())

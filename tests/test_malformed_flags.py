@@ -41,14 +41,14 @@ CASES = {  # verb, words changed (None leaves the flag out), what the message sa
     "a pickle for weights": ("predict", {"--weights": "old.pkl"}, ["old.pkl: holds no state dict"]),
     "damaged backbone": ("train", {"--weights": "bad.pth"}, ["bad.pth: is damaged"]),
     "threshold of 50": (
-        "predict", {"--score-threshold": "50"}, ["--score-threshold must lie in [0, 1], got 50"]
+        "predict", {"--score-threshold": "50"}, ["--score-threshold must be in [0, 1], got 50"]
     ),
     "no detections": ("evaluate", {"--max-dets": "0"}, ["--max-dets must be at least 1, got 0"]),
     "no such split": ("evaluate", {"--split": "test"}, ["--split", "test", "val"]),
     "ids that are names": ("evaluate", {"--image-ids": "ids"}, ["--image-ids ids", "got 'a.png'"]),
     "no such ids": ("evaluate", {"--image-ids": "no.txt"}, ["--image-ids no.txt: cannot be read"]),
     "no such image": ("predict", {"images": "data/b.png"}, ["data/b.png: does not exist"]),
-    "folder without images": ("predict", {"images": "run"}, ["run: holds no images"]),
+    "folder without images": ("predict", {"images": "run"}, ["run: has no images"]),
     "output under a file": (
         "predict", {"--out": "ids/out"}, ["ids/out/predictions.json: cannot be", "ids is a file"]
     ),

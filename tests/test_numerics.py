@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pycocotools import mask as rle_codec
 
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import resized, to_pixels
+from mrcnn.data.images import network_size, to_pixels
 from mrcnn.models import build
 from mrcnn.models.anchors import make_cell_anchors
 from mrcnn.models.pooling import RoIPooler
@@ -25,22 +25,22 @@ LEGACY = dataclasses.replace(CONFIG, numerics="maskrcnn_benchmark")
 
 def test_sides_are_cut_to_whole_pixels():
     # 427 x 640 is scaled by 800 / 427, which makes 640 into 1199.06; 333 x 500 by 800 / 333.
-    assert resized(427, 640, CONFIG) == (800, 1199)
-    assert resized(333, 500, CONFIG) == (800, 1201)
+    assert network_size(427, 640, CONFIG) == (800, 1199)
+    assert network_size(333, 500, CONFIG) == (800, 1201)
     rounded = dataclasses.replace(CONFIG, numerics="detectron2")
-    assert resized(477, 640, CONFIG) == (800, 1073)  # of 1073.375
-    assert resized(479, 640, CONFIG) == (800, 1068)  # of 1068.89
-    assert resized(479, 640, rounded) == (800, 1069)
+    assert network_size(477, 640, CONFIG) == (800, 1073)  # of 1073.375
+    assert network_size(479, 640, CONFIG) == (800, 1068)  # of 1068.89
+    assert network_size(479, 640, rounded) == (800, 1069)
 
 
 def test_the_longer_side_follows_the_shorter():
     """maskrcnn-benchmark: the shorter is rounded, then the longer is cut."""
-    assert resized(479, 640, LEGACY) == (800, 1068)  # of 1068.89
+    assert network_size(479, 640, LEGACY) == (800, 1068)  # of 1068.89
     # 1333 / 640 x 360 is 749.8, and 750 / 360 x 640 is 1333.3.
-    assert resized(360, 640, LEGACY) == (750, 1333)
-    assert resized(640, 301, LEGACY) == (1333, 627)  # of 626.9 and 1333.2
-    assert resized(640, 300, LEGACY) == (1333, 625)  # of 624.8 and 1333.3
-    assert resized(800, 1000, LEGACY) == (800, 1000)
+    assert network_size(360, 640, LEGACY) == (750, 1333)
+    assert network_size(640, 301, LEGACY) == (1333, 627)  # of 626.9 and 1333.2
+    assert network_size(640, 300, LEGACY) == (1333, 625)  # of 624.8 and 1333.3
+    assert network_size(800, 1000, LEGACY) == (800, 1000)
 
 
 def test_opencv_resizes_in_fixed_point():

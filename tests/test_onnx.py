@@ -22,7 +22,7 @@ onnxscript = pytest.importorskip("onnxscript", reason="the extra mrcnn[onnx] is 
 import mrcnn  # noqa: E402
 from mrcnn import cli  # noqa: E402
 from mrcnn.config import MODELS  # noqa: E402
-from mrcnn.data.images import pad_images, resized, to_pixels  # noqa: E402
+from mrcnn.data.images import network_size, pad_images, to_pixels  # noqa: E402
 from mrcnn.exporting.onnx_file import export_onnx  # noqa: E402
 from mrcnn.exporting.onnx_pixels import prepare  # noqa: E402
 from mrcnn.numerics import NUMERICS  # noqa: E402
@@ -213,7 +213,7 @@ def test_sizes_are_those_of_the_loader(numerics, scale):
     for height, width in (*sides, *rng.integers(1, 400, (60, 2)).tolist()):
         image = np.broadcast_to(np.uint8(0), (1, height, width, 3))
         (size,) = model.run(None, {"images": image})[0].tolist()
-        assert tuple(size) == resized(height, width, config), (height, width)
+        assert tuple(size) == network_size(height, width, config), (height, width)
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
@@ -225,7 +225,7 @@ def test_pixels_are_those_of_the_loader(numerics):
     for seed, size in enumerate(((90, 140), (300, 200), (64, 64), (50, 200))):
         images = np.stack([random_picture(*size, seed), random_picture(*size, seed + 10)])
         pixels, sizes, original_sizes = model.run(None, {"images": images})
-        seen = resized(*size, config)
+        seen = network_size(*size, config)
         assert sizes.tolist() == [list(seen)] * 2
         assert original_sizes.tolist() == [list(size)] * 2
         wanted = pad_images([to_pixels(image, seen, config) for image in images], 32).pixels
@@ -236,7 +236,7 @@ def test_pixels_are_those_of_the_loader(numerics):
 
 def test_pixels_are_normalised_as_the_loader_does():
     model = pixels_model(tiny.CONFIG, ["pixels"])
-    image = random_picture(64, 96, 0)  # is not resized
+    image = random_picture(64, 96, 0)  # is not network_size
     wanted = to_pixels(image, (64, 96), tiny.CONFIG)
     assert torch.equal(torch.from_numpy(model.run(None, {"images": image[None]})[0][0]), wanted)
 
@@ -393,6 +393,6 @@ def _pictures(shared_data, count):
 
 
 def _batch(pictures, config):
-    sizes = [resized(*picture.shape[:2], config) for picture in pictures]
+    sizes = [network_size(*picture.shape[:2], config) for picture in pictures]
     pixels = [to_pixels(x, size, config) for x, size in zip(pictures, sizes, strict=True)]
     return pad_images(pixels, config.size_multiple)

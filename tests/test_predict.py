@@ -10,8 +10,9 @@ from PIL import Image
 
 import mrcnn
 from mrcnn.errors import UserError
-from mrcnn.predictor import Predictor, find_device
+from mrcnn.predictor import Predictor
 from mrcnn.results import Result
+from mrcnn.runtime.device import find_device
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -110,7 +111,7 @@ def test_a_broken_file_in_a_list(predictor, tmp_path):
     images = [noise(40, 60), tmp_path / "empty.png", noise(40, 60)]
     with pytest.raises(UserError, match=r"empty\.png: is empty"):
         predictor.predict(images)
-    first, error, last = predictor.attempts(images, 0)
+    first, error, last = predictor.try_stream(images, 0)
     assert "empty.png: is empty" in str(error)
     same(first, last)
 
@@ -134,7 +135,7 @@ def test_thresholds_of_classes(predictor):
     assert len(some.of("dog")) == (dogs.scores >= threshold).sum()
     assert len(some.of("cat")) == len(cats)
     assert (np.diff(some.scores) <= 0).all()
-    with pytest.raises(UserError, match=r"cta=0\.5: .* no class 'cta'; give one .*, as cat"):
+    with pytest.raises(UserError, match=r"cta=0\.5: .* no class 'cta'; use one .*, such as cat"):
         predictor.predict(noise(40, 60), 0, {"cta": 0.5})
 
 
@@ -201,5 +202,5 @@ def test_category_ids_of_a_model_without_any():
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", ""])
 def test_no_such_device(name):
-    with pytest.raises(UserError, match=f"--device {name}: .*; give cpu"):
+    with pytest.raises(UserError, match=f"--device {name}:? .*; use cpu"):
         find_device(name)

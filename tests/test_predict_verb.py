@@ -100,7 +100,7 @@ def test_an_input_is_never_overwritten(tmp_path, weights):
     Image.fromarray(noise(40, 60)).save(tmp_path / "a.jpg")
     before = (tmp_path / "a.jpg").read_bytes()
     for place in (tmp_path, tmp_path / "a.jpg"):
-        with pytest.raises(UserError, match=r"would write over .*a\.jpg; name another folder"):
+        with pytest.raises(UserError, match=r"would overwrite .*a\.jpg; choose another folder"):
             predict(weights, tmp_path, place)
     assert (tmp_path / "a.jpg").read_bytes() == before
     assert list(tmp_path.iterdir()) == [tmp_path / "a.jpg"]
@@ -108,7 +108,10 @@ def test_an_input_is_never_overwritten(tmp_path, weights):
 
 def test_where_nothing_is_found_a_threshold_is_named(images, weights, tmp_path, capsys):
     assert predict(weights, tmp_path, images / "a.png", "--class-threshold", "cat=1", "dog=1") == 0
-    assert "no object reaches its threshold; a lower --score-threshold" in capsys.readouterr().out
+    assert (
+        "no detections above the score threshold; lower --score-threshold"
+        in capsys.readouterr().out
+    )
     assert predict(weights, tmp_path, images / "a.png") == 0
     assert "--score-threshold" not in capsys.readouterr().out
 
@@ -153,7 +156,7 @@ def test_patterns_and_lists(images, weights, tmp_path, monkeypatch, capsys):
         predict(weights, out, images / "*.gif")
     (images / "deeper").rename(images.parent / "deeper")
     (images / "empty" / "inner").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"holds no images .*--recursive"):
+    with pytest.raises(UserError, match=r"has no images .*--recursive"):
         predict(weights, out, images / "empty")
 
 
@@ -184,7 +187,10 @@ BAD_THRESHOLDS = {
     "no number": ("cat=high", "--class-threshold cat=high: must be name=score"),
     "no name": ("0.5", "must be name=score, with a score in [0, 1]"),
     "percent": ("cat=70", "--class-threshold cat=70: must be"),
-    "unknown class": ("cta=0.5", "the model has no class 'cta'; give one of its own, as cat"),
+    "unknown class": (
+        "cta=0.5",
+        "the model has no class 'cta'; use one of its classes, such as cat",
+    ),
 }
 
 
@@ -236,7 +242,7 @@ def test_an_interrupted_batch_is_resumed(images, weights, tmp_path, monkeypatch,
     assert predict(weights, out, images, "--resume") == 0
     said = capsys.readouterr().out
     assert said.count("img/s") == 5 - count
-    assert said.endswith(f", {count} images were done before\n" if count else f"in {out}\n")
+    assert said.endswith(f", {count} images were already finished\n" if count else f"in {out}\n")
     for name in ("predictions.json", "predictions.jsonl"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert len(list(out.glob("*.jpg"))) == 5
@@ -260,7 +266,7 @@ def test_new_images_join(images, weights, tmp_path):
 def test_resuming_takes_the_same_settings(images, weights, tmp_path):
     predict(weights, tmp_path / "out", images / "a.png")
     before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
-    with pytest.raises(UserError, match=r"made with --max-dets None; give the same"):
+    with pytest.raises(UserError, match=r"made with --max-dets None; use the same"):
         predict(weights, tmp_path / "out", images, "--resume", "--max-dets", 3)
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
 
@@ -285,7 +291,7 @@ def test_lines_of_several_processes(tmp_path):
         lines.close()
     with (tmp_path / "predictions.1.jsonl").open("ab") as file:
         file.write(b'{"image"')
-    done = prediction_files.resumed(tmp_path, settings)
+    done = prediction_files.resume(tmp_path, settings)
     assert done == {name: f"{name}.jpg" for name in "abcd"}
     assert not (tmp_path / "predictions.1.jsonl").exists()
     categories = [{"id": 1, "name": "cat"}]

@@ -17,7 +17,7 @@ from short_runs import arguments, contents, run, without_pictures, write_data
 import mrcnn
 from mrcnn import flags, train
 from mrcnn.data.coco import read_coco
-from mrcnn.data.loader import target_loader, train_loader
+from mrcnn.data.loader import eval_loader, train_loader
 from mrcnn.data.transforms import Augmentation
 from mrcnn.models import build
 from mrcnn.training import state as states
@@ -102,7 +102,7 @@ def test_the_validation_loss_is_the_mean_over_images(data, tmp_path):
     with torch.no_grad():
         losses = [
             sum(float(loss) for loss in predictor.model(batch.images, batch.targets).values())
-            for batch in target_loader(dataset, predictor.config)
+            for batch in eval_loader(dataset, predictor.config, with_targets=True)
         ]
     assert len(losses) == 3
     assert float(rows(tmp_path / "run")[-1]["val_loss"]) == pytest.approx(

@@ -155,7 +155,7 @@ def test_what_is_fixed_in_it(folder, case):
 
 
 def test_views_need_the_layers(folder):
-    with pytest.raises(UserError, match="--tta: looks into the layers of a checkpoint"):
+    with pytest.raises(UserError, match="--tta requires a checkpoint"):
         mrcnn.load(folder / "model.pt2").predict(pictures((70, 100)), tta=True)
 
 

@@ -124,7 +124,7 @@ REFUSED = {
     "a form": (post(Content_Type="application/x-www-form-urlencoded"), 415, "Content-Type must be"),
     "no type": (post(Content_Type=None), 415, "Content-Type must be"),
     "nothing": (post(), 400, "image: is empty"),
-    "text": (post(b"hello"), 400, "image: is no image of a known format"),
+    "text": (post(b"hello"), 400, "image: is not an image of a known format"),
     "half an image": (post(image_file()[:3000]), 400, "image: cannot be read"),
     "a long address": (get("/" + "a" * 400_000), 400, NOT_HTTP),
     "a long header": (get(host="a" * 400_000), 400, NOT_HTTP),

@@ -206,7 +206,7 @@ def test_images_that_browsers_do_not_show_or_turn(page, server):
 def test_failures_are_shown(page, server):
     opened(page, server)
     drop(page, notes_txt=b"hello", large_png=b"x" * (served.MAX_BYTES + 1), a_png=image_file())
-    assert "The file is no image of a known format" in text(page, "problem")
+    assert "The file is not an image of a known format" in text(page, "problem")
     assert "notes.txt" in text(page, "problem")
     page.run("element('strip').children[1].click()")
     assert "The file has 0.2 MB, the limit is 0.2 MB." in text(page, "problem")

@@ -15,9 +15,10 @@ from pycocotools import mask as rle_codec
 import mrcnn
 from mrcnn import rle
 from mrcnn.errors import UserError
+from mrcnn.pictures import InputImage
 from mrcnn.predictor import Predictor
 from mrcnn.results import Result
-from mrcnn.tiles import merged, windows
+from mrcnn.tiles import merge_tiles, tile_windows
 
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
@@ -25,7 +26,7 @@ from mrcnn.tiles import merged, windows
 def test_windows_cover_the_image(shape, overlap):
     """Every pixel is seen, tiles are of one size, and neighbours share what they should."""
     seen = np.zeros(shape, int)
-    tiles = windows(*shape, 100, overlap)
+    tiles = tile_windows(*shape, 100, overlap)
     for x1, y1, x2, y2 in tiles:
         assert (y2 - y1, x2 - x1) == (min(100, shape[0]), min(100, shape[1]))
         seen[y1:y2, x1:x2] += 1
@@ -97,8 +98,10 @@ def test_objects_are_put_together(seed, size, overlap):
     assert len(masks) > 15
     image = np.zeros((*masks[0].shape, 3), np.uint8)
     labels = [i % 2 for i in range(len(masks))]
-    tiles = windows(*image.shape[:2], size, overlap)
-    together = merged(image, Path("a.png"), tiles, seen_in(tiles, masks, labels, image))
+    tiles = tile_windows(*image.shape[:2], size, overlap)
+    together = merge_tiles(
+        InputImage(image, Path("a.png")), tiles, seen_in(tiles, masks, labels, image)
+    )
     expected = {(encode(m)["counts"], k) for m, k in zip(masks, labels, strict=True)}
     got = [(m["counts"], int(k)) for m, k in zip(together.rles, together.labels, strict=True)]
     assert len(got) == len(masks)
@@ -128,9 +131,9 @@ def test_parts_that_are_seen_badly_at_borders(seed):
         # What is left of a sliver is not found at all.
         return kept if kept.sum() > 100 else np.zeros_like(kept)
 
-    tiles = windows(height, width, 120, 0.25)
+    tiles = tile_windows(height, width, 120, 0.25)
     labels = [0] * len(masks)
-    together = merged(image, None, tiles, seen_in(tiles, masks, labels, image, damage))
+    together = merge_tiles(InputImage(image), tiles, seen_in(tiles, masks, labels, image, damage))
     assert len(together) == len(masks)
     overlaps = rle_codec.iou(together.rles, [encode(mask) for mask in masks], [0] * len(masks))
     assert (overlaps.max(axis=0) > 0.9).all()
@@ -147,7 +150,7 @@ def test_what_a_border_makes_of_an_object_is_left_out():
         mask[y : y + side, x : x + side] = True
         masks.append(mask)
     image = np.zeros((400, 500, 3), np.uint8)
-    tiles = windows(400, 500, 100, 0.4)
+    tiles = tile_windows(400, 500, 100, 0.4)
     found = []
     for x1, y1, x2, y2 in tiles:
         parts = [mask[y1:y2, x1:x2] for mask in masks]
@@ -157,7 +160,7 @@ def test_what_a_border_makes_of_an_object_is_left_out():
         )
         found.append(result(image[y1:y2, x1:x2], parts, np.linspace(1, 0.5, len(parts)), kinds))
     assert any(1 in one.labels for one in found)
-    together = merged(image, None, tiles, found)
+    together = merge_tiles(InputImage(image), tiles, found)
     assert set(together.labels) == {0}
     assert {m["counts"] for m in together.rles} == {encode(mask)["counts"] for mask in masks}
     assert len(together) == len(masks)
@@ -167,8 +170,10 @@ def test_boxes_stand_in_for_masks():
     mask = np.zeros((300, 300), bool)
     mask[20:40, 10:290] = True
     image = np.zeros((300, 300, 3), np.uint8)
-    tiles = windows(300, 300, 120, 0.25)
-    together = merged(image, None, tiles, seen_in(tiles, [mask], [1], image, with_masks=False))
+    tiles = tile_windows(300, 300, 120, 0.25)
+    together = merge_tiles(
+        InputImage(image), tiles, seen_in(tiles, [mask], [1], image, with_masks=False)
+    )
     assert together.boxes.tolist() == [[10, 20, 290, 40]]
     assert together.rles == []
 
@@ -179,8 +184,8 @@ def test_neighbours_stay_apart():
     masks[0][20:40, 85:95] = masks[1][20:40, 85:95] = True
     masks[2][60:90, 60:90] = masks[3][60:90, 90:120] = True
     labels, image = [0, 1, 0, 0], np.zeros((100, 180, 3), np.uint8)
-    tiles = windows(100, 180, 100, 0.1)
-    together = merged(image, None, tiles, seen_in(tiles, masks, labels, image))
+    tiles = tile_windows(100, 180, 100, 0.1)
+    together = merge_tiles(InputImage(image), tiles, seen_in(tiles, masks, labels, image))
     assert sorted(map(tuple, together.boxes.tolist())) == [
         (60, 60, 90, 90), (85, 20, 95, 40), (85, 20, 95, 40), (90, 60, 120, 90)
     ]  # fmt: skip
@@ -188,8 +193,8 @@ def test_neighbours_stay_apart():
 
 def test_nothing_found():
     image = np.zeros((100, 180, 3), np.uint8)
-    tiles = windows(100, 180, 100, 0.1)
-    together = merged(image, None, tiles, seen_in(tiles, [], [], image))
+    tiles = tile_windows(100, 180, 100, 0.1)
+    together = merge_tiles(InputImage(image), tiles, seen_in(tiles, [], [], image))
     assert len(together) == 0
     assert together.boxes.shape == (0, 4)
 
@@ -197,7 +202,7 @@ def test_nothing_found():
 def shifted_parts(model: Predictor, image: np.ndarray, size: int) -> set:
     """The objects of an image cut up, each part predicted alone."""
     found = set()
-    for x1, y1, x2, y2 in windows(*image.shape[:2], size, 0):
+    for x1, y1, x2, y2 in tile_windows(*image.shape[:2], size, 0):
         part = model.predict(image[y1:y2, x1:x2].copy(), 0)
         for box, mask, label in zip(part.boxes, part.rles, part.labels, strict=True):
             whole = rle.shift(mask, x1, y1, *image.shape[:2])
@@ -235,7 +240,7 @@ def test_wrong_tiles(tmp_path, options):
 def test_a_broken_file_among_tiled_ones(tmp_path):
     (tmp_path / "empty.png").touch()
     model = Predictor(tiny.model(), tiny.CONFIG)
-    (error,) = model.attempts([tmp_path / "empty.png"], tiles=64)
+    (error,) = model.try_stream([tmp_path / "empty.png"], tiles=64)
     assert isinstance(error, UserError)
 
 

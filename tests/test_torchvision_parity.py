@@ -12,7 +12,7 @@ from random_detectors import random_picture
 from torch.nn.utils.rnn import pad_sequence
 
 import mrcnn
-from mrcnn.data.images import pad_images, read_image, resized, to_pixels
+from mrcnn.data.images import network_size, pad_images, read_image, to_pixels
 from mrcnn.models.postprocess import to_detections
 from mrcnn.models.rpn import NMS_IOU
 from mrcnn.numerics import NUMERICS
@@ -59,7 +59,7 @@ def compare(theirs: torch.nn.Module, ours: Predictor, images: list[np.ndarray]) 
     with recorded(theirs) as seen:
         expected = theirs([as_theirs(image) for image in images])
     pixels = seen["transformed"][0]
-    sizes = [resized(*image.shape[:2], config) for image in images]
+    sizes = [network_size(*image.shape[:2], config) for image in images]
     batch = pad_images(
         [to_pixels(image, size, config) for image, size in zip(images, sizes, strict=True)], 32
     )

@@ -15,6 +15,7 @@ import mrcnn
 from mrcnn import predict as verb
 from mrcnn import prediction_files
 from mrcnn.errors import UserError
+from mrcnn.inference import predict_files
 from mrcnn.sources import Source, overlay_names
 from mrcnn.video import VideoReader, written_video
 
@@ -111,7 +112,7 @@ def test_what_is_written_can_be_read(clip):
 
 def test_a_video(clip, weights, tmp_path, capsys, monkeypatch):
     """Beside an image: a line and a picture a frame, whatever the batches."""
-    monkeypatch.setattr(verb, "FRAMES_A_LINE", 2)
+    monkeypatch.setattr(predict_files, "FRAMES_PER_LINE", 2)
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
     out = tmp_path / "out"
     assert predict(weights, out, clip, tmp_path / "a.png", "--batch-size", 2) == 0
@@ -158,7 +159,7 @@ def test_an_interrupted_video_is_begun_anew(clip, weights, tmp_path, monkeypatch
 def test_a_broken_video_ends_nothing(clip, weights, tmp_path, capsys):
     (tmp_path / "empty.mp4").touch()
     assert predict(weights, tmp_path / "out", tmp_path / "*.mp4", "--no-overlays") == 2
-    assert "empty.mp4: OpenCV reads no frame of it" in capsys.readouterr().err
+    assert "empty.mp4: OpenCV cannot read a frame of it" in capsys.readouterr().err
     assert len(read(tmp_path / "out")["images"]) == 5
 
 

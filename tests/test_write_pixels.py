@@ -11,7 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import empty_batch, read_image, resized, slots, to_pixels, write_view
+from mrcnn.data.images import (
+    empty_batch,
+    network_size,
+    read_image,
+    to_pixels,
+    unpadded_views,
+    write_view,
+)
 from mrcnn.ops import library
 
 host = library.load("mrcnn_host")
@@ -131,7 +138,7 @@ def test_real_pictures_at_the_size_of_the_network(shared_data, numerics):
     record = json.loads((shared_data / "coco_mini" / "annotations.json").read_text())
     for entry in record["images"][:6]:
         image = read_image(shared_data / "coco_mini" / "images" / entry["file_name"])
-        size = resized(*image.shape[:2], config)
+        size = network_size(*image.shape[:2], config)
         found = to_pixels(image, size, config).permute(1, 2, 0)
         difference = (found - expected(image, size, resize_filter)).abs().max()
         assert difference <= tolerance(image, resize_filter)
@@ -178,7 +185,7 @@ def test_views_are_written_into_their_slots_of_a_batch():
     assert batch.pixels.shape == (3, 3, 64, 64)
     assert batch.pixels.is_contiguous(memory_format=torch.channels_last)
     assert batch.sizes.tolist() == [[40, 50], [37, 64], [1, 1]]
-    for slot in slots(batch):
+    for slot in unpadded_views(batch):
         write_view(image, (5, 6, 25, 30), slot, config, mirror_x=True)
     for pixels, size in zip(batch.pixels, sizes, strict=True):
         wanted = to_pixels(image[6:30, 5:25], size, config).flip(2)

@@ -1,8 +1,8 @@
-"""Random changes of colour: brightness, contrast, saturation and hue as one matrix.
+"""Random colour changes: brightness, contrast, saturation and hue as one matrix.
 
 Each of them is affine in (red, green, blue), so that together they take one pass over the pixels.
-They are made on the 8-bit pixels of the window, before its resize, which would give the same there
-but for clipping: the pass is then over 3 bytes a pixel, and knows the range to clip to.
+They are applied to 8-bit pixels before the resize. There a pixel has 3 bytes and a known range to
+clip to; apart from clipping, the order makes no difference.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ def random_colours(
     saturation: float = 0.0,
     hue: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """Draw and apply changes of colour, in the order of the arguments.
+    """Draw and apply colour changes, in the order of the arguments.
 
     Args:
         image: (h, w, 3) RGB, at least one pixel.
-        brightness: the factor on all channels lies in [1 - brightness, 1 + brightness].
-        contrast: likewise, of the distance to the mean grey of the image.
-        saturation: likewise, of the distance of each pixel to its own grey.
-        hue: the turn lies in [-hue, hue], 1 being a full circle; grey stays.
+        rng: random numbers.
+        brightness: all channels are scaled by a factor in [1 - brightness, 1 + brightness].
+        contrast: likewise for the distance to the mean grey of the image.
+        saturation: likewise for the distance of each pixel to its own grey.
+        hue: the hue is turned by a value in [-hue, hue], where 1 is a full circle.
+
     Returns:
         (h, w, 3), clipped to [0, 255] once, at the end.
     """
@@ -48,12 +50,14 @@ def random_colours(
 def colour_matrix(
     mean: NDArray[np.float64], brightness: float, contrast: float, saturation: float, turn: float
 ) -> Matrix:
-    """(3, 4): what (red, green, blue, 1) is multiplied by.
+    """Compute the matrix (3, 4) that maps (red, green, blue, 1) to the changed colour.
 
     Args:
-        mean: (3,) colour of the image, whose grey contrast is about.
-        brightness, contrast, saturation: factors; 1 changes nothing.
-        turn: of the hue, as a part of the circle.
+        mean: (3,) mean colour of the image, the reference of contrast.
+        brightness: factor; 1 changes nothing.
+        contrast: factor; 1 changes nothing.
+        saturation: factor; 1 changes nothing.
+        turn: of the hue, as a fraction of the circle.
     """
     angle = 2 * np.pi * turn
     to_yiq = np.vstack([LUMA, _CHROMA])

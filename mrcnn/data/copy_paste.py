@@ -1,7 +1,6 @@
-"""Copy-paste: instances of one picture laid over another (Ghiasi et al., 2021).
+"""Copy-paste augmentation: instances of one image pasted over another (Ghiasi et al., 2021).
 
-Without the blending of edges, which the paper found to change nothing. h x w pixels of a picture,
-G instances.
+Edges are not blended, because the paper found no effect. Images of h x w pixels, G instances.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from mrcnn.ops.mask_targets import InstanceMasks
 Bools = NDArray[np.bool_]
 Bounds = tuple[int, int, int, int]  # (x1, y1, x2, y2), whole pixels
 
-MIN_LEFT = 0.1  # of its pixels; an instance of which less stays visible is left out
+MIN_LEFT = 0.1  # an instance is dropped if a smaller fraction of its pixels stays visible
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A view of an image as the network sees it, with its G instances."""
+class NetworkImage:
+    """A view of an image as network input, with its G instances."""
 
     pixels: Tensor  # (3, h, w) float32 RGB, normalised
-    boxes: Tensor  # (G, 4) in pixels of this picture
+    boxes: Tensor  # (G, 4) in pixels of this view
     labels: Tensor  # (G,) int64
     masks: InstanceMasks  # G instances, transform set
 
 
-def select(picture: Picture, index: Tensor) -> Picture:
-    """The picture with its instances at `index` (K,) int64 only."""
-    masks = instances.select(picture.masks, index)
-    return Picture(picture.pixels, picture.boxes[index], picture.labels[index], masks)
+def select(image: NetworkImage, index: Tensor) -> NetworkImage:
+    """Keep only the instances at `index` (K,) int64."""
+    masks = instances.select(image.masks, index)
+    return NetworkImage(image.pixels, image.boxes[index], image.labels[index], masks)
 
 
-def paste(below: Picture, above: Picture) -> Picture:
-    """Lay the instances of `above` over `below`, upper left corners together.
+def paste(below: NetworkImage, above: NetworkImage) -> NetworkImage:
+    """Paste the instances of `above` over `below`, with the upper left corners aligned.
 
-    Instances of `below` lose the pixels that are covered; those that lose any get run lengths in
-    the frame of the picture. Instances of `above` keep their masks as they are.
+    Instances of `below` lose the covered pixels, and their masks become RLE in the frame of the
+    result. Instances of `above` keep their masks.
 
     Returns:
-        As high as the higher of both and as wide as the wider, zero where neither shows.
+        An image with the larger height and the larger width of both, zero where neither has pixels.
     """
     size = height, width = (
         max(below.pixels.shape[1], above.pixels.shape[1]),
@@ -60,10 +59,10 @@ def paste(below: Picture, above: Picture) -> Picture:
     pixels = torch.zeros(height, width, 3).permute(2, 0, 1)
     pixels[:, : below.pixels.shape[1], : below.pixels.shape[2]] = below.pixels
     shown = pixels[:, : above.pixels.shape[1], : above.pixels.shape[2]]
-    seen = torch.from_numpy(covered[: shown.shape[1], : shown.shape[2]])
-    shown.copy_(torch.where(seen, above.pixels, shown))
+    replaced = torch.from_numpy(covered[: shown.shape[1], : shown.shape[2]])
+    shown.copy_(torch.where(replaced, above.pixels, shown))
 
-    changed: list[int] = []  # instances of `below` of which something is left
+    changed: list[int] = []  # instances of `below` that are partly covered
     runs: list[NDArray[np.int64]] = []
     boxes, kept = below.boxes.clone(), torch.ones(len(below.labels), dtype=torch.bool)
     for i, bounds in enumerate(_bounds(below, size)):
@@ -79,13 +78,13 @@ def paste(below: Picture, above: Picture) -> Picture:
         edges = (x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1)
         boxes[i] = torch.tensor(edges)
         changed.append(i)
-        runs.append(_run_lengths(left, bounds, size))
+        runs.append(_counts(left, bounds, size))
 
     masks = instances.concatenate([below.masks, _from_runs(runs, size), above.masks])
     order = torch.arange(len(below.labels))
     order[changed] = len(below.labels) + torch.arange(len(changed))
     pasted = len(below.labels) + len(changed) + torch.arange(len(above.labels))
-    return Picture(
+    return NetworkImage(
         pixels=pixels,
         boxes=torch.cat([boxes[kept], above.boxes]),
         labels=torch.cat([below.labels[kept], above.labels]),
@@ -94,10 +93,9 @@ def paste(below: Picture, above: Picture) -> Picture:
 
 
 def bitmap(masks: InstanceMasks, i: int, bounds: Bounds) -> Bools:
-    """Mask i inside `bounds`, which hold all that its picture shows of it, in that frame.
+    """Draw mask i inside `bounds`, which contain all of it, in the frame of its view.
 
-    Polygons are drawn as by COCO's `frPyObjects`; of run lengths the pixel under each pixel centre
-    is taken.
+    Polygons are drawn as by COCO's `frPyObjects`. RLE is sampled at pixel centres.
     """
     x1, y1, x2, y2 = bounds
     scale_x, scale_y, shift_x, shift_y = masks.transform[i].tolist()
@@ -120,11 +118,11 @@ def bitmap(masks: InstanceMasks, i: int, bounds: Bounds) -> Bools:
     return taken.T
 
 
-def _bounds(picture: Picture, size: tuple[int, int]) -> list[Bounds]:
-    """The whole pixels that each box touches, at least one."""
+def _bounds(image: NetworkImage, size: tuple[int, int]) -> list[Bounds]:
+    """Return the whole pixels that each box touches, at least one."""
     limit = torch.tensor([size[1], size[0]])
-    low = torch.minimum(picture.boxes[:, :2].floor().long(), limit - 1).clamp(min=0)
-    high = torch.maximum(torch.minimum(picture.boxes[:, 2:].ceil().long(), limit), low + 1)
+    low = torch.minimum(image.boxes[:, :2].floor().long(), limit - 1).clamp(min=0)
+    high = torch.maximum(torch.minimum(image.boxes[:, 2:].ceil().long(), limit), low + 1)
     return [tuple(bounds) for bounds in torch.cat([low, high], dim=1).tolist()]
 
 
@@ -133,19 +131,19 @@ def _part(covered: Bools, bounds: Bounds) -> Bools:
     return covered[y1:y2, x1:x2]
 
 
-def _run_lengths(part: Bools, bounds: Bounds, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Runs down the columns of a frame of `size` that is empty outside `bounds`."""
+def _counts(part: Bools, bounds: Bounds, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Encode a mask inside `bounds` as RLE counts in a frame of `size`."""
     x, y = bounds[:2]
     steps = np.diff(np.pad(part, ((1, 1), (0, 0))).astype(np.int8), axis=0).T  # (w, h + 1)
-    column, row = np.nonzero(steps)  # in order: starts and ends take turns
+    column, row = np.nonzero(steps)  # starts and ends alternate
     edges, times = np.unique((x + column) * size[0] + y + row, return_counts=True)
-    edges = edges[times == 1]  # an end at the bottom and a start at the next top are no edge
+    edges = edges[times == 1]  # an end at the bottom and a start at the next top cancel
     lengths: NDArray[np.int64] = np.diff(np.concatenate([[0], edges, [size[0] * size[1]]]))
     return lengths
 
 
 def _from_runs(runs: list[NDArray[np.int64]], size: tuple[int, int]) -> InstanceMasks:
-    """Masks of run lengths in the frame of a picture."""
+    """Make masks from RLE counts in a frame of `size`."""
     count = len(runs)
     empty = instances.empty()
     return InstanceMasks(

@@ -1,4 +1,4 @@
-"""Image files to pixels: reading, the size the network sees, normalising, padding to a batch."""
+"""Images: reading files, resizing for the network, normalising, padding to a batch."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from torch import Tensor
 
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
-from mrcnn.numerics import NUMERICS
 from mrcnn.ops import library
 from mrcnn.structures import ImageBatch
 
 _host = library.load("mrcnn_host")
 
-MAX_PIXELS = 100_000_000  # an image; read from the header, before anything is decoded
-MAX_TILED_PIXELS = 178_956_970  # of one that is looked at by tiles; Pillow refuses larger ones
+MAX_PIXELS = 100_000_000  # per image; checked in the header, before anything is decoded
+MAX_TILED_PIXELS = 178_956_970  # per image processed in tiles; Pillow refuses larger ones
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
-# No format that starts another program (EPS) or fetches other files.
+# No formats that start another program (EPS) or fetch other files.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
-_UPRIGHT = {  # EXIF orientation -> what turns the picture upright
+_UPRIGHT = {  # EXIF orientation -> operation that turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,10 +38,10 @@ _UPRIGHT = {  # EXIF orientation -> what turns the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ROWS = 2048  # of an image that are copied at a time
+_ROWS = 2048  # rows of an image copied at a time
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
-# MAX_PIXELS is the stricter guard, and an error rather than a warning.
+# MAX_PIXELS is stricter, and an error rather than a warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -51,20 +50,23 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """Read an image file as upright RGB.
 
-    EXIF orientation is applied. Grey and palette images are spread to RGB, CMYK is converted,
+    EXIF orientation is applied. Grey and palette images are expanded to RGB, CMYK is converted,
     transparency is dropped (the colours under it are kept), 16-bit grey keeps its high byte, and
     an animation gives its first frame.
 
     Args:
+        path: the file.
         data: the contents of the file; then `path` only names it in messages.
-        max_pixels: of the image.
+        max_pixels: largest accepted height * width.
+
     Returns:
         (h, w, 3) uint8.
+
     Raises:
-        UserError: if the file is missing, empty, truncated, too large, or no image.
+        UserError: if the file is missing, empty, truncated, too large, or not an image.
     """
     with _opened(path, data, max_pixels) as image:
-        # Pillow turns TIFF upright by itself while it loads.
+        # Pillow turns TIFF upright while loading.
         orientation = 1 if image.format == "TIFF" else _orientation(image)
         image.load()
         if image.mode.startswith("I"):
@@ -72,9 +74,9 @@ def read_image(
         elif image.mode == "F":
             raise _unreadable(path, "holds floating-point pixels", "save it with 8 or 16 bits")
         else:
-            # Pillow wants the alpha of a palette spelled out before it is dropped.
-            spelled = image.convert("RGBA") if "transparency" in image.info else image
-            rgb = spelled if spelled.mode == "RGB" else spelled.convert("RGB")
+            # Pillow needs the alpha of a palette made explicit before it is dropped.
+            explicit = image.convert("RGBA") if "transparency" in image.info else image
+            rgb = explicit if explicit.mode == "RGB" else explicit.convert("RGB")
         if orientation in _UPRIGHT:
             rgb = rgb.transpose(_UPRIGHT[orientation])
         return _to_array(rgb)
@@ -84,19 +86,22 @@ def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[
     """Read the pixels of a mask file as they are stored: palette indices, bits, 8 or 16 bits.
 
     Args:
-        size: (height, width) that it must have, judged by its header.
+        path: the file.
+        size: (height, width) that its header must state.
+
     Returns:
         (h, w) or (h, w, channels), bool or integer.
+
     Raises:
-        UserError: as `read_image`, and if the size is another.
+        UserError: as `read_image`, and if the size differs.
     """
     with _opened(path) as image:
         if image.size != size[::-1]:
             width, height = image.size
             raise _unreadable(
                 path,
-                f"must be {size[1]} x {size[0]} pixels as its image, got {width} x {height}",
-                "save the mask again; a turned image has to be saved upright first",
+                f"must be {size[1]} x {size[0]} pixels like its image, got {width} x {height}",
+                "save the mask again; a rotated image must be saved upright first",
             )
         stored = np.array(image)
         if stored.dtype.kind not in "bui":
@@ -105,30 +110,33 @@ def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) that `read_image` would return, from the header of the file alone.
+    """Return the (height, width) of the image that `read_image` returns, from the header alone.
 
     Raises:
-        UserError: as `read_image`, except for damage past the header.
+        UserError: as `read_image`, except for damage after the header.
     """
     with _opened(path) as image:
         width, height = image.size
-        if isinstance(image, TiffImageFile):  # some versions of Pillow turn the size, others not
+        if isinstance(image, TiffImageFile):  # Pillow versions differ in whether they turn the size
             width, height = image.tag_v2[256], image.tag_v2[257]
         return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
-def resized(
+def network_size(
     height: int, width: int, config: ModelConfig, min_size: int | None = None
 ) -> tuple[int, int]:
-    """(height, width) at which the network sees an image.
+    """Compute the (height, width) to which an image is resized for the network.
 
     `config.scale`, if set, multiplies both sides. Otherwise the shorter side becomes
-    `config.min_size`, or as much less as keeps the longer side within `config.max_size`.
+    `config.min_size`, or less if the longer side would exceed `config.max_size`.
 
     Args:
-        min_size: used in place of `config.min_size`.
+        height: of the image.
+        width: of the image.
+        config: configuration of the model.
+        min_size: replaces `config.min_size`.
     """
-    rule = NUMERICS[config.numerics].size_rule
+    rule = config.conventions.size_rule
     shorter, longer = sorted((height, width))
     short, long = float(min_size or config.min_size), float(config.max_size)
     if config.scale is not None:
@@ -140,7 +148,7 @@ def resized(
     elif rule == "cut":
         scale = min(short / shorter, long / longer)
         short, long = shorter * scale, longer * scale
-    else:  # in two steps, as Detectron2 does, whose roundings decide what ends on half a pixel
+    else:  # in two steps as Detectron2, because rounding decides sizes that end on half a pixel
         scaled = short / shorter * longer
         if scaled > long:
             short *= long / scaled
@@ -152,11 +160,13 @@ def resized(
 
 
 def to_pixels(image: NDArray[np.uint8], size: tuple[int, int], config: ModelConfig) -> Tensor:
-    """Resize (bilinear, with the filter of the configuration's numerics), normalise.
+    """Resize an image (bilinear, with the filter of the configured numerics) and normalise it.
 
     Args:
         image: (h, w, 3) RGB.
         size: (height, width) of the result.
+        config: configuration of the model.
+
     Returns:
         (3, height, width) float32, channels innermost in memory.
     """
@@ -174,26 +184,30 @@ def write_view(
     mirror_x: bool = False,
     mirror_y: bool = False,
 ) -> None:
-    """Write a part of an image as the network sees it: resized, mirrored, normalised.
+    """Write a window of an image as network input: resized, mirrored and normalised.
 
-    Where the filter is Pillow's, the result is that of every Pillow before 13 to the bit. Later
-    ones differ by roundings where they shrink columns first, which they do if the height shrinks by
-    more than twice as many pixels as the width.
+    With Pillow's filter, the result is bit-identical to every Pillow before 13. Later versions
+    round differently where they shrink columns first. They do so if the height shrinks by more than
+    twice as many pixels as the width.
 
     Args:
         image: (h, w, 3) RGB, with any strides.
-        window: (x1, y1, x2, y2) of the part, in pixels of `image`.
-        out: (3, height, width) float32, channels innermost in memory, as `slots` gives them; the
-            part is resized to its size.
+        window: (x1, y1, x2, y2) in pixels of `image`.
+        out: (3, height, width) float32, channels innermost in memory, as from `unpadded_views`. The
+            window is resized to its size.
+        config: configuration of the model.
+        mirror_x: mirror left and right.
+        mirror_y: mirror top and bottom.
+
     Raises:
-        ValueError: if a shape or dtype disagrees with the above, or the window leaves the image.
+        ValueError: if a shape or dtype is wrong, or the window leaves the image.
     """
     _host.write_pixels(
         image,
         window,
         mirror_x,
         mirror_y,
-        NUMERICS[config.numerics].resize_filter,
+        config.conventions.resize_filter,
         config.pixel_mean,
         config.pixel_std,
         out.movedim(0, -1).numpy(),
@@ -201,24 +215,24 @@ def write_view(
 
 
 def empty_batch(sizes: Sequence[tuple[int, int]], multiple: int) -> ImageBatch:
-    """Zeros for images of these (height, width), padded to one size, a multiple of a number."""
+    """Allocate zeros for images of these (height, width), padded to one multiple of `multiple`."""
     unpadded = torch.tensor(sizes)  # (N, 2)
     height, width = (-(-unpadded.amax(0) // multiple) * multiple).tolist()
     pixels = torch.zeros(len(sizes), height, width, 3)
     return ImageBatch(pixels.permute(0, 3, 1, 2), unpadded)
 
 
-def slots(batch: ImageBatch) -> list[Tensor]:
-    """Of each image its pixels (3, h, w) in the batch, without the padding."""
+def unpadded_views(batch: ImageBatch) -> list[Tensor]:
+    """Return a view (3, h, w) of the pixels of each image in the batch, without the padding."""
     sizes = batch.sizes.tolist()
     return [pixels[:, :h, :w] for pixels, (h, w) in zip(batch.pixels, sizes, strict=True)]
 
 
 def pad_images(images: list[Tensor], multiple: int) -> ImageBatch:
-    """Stack (3, h, w) images, zero-padded right and below to one size, a multiple of a number."""
+    """Stack (3, h, w) images, zero-padded right and below to one multiple of `multiple`."""
     batch = empty_batch([(image.shape[1], image.shape[2]) for image in images], multiple)
-    for slot, image in zip(slots(batch), images, strict=True):
-        slot.copy_(image)
+    for view, image in zip(unpadded_views(batch), images, strict=True):
+        view.copy_(image)
     return batch
 
 
@@ -226,7 +240,7 @@ def pad_images(images: list[Tensor], multiple: int) -> ImageBatch:
 def _opened(
     path: str | os.PathLike[str], data: bytes | None = None, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
-    """An image whose header is read; any failure inside the block becomes a `UserError`."""
+    """Open an image and read its header; any failure inside the block becomes a `UserError`."""
     file = Path(path)
     try:
         if data is None:
@@ -246,16 +260,18 @@ def _opened(
         raise
     except UnidentifiedImageError as error:
         known = "JPEG, PNG, BMP, GIF, TIFF, WebP, PPM"
-        raise _unreadable(path, f"is no image of a known format ({known})", "convert it") from error
+        raise _unreadable(
+            path, f"is not an image of a known format ({known})", "convert it"
+        ) from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, "is too large to open", max_pixels) from error
-    except Exception as error:  # decoders fail on damaged files with errors of many kinds
+    except Exception as error:  # decoders raise errors of many kinds
         reason = str(error) or type(error).__name__
         raise _unreadable(path, f"cannot be read ({reason})", "restore or remove it") from error
 
 
 def _to_array(rgb: Image.Image) -> NDArray[np.uint8]:
-    """(h, w, 3). Pillow copies what it gives away twice over: of a large image part by part."""
+    """Convert to (h, w, 3). Pillow copies pixels twice, so large images are converted in parts."""
     width, height = rgb.size
     if height <= _ROWS:
         return np.array(rgb)
@@ -270,19 +286,19 @@ def _unreadable(path: str | os.PathLike[str], problem: str, fix: str) -> UserErr
 
 
 def _too_large(path: str | os.PathLike[str], problem: str, max_pixels: int) -> UserError:
-    limit = f"at most {max_pixels:,} are read"
+    limit = f"the limit is {max_pixels:,}"
     return _unreadable(path, f"{problem}, {limit}", "scale it down or cut it into tiles")
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 if absent. Of a PNG only what stands before the pixels is read."""
+    """Return the EXIF orientation, 1 if absent. In a PNG only data before the pixels is read."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     return int(image.getexif().get(0x0112, 1))
 
 
 def _from_wide(path: str | os.PathLike[str], grey: NDArray[np.generic]) -> Image.Image:
-    """16-bit grey, also where Pillow stores it in 32 bits, to RGB."""
+    """Convert 16-bit grey, which Pillow may store in 32 bits, to RGB."""
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 0xFFFF:
         raise _unreadable(

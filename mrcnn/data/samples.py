@@ -1,4 +1,4 @@
-"""One training image at a time: read, seen through a random view, with its instances."""
+"""Training images: each is read, augmented, and given with its instances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from mrcnn.config import ModelConfig
 from mrcnn.data import instances
 from mrcnn.data.coco import CocoDataset
-from mrcnn.data.copy_paste import Picture, paste, select
+from mrcnn.data.copy_paste import NetworkImage, paste, select
 from mrcnn.data.images import read_image
 from mrcnn.data.sampling import LOSSES, VIEW, Key, random_numbers
 from mrcnn.data.transforms import (
@@ -30,22 +30,25 @@ OnBadImage = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
-class Sample(Picture):
-    """One training image, as the network sees it, with its G instances."""
+class TrainImage(NetworkImage):
+    """A training image, with its position in the data set and its seed."""
 
-    index: int  # of the image in its data set
-    seed: int  # for what the losses draw, 63 bits
-    notes: tuple[str, ...] = ()  # what the user should know of it
+    index: int  # in the data set
+    seed: int  # of random choices in the losses, 63 bits
+    notes: tuple[str, ...] = ()  # for the user
 
 
-class TrainSet(Dataset[Sample]):
-    """Views of the images of a data set; the item of a `Key` is the same in every process.
+class TrainSet(Dataset[TrainImage]):
+    """Random views of the images of a data set; the item of a `Key` is equal in every process.
 
     Args:
-        seed: with the key it fixes the view and the seed of the losses; nothing else does, so a
-            resumed run sees what the interrupted one would have seen.
-        on_bad_image: "skip" shows the next image of the data set that can be read in place of
-            one that cannot, and says so in the notes; "stop" raises `UserError`.
+        dataset: images and annotations.
+        config: configuration of the model.
+        augmentation: random changes of the images.
+        seed: the view and the seed of the losses depend on this and the key alone. Hence a resumed
+            run sees the same views as an uninterrupted one.
+        on_bad_image: "skip" replaces an unreadable image by the next readable one and adds a note;
+            "stop" raises `UserError`.
     """
 
     def __init__(
@@ -63,27 +66,27 @@ class TrainSet(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> TrainImage:
         rng = np.random.default_rng(random_numbers(VIEW, self.seed, *key))
         index, image, notes = self._read(key.image)
-        picture = self._picture(index, image, rng)
+        view = self._view(index, image, rng)
         if self.augmentation.copy_paste and rng.random() < self.augmentation.copy_paste:
-            other, image, more = self._read(int(rng.integers(len(self.dataset))))
-            picture = self._with_instances_of(other, image, picture, rng)
-            notes += more
+            other, image, more_notes = self._read(int(rng.integers(len(self.dataset))))
+            view = self._paste_instances(other, image, view, rng)
+            notes += more_notes
         seed = random_numbers(LOSSES, self.seed, *key).generate_state(1, np.uint64)[0]
-        return Sample(**vars(picture), index=index, seed=int(seed >> np.uint64(1)), notes=notes)
+        return TrainImage(**vars(view), index=index, seed=int(seed >> np.uint64(1)), notes=notes)
 
-    def _picture(
+    def _view(
         self,
         index: int,
         image: NDArray[np.uint8],
         rng: np.random.Generator,
         size: tuple[int, int] | None = None,
-    ) -> Picture:
-        """A random view of an image, no larger than `size`, with all instances that it shows."""
-        taken = self.dataset.targets(index)
-        masks, boxes = instances.select(self.dataset.masks, taken), self.dataset.boxes[taken]
+    ) -> NetworkImage:
+        """Draw a random view of an image, no larger than `size`, with its visible instances."""
+        targets = self.dataset.targets(index)
+        masks, boxes = instances.select(self.dataset.masks, targets), self.dataset.boxes[targets]
         height, width = image.shape[:2]
         view = random_view(height, width, boxes, self.config, self.augmentation, rng)
         if size is not None:
@@ -91,30 +94,29 @@ class TrainSet(Dataset[Sample]):
         masks, boxes, kept = view_instances(masks, boxes, view)
         part, view = augmented_part(image, view, self.augmentation, rng)
         pixels = view_pixels(part, view, self.config)
-        return Picture(pixels, boxes, self.dataset.labels[taken[kept]], masks)
+        return NetworkImage(pixels, boxes, self.dataset.labels[targets[kept]], masks)
 
-    def _with_instances_of(
-        self, index: int, image: NDArray[np.uint8], below: Picture, rng: np.random.Generator
-    ) -> Picture:
-        """The picture with a random part of the instances of an image pasted onto it.
+    def _paste_instances(
+        self, index: int, image: NDArray[np.uint8], below: NetworkImage, rng: np.random.Generator
+    ) -> NetworkImage:
+        """Paste some instances of another image, drawn at random.
 
-        Under large-scale jitter the picture grows to what is pasted, within the square; else it
-        keeps its size.
+        Under large-scale jitter the result may grow, within the square; otherwise the size stays.
         """
         height, width = below.pixels.shape[1:]
         side = self.augmentation.jitter_size
-        above = self._picture(index, image, rng, (side, side) if side else (height, width))
+        above = self._view(index, image, rng, (side, side) if side else (height, width))
         count = len(above.labels)
         if not count:
             return below
         chosen = rng.permutation(count)[: rng.integers(1, count + 1)]
         return paste(below, select(above, torch.from_numpy(np.sort(chosen))))
 
-    def _read(self, wanted: int) -> tuple[int, NDArray[np.uint8], tuple[str, ...]]:
-        """The wanted image, or the next that can be read; which it is, its pixels, and notes."""
+    def _read(self, first: int) -> tuple[int, NDArray[np.uint8], tuple[str, ...]]:
+        """Read image `first`, or the next readable one; return its index, pixels and notes."""
         errors: list[UserError] = []
         for offset in range(len(self.dataset)):
-            path = self.dataset.path(index := (wanted + offset) % len(self.dataset))
+            path = self.dataset.path(index := (first + offset) % len(self.dataset))
             try:
                 image = read_image(path)
             except UserError as error:
@@ -122,6 +124,7 @@ class TrainSet(Dataset[Sample]):
                     raise
                 errors.append(error)
             else:
-                notes = (f"{error}. {path.name} is shown in its place" for error in errors)
+                notes = (f"{error}. {path.name} is used instead" for error in errors)
                 return index, image, tuple(notes)
-        raise UserError(f"{self.dataset.folder}: no image can be read, as this one: {errors[0]}")
+        reason = f"none of the images can be read; the first error is: {errors[0]}"
+        raise UserError(f"{self.dataset.folder}: {reason}")

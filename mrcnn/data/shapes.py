@@ -1,7 +1,7 @@
-"""A generated data set: textured shapes on textured ground that hide each other, masks exact.
+"""A generated data set: overlapping textured shapes on a textured background, with exact masks.
 
-Written as files in the plain layout (`train.json`, `val.json`, `images/`), so that it takes the
-same way through the code as anyone's own data.
+It is written as files in the plain layout (`train.json`, `val.json`, `images/`), and is read like
+any other data.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 CLASS_NAMES = ("circle", "triangle", "ring")
-VERSION = 1  # of the pictures; a folder written by another one is written again
+VERSION = 1  # of the images; a folder of another version is overwritten
 
 _MAX_OBJECTS = 5
 _SIZES = (28.0, 84.0)  # diameter of the circle around an object, pixels
-_MIN_SHOWN = 0.7  # no object is hidden further than this part of its own area
-_MIN_CONTRAST = 70  # between the mean colours of an object and of what it covers, of 255
-_TRIES = 5  # places tried for an object before it is given up
+_MIN_SHOWN = 0.7  # fraction of its area that stays visible of every object
+_MIN_CONTRAST = 70  # between the mean colours of an object and what it covers, of 255
+_TRIES = 5  # positions tried per object
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """A picture and the visible mask of each object."""
+    """An image and the visible mask of each object."""
 
     pixels: NDArray[np.uint8]  # (size, size, 3)
     labels: list[int]
@@ -47,16 +47,19 @@ class _Scene:
 def write_shapes(
     folder: Path, *, train: int = 500, val: int = 100, size: int = 128, seed: int = 0
 ) -> dict[str, Split]:
-    """Write the data set into `folder`, unless it is there already with the same parameters.
+    """Write the data set to `folder`, unless it exists with the same parameters.
 
-    The folder appears whole or not at all.
+    The folder appears complete or not at all.
 
     Args:
-        train, val: images of each split.
-        size: of the square images, pixels.
-        seed: the same seed gives the same images, whatever `train` and `val` are.
+        folder: of the data set.
+        train: number of training images.
+        val: number of validation images.
+        size: side of the square images, pixels.
+        seed: equal seeds give equal images, whatever `train` and `val` are.
+
     Raises:
-        UserError: if `folder` holds something else.
+        UserError: if `folder` has other contents.
         ValueError: if `size` is below 32.
     """
     if size < 32:
@@ -64,7 +67,7 @@ def write_shapes(
     parameters = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed}
     if _parameters(folder) != parameters:
         if folder.exists() and any(folder.iterdir()) and _parameters(folder) is None:
-            raise UserError(f"{folder}: holds other files; name an empty folder for the shapes")
+            raise UserError(f"{folder}: has other files; name an empty folder for the shapes")
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -81,7 +84,7 @@ def write_shapes(
 
 
 def _parameters(folder: Path) -> Any:
-    """What the data set in `folder` was written with, None if there is none."""
+    """Return the parameters of the data set in `folder`, None if there is none."""
     try:
         return json.loads((folder / "shapes.json").read_text())
     except (OSError, ValueError):
@@ -105,7 +108,7 @@ def _write_split(folder: Path, split: str, count: int, size: int, seed: tuple[in
 
 
 def _mask_record(mask: Bools) -> dict[str, object]:
-    """The COCO fields of a bitmap: run lengths down the columns, area, box, not a crowd."""
+    """Return the COCO fields of a mask: RLE, area, box, not a crowd."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     x, y = int(columns[0]), int(rows[0])
     return {
@@ -117,7 +120,7 @@ def _mask_record(mask: Bools) -> dict[str, object]:
 
 
 def _draw_scene(size: int, rng: np.random.Generator) -> _Scene:
-    """Ground, some clutter that is no object, then 1 to 5 objects, later ones in front."""
+    """Draw the background, some clutter, then 1 to 5 objects, later ones in front."""
     canvas = _texture(size, size, rng)
     for _ in range(rng.integers(0, 4)):
         _paint(canvas, _stroke(size, rng), _texture(size, size, rng))
@@ -142,13 +145,13 @@ def _draw_scene(size: int, rng: np.random.Generator) -> _Scene:
 
 
 def _place_object(size: int, rng: np.random.Generator) -> tuple[int, tuple[slice, slice], Floats]:
-    """A class, a window of the picture, and the signed distance to an object inside it."""
+    """Draw a class, a window of the image, and the signed distance to an object inside it."""
     label = int(rng.integers(len(CLASS_NAMES)))
     low, high = np.log(_SIZES[0]), np.log(min(_SIZES[1], 0.8 * size))
     radius = float(np.exp(rng.uniform(low, high))) / 2
     x, y = rng.uniform(radius, size - radius, 2).tolist()
     turn = float(rng.uniform(0, 2 * np.pi))
-    rows, columns = (  # one pixel more than the object, for its soft edge
+    rows, columns = (  # a pixel more than the object, for its soft edge
         slice(max(0, int(at - radius) - 1), min(size, int(at + radius) + 2)) for at in (y, x)
     )
     ys, xs = np.mgrid[rows, columns] + 0.5  # pixel centres
@@ -156,7 +159,7 @@ def _place_object(size: int, rng: np.random.Generator) -> tuple[int, tuple[slice
 
 
 def _distance(name: str, x: Floats, y: Floats, radius: float, turn: float) -> Floats:
-    """Signed distance from (x, y) to a shape around the origin, negative inside."""
+    """Compute the signed distance from (x, y) to a shape around the origin, negative inside."""
     if name in ("circle", "ring"):
         centre = np.hypot(x, y)
         inner = 0.5 * radius if name == "ring" else 0.0
@@ -174,7 +177,7 @@ def _distance(name: str, x: Floats, y: Floats, radius: float, turn: float) -> Fl
 
 
 def _segment_distance(x: Floats, y: Floats, a: Floats, b: Floats) -> Floats:
-    """Distance from (x, y) to the line from a to b."""
+    """Compute the distance from (x, y) to the line from a to b."""
     along = ((x - a[0]) * (b[0] - a[0]) + (y - a[1]) * (b[1] - a[1])) / ((b - a) ** 2).sum()
     along = np.clip(along, 0, 1)
     nearest = a[:, None, None] + along * (b - a)[:, None, None]  # (2, h, w)
@@ -183,14 +186,14 @@ def _segment_distance(x: Floats, y: Floats, a: Floats, b: Floats) -> Floats:
 
 
 def _stroke(size: int, rng: np.random.Generator) -> Floats:
-    """Signed distance to a thin line across the picture: clutter that no class looks like."""
+    """Draw the signed distance to a thin line across the image: clutter unlike any class."""
     ys, xs = np.mgrid[:size, :size] + 0.5
     ends = rng.uniform(0, size, (2, 2))
     return _segment_distance(xs, ys, ends[0], ends[1]) - rng.uniform(0.8, 2.5)
 
 
 def _texture(height: int, width: int, rng: np.random.Generator) -> Floats:
-    """(height, width, 3): two colours mixed by noise of a random coarseness, or by stripes."""
+    """Draw a texture (height, width, 3): two colours mixed by coarse noise or stripes."""
     colours = rng.uniform(0, 255, 3) + np.outer((-1, 1), rng.uniform(-40, 40, 3))
     if rng.random() < 0.5:
         cell = rng.uniform(3, 40)
@@ -207,7 +210,7 @@ def _texture(height: int, width: int, rng: np.random.Generator) -> Floats:
 
 
 def _contrasting(canvas: Floats, mask: Bools, rng: np.random.Generator) -> Floats:
-    """A texture whose mean colour can be told from what the object covers."""
+    """Draw a texture with a mean colour that differs from what the object covers."""
     covered = canvas[mask].mean(0)
     while True:
         texture = _texture(mask.shape[0], mask.shape[1], rng)
@@ -216,5 +219,5 @@ def _contrasting(canvas: Floats, mask: Bools, rng: np.random.Generator) -> Float
 
 
 def _paint(canvas: Floats, distance: Floats, texture: Floats) -> None:
-    """Blend a texture over the canvas, with an edge one pixel soft; half covered at distance 0."""
+    """Blend a texture over the canvas, with a soft edge of one pixel around distance 0."""
     canvas += np.clip(0.5 - distance, 0, 1)[..., None] * (texture - canvas)

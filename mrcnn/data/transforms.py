@@ -1,7 +1,7 @@
-"""Augmentation as one change of coordinates: crop in the file, resize, mirror.
+"""Geometric augmentation as one change of coordinates: crop in the file, resize, mirror.
 
-A `View` says which window of the image file the network sees, how large, and mirrored or not.
-Pixels, boxes and masks follow from it; mask data stay as they are, only their transform changes.
+A `View` states the window of the image file, the size it is resized to, and whether it is mirrored.
+Pixels, boxes and masks follow from it. Mask data do not change, only their transform.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ from torch import Tensor
 from mrcnn.config import ModelConfig
 from mrcnn.data import instances
 from mrcnn.data.colour import random_colours
-from mrcnn.data.images import resized, write_view
+from mrcnn.data.images import network_size, write_view
 from mrcnn.data.user_transform import Transform, apply_transform
 from mrcnn.ops.mask_targets import InstanceMasks
 
-CROP_TRIES = 10  # positions drawn until a crop holds the centre of an object
+CROP_TRIES = 10  # positions drawn until a crop contains the centre of an object
 COLOURS = ("brightness", "contrast", "saturation", "hue")
-MIN_VISIBLE = 1.0  # file pixels; an instance whose cropped box is thinner is left out
+MIN_VISIBLE = 1.0  # file pixels; an instance is dropped if its cropped box is thinner
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training varies from one view of an image to the next."""
+    """Random changes of training images."""
 
-    crop: int | None = None  # side of a random square of file pixels, cut before the resize
-    min_sizes: tuple[int, ...] = ()  # shorter sides to draw from; a fixed `scale` goes before them
+    crop: int | None = None  # side of a random square, file pixels, cropped before the resize
+    min_sizes: tuple[
+        int, ...
+    ] = ()  # shorter sides to draw from; `ModelConfig.scale` overrides them
     scale_range: tuple[float, float] = (1.0, 1.0)  # factor on the size, drawn log-uniformly
-    # Side of a square: the image is resized to fit into it, times a factor drawn uniformly from
-    # `jitter_range`, and of what is larger than the square a random part is cut out. In place of
-    # `crop`, `min_sizes` and `scale_range`; batches are padded to the square.
+    # Large-scale jitter: the image is resized to fit a square of this side, times a factor drawn
+    # uniformly from `jitter_range`. A random part is cropped if it is larger than the square.
+    # Replaces `crop`, `min_sizes` and `scale_range`; batches are padded to the square.
     jitter_size: int | None = None
-    jitter_range: tuple[float, float] = (0.1, 2.0)  # large-scale jitter, Ghiasi et al., 2021
-    horizontal_flip: bool = True  # of half of the views
+    jitter_range: tuple[float, float] = (0.1, 2.0)  # Ghiasi et al., 2021
+    horizontal_flip: bool = True  # for half of the views
     vertical_flip: bool = False
-    brightness: float = 0.0  # these four: how far colours may change, see `random_colours`
+    brightness: float = 0.0  # for these four see `random_colours`
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
-    copy_paste: float = 0.0  # part of the samples that get instances of another image
-    transform: Transform | None = None  # applied to the part of the file that a view shows
+    copy_paste: float = 0.0  # fraction of images that get instances of another one
+    transform: Transform | None = None  # applied to the window of a view
 
     def __post_init__(self) -> None:
         if self.crop is not None and self.crop < 1:
@@ -55,7 +57,7 @@ class Augmentation:
             low, high = getattr(self, name)
             if not 0 < low <= high < np.inf:
                 raise ValueError(
-                    f"Augmentation: {name} must rise from more than 0, got {(low, high)}"
+                    f"Augmentation: {name} must be positive and ascending, got {(low, high)}"
                 )
         if self.jitter_size is not None:
             if self.jitter_size < 1:
@@ -64,17 +66,17 @@ class Augmentation:
                 )
             if self.crop is not None or self.min_sizes or self.scale_range != (1.0, 1.0):
                 raise ValueError(
-                    "Augmentation: jitter_size must stand without crop, min_sizes and scale_range, "
-                    f"got {self.crop}, {self.min_sizes} and {self.scale_range}"
+                    "Augmentation: jitter_size must not be combined with crop, min_sizes or "
+                    f"scale_range, got {self.crop}, {self.min_sizes} and {self.scale_range}"
                 )
         for name, most in (*((name, 1.0) for name in COLOURS[:3]), ("hue", 0.5), ("copy_paste", 1)):
             if not 0 <= (value := getattr(self, name)) <= most:
-                raise ValueError(f"Augmentation: {name} must lie in [0, {most:g}], got {value}")
+                raise ValueError(f"Augmentation: {name} must be in [0, {most:g}], got {value}")
 
 
 @dataclass(frozen=True)
 class View:
-    """What the network sees of an image file."""
+    """The part of an image file that the network sees."""
 
     window: tuple[int, int, int, int]  # (x1, y1, x2, y2), file pixels
     size: tuple[int, int]  # (height, width) that the window is resized to
@@ -83,21 +85,21 @@ class View:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """(x, y) network pixels per file pixel, negative where mirrored."""
+        """Network pixels per file pixel, (x, y); negative where mirrored."""
         x1, y1, x2, y2 = self.window
         x, y = self.size[1] / (x2 - x1), self.size[0] / (y2 - y1)
         return -x if self.mirror_x else x, -y if self.mirror_y else y
 
     @property
     def shift(self) -> tuple[float, float]:
-        """(x, y) such that network = scale * file + shift."""
+        """Offset (x, y) such that network = scale * file + shift."""
         (x, y), (x1, y1, x2, y2) = self.scale, self.window
         return -x * (x2 if self.mirror_x else x1), -y * (y2 if self.mirror_y else y1)
 
 
 def whole_view(height: int, width: int, config: ModelConfig) -> View:
-    """The whole image at the size of the model: what inference sees."""
-    return View((0, 0, width, height), resized(height, width, config))
+    """Return the view of the whole image that inference uses."""
+    return View((0, 0, width, height), network_size(height, width, config))
 
 
 def random_view(
@@ -108,11 +110,15 @@ def random_view(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> View:
-    """Draw a view; equal states of `rng` give equal views.
+    """Draw a random view; equal states of `rng` give equal views.
 
     Args:
-        height, width: of the image file.
-        boxes: (G, 4) in file pixels; a crop looks for a place that holds the centre of one.
+        height: of the image file.
+        width: of the image file.
+        boxes: (G, 4) in file pixels. A crop should contain the centre of one.
+        config: configuration of the model.
+        augmentation: the random changes.
+        rng: random numbers.
     """
     x1, y1 = 0, 0
     if augmentation.jitter_size is not None:
@@ -129,7 +135,7 @@ def random_view(
     min_size = int(rng.choice(augmentation.min_sizes)) if augmentation.min_sizes else None
     low, high = np.log(augmentation.scale_range)
     scale = float(np.exp(rng.uniform(low, high)))
-    size_h, size_w = resized(height, width, config, min_size)
+    size_h, size_w = network_size(height, width, config, min_size)
     return View(
         window=(x1, y1, x1 + width, y1 + height),
         size=(max(1, round(size_h * scale)), max(1, round(size_w * scale))),
@@ -140,10 +146,10 @@ def random_view(
 def _jittered_view(
     height: int, width: int, side: int, augmentation: Augmentation, rng: np.random.Generator
 ) -> View:
-    """Large-scale jitter, as Detectron2's `ResizeScale` and `FixedSizeCrop`.
+    """Draw a view with large-scale jitter, as Detectron2's `ResizeScale` and `FixedSizeCrop`.
 
-    The crop is made in the file, so only what is shown is resized; its place is one of whole file
-    pixels, and its scale differs by what rounding its size to them takes.
+    The crop is made in the file, so that only the visible part is resized. Its position and size
+    are rounded to file pixels, which changes the scale slightly.
     """
     scale = rng.uniform(*augmentation.jitter_range) * side / max(height, width)
     spans, sizes = [], []
@@ -166,7 +172,7 @@ def _flips(augmentation: Augmentation, rng: np.random.Generator) -> dict[str, bo
 
 
 def within(view: View, height: int, width: int) -> View:
-    """The view, cut to at most that size, at the same scale up to rounding to file pixels."""
+    """Crop a view to at most this size, at the same scale up to rounding to file pixels."""
     x1, y1, x2, y2 = view.window
     size = min(view.size[0], height), min(view.size[1], width)
     x2 = x1 + max(1, round((x2 - x1) * size[1] / view.size[1]))
@@ -177,8 +183,10 @@ def within(view: View, height: int, width: int) -> View:
 def augmented_part(
     image: NDArray[np.uint8], view: View, augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], View]:
-    """The part of an image (h, w, 3) that a view shows, after the user's transform and changes of
-    colour, and the view of that part.
+    """Crop an image (h, w, 3) to a view, and apply the user's transform and colour changes.
+
+    Returns:
+        The pixels of the crop, and the view of the crop.
 
     Raises:
         UserError: if the user's transform fails.
@@ -193,14 +201,14 @@ def augmented_part(
 
 
 def view_pixels(image: NDArray[np.uint8], view: View, config: ModelConfig) -> Tensor:
-    """(3, h, w) float32, normalised: the part of `image` (h, w, 3) that the view shows."""
+    """Resize and normalise the window of a view of `image` (h, w, 3) to (3, h, w) float32."""
     pixels = torch.empty(*view.size, 3).permute(2, 0, 1)
     write_view(image, view.window, pixels, config, mirror_x=view.mirror_x, mirror_y=view.mirror_y)
     return pixels
 
 
 def view_boxes(boxes: Tensor, view: View) -> Tensor:
-    """(G, 4) boxes of the file in the pixels of the view."""
+    """Convert boxes (G, 4) from file pixels to pixels of the view."""
     scale, shift = torch.tensor(view.scale).double(), torch.tensor(view.shift).double()
     corners = boxes.double().view(-1, 2, 2) * scale + shift  # (G, 2, 2)
     return torch.cat([corners.amin(1), corners.amax(1)], dim=1).float()
@@ -209,13 +217,16 @@ def view_boxes(boxes: Tensor, view: View) -> Tensor:
 def view_instances(
     masks: InstanceMasks, boxes: Tensor, view: View
 ) -> tuple[InstanceMasks, Tensor, Tensor]:
-    """The instances that a view shows.
+    """Select the instances that a view shows.
 
-    Where the view cuts the image, boxes shrink to what is visible of their masks, and instances
-    of which less than a pixel is visible are left out.
+    If the view is a crop, boxes shrink to the visible part of their masks. Instances with less than
+    one visible pixel are dropped.
 
     Args:
-        masks, boxes: G instances of one image, boxes (G, 4) in file pixels.
+        masks: G instances of one image.
+        boxes: (G, 4) in file pixels.
+        view: the view.
+
     Returns:
         The masks of the K visible instances with the transform of the view, their boxes (K, 4) in
         its pixels, and their positions (K,) among the G.

@@ -1,4 +1,4 @@
-"""A function of the user's own between reading an image and resizing it."""
+"""Custom image transforms, applied between reading and resizing."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from mrcnn.errors import UserError
 
-# (h, w, 3) RGB and random numbers in, as many pixels out. It may change colours, not places.
+# Takes (h, w, 3) RGB and random numbers, and returns the same shape. It must not move pixels.
 Transform = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
 
 
 def load_transform(name: str) -> Transform:
-    """The function that "module:function" names; modules in the current folder are found, too.
+    """Import the function "module:function"; modules in the current folder are found, too.
 
     Raises:
         UserError: if there is no such function, or it does not take an image and a generator.
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
-        raise UserError(f"transform {name!r}: must be module:function, as in my_colours:blur")
-    if os.getcwd() not in sys.path:  # as it is under `python -m`, but not for a console command
+        raise UserError(f"transform {name!r}: must be module:function, such as my_colours:blur")
+    if os.getcwd() not in sys.path:  # `python -m` adds it, a console command does not
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
@@ -36,8 +36,8 @@ def load_transform(name: str) -> Transform:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise UserError(
-                f"transform {name!r}: there is no module {module_name!r} in {os.getcwd()}, nor is "
-                "one installed; correct the name, or start from the folder it is in"
+                f"transform {name!r}: there is no module {module_name!r} in {os.getcwd()} or among "
+                "the installed packages; correct the name, or start in the folder of the module"
             ) from error
         raise UserError(f"transform {name!r}: importing it {_failure(error)}") from error
     function = getattr(module, function_name, None)
@@ -59,7 +59,7 @@ def load_transform(name: str) -> Transform:
 def apply_transform(
     transform: Transform, image: NDArray[np.uint8], rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """What the user's function makes of an image (h, w, 3), of the same shape and type.
+    """Apply the user's function to an image (h, w, 3), and check the shape and type of the result.
 
     Raises:
         UserError: if it fails, or returns something else.
@@ -69,16 +69,16 @@ def apply_transform(
         result = transform(image.copy(), rng)
     except Exception as error:
         raise UserError(f"transform {name!r} {_failure(error)}") from error
-    found = f"{type(result).__name__}"
+    returned = f"{type(result).__name__}"
     if isinstance(result, np.ndarray):
-        found = f"{result.dtype} of shape {result.shape}"
+        returned = f"{result.dtype} of shape {result.shape}"
     expected = f"uint8 of shape {image.shape}"
-    if found != expected:
-        raise UserError(f"transform {name!r}: must return an array, {expected}, got {found}")
+    if returned != expected:
+        raise UserError(f"transform {name!r}: must return an array, {expected}, got {returned}")
     return result
 
 
 def _failure(error: Exception) -> str:
-    """What failed, and where in the user's code."""
+    """Describe an error and its place in the user's code."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"failed with {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"

@@ -1,4 +1,4 @@
-"""Batches made by worker processes: errors arrive as they are, and a process that dies is told."""
+"""Batches from worker processes, with unchanged errors and a report of processes that die."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def batches(
     collate: Callable[[list[Any]], Any],
     workers: int,
 ) -> Iterator[Any]:
-    """Collated items for each list of keys, in order.
+    """Yield the collated items of each list of keys, in order.
 
-    Every worker process keeps two batches ready. They ignore SIGINT and SIGTERM, which a terminal
-    or a job system sends to all processes of a job: what is to happen then is decided here. Where
-    there is a GPU, tensors come in pinned memory. PyTorch's global random numbers stay untouched.
+    Every worker process keeps two batches ready. Workers ignore SIGINT and SIGTERM, which a
+    terminal or a job system sends to all processes of a job; this process handles them. With a GPU,
+    tensors are in pinned memory. PyTorch's global random state does not change.
 
     Raises:
         UserError: if an item raises it, if a process dies, or if shared memory is full.
@@ -53,32 +53,32 @@ def batches(
         )
     )
     if threading.current_thread() is threading.main_thread():
-        # The DataLoader's own handler would raise in the middle of a training step. A death is
-        # found in any case by who waits for the next batch.
+        # The DataLoader's own handler would raise in the middle of a training step. `_next` detects
+        # dead processes anyway.
         signal.signal(signal.SIGCHLD, on_child)
     processes = set(multiprocessing.active_children()) - before
     stop = partial(_kill, processes)
-    atexit.register(stop)  # a program that ends waits for its workers, and these ignore its SIGTERM
+    atexit.register(stop)  # workers ignore the SIGTERM that would end them at exit
     try:
         while (batch := _next(iterator, processes)) is not None:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
     finally:
-        del iterator  # ends them in good order
+        del iterator  # ends the workers in order
         stop()
         atexit.unregister(stop)
 
 
 def _next(iterator: Iterator[Any], processes: Collection[BaseProcess]) -> Any:
-    """The next batch, None after the last; the end of a process becomes a `UserError`."""
+    """Return the next batch, or None after the last; raise a `UserError` if a process died."""
     try:
         return next(iterator, None)
     except (RuntimeError, OSError, EOFError) as error:
         if sentinels := [process.sentinel for process in processes]:
-            wait(sentinels, timeout=1)  # until the end of one is known
+            wait(sentinels, timeout=1)  # until one is known to have ended
         for process in processes:
-            if (code := process.exitcode) is not None:  # none ends before it is told to
+            if (code := process.exitcode) is not None:  # workers do not end by themselves
                 raise UserError(_death(process, code, len(processes))) from error
         raise
 
@@ -89,9 +89,9 @@ def _kill(processes: Collection[BaseProcess]) -> None:
 
 
 class _Batches(Dataset[Any]):
-    """A data set of whole batches, so that a `UserError` can travel as a value.
+    """A data set of whole batches, which returns a `UserError` as a value.
 
-    Raised in a worker process it would arrive as the text of a traceback.
+    An error raised in a worker process would arrive as the text of a traceback.
     """
 
     def __init__(self, items: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
@@ -110,16 +110,16 @@ class _Batches(Dataset[Any]):
 def _share(value: Any) -> None:
     """Move the tensors of a batch to shared memory.
 
-    The queue between processes would do so later, in a thread whose errors nobody sees: the batch
-    would be lost, and waited for without end.
+    The queue between processes would do so later, in a thread that hides its errors. The batch
+    would be lost, and the main process would wait forever.
     """
     if isinstance(value, Tensor):
         try:
             value.share_memory_()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise UserError(
-                f"a batch finds no shared memory ({error}); {_free_memory()}: {_REMEDY}, or give "
-                "it more, as by `docker run --shm-size=8g`"
+                f"a batch finds no shared memory ({error}); {_free_memory()}: {_REMEDY}, or "
+                "enlarge it, for example with `docker run --shm-size=8g`"
             ) from error
     elif is_dataclass(value):
         for field in fields(value):
@@ -135,13 +135,13 @@ def _ignore_signals(worker: int) -> None:
 
 
 def _death(process: BaseProcess, code: int, workers: int) -> str:
-    """Which process ended, how, and what can be done."""
+    """Describe which process ended, how, and how to fix it."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     causes = {
         -signal.SIGKILL: f"most often the machine has run out of memory (see `dmesg`): {_REMEDY}",
         -signal.SIGBUS: f"most often shared memory is full; {_free_memory()}: {_REMEDY}",
     }
-    unknown = "what it printed above may say why; with --workers 0 the error shows where it is"
+    unknown = "see its output above; with --workers 0 the error appears in this process"
     return (
         f"process {process.pid}, one of {workers} that read images, {how}; "
         f"{causes.get(code, unknown)}"
@@ -149,7 +149,7 @@ def _death(process: BaseProcess, code: int, workers: int) -> str:
 
 
 def _free_memory() -> str:
-    """How large shared memory is, and how much of it is left."""
+    """Describe the size of shared memory, and how much of it is free."""
     try:
         system = os.statvfs(SHARED_MEMORY)
     except OSError:
@@ -157,4 +157,4 @@ def _free_memory() -> str:
     total, free = (
         blocks * system.f_frsize / 2**20 for blocks in (system.f_blocks, system.f_bavail)
     )
-    return f"{SHARED_MEMORY} holds {total:,.0f} MiB, {free:,.0f} MiB of them are free"
+    return f"{SHARED_MEMORY} has {total:,.0f} MiB, of which {free:,.0f} MiB are free"

@@ -76,7 +76,7 @@ def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value],
 
 
 def _resized(op: Nodes, size: ir.Value, config: ModelConfig) -> ir.Value:
-    """(2,) int64 of (2,) float64 (height, width): see `mrcnn.data.images.resized`."""
+    """(2,) int64 of (2,) float64 (height, width): see `mrcnn.data.images.network_size`."""
     rule = NUMERICS[config.numerics].size_rule
     shorter, longer = (op(f"Reduce{name}", size, keepdims=1) for name in ("Min", "Max"))  # (1,)
     short = op.constant([float(config.min_size)])

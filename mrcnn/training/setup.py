@@ -22,8 +22,10 @@ from mrcnn.data.transforms import Augmentation
 from mrcnn.data.user_transform import load_transform
 from mrcnn.errors import UserError
 from mrcnn.files import write_json
+from mrcnn.inference.load import load
 from mrcnn.models import MaskRCNN, build
-from mrcnn.predictor import Predictor, find_device, load
+from mrcnn.predictor import Predictor
+from mrcnn.runtime.device import find_device
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.distributed import World, connected, distribute
 from mrcnn.training.less_memory import checkpoint_stages

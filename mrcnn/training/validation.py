@@ -9,7 +9,7 @@ import torch
 
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco import CocoDataset
-from mrcnn.data.loader import target_loader
+from mrcnn.data.loader import eval_loader
 from mrcnn.training.step import TrainStep
 
 
@@ -49,8 +49,11 @@ def validation_loss(
     model.eval()
     images = len(range(world.rank, len(dataset), world.size))
     total = torch.zeros(2, device=device)  # losses, images
-    loader = target_loader(dataset, config, workers=workers, rank=world.rank, world=world.size)
+    loader = eval_loader(
+        dataset, config, with_targets=True, workers=workers, rank=world.rank, world=world.size
+    )
     for done, batch in enumerate(loader, start=1):
+        assert batch.targets is not None
         with take_step.autocast():
             losses = model(batch.images.to(device), batch.targets.to(device))
         total += torch.stack([torch.stack(list(losses.values())).sum(), total.new_ones(())])

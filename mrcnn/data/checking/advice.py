@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mrcnn.config import ModelConfig
 from mrcnn.data.checking.run import Figures
-from mrcnn.data.images import resized
+from mrcnn.data.images import network_size
 
 LEGIBLE = 16  # pixels that the network should see of a small object: four cells of the finest map
 AMPLE = 32  # pixels of a small object beyond which images may shrink
@@ -140,7 +140,7 @@ def _seen(images: Sequence[Figures], config: ModelConfig) -> Boxes:
     """(B, 2) widths and heights as the network sees them; of many, evenly chosen ones."""
     parts = []
     for one in images:
-        height, width = resized(*one.size, config)
+        height, width = network_size(*one.size, config)
         parts.append(_extents(one) * (width / one.size[1], height / one.size[0]))
     boxes = np.concatenate(parts)
     return boxes[:: -(-len(boxes) // _SAMPLE)]

@@ -1,0 +1,1 @@
+"""Inference: loading models, predicting images, files and videos."""

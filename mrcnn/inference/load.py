@@ -1,0 +1,69 @@
+"""Loading of trained models for inference."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mrcnn import checkpoints
+from mrcnn.errors import UserError
+from mrcnn.exporting.saved import load_program
+from mrcnn.models import build
+from mrcnn.predictor import Predictor
+from mrcnn.runtime.device import find_device
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str = "cpu",
+    *,
+    amp: bool = False,
+    capture: bool = False,
+    bgr: bool | None = None,
+    **config: Any,
+) -> Predictor:
+    """Load a trained model.
+
+    Args:
+        path: a checkpoint, a run folder, the name of a published model, or a file of another
+            framework (.pt, .pth, .pkl). A model of another framework computes as it did there, and
+            the `notes` of the predictor list what was assumed about it. A program written by
+            `mrcnn export` (.pt2) runs with the settings it was exported with. A program is code:
+            load only programs you trust.
+        device: "cpu", "cuda" or "cuda:1".
+        amp: compute convolutions and matrix products in bfloat16.
+        capture: run as CUDA graphs, one for each padded size and number of images. GPUs only.
+        bgr: whether a model of another framework expects blue, green, red; by default, that
+            framework's order.
+        **config: fields of `ModelConfig` that replace those of the file, such as `score_threshold`
+            and `max_detections`, or fields that files of other frameworks lack (`norm_eps`,
+            `stride_in_1x1`, `pixel_std`, `class_names`).
+
+    Raises:
+        UserError: if the checkpoint cannot be read, or the device does not exist.
+
+    Example:
+        >>> model = mrcnn.load("runs/1", device="cuda", score_threshold=0.2)
+        >>> result = model.predict("street.jpg")
+    """
+    target = find_device(device)
+    if capture and target.type != "cuda":
+        raise UserError(f"capture=True requires a CUDA device, got {device}; omit it")
+    file = checkpoints.find(Path(path))  # once: a published file is hashed on every call
+    if file.suffix == checkpoints.PROGRAM:
+        fixed = {"amp": amp or None, "capture": capture or None, "bgr": bgr}
+        program = load_program(file, target, **fixed, **config)
+        return Predictor(program, program.config)
+    checkpoint = checkpoints.load(file, bgr=bgr, **config)
+    try:
+        model = build(checkpoint.config)
+        model.load_state_dict(checkpoint.state)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = "\n  ".join(str(error).splitlines()[:4])
+        raise UserError(
+            f"{path}: its weights do not fit the model it describes ({reason}); "
+            "was it written by another version of mrcnn?"
+        ) from error
+    notes = [] if file.suffix == ".safetensors" else checkpoint.extra["notes"]
+    return Predictor(model.to(target).eval(), checkpoint.config, amp, notes, capture)

@@ -1,0 +1,182 @@
+"""Prediction of image and video files: overlays, a line per image, and one COCO file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn import prediction_files
+from mrcnn.data.coco_writer import coco_results
+from mrcnn.errors import UserError
+from mrcnn.files import replacing
+from mrcnn.pictures import ImageLike
+from mrcnn.predictor import Outcome
+from mrcnn.progress import ProgressLine
+from mrcnn.results import Result
+from mrcnn.sources import Source, overlay_names
+from mrcnn.training.distributed import World
+from mrcnn.video import VideoReader, written_video
+
+FRAMES_PER_LINE = 100  # of progress in a video
+LARGEST_OVERLAY = 4096  # longer side, pixels; overlays of larger images are reduced to this
+
+
+@dataclass
+class Summary:
+    """Counts and errors of the files that were predicted; videos count as one."""
+
+    attempted: int = 0
+    skipped: int = 0  # finished before the run was resumed
+    objects: int = 0
+    failures: list[str] = field(default_factory=list)  # a message per unreadable file
+
+
+def predict_files(
+    detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]],
+    sources: Sequence[Source],
+    out: Path,
+    settings: dict[str, object],
+    categories: Sequence[dict[str, Any]],
+    *,
+    overlays: bool = True,
+    resume: bool = False,
+    world: World,
+) -> Summary:
+    """Detect the objects of files; every process handles a share, and the main one writes the sum.
+
+    Args:
+        detect: gives an outcome per image, such as `Predictor.try_stream`.
+        sources: images and videos.
+        out: folder for overlays and predictions.
+        settings: everything that determines the predictions; a resumed run must have the same.
+        categories: category records of the COCO file.
+        overlays: draw the objects over their image.
+        resume: skip files that are finished in `out`.
+        world: the processes of this run.
+
+    Returns:
+        The summary of all processes.
+
+    Raises:
+        UserError: if `out` cannot be written, has other settings, or an overlay would overwrite a
+            source.
+    """
+    finished: dict[str, str | None] | None = None
+    if resume:
+        finished = world.from_main(
+            prediction_files.resume(out, settings) if world.is_main else None
+        )
+    left = [source for source in sources if str(source.path) not in (finished or {})]
+    names = overlay_names(left, [name for name in (finished or {}).values() if name])
+    if overlays:
+        written = {(out / name).resolve() for name in names}
+        if clash := written & {source.path.resolve() for source in sources}:
+            raise UserError(f"--out {out}: would overwrite {min(clash)}; choose another folder")
+    if world.is_main and finished is None:
+        prediction_files.begin(out, settings)
+    world.wait()
+    share = slice(world.rank, None, world.size)
+    work = _Work(detect, out, world)
+    work.run(left[share], names[share] if overlays else [None] * len(left[share]))
+    summaries = world.from_main(world.gather(work.summary))  # now all lines are written
+    if world.is_main:
+        prediction_files.finish(out, [str(source.path) for source in sources], categories)
+    return Summary(
+        attempted=len(left),
+        skipped=len(sources) - len(left),
+        objects=sum(summary.objects for summary in summaries),
+        failures=[failure for summary in summaries for failure in summary.failures],
+    )
+
+
+class _Work:
+    """The share of one process."""
+
+    def __init__(
+        self,
+        detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]],
+        out: Path,
+        world: World,
+    ) -> None:
+        self.detect, self.out = detect, out
+        self.lines = prediction_files.Lines(out, world.rank)
+        self.progress = ProgressLine(redraw=False) if world.is_main else None
+        self.summary = Summary()
+        self.done = 0  # images and frames
+
+    def run(self, sources: Sequence[Source], overlays: Sequence[str | None]) -> None:
+        """Process images first, then videos."""
+        pairs = sorted(zip(sources, overlays, strict=True), key=lambda pair: pair[0].is_video)
+        outcomes = self.detect(source.path for source, _ in pairs if not source.is_video)
+        for number, (source, overlay) in enumerate(pairs, start=1):
+            label = f"[{number}/{len(pairs)}] {source.path}"
+            if source.is_video:
+                self._report(label, self._video(source.path, overlay, label))
+            else:
+                self._report(label, self._image(next(outcomes), source.path, overlay))
+        self.lines.close()
+
+    def _report(self, label: str, text: str) -> None:
+        if self.progress is not None:
+            rate = self.progress.rate(self.done)
+            self.progress.update(self.done, 0, f"{label}: {text}, {rate:.1f} img/s")
+
+    def _image(self, outcome: Outcome, path: Path, overlay: str | None) -> str:
+        """Write the overlay and the line of an image; return the text of its progress line."""
+        self.done += 1
+        if isinstance(outcome, UserError):
+            self.summary.failures.append(str(outcome))
+            return "failed"
+        if overlay is not None:
+            with replacing(self.out / overlay) as draft:
+                outcome.plot(longest_side=LARGEST_OVERLAY).save(draft, quality=92)
+        self.lines.add(*_coco_records(outcome, path), overlay)
+        self.summary.objects += len(outcome)
+        return outcome.summary()
+
+    def _video(self, path: Path, overlay: str | None, label: str) -> str:
+        """Write the overlay and the lines of a video, or of a camera until Ctrl-C is pressed."""
+        try:
+            reader = VideoReader(path)
+        except UserError as error:
+            self.summary.failures.append(str(error))
+            return "failed"
+        video = nullcontext() if overlay is None else written_video(self.out / overlay, reader.rate)
+        frame = 0
+        with video as writer:
+            try:
+                for result in self.detect(reader):
+                    assert isinstance(result, Result)  # arrays can always be read
+                    if writer is not None:
+                        writer.add(np.asarray(result.plot(longest_side=LARGEST_OVERLAY)))
+                    image, annotations = _coco_records(result, path)
+                    self.lines.add({**image, "frame": frame}, annotations, overlay)
+                    frame += 1
+                    self.done += 1
+                    self.summary.objects += len(result)
+                    if frame % FRAMES_PER_LINE == 0:
+                        total = f" of {reader.count}" if reader.count else ""
+                        self._report(label, f"{frame}{total} frames")
+            except KeyboardInterrupt:
+                if not reader.is_camera:
+                    raise
+        if not reader.is_camera:
+            self.lines.end_video(str(path), overlay)
+        return f"{frame} frames"
+
+
+def _coco_records(result: Result, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the COCO records of an image and its objects, without ids."""
+    height, width = result.image.shape[:2]
+    annotations = [
+        {**entry, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+        for entry in coco_results(
+            result.boxes, result.scores, result.labels, result.rles, result.category_ids
+        )
+    ]
+    return {"file_name": str(path), "height": height, "width": width}, annotations
