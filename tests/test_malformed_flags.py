@@ -28,7 +28,7 @@ CASES = {  # verb, words changed (None leaves the flag out), what the message sa
     "anchors of other levels": (
         "train", {"--anchor-sizes": "8"}, ["anchor_sizes", "sizes, one for each of", "got (8.0,)"]
     ),
-    "no such device": ("train", {"--device": "gpu"}, ["--device gpu", "give cpu"]),
+    "no such device": ("train", {"--device": "gpu"}, ["--device gpu", "use cpu"]),
     "device that is not there": ("predict", {"--device": "cuda:99"}, ["--device cuda:99", "cpu"]),
     "no such data": ("train", {"--data": "nowhere"}, ["--data nowhere: does not exist"]),
     "a file for data": ("evaluate", {"--data": "ids"}, ["--data ids: is a file, not a folder"]),
