@@ -9,7 +9,6 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from mrcnn.data.problems import read_json
 from mrcnn.errors import UserError
 from mrcnn.evaluation.coco import Backend
 from mrcnn.evaluation.compare import Comparison
@@ -18,6 +17,7 @@ from mrcnn.evaluation.result_files import kinds_of, read_results, unknown_catego
 from mrcnn.evaluation.truth import read_truth
 from mrcnn.files import check_writable, write_json
 from mrcnn.flags import parse, run
+from mrcnn.io.json_files import read_json
 
 
 @dataclass(frozen=True)

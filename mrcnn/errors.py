@@ -1,22 +1,40 @@
-"""The one exception that the command line shows without a traceback."""
+"""The exceptions that the command line shows without a traceback."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
 class UserError(Exception):
-    """Something that the user can mend.
+    """An error that the user can fix.
 
     The message names the file, the field or id, the value, and the fix, in a few lines.
     """
+
+
+class FileError(UserError):
+    """A file that cannot be used.
+
+    Attributes:
+        path: The file.
+        problem: The rest of a sentence that begins with the path.
+        fix: What the user can do.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], problem: str, fix: str) -> None:
+        super().__init__(path, problem, fix)  # unpickling calls __init__ with them
+        self.path, self.problem, self.fix = os.fspath(path), problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; {self.fix}"
 
 
 def check_format(file: Path, found: int, known: int) -> None:
     """Refuse a file of a later format than this version reads.
 
     Raises:
-        UserError: if it is one.
+        UserError: If the format is later.
     """
     if found > known:
         raise UserError(

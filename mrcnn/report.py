@@ -17,7 +17,6 @@ from tyro.conf import Positional
 from mrcnn.data.coco import CocoDataset
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.data.images import read_image
-from mrcnn.data.problems import read_json, shown
 from mrcnn.errors import UserError
 from mrcnn.evaluation import Evaluation
 from mrcnn.evaluation.coco import KINDS
@@ -25,6 +24,7 @@ from mrcnn.evaluation.matching import DEFAULT_SCORE
 from mrcnn.evaluation.truth import read_split
 from mrcnn.files import replacing
 from mrcnn.flags import parse, run
+from mrcnn.io.json_files import read_json, shown
 from mrcnn.report_analysis import metrics_by_kind, read_evaluation, sections_of
 from mrcnn.visual import report
 from mrcnn.visual.page import Html, join, page, picture

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from mrcnn.data.readers.cityscapes import CLASSES
+from mrcnn.data.formats.cityscapes import CLASSES
 from mrcnn.rle import from_segmentation
 
 Record = dict

@@ -92,7 +92,7 @@ POINTS = "a.json: shapes[0].points"
 MASK = {"label": "a", "shape_type": "mask", "points": [[1, 1], [3, 3]]}
 LABELME = {
     "broken JSON": (text("a.json", '{"shapes": ['), ["a.json: is not JSON", "cut short?"]),
-    "a file of something else": (text("z.json", "[]"), ["z.json: the file must hold a JSON objec"]),
+    "a file of something else": (text("z.json", "[]"), ["z.json: must hold a JSON object"]),
     "Latin-1": (text("a.json", b'{"a": "\xe9"}'), ["a.json: byte 7 (0xe9) is not UTF-8"]),
     "no image path": (of_labelme(None, "imagePath"), ["a.json: imagePath must be a non-empty tex"]),
     "an image that is not there": (
@@ -134,7 +134,7 @@ LABELME = {
         put("a.json", MASK | {"mask": "aGFsbG8="}, "shapes", 0), ["mask must be a PNG in base64"]),
     "a mask over the border": (
         put("a.json", MASK | {"mask": writers.png_text(np.ones((6, 8)))}, "shapes", 0),
-        ["shapes[0].mask must lie on its image of 8 x 6, got '8 x 6 pixels at x 1, y 1'"]),
+        ["shapes[0].mask must be inside its image of 8 x 6, got '8 x 6 pixels at x 1, y 1'"]),
     "a mask of nothing": (
         put("a.json", MASK | {"mask": writers.png_text(np.zeros((2, 2)))}, "shapes", 0),
         ["shapes[0].mask must hold some foreground"]),
@@ -224,10 +224,10 @@ YOLO = {
     "a negative class": (label("-1" + LINE[1:]), [f"{AT} must begin with the number", "'-1'"]),
     "a class of text": (label("car" + LINE[1:]), [f"{AT} must begin with the number", "'car'"]),
     "a class of many digits": (label("9" * 5000 + LINE[1:]), [f"{AT} must begin with"]),
-    "pixels": (label("0 10 10 50 10 50 50"), [f"{AT}: number 2 must hold parts", "'10'", "divide"]),
-    "NaN": (label("0 nan 0.1 0.5 0.1 0.5 0.5"), [f"{AT}: number 2 must hold parts", "'nan'"]),
+    "pixels": (label("0 10 10 50 10 50 50"), [f"{AT}: number 2 must hold", "'10'", "divide"]),
+    "NaN": (label("0 nan 0.1 0.5 0.1 0.5 0.5"), [f"{AT}: number 2 must hold", "'nan'"]),
     "infinity": (label("0 0.1 1e999 0.5 0.1 0.5 0.5"), [f"{AT}: number 3 must hold", "'1e999'"]),
-    "a word": (label("0 0.1 x 0.5 0.1 0.5 0.5"), [f"{AT}: number 3 must hold parts", "'x'"]),
+    "a word": (label("0 0.1 x 0.5 0.1 0.5 0.5"), [f"{AT}: number 3 must hold fractions", "'x'"]),
     "a polygon without area": (
         label("0 0.1 0.1 0.5 0.1 0.6 0.1"), [f"{AT}: segmentation must enclose some of the image"]),
     "Latin-1": (text("labels/a.txt", b"\xe9"), ["a.txt: byte 0 (0xe9) is not UTF-8"]),
@@ -244,7 +244,28 @@ YOLO = {
     "names numbered from 1": (
         settings("names:\n  1: a\n  2: b"), ["data.yaml: names must be numbered 0, 1, …, got ['1"]),
     "another count": (settings("names: [a, b]\nnc: 3"), ["data.yaml: nc must be 2", "got '3'"]),
-    "names with an open bracket": (settings("names: [a"), ["data.yaml: line 1: names must be a t"]),
+    "an alias": (settings("names: &x [a]\nval: *x"), ["data.yaml: line 2: holds an alias; write"]),
+    "names of an alias bomb": (
+        settings("".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n"
+                         for i in range(9)) + "names: *a8"),
+        ["data.yaml: line 2: holds an alias"]),
+    "a list in place of keys": (settings("- a"), ["data.yaml: must hold keys such as names, got"]),
+    "text in place of keys": (settings("a"), ["data.yaml: must hold keys such as names, got 'a'"]),
+    "a list of lists": (settings("names: [[a], b]"), ["data.yaml: names must be a list of texts"]),
+    "a path that is a list": (
+        settings("names: [a, b]\npath: [x]"), ["data.yaml: path must be a text, got ['x']"]),
+    "a split that is a mapping": (
+        settings("names: [a, b]\ntrain: {a: b}"), ["train must be a text or a list of texts"]),
+    "names twice": (settings("names: a\nnames: b"), ["line 2: is not YAML (the key 'nam"]),
+    "an open quote": (settings("names: 'a"), ["data.yaml: line 1: is not YAML ("]),
+    "a list and a mapping": (settings("names:\n- a\nb"), ["data.yaml: line 3: is not YAML ("]),
+    "a wrong escape": (settings(r'names: "\q"'), ["line 1: is not YAML ("]),
+    "NUL": (settings("names: [a\0]"), ["data.yaml: is not YAML (", "; write"]),
+    "two documents": (settings("names: [a]\n---\nb: c"), ["is not YAML ("]),
+    "deep nesting": (settings("names: " + "[" * 500), ["is nested deeper than 20 levels"]),
+    "long quotes": (settings("names: [" + "'" * 50_001), ["data.yaml: line 1: is not YAML"]),
+    "a huge file": (settings("#" * 2**21), ["data.yaml: has 2,097,152 characters, at most"]),
+    "names with an open bracket": (settings("names: [a"), ["data.yaml: line 1: is not YAML ("]),
     "two files of names": (text("b.yaml", "names: [a]"), ["names must be in one YAML file, got ["]),
     "images out of the folder": (
         settings("train: ../../x\nnames: [a, b]"), ["data.yaml: train must stay inside the folde"]),

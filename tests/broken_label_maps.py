@@ -57,7 +57,7 @@ def polygons(**changes: object) -> Edit:
 
 
 CITYSCAPES = {
-    "ids of 8 bits": (pixels(IDS, [26]), [f"{IDS} must hold one number of 16 bits a pixel, got '"]),
+    "ids of 8 bits": (pixels(IDS, [26]), [f"{IDS} must hold one number of 16 bits per pixel"]),
     "colours": (pixels(IDS, np.zeros((6, 8, 3), np.uint8)), [f"{IDS} must hold one number of 16"]),
     "another size": (pixels(IDS, np.zeros((6, 9), np.uint16)), [f"{IDS}: must be 8 x 6 pixels"]),
     "no image": (
@@ -104,11 +104,11 @@ LVIS = {
     "unknown inexhaustive": (
         of_lvis([99], "images", 0, "not_exhaustive_category_ids"), ["not_exhaustive_category_ids"]),
     "an unknown frequency": (
-        of_lvis("x", "categories", 0, "frequency"), ["categories[0].frequency must be one of r,"]),
+        of_lvis("x", "categories", 0, "frequency"), ["(id 24): frequency must be one of r,"]),
     "a frequency that is a list": (
-        of_lvis([], "categories", 0, "frequency"), ["categories[0].frequency must be one of"]),
+        of_lvis([], "categories", 0, "frequency"), ["(id 24): frequency must be one of"]),
     "no polygon": (of_lvis([], "annotations", 0, "segmentation"), ["segmentation must be a list"]),
-    "another width": (of_lvis(9, "images", 0, "width"), ["width x height must be the 8 x 6"]),
+    "another width": (of_lvis(9, "images", 0, "width"), ["size must be the 8 x 6"]),
 }  # fmt: skip
 
 ONE = "1/masks/000000000002.png"
@@ -120,8 +120,8 @@ MASK_FILES = {
     "an empty mask": (text(ONE, ""), [f"{ONE}: is empty (0 bytes)"]),
     "a mask cut short": (
         lambda f: (f / ONE).write_bytes((f / ONE).read_bytes()[:-30]), [ONE, "restore or remove"]),
-    "a mask with loss": (pixels("1/masks/x.jpg", [255]), ["1/masks/x.jpg must be a file without"]),
-    "a mask out of the folder": (link_out(ONE), [f"{ONE} must be no link to a folder or out of i"]),
+    "a mask with loss": (pixels("1/masks/x.jpg", [255]), ["1/masks/x.jpg must be in a lossless"]),
+    "a mask out of the folder": (link_out(ONE), [f"{ONE} must not be a link to a folder or ou"]),
     "an image that is no image": (text("1/images/a.png", "x"), ["1/images/a.png: ", "is not an i"]),
     "two classes": (text("classes.txt", "a\nb\n"), ["the list of classes must hold one name", "'"]),
     "floating-point masks": (
@@ -133,10 +133,10 @@ MASK_FILES = {
 
 MAP = "PedMasks/a_mask.png"
 INDEXED = {
-    "a map of 0 and 255": (pixels(MAP, [255]), [f"{MAP} must count its instances from 1, got '0"]),
-    "a map of bits": (pixels(MAP, [True], bool), [f"{MAP} must count its instances, got '1 bit"]),
+    "a map of 0 and 255": (pixels(MAP, [255]), [f"{MAP} must number its instances from 1, got '0"]),
+    "a map of bits": (pixels(MAP, [True], bool), [f"{MAP} must number its instances, got '1 bit"]),
     "a map of colours": (
-        pixels(MAP, np.ones((6, 8, 3), np.uint8)), [f"{MAP} must hold one number a pixel, got '3"]),
+        pixels(MAP, np.ones((6, 8, 3), np.uint8)), [f"{MAP} must hold one number per pixel"]),
     "a map of another size": (
         pixels(MAP, np.ones((8, 6), np.uint8)), [f"{MAP}: must be 8 x 6 pixels", "saved upright"]),
     "a map that is no image": (text(MAP, "x"), [f"{MAP}: is not an image of a known format"]),
@@ -146,8 +146,8 @@ INDEXED = {
     "a map of no image": (pixels("PedMasks/z.png", [1]), ["PedMasks/z.png must be named after an"]),
     "a map with loss": (
         lambda f: (f / MAP).rename(f / "PedMasks/a_mask.jpg"),
-        ["PedMasks/a_mask.jpg must be a file without loss"]),
-    "a map out of the folder": (link_out(MAP), [f"{MAP} must be no link to a folder or out of it"]),
+        ["PedMasks/a_mask.jpg must be in a lossless format"]),
+    "a map out of the folder": (link_out(MAP), [f"{MAP} must not be a link to a folder or out"]),
     "floating-point numbers": (
         lambda f: ((f / MAP).unlink(), pixels("PedMasks/a.tif", [1], np.float32)(f)),
         ["PedMasks/a.tif: holds floating-point pixels"]),

@@ -67,7 +67,7 @@ def crowds_only(copy: Copy) -> list[Planted]:
         if isinstance(a["segmentation"], list):
             a["segmentation"] = runs(a, image)
         a["iscrowd"] = 1
-    return [Planted("image of crowds", "must have objects that are no crowd", image["id"])]
+    return [Planted("image of crowds", "must have objects that are not crowd", image["id"])]
 
 
 # Annotations
@@ -165,14 +165,14 @@ def blank_name(copy: Copy) -> list[Planted]:
             {**c, "name": " "} if c["id"] == 44 else c for c in content["categories"]
         ]
     return [
-        Planted("categories.name", "(id 44) must be a non-empty text", split=split)
+        Planted("categories.name", "(id 44): name must be a non-empty text", split=split)
         for split in ("train", "val")
     ]
 
 
 def same_name(copy: Copy) -> list[Planted]:
     copy.train["categories"] = [*copy.train["categories"], {"id": 95, "name": "person"}]
-    return [Planted("categories.name", "(id 95) must be unique, got 'person'")]
+    return [Planted("categories.name", "(id 95): name must be unique, got 'person'")]
 
 
 def classes_alike(copy: Copy) -> list[Planted]:
@@ -180,7 +180,7 @@ def classes_alike(copy: Copy) -> list[Planted]:
     a["category_id"] = 96
     copy.train["categories"] = [*copy.train["categories"], {"id": 96, "name": "Traffic-Light"}]
     return [
-        Planted("class names alike", "got 'Traffic-Light'", split=""),
+        Planted("similar class names", "got 'Traffic-Light'", split=""),
         Planted("class without instances", "class 'Traffic-Light' must be in val", split=""),
     ]
 
@@ -208,7 +208,7 @@ def class_of_val_alone(copy: Copy) -> list[Planted]:
     return [Planted("categories.name", "must be a class of the model, got 'tram'", split="val")]
 
 
-WITHOUT_MASK = "must be a list of polygons or a run-length object, got None"
+WITHOUT_MASK = "must be a list of polygons or an RLE object, got None"
 FAULTS = PICTURE_FAULTS | {
     fault.__name__: fault
     for fault in (
@@ -226,7 +226,7 @@ FAULTS = PICTURE_FAULTS | {
     "box of another": of_annotation(
         "box of something else", "bbox must be that of its mask", bbox=box_of_another),
     "loose box": of_annotation("loose box", "bbox must be tight around its mask", bbox=loose_box),
-    "area of text": of_annotation("area that is no number", "area must be a number", area="12"),
+    "area of text": of_annotation("area that is not a number", "area must be a number", area="12"),
     "area of another": of_annotation("area of something else", "got 12; correct it", area=12),
     "no mask": of_annotation("annotations.segmentation", WITHOUT_MASK, segmentation=None),
     "two points": of_annotation(

@@ -53,7 +53,7 @@ def lying(copy: Copy) -> list[Planted]:
     exif = Image.Exif()
     exif[0x0112] = 6
     copy.save(image, copy.picture(image), exif=exif)
-    return [Planted("images.size", "EXIF orientation or the record is turned", image["id"])]
+    return [Planted("images.size", "EXIF orientation or the record is rotated", image["id"])]
 
 
 def upside_down(copy: Copy) -> list[Planted]:
@@ -89,13 +89,13 @@ def animated(copy: Copy) -> list[Planted]:
     image = copy.image()
     picture = copy.picture(image)
     copy.save(image, picture, ".gif", save_all=True, append_images=[picture.rotate(90)])
-    return [Planted("several pictures in a file", "got '2 pictures in one file'", image["id"])]
+    return [Planted("several images in a file", "got '2 images in one file'", image["id"])]
 
 
 def for_print(copy: Copy) -> list[Planted]:
     image = copy.image()
     copy.save(image, copy.picture(image).convert("CMYK"))
-    return [Planted("colours of print", "got 'CMYK'", image["id"])]
+    return [Planted("print colours", "got 'CMYK'", image["id"])]
 
 
 def misnamed(copy: Copy) -> list[Planted]:
@@ -107,7 +107,7 @@ def misnamed(copy: Copy) -> list[Planted]:
 def black(copy: Copy) -> list[Planted]:
     image = copy.image()
     copy.save(image, Image.new("RGB", copy.picture(image).size))
-    return [Planted("blank image", "must show something", image["id"])]
+    return [Planted("blank image", "must have pixels that differ", image["id"])]
 
 
 def thumbnail(copy: Copy) -> list[Planted]:
@@ -124,14 +124,14 @@ def same_bytes(copy: Copy) -> list[Planted]:
     image = copy.image()
     twin = copy.twin(image, "same_bytes.jpg")
     copy.path(twin).write_bytes(copy.path(image).read_bytes())
-    return [Planted("picture twice", "got 'the bytes of another'", twin["id"])]
+    return [Planted("image twice", "got 'the bytes of another image'", twin["id"])]
 
 
 def same_pixels(copy: Copy) -> list[Planted]:
     image = copy.image()
     twin = copy.twin(image, "same_pixels.png")
     copy.picture(image).save(copy.path(twin))
-    return [Planted("picture twice", "got 'the pixels of another'", twin["id"])]
+    return [Planted("image twice", "got 'the pixels of another image'", twin["id"])]
 
 
 def leak(copy: Copy) -> list[Planted]:
@@ -140,9 +140,7 @@ def leak(copy: Copy) -> list[Planted]:
     copy.picture(image).save(copy.path(other))
     copy.val["images"].append(other)
     copy.val["annotations"] += [{**a, "category_id": 1} for a in copy.annotations(image)]
-    return [
-        Planted("image in both splits", "got 'the pixels of an image that validates'", image["id"])
-    ]
+    return [Planted("image in both splits", "got 'the pixels of a validation image'", image["id"])]
 
 
 def names_alike(copy: Copy) -> list[Planted]:
@@ -151,7 +149,7 @@ def names_alike(copy: Copy) -> list[Planted]:
         path = copy.path(image)
         image["file_name"] = name
         path.rename(copy.path(image))
-    return [Planted("file names alike", "got 'photo.jpg'", images[1]["id"])]
+    return [Planted("similar file names", "got 'photo.jpg'", images[1]["id"])]
 
 
 def unlisted(copy: Copy) -> list[Planted]:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from mrcnn import cli
 from mrcnn.config import MODELS, ModelConfig
-from mrcnn.data.checking.findings import ERROR, Finding
-from mrcnn.data.checking.run import check, read_all
-from mrcnn.data.checking.table import CHECKS
+from mrcnn.data.checks.check import CHECKS, run_checks
+from mrcnn.data.checks.findings import ERROR, Finding
+from mrcnn.data.checks.read import read_leniently
 from mrcnn.flags import parse
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.options import model_fields
@@ -34,9 +34,9 @@ UNUSED = {"parking meter", "zebra", "surfboard", "orange", "hot dog", "hair drie
 
 
 def findings_of(folder: Path, workers: int = 0) -> list[Finding]:
-    checked = read_all(folder)
-    check(checked, workers, lambda done: None)
-    return checked.findings
+    data = read_leniently(folder)
+    run_checks(data, workers, lambda done: None)
+    return data.findings
 
 
 def place(finding: Finding) -> str:
@@ -72,7 +72,7 @@ def test_nothing_else_is_found(damaged, found, shared_data):
     _, planted = damaged
     expected = Counter((p.kind, p.image, p.annotation) for ps in planted.values() for p in ps)
     expected += Counter(REAL)
-    expected["gaps of category ids", None, None] += 2
+    expected["gaps in category ids", None, None] += 2
     content = json.loads((shared_data / "coco_mini" / "annotations.json").read_text())
     train = {image["id"] for image in content["images"][:120]}
     for is_train in (True, False):
@@ -88,7 +88,7 @@ def test_nothing_else_is_found(damaged, found, shared_data):
 
 def test_every_check_has_a_planted_fault_or_a_test_of_its_own(damaged):
     planted = {p.kind for ps in damaged[1].values() for p in ps}
-    assert set(CHECKS) - planted == {"gaps of category ids", "missing split"}
+    assert set(CHECKS) - planted == {"gaps in category ids", "missing split"}
 
 
 def test_every_check_is_documented():
@@ -109,7 +109,7 @@ def test_real_pictures_have_no_other_faults(shared_data):
     others = Counter((f.kind, place(f)) for f in found if f.image is None)
     assert others == Counter(
         [("class without instances", f"class {name!r}") for name in UNUSED]
-        + [("gaps of category ids", "id")]
+        + [("gaps in category ids", "id")]
     )
     assert not any(f.severity == ERROR for f in found)
 
@@ -132,8 +132,8 @@ def test_a_cleaned_copy_has_no_errors(damaged, found, tmp_path, capsys):
     left = findings_of(tmp_path / "clean")
     assert [f for f in left if f.severity == ERROR] == []
     kept = {(f.kind, f.image) for f in found if f.severity != ERROR and f.image is not None}
-    mended = {"loose box", "area of something else"}
-    assert {(kind, image) for kind, image in kept if kind not in mended} == {
+    rewritten = {"loose box", "area of something else"}
+    assert {(kind, image) for kind, image in kept if kind not in rewritten} == {
         (f.kind, f.image) for f in left if f.image is not None
     }
     lines = (tmp_path / "clean" / "changes.jsonl").read_text().splitlines()
@@ -208,7 +208,7 @@ def test_exit_codes(tiny, capsys):
 def test_wrong_flags(tiny, tmp_path, capsys):
     for flags, message in (
         ([str(tiny), "--workers", "-1"], "--workers must be at least 0, got -1"),
-        ([str(tiny), "--fix", str(tiny / "out")], "out: lies in the source"),
+        ([str(tiny), "--fix", str(tiny / "out")], "out: is inside the source"),
         ([str(tiny), "--fix", str(tiny.parent)], "is not empty; name a new folder"),
         ([str(tmp_path / "none")], "none: does not exist"),
     ):
@@ -254,7 +254,7 @@ def test_the_page_is_whole(tiny, tmp_path, capsys):
     assert "http" not in text.replace("http-equiv", "")
     lines = (tmp_path / "out" / "findings.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == [
-        "box of something else", "area that is no number"]  # fmt: skip
+        "box of something else", "area that is not a number"]  # fmt: skip
     assert all(json.loads(line)["text"] in told for line in lines)
 
 

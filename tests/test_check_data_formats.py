@@ -24,7 +24,7 @@ def test_every_format_is_checked_and_copied(tmp_path, name):
     assert cli.main(["check-data", str(tmp_path / "data"), "--fix", str(tmp_path / "clean")]) == 0
     for folder in ("data", "clean"):
         kinds = {f.kind for f in findings_of(tmp_path / folder)}
-        assert kinds <= {"tiny image", "class without instances", "gaps of category ids"}
+        assert kinds <= {"tiny image", "class without instances", "gaps in category ids"}
 
 
 def refused(folder: Path, capsys, parts: list[str]) -> None:

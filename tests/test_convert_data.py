@@ -93,10 +93,10 @@ def test_images_are_copied_where_they_cannot_be_linked(source, tmp_path, monkeyp
 
 
 REFUSED = {  # flags after IN OUT, what the message says
-    "split 0": (["--split", "0"], "--split must lie between 0 and 1, got 0.0"),
-    "split 1": (["--split", "1"], "--split must lie between 0 and 1, got 1.0"),
-    "split NaN": (["--split", "nan"], "--split must lie between 0 and 1, got nan"),
-    "a broken expression": (["--group", "("], "--group '(': is no regular expression"),
+    "split 0": (["--split", "0"], "--split must be between 0 and 1, got 0.0"),
+    "split 1": (["--split", "1"], "--split must be between 0 and 1, got 1.0"),
+    "split NaN": (["--split", "nan"], "--split must be between 0 and 1, got nan"),
+    "a broken expression": (["--group", "("], "--group '(': is not a regular expression"),
     "an expression that does not match": (["--group", "x"], "--group 'x': must match the name of"),
 }
 
@@ -115,8 +115,8 @@ def test_refused_folders(source, tmp_path, capsys):
     for out, message in (
         (full, "full: is not empty"),
         (full / "a.txt", "a.txt: is not empty"),
-        (source / "out", "out: lies in the source"),
-        (source, "in: lies in the source"),
+        (source / "out", "out: is inside the source"),
+        (source, "in: is inside the source"),
         (full / "a.txt" / "out", "out: cannot be written"),
     ):
         assert cli.main(["convert-data", str(source), str(out)]) == 2

@@ -79,7 +79,7 @@ def test_one_split_is_enough_where_no_more_is_needed(tmp_path):
     [
         ([], ["holds no data set", "train.json", "instances_train", "found: an empty folder"]),
         (["a.txt", "pictures/"], ["holds no data set", "found: a.txt, pictures"]),
-        (["train.json", "val.json"], ["train.json is there, but not its images", "images"]),
+        (["train.json", "val.json"], ["train.json exists, but not its images", "images"]),
         (
             ["annotations/instances_train2014.json", "annotations/instances_train2017.json"],
             ["several files for train", "instances_train2014.json, instances_train2017.json"],

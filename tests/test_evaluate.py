@@ -22,7 +22,6 @@ from mrcnn.checkpoints import files as checkpoint_files
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco import CocoDataset, read_coco
 from mrcnn.data.coco_writer import coco_results
-from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
 from mrcnn.evaluation import evaluate
 from mrcnn.evaluation.result_files import check_entries, read_results
@@ -261,7 +260,7 @@ def test_some_images_at_the_limit(coco_mini):
     counts = coco_mini.start.diff()
     chosen = torch.argsort(counts, descending=True)[:3].tolist()
     ids = coco_mini.image_ids[chosen].tolist()
-    taken = subset(coco_mini, sorted(chosen))
+    taken = coco_mini.subset(sorted(chosen))
     evaluation = evaluate(Oracle(taken, max_detections=5), coco_mini, image_ids=ids)
     metrics = evaluation.metrics
     assert metrics["images"] == metrics["images_at_limit"] == 3
@@ -278,7 +277,7 @@ def test_an_id_of_no_image(coco_mini):
 
 
 def test_subset(coco_mini):
-    taken = subset(coco_mini, [7, 2, 7])
+    taken = coco_mini.subset([7, 2, 7])
     assert len(taken) == 3
     for new, old in enumerate([7, 2, 7]):
         assert taken.path(new) == coco_mini.path(old)
@@ -288,7 +287,7 @@ def test_subset(coco_mini):
         assert torch.equal(taken.boxes[rows], coco_mini.boxes[old_rows])
         assert torch.equal(taken.masks.frame[rows], coco_mini.masks.frame[old_rows])
     assert len(taken.masks) == len(taken.boxes)
-    nothing = subset(coco_mini, [])
+    nothing = coco_mini.subset([])
     assert len(nothing) == len(nothing.boxes) == len(nothing.masks) == 0
     with pytest.raises(UserError, match="holds no images; there is nothing to evaluate"):
         evaluate(Oracle(coco_mini), nothing)

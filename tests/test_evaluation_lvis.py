@@ -126,7 +126,7 @@ def test_the_command(folder, capsys):
     flags = ["--results", folder / "results.json", "--ground-truth", folder / "lvis.json"]
     command.main([str(flag) for flag in [*flags, "--protocol", "lvis"]])
     note, *lines = capsys.readouterr().out.splitlines()
-    assert note.startswith("LVIS: a class that an image's record does not name is unknown there")
+    assert note.startswith("LVIS: a class that an image's record does not name is unknown")
     assert lines[0] == "6 images, at most 300 detections each"
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR"]
     assert lines[1].split() == names

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mrcnn"
 FLOORS = [  # from the ground up; what stands on one floor does not import each other
     {"errors", "boxes", "graphs", "progress"},
-    {"ops", "files", "flags", "runtime"},
+    {"ops", "files", "flags", "io", "runtime"},
     {"structures", "numerics", "tensor_files", "rle", "batching"},
     {"config"},
     {"models", "data"},

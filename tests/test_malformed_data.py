@@ -151,14 +151,14 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "image id a fraction": (image(id=1.5), ["id must be a whole number >= 0, got 1.5"]),
     "image id negative": (image(id=-1), ["id must be a whole number >= 0, got -1"]),
     "image id beyond 64 bits": (image(id=2**63), ["id must be a whole number", str(2**63)]),
-    "image id twice": (image(id=2), ["images[1] (id 2): id must be unique", "images[0] has it"]),
+    "image id twice": (image(id=2), ["images[1] (id 2): id must be unique", "[0] (id 2) has it"]),
     "image without width": (without("images", "width"), [IMAGE + "width must", "got None"]),
     "image height a text": (image(height="6"), [IMAGE + "height must", "got '6'"]),
     "image height 0": (image(height=0), [IMAGE + "height must be a whole number > 0, got 0"]),
     "image width true": (image(width=True), [IMAGE + "width must", "got True"]),
     "image of 10^12 pixels": (image(width=10**6, height=10**6), ["must be at most", "10000"]),
     "image size not the file's": (
-        image(width=9), [IMAGE + "width x height must be the 8 x 6 of", "a.png, got '9 x 6'"]),
+        image(width=9), [IMAGE + "size must be the 8 x 6 of", "a.png, got '9 x 6'"]),
     "image size turned": (image(width=6, height=8), ["got '6 x 8'", "EXIF orientation"]),
     "image without file_name": (without("images", "file_name"), [IMAGE + "file_name must"]),
     "file_name empty": (image(file_name=""), [IMAGE + "file_name must be a non-empty", "got ''"]),
@@ -167,15 +167,15 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "file a folder": (image(file_name="sub"), [IMAGE + "file_name: ", "sub: is not a file"]),
     "file no image": (image(file_name="c.png"), ["c.png: is not an image of a known format"]),
     "file name too long": (image(file_name="z" * 5000), [IMAGE + "file_name must have at most"]),
-    "category without name": (without("categories", "name"), ["categories[0].name (id 3) must"]),
-    "category name blank": (category(name=" "), ["categories[0].name (id 3) must", "got ' '"]),
-    "category id a text": (category(id="3"), ["categories[0].id must", "got '3'"]),
-    "category id twice": (category(id=7), ["categories[1].id must be unique, got 7"]),
-    "category name twice": (category(name="dog"), ["categories[1].name (id 7) must be unique"]),
+    "category without name": (without("categories", "name"), ["categories[0] (id 3): name must"]),
+    "category name blank": (category(name=" "), ["categories[0] (id 3): name must", "got ' '"]),
+    "category id a text": (category(id="3"), ["categories[0] (id '3'): id must", "got '3'"]),
+    "category id twice": (category(id=7), ["categories[1] (id 7): id must be unique"]),
+    "category name twice": (category(name="dog"), ["categories[1] (id 7): name must be unique"]),
     "annotation without id": (without("annotations", "id"), ["annotations[0] (id None): id must"]),
     "annotation id a text": (annotation(id="x"), ["annotations[0] (id 'x'): id must"]),
     "annotation id twice": (
-        annotation(id=11), ["annotations[1] (id 11): id must be unique", "annotations[0] has it"]),
+        annotation(id=11), ["annotations[1] (id 11): id must be unique", "[0] (id 11) has it"]),
     "annotation without image_id": (
         without("annotations", "image_id"), [ANNOTATION + "image_id must", "got None"]),
     "image_id unknown": (annotation(image_id=99), [ANNOTATION + "image_id must", "got 99"]),
@@ -195,7 +195,7 @@ RECORDS = {  # what is done to the sound data set, what the message says
         annotation(bbox=[1, 1, 0, 2]), [ANNOTATION + "bbox must have a width and height > 0"]),
     "bbox negative": (annotation(bbox=[1, 1, 2, -2]), [ANNOTATION + "bbox must have", "-2"]),
     "bbox outside": (
-        annotation(bbox=[8, 1, 2, 2]), [ANNOTATION + "bbox must lie on its image of 8 x 6"]),
+        annotation(bbox=[8, 1, 2, 2]), [ANNOTATION + "bbox must be inside its image of 8 x 6"]),
     "bbox huge": (annotation(bbox=[1, 1, 10**400, 2]), [ANNOTATION + "bbox must"]),
     "no segmentation": (
         without("annotations", "segmentation"), [ANNOTATION + "segmentation must", "got None"]),
@@ -294,7 +294,7 @@ def test_all_problems_are_told_at_once(folder):
         read(folder, content)
     for part in (
         "train.json: 5 problems",
-        "categories[0].name (id 3)",
+        "categories[0] (id 3): name",
         "images[0] (id 1): width",
         "images[1] (id 2): file_name",
         "annotations[0] (id 10): category_id",
@@ -313,7 +313,7 @@ def test_a_long_list_is_cut_but_kept(folder):
     assert len(caught.value.problems) == 1000
     assert len(str(caught.value).splitlines()) == SHOWN + 2
     assert f"and {1000 - SHOWN} more" in str(caught.value)
-    assert "annotations[999] (id 1000)" in caught.value.problems[-1]
+    assert caught.value.problems[-1].label == "annotations[999] (id 1000)"
 
 
 def test_bad_image_files_are_named_with_their_record(folder):

@@ -15,7 +15,6 @@ from pycocotools import mask as rle_codec
 from mrcnn.data.coco import CocoDataset, read_coco, read_splits
 from mrcnn.data.coco_truth import as_coco
 from mrcnn.data.formats import find_splits
-from mrcnn.data.subset import subset
 from mrcnn.rle import from_segmentation
 
 Record = dict
@@ -187,7 +186,7 @@ def test_nuclei_as_published_are_those_of_the_coco_file(shared_data):
     chosen = []
     for dataset in read_back(shared_data / "nuclei"):
         index = [i for i in range(len(dataset)) if dataset.path(i).stem in names]
-        chosen.append(subset(dataset, index))
+        chosen.append(dataset.subset(index))
     expected = {name[:16]: rows for name, rows in images_of(chosen).items()}
     actual = {name[:16]: rows for name, rows in images_of(raw).items()}
     assert set(actual) == set(expected) == names

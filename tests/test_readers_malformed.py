@@ -138,7 +138,7 @@ def test_all_problems_are_told_at_once(make):
 
 def test_folders_without_data(tmp_path):
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no data set; one of these is looked for"):
+    with pytest.raises(UserError, match="holds no data set; known formats are"):
         read(tmp_path)
     (tmp_path / "x.json").write_text('{"shapes": [], "imagePath": "a.png"}')
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")

@@ -13,7 +13,7 @@ from PIL import Image
 from mrcnn.data.coco import CocoDataset, read_splits
 from mrcnn.data.coco_truth import as_coco
 from mrcnn.data.formats import find_splits
-from mrcnn.data.readers.division import Division
+from mrcnn.data.formats.split import DrawOptions
 from mrcnn.errors import UserError
 
 SIZE = (40, 60)
@@ -221,7 +221,7 @@ def test_one_set_of_yolo_for_both_is_said_to_show_memory(tmp_path):
     writers.write_text(tmp_path / "d.yaml", "train: images\nval: images\nnames: [a]")
     datasets = read(tmp_path)
     assert [len(d) for d in datasets.values()] == [1, 1]
-    assert "figures show memory only" in datasets["val"].notes[0]
+    assert "metrics only show memorization" in datasets["val"].notes[0]
 
 
 def test_a_yolo_image_without_labels_has_no_objects_and_this_is_said(tmp_path):
@@ -315,8 +315,8 @@ def test_a_sample_without_masks_needs_their_folder(tmp_path):
     assert "1 images have no folder of masks and are left out (c/" in datasets["val"].notes[1]
 
 
-def draw(folder: Path, division: Division) -> dict[str, set[str]]:
-    datasets = read_splits(find_splits(folder, division=division))
+def draw(folder: Path, options: DrawOptions) -> dict[str, set[str]]:
+    datasets = read_splits(find_splits(folder, options=options))
     return {name: {d.path(i).name for i in range(len(d))} for name, d in datasets.items()}
 
 
@@ -333,10 +333,10 @@ def patients(tmp_path: Path) -> Path:
 
 
 def test_the_draw_depends_on_the_seed_and_keeps_groups_together(patients):
-    one, again, other = (draw(patients, Division(0.25, seed)) for seed in (0, 0, 1))
+    one, again, other = (draw(patients, DrawOptions(0.25, seed)) for seed in (0, 0, 1))
     assert one == again != other
     assert (len(one["train"]), len(one["val"])) == (15, 5)
-    grouped = draw(patients, Division(0.2, 0, r"^(p\d+)_"))
+    grouped = draw(patients, DrawOptions(0.2, 0, r"^(p\d+)_"))
     groups = {name: {file.split("_")[0] for file in files} for name, files in grouped.items()}
     assert (len(groups["train"]), len(groups["val"])) == (4, 1)
     assert not groups["train"] & groups["val"]
@@ -344,26 +344,26 @@ def test_the_draw_depends_on_the_seed_and_keeps_groups_together(patients):
 
 def test_the_draw_is_told(patients):
     notes = read(patients)["train"].notes
-    assert "16 images to train on and 4 to validate are drawn with seed 0" in notes[0]
+    assert "16 images for training and 4 for validation are drawn with seed 0" in notes[0]
 
 
 def test_an_image_more_moves_no_other_by_itself(patients):
-    before = draw(patients, Division(0.2, 0))
+    before = draw(patients, DrawOptions(0.2, 0))
     image(patients / "new.png")
     writers.write_text(patients / "new.json", {"shapes": [], "imagePath": "new.png"})
-    after = draw(patients, Division(0.2, 0))
+    after = draw(patients, DrawOptions(0.2, 0))
     assert len(before["val"] - after["val"]) <= 1
 
 
 def test_a_group_that_matches_not_all_names(patients):
     with pytest.raises(UserError, match=r"--group 'p\[0-3\]': must match the name of every image"):
-        draw(patients, Division(0.2, 0, "p[0-3]"))
+        draw(patients, DrawOptions(0.2, 0, "p[0-3]"))
 
 
 def test_ids_are_the_same_in_every_draw(patients):
     found = []
     for seed in (0, 1):
-        datasets = read_splits(find_splits(patients, division=Division(0.2, seed)))
+        datasets = read_splits(find_splits(patients, options=DrawOptions(0.2, seed)))
         found.append({d.path(i).name: int(d.image_ids[i]) for d in datasets.values()
                       for i in range(len(d))})  # fmt: skip
         assert torch.cat([d.annotation_ids for d in datasets.values()]).unique().numel() == 20
@@ -375,4 +375,4 @@ def test_data_sets_of_coco_are_found_before_others(tmp_path):
     (tmp_path / "images").mkdir()
     for name in ("train", "val"):
         (tmp_path / f"{name}.json").write_text(json.dumps({}))
-    assert find_splits(tmp_path)["train"].content is None
+    assert find_splits(tmp_path)["train"].records is None

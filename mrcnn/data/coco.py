@@ -1,4 +1,4 @@
-"""COCO annotation files as flat arrays: every image, every instance, every problem.
+"""COCO annotation files as flat tensors, checked.
 
 N images, I instances (crowd regions included), C classes. Boxes are xyxy in file pixels.
 """
@@ -16,29 +16,28 @@ from torch import Tensor
 
 from mrcnn.data import instances
 from mrcnn.data.coco_annotations import mask_bounds, read_annotations
-from mrcnn.data.coco_tables import is_id, read_categories, read_images
-from mrcnn.data.formats import Split
-from mrcnn.data.problems import Problems, read_json
-from mrcnn.data.readers import lvis
-from mrcnn.data.readers.pictures import Content
+from mrcnn.data.coco_tables import CocoRecords, RecordTable, ids, read_categories, read_images
+from mrcnn.data.formats import Split, lvis
+from mrcnn.data.problems import Problems
 from mrcnn.errors import UserError
+from mrcnn.io.json_files import read_json
 from mrcnn.ops.mask_targets import InstanceMasks
 
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """The images of one split and their instances.
+    """Images of one split and their instances.
 
-    Flat tensors only, so that loader workers share them whether they are forked or spawned. The
-    instances of image i are `start[i] : start[i + 1]`; images without any are kept. Crowd regions
-    are kept too, marked in `crowd`: they are no training targets.
+    All large fields are flat tensors, so that loader workers share them, forked or spawned. The
+    instances of image i are `start[i] : start[i + 1]`. Images without instances are kept. Crowd
+    regions are kept too, marked in `crowd`; they are not training targets.
     """
 
     annotations: Path  # a COCO file, or the folder of a data set in another format
     folder: Path  # of the images
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # in the file, aligned with class_names
-    notes: tuple[str, ...]  # what the reader decided and the user should know
+    notes: tuple[str, ...]  # decisions of the reader that the user should know
     image_ids: Tensor  # (N,) int64
     sizes: Tensor  # (N, 2) int64 (height, width), upright
     names: Tensor  # (B,) uint8, UTF-8 of all file names
@@ -54,14 +53,33 @@ class CocoDataset:
         return len(self.image_ids)
 
     def path(self, index: int) -> Path:
-        """The file of image `index`."""
+        """Return the file of image `index`."""
         name = self.names[self.name_start[index] : self.name_start[index + 1]]
         return self.folder / bytes(name.numpy()).decode()
 
     def targets(self, index: int) -> Tensor:
-        """Positions of the instances of image `index` that are not crowd regions, (G,) int64."""
+        """Return the (G,) int64 rows of the instances of image `index` without crowd regions."""
         first, last = int(self.start[index]), int(self.start[index + 1])
         return first + torch.nonzero(~self.crowd[first:last]).squeeze(1)
+
+    def subset(self, index: Sequence[int]) -> CocoDataset:
+        """Return the images at the positions `index`, in that order, with their instances."""
+        images = torch.tensor(index, dtype=torch.int64)
+        rows, start = instances.take(self.start, images)
+        characters, name_start = instances.take(self.name_start, images)
+        return replace(
+            self,
+            image_ids=self.image_ids[images],
+            sizes=self.sizes[images],
+            names=self.names[characters],
+            name_start=name_start,
+            start=start,
+            annotation_ids=self.annotation_ids[rows],
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            masks=instances.select(self.masks, rows),
+        )
 
 
 def read_coco(
@@ -69,7 +87,7 @@ def read_coco(
     images: Path | None,
     class_names: Sequence[str] = (),
     category_ids: Sequence[int] = (),
-    content: Content | None = None,
+    records: CocoRecords | None = None,
     parsed: Any = None,
 ) -> CocoDataset:
     """Read and check an annotation file, and the headers of all its images.
@@ -78,34 +96,32 @@ def read_coco(
     a `bbox` is checked but not used.
 
     Args:
-        images: the folder that `file_name` is relative to; None looks at no image, and takes the
-            folder of the annotations for it.
-        class_names: of an existing model: categories are matched to them by name.
-        category_ids: of that model, used for its classes that the file does not have.
-        content: records that take the place of the file's.
+        annotations: The COCO file.
+        images: Folder that `file_name` is relative to. None reads no image files.
+        class_names: Classes of an existing model. Categories are matched to them by name.
+        category_ids: Category ids of that model, for its classes that the file does not have.
+        records: Replaces the contents of the file.
         parsed: JSON value of the file, if it was read before.
+
     Raises:
-        DatasetError: listing all that is wrong in the records and their images.
-        UserError: if the file cannot be read or is not JSON.
+        DatasetError: Lists all that is wrong in the records and their images.
+        UserError: If the file cannot be read or is not JSON.
+
+    Example:
+        >>> dataset = read_coco(Path("birds/train.json"), Path("birds/images"))  # doctest: +SKIP
+        >>> dataset.boxes[dataset.targets(0)]  # (G, 4), of the first image  # doctest: +SKIP
     """
     problems = Problems(annotations)
-    if content is None:
-        content = read_content(annotations, problems, parsed)
-    image_records, annotation_records, category_records = (
-        [(i, record) for i, record in enumerate(records) if isinstance(record, dict)]
-        for records in (content.images, content.annotations, content.categories)
-    )
-    named = (record.get("category_id") for _, record in annotation_records)
-    used = {category for category in named if is_id(category)}
-    classes = read_categories(category_records, used, class_names, category_ids, problems)
-    table = read_images(image_records, images, problems, content.images_called)
-    if not (table.ids and category_records):  # no annotation could be right
+    if records is None:
+        records = read_records(annotations, problems, parsed)
+    used = ids(records.annotations.records, "category_id")
+    classes = read_categories(records.categories, used, class_names, category_ids, problems)
+    table = read_images(records.images, images, problems)
+    if not (len(records.images) and len(records.categories)):  # no annotation could be right
         problems.raise_any()
-    flat = read_annotations(
-        annotation_records, table, classes, problems, content.annotations_called
-    )
+    flat = read_annotations(records.annotations, table, classes, problems)
     masks = flat.masks(table)
-    boxes = mask_bounds(masks, flat, problems)
+    boxes = mask_bounds(masks, records.annotations, problems)
     problems.raise_any()
 
     image = torch.tensor(flat.image, dtype=torch.int64)
@@ -118,7 +134,7 @@ def read_coco(
         folder=annotations.parent if images is None else images,
         class_names=classes.names,
         category_ids=classes.ids,
-        notes=(*content.notes, *classes.notes),
+        notes=(*records.notes, *classes.notes),
         image_ids=torch.tensor(table.ids, dtype=torch.int64),
         sizes=torch.tensor(table.sizes, dtype=torch.int64).view(-1, 2),
         names=torch.from_numpy(np.frombuffer(b"".join(names), np.uint8).copy()),
@@ -135,19 +151,22 @@ def read_coco(
 def read_splits(
     splits: dict[str, Split], class_names: Sequence[str] = (), category_ids: Sequence[int] = ()
 ) -> dict[str, CocoDataset]:
-    """Read and check several annotation files; the classes of the first are those of all.
+    """Read and check several annotation files. All use the classes of the first.
 
     Args:
-        class_names, category_ids: of an existing model, as for `read_coco`.
+        splits: The files, as `find_splits` returns them.
+        class_names: Classes of an existing model, as for `read_coco`.
+        category_ids: Their category ids.
+
     Raises:
-        UserError: listing what is wrong in all the files.
+        UserError: Lists what is wrong in all the files.
     """
     datasets: dict[str, CocoDataset] = {}
     errors: list[str] = []
     for name, split in splits.items():
         try:
             dataset = read_coco(
-                split.annotations, split.images, class_names, category_ids, split.content
+                split.annotations, split.images, class_names, category_ids, split.records
             )
         except UserError as error:
             errors.append(str(error))
@@ -161,35 +180,42 @@ def read_splits(
     return datasets
 
 
-def read_content(annotations: Path, problems: Problems, parsed: Any = None) -> Content:
-    """The records of a COCO file; what is no record is noted.
+def read_records(annotations: Path, problems: Problems, parsed: Any = None) -> CocoRecords:
+    """Read the records of a COCO file. List items that are not objects are problems.
+
+    Args:
+        annotations: The COCO file.
+        problems: Takes what is wrong.
+        parsed: JSON value of the file, if it was read before.
 
     Raises:
-        DatasetError: if the file does not hold a JSON object.
-        UserError: if the file cannot be read or is not JSON.
+        DatasetError: If the file does not hold a JSON object.
+        UserError: If the file cannot be read or is not JSON.
     """
     content = read_json(annotations) if parsed is None else parsed
     if not isinstance(content, dict):
         problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
         problems.raise_any()
-    found = Content(
-        images=_records(content, "images", problems),
-        annotations=_records(content, "annotations", problems),
-        categories=_records(content, "categories", problems),
+    records = CocoRecords(
+        images=_record_table(content, "images", problems),
+        annotations=_record_table(content, "annotations", problems),
+        categories=_record_table(content, "categories", problems),
     )
-    return lvis.adapt(found, problems)
+    return lvis.adapt(records, problems)
 
 
-def _records(content: dict[str, Any], key: str, problems: Problems) -> list[Any]:
-    """The list under `key`; what is no object in it is a problem."""
-    records = content.get(key)
-    if not isinstance(records, list):
+def _record_table(content: dict[str, Any], key: str, problems: Problems) -> RecordTable:
+    """Return the objects in the list under `key`. Other items are problems."""
+    table, items = RecordTable(), content.get(key)
+    if not isinstance(items, list):
         fix = "is it a COCO annotation file?"
-        problems.add(key, "be a list", records if key in content else "no such key", fix)
-        return []
-    if not records and key != "annotations":
-        problems.add(key, "hold at least one object", records, "export the annotations again")
-    for position, record in enumerate(records):
-        if not isinstance(record, dict):
+        problems.add(key, "be a list", items if key in content else "no such key", fix)
+        return table
+    if not items and key != "annotations":
+        problems.add(key, "hold at least one object", items, "export the annotations again")
+    for position, record in enumerate(items):
+        if isinstance(record, dict):
+            table.add(record, f"{key}[{position}] (id {record.get('id')!r:.30})")
+        else:
             problems.add(f"{key}[{position}]", "be an object", record, "correct or remove it")
-    return records
+    return table

@@ -1,10 +1,10 @@
-"""The annotations of a COCO file, checked one by one and flattened."""
+"""Annotations of a COCO file, checked one by one and flattened."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrcnn.data import instances
-from mrcnn.data.coco_tables import Classes, Images, Records, is_id
+from mrcnn.data.coco_tables import Classes, Images, Record, RecordTable, is_id
+from mrcnn.data.image_files import Size
 from mrcnn.data.problems import Problems
 from mrcnn.ops.mask_targets import InstanceMasks
 from mrcnn.rle import parse_counts
@@ -24,11 +25,10 @@ _NO_COUNTS = np.zeros(0, np.int32)
 
 
 @dataclass
-class Flat:
-    """Annotations in the order of the file; a broken one holds its place with an empty mask."""
+class FlatAnnotations:
+    """Annotations in the order of the file. A broken one keeps its row, with an empty mask."""
 
-    places: list[str] = field(default_factory=list)  # for messages
-    image: list[int] = field(default_factory=list)  # position in the image table
+    image: list[int] = field(default_factory=list)  # index in the image table
     id: list[int] = field(default_factory=list)
     label: list[int] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
@@ -37,9 +37,9 @@ class Flat:
     instance_ring_end: list[int] = field(default_factory=list)
     counts: list[NDArray[np.int32]] = field(default_factory=list)
 
-    def masks(self, table: Images) -> InstanceMasks:
-        """The masks of all annotations, each with the frame of its image."""
-        sizes = torch.tensor(table.sizes, dtype=torch.int64).view(-1, 2)
+    def masks(self, images: Images) -> InstanceMasks:
+        """Return the masks of all annotations, each with the frame of its image."""
+        sizes = torch.tensor(images.sizes, dtype=torch.int64).view(-1, 2)
         frame = sizes[torch.tensor(self.image, dtype=torch.int64)]
         identity = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
         return InstanceMasks(
@@ -54,91 +54,84 @@ class Flat:
 
 
 def read_annotations(
-    records: Records,
-    table: Images,
-    classes: Classes,
-    problems: Problems,
-    called: Sequence[str] = (),
-) -> Flat:
-    """Check every annotation record and flatten it.
-
-    Args:
-        called: what messages call each record; by default its position and id.
-    """
-    flat = Flat()
+    table: RecordTable, images: Images, classes: Classes, problems: Problems
+) -> FlatAnnotations:
+    """Check every annotation record and flatten it."""
+    flat = FlatAnnotations()
     seen: dict[int, int] = {}
-    for position, record in records:
+    for index, (record, label) in enumerate(zip(table.records, table.labels, strict=True)):
+        add = problems.of_record("annotations", index, label)
         id = record.get("id")
-        place = called[position] if called else f"annotations[{position}] (id {id!r:.30})"
         if not is_id(id):
-            problems.add(f"{place}: id", "be a whole number >= 0", id, "number the annotations")
-        elif (first := seen.setdefault(id, position)) != position:
-            problems.add(f"{place}: id", "be unique", id, f"annotations[{first}] has it too")
+            add("id", "be a whole number >= 0", id, "number the annotations")
+        elif (first := seen.setdefault(id, index)) != index:
+            add("id", "be unique", id, f"{table.labels[first]} has it too")
 
         image_id, category = record.get("image_id"), record.get("category_id")
-        image = table.index.get(image_id, -1) if is_id(image_id) else -1
+        image = images.index.get(image_id, -1) if is_id(image_id) else -1
         if image < 0:
-            problems.add(f"{place}: image_id", "be the id of an image", image_id, _REMOVE)
-        label = classes.label_of.get(category, -1) if is_id(category) else -1
-        if label < 0 and not (is_id(category) and category in classes.broken):
-            problems.add(f"{place}: category_id", "be the id of a category", category, _REMOVE)
+            add("image_id", "be the id of an image", image_id, _REMOVE)
+        class_index = classes.label_of.get(category, -1) if is_id(category) else -1
+        if class_index < 0 and not (is_id(category) and category in classes.broken):
+            add("category_id", "be the id of a category", category, _REMOVE)
         crowd = record.get("iscrowd", 0)
         if crowd not in (0, 1):
-            problems.add(f"{place}: iscrowd", "be 0 or 1", crowd, _REMOVE)
+            add("iscrowd", "be 0 or 1", crowd, _REMOVE)
 
         counts = _NO_COUNTS
-        size = table.sizes[image] if image >= 0 else (0, 0)
-        if size != (0, 0):  # else nothing can be judged, and that is a problem noted already
+        size = images.sizes[image] if image >= 0 else (0, 0)
+        if size != (0, 0):  # else the image is a problem, and nothing can be checked against it
             if "bbox" in record:
-                _check_bbox(record["bbox"], size, place, problems)
-            counts = _read_mask(record.get("segmentation"), size, flat, place, problems)
+                _check_bbox(record["bbox"], size, add)
+            counts = _read_mask(record.get("segmentation"), size, flat, add)
         flat.counts.append(counts)
         flat.instance_ring_end.append(len(flat.ring_end))
-        flat.places.append(place)
         flat.image.append(max(image, 0))
         flat.id.append(id if is_id(id) else 0)
-        flat.label.append(label)
+        flat.label.append(class_index)
         flat.crowd.append(bool(crowd))
     return flat
 
 
-def mask_bounds(masks: InstanceMasks, flat: Flat, problems: Problems) -> Tensor:
-    """(I, 4) float64 bounds of the masks in their files; an empty mask is a problem."""
-    far = _far_points(masks, flat, problems)
+def mask_bounds(masks: InstanceMasks, table: RecordTable, problems: Problems) -> Tensor:
+    """Return the (I, 4) float64 bounds of the masks in file pixels. An empty mask is a problem."""
+    far = _far_points(masks, table, problems)
     boxes = instances.mask_boxes(masks)
     stated = (masks.instance_ring.diff() > 0) | (masks.instance_count.diff() > 0)
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
     for i in torch.nonzero(stated & empty & ~far).flatten().tolist():
-        rule = "enclose some of the image"
-        problems.add(f"{flat.places[i]}: segmentation", rule, "an empty mask", _REMOVE)
+        add = problems.of_record("annotations", i, table.labels[i])
+        add("segmentation", "enclose some of the image", "an empty mask", _REMOVE)
     return boxes
 
 
-def _far_points(masks: InstanceMasks, flat: Flat, problems: Problems) -> Tensor:
-    """(I,) bool: masks with a point that is NaN or far away; the first of each ring is noted.
+def _far_points(masks: InstanceMasks, table: RecordTable, problems: Problems) -> Tensor:
+    """Return (I,) bool, the masks with a point that is NaN or far away.
 
-    A point may lie outside of the image, as some tools write, by at most the image's own size.
+    A point may be outside of the image, as some tools write it, by at most the image's own size.
+    The first such point of each ring is a problem.
     """
     far = torch.zeros(len(masks), dtype=torch.bool)
     owner = torch.repeat_interleave(torch.arange(len(masks)), masks.instance_ring.diff())  # (Q,)
     ring = torch.repeat_interleave(torch.arange(len(owner)), masks.ring_start.diff())  # (V,)
     size = masks.frame[owner[ring]].flip(1)  # (V, 2)
     bad = ~((masks.points >= -size) & (masks.points <= 2 * size)).all(1)  # NaN is bad
-    told = -1
+    reported = -1
     for v in torch.nonzero(bad).flatten().tolist():
-        if (q := int(ring[v])) == told:
+        if (q := int(ring[v])) == reported:
             continue
-        told, i = q, int(owner[q])
+        reported, i = q, int(owner[q])
         far[i] = True
-        place = f"{flat.places[i]}: segmentation[{q - int(masks.instance_ring[i])}]"
         width, height = size[v].tolist()
         rule = f"hold points in or near its image of {width} x {height}"
-        problems.add(place, rule, masks.points[v].tolist(), _REMOVE)
+        add = problems.of_record("annotations", i, table.labels[i])
+        part = f"[{q - int(masks.instance_ring[i])}]"
+        add("segmentation", rule, masks.points[v].tolist(), _REMOVE, part)
     return far
 
 
-def _check_bbox(bbox: object, size: tuple[int, int], place: str, problems: Problems) -> None:
-    """Note a `bbox` that is no box (x, y, width, height) in or near the image."""
+def _check_bbox(bbox: object, size: Size, add: Callable[..., None]) -> None:
+    """Add a `bbox` that is not a box (x, y, width, height) in or near the image."""
     height, width = size
     if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
         rule = "be four finite numbers (x, y, width, height)"
@@ -147,34 +140,34 @@ def _check_bbox(bbox: object, size: tuple[int, int], place: str, problems: Probl
     elif not (-width <= bbox[0] < width and -height <= bbox[1] < height) or not (
         0 < bbox[0] + bbox[2] <= 2 * width and 0 < bbox[1] + bbox[3] <= 2 * height
     ):
-        rule = f"lie on its image of {width} x {height}"
+        rule = f"be inside its image of {width} x {height}"
     else:
         return
-    problems.add(f"{place}: bbox", rule, bbox, _REMOVE)
+    add("bbox", rule, bbox, _REMOVE)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """A finite number; True and False are not numbers."""
+    """Return whether a value is a finite number; booleans are not."""
     return type(value) in (int, float) and abs(value) < math.inf  # type: ignore[arg-type]
 
 
 def _read_mask(
-    segmentation: Any, size: tuple[int, int], flat: Flat, place: str, problems: Problems
+    segmentation: Any, size: Size, flat: FlatAnnotations, add: Callable[..., None]
 ) -> NDArray[np.int32]:
-    """Append the rings of a polygon mask to `flat`, or return the run lengths of another."""
-    place = f"{place}: segmentation"
+    """Append the rings of a polygon mask to `flat`, or return the counts of an RLE mask."""
     if isinstance(segmentation, dict):
-        return _read_runs(segmentation, size, place, problems)
+        return _read_rle(segmentation, size, add)
     if not isinstance(segmentation, list) or not segmentation:
-        rule = "be a list of polygons or a run-length object"
-        problems.add(place, rule, segmentation, "draw its mask or remove the annotation")
+        fix = "draw its mask or remove the annotation"
+        add("segmentation", "be a list of polygons or an RLE object", segmentation, fix)
         return _NO_COUNTS
     for number, ring in enumerate(segmentation):
+        part = f"[{number}]"
         if not isinstance(ring, list):
-            problems.add(f"{place}[{number}]", "be a list of numbers", ring, _REMOVE)
+            add("segmentation", "be a list of numbers", ring, _REMOVE, part)
         elif len(ring) < 6 or len(ring) % 2:
             rule = "hold x and y of at least 3 points"
-            problems.add(f"{place}[{number}]", rule, f"{len(ring)} numbers", _REMOVE)
+            add("segmentation", rule, f"{len(ring)} numbers", _REMOVE, part)
         else:
             before = len(flat.points)
             try:
@@ -182,26 +175,24 @@ def _read_mask(
             except (TypeError, OverflowError):
                 del flat.points[before:]
                 wrong = next(value for value in ring if not is_number(value) or abs(value) > 1e300)
-                problems.add(f"{place}[{number}]", "hold numbers only", wrong, _REMOVE)
+                add("segmentation", "hold numbers only", wrong, _REMOVE, part)
                 continue
             flat.ring_end.append(len(flat.points) // 2)
     return _NO_COUNTS
 
 
-def _read_runs(
-    segmentation: dict[str, Any], size: tuple[int, int], place: str, problems: Problems
-) -> NDArray[np.int32]:
-    """Run lengths, from text or list, that fill the image exactly."""
-    counts = segmentation.get("counts")
+def _read_rle(segmentation: Record, size: Size, add: Callable[..., None]) -> NDArray[np.int32]:
+    """Return the counts of an RLE mask, given as text or list, that fill the image exactly."""
+    counts, fix = segmentation.get("counts"), "encode the mask again"
     if segmentation.get("size") != [*size]:
         rule = f"be {[*size]}, the [height, width] of the image"
-        problems.add(f"{place}.size", rule, segmentation.get("size"), "encode the mask again")
+        add("segmentation", rule, segmentation.get("size"), fix, ".size")
         return _NO_COUNTS
     try:
         if not isinstance(counts, str | list):
             raise TypeError("it is neither a text nor a list")
         return parse_counts(counts, *size)
     except (TypeError, ValueError, OverflowError) as error:
-        rule = f"be run lengths of a {size[1]} x {size[0]} mask ({error})"
-        problems.add(f"{place}.counts", rule, counts, "encode the mask again")
+        rule = f"be the RLE of a mask of {size[1]} x {size[0]} ({error})"
+        add("segmentation", rule, counts, fix, ".counts")
         return _NO_COUNTS

@@ -8,7 +8,7 @@ from typing import Any
 
 from mrcnn.data import instances
 from mrcnn.data.coco import CocoDataset
-from mrcnn.data.problems import read_json
+from mrcnn.io.json_files import read_json
 from mrcnn.rle import area, bounding_box, from_segmentation
 
 Record = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Data sets as folders of COCO files, with hard links to their images."""
+"""Write data sets as folders of COCO files, with hard links to their images."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ from mrcnn.files import write_json
 
 
 def check_target(source: Path, target: Path) -> None:
-    """Refuse a folder to write that is not empty, or lies in what is read.
+    """Refuse a folder to write that is not empty, or is inside the source.
 
     Raises:
-        UserError: if it is so.
+        UserError: If the folder is refused.
     """
     if target.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"{target}: lies in the source; name a folder outside of it")
+        raise UserError(f"{target}: is inside the source; name a folder outside of it")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: is not empty; name a new folder")
 
 
 def write_coco(datasets: dict[str, CocoDataset], target: Path) -> tuple[int, int]:
-    """Write NAME.json of each data set and images/, whole or not at all.
+    """Write NAME.json for each data set, and images/. The folder appears whole or not at all.
 
     Returns:
-        How many images are linked, and copied.
+        The number of images linked, and copied.
+
     Raises:
-        UserError: if the system cannot write there.
+        UserError: If the system cannot write there.
     """
     try:
         return _write(datasets, target)
     except OSError as error:
         raise UserError(
             f"{target}: cannot be written ({error.strerror or error}); "
-            "name another place, or make room there"
+            "name another folder, or make room there"
         ) from error
 
 
@@ -65,7 +66,7 @@ def _write(datasets: dict[str, CocoDataset], target: Path) -> tuple[int, int]:
                 record["file_name"] = path.relative_to(common).as_posix()
                 if path not in images:
                     images.add(path)
-                    linked += _place(path, draft / "images" / record["file_name"])
+                    linked += _link_or_copy(path, draft / "images" / record["file_name"])
             write_json(draft / f"{name}.json", content)
         draft.chmod(0o755)
         if target.exists():
@@ -76,8 +77,8 @@ def _write(datasets: dict[str, CocoDataset], target: Path) -> tuple[int, int]:
     return linked, len(images) - linked
 
 
-def _place(source: Path, target: Path) -> bool:
-    """Link an image, copy it where that cannot be; returns whether it is linked."""
+def _link_or_copy(source: Path, target: Path) -> bool:
+    """Link an image, or copy it if that fails. Return whether it is linked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from mrcnn.config import ModelConfig
-from mrcnn.errors import UserError
+from mrcnn.errors import FileError, UserError
 from mrcnn.ops import library
 from mrcnn.structures import ImageBatch
 
@@ -281,11 +281,11 @@ def _to_array(rgb: Image.Image) -> NDArray[np.uint8]:
     return pixels
 
 
-def _unreadable(path: str | os.PathLike[str], problem: str, fix: str) -> UserError:
-    return UserError(f"{os.fspath(path)!s}: {problem}; {fix}")
+def _unreadable(path: str | os.PathLike[str], problem: str, fix: str) -> FileError:
+    return FileError(path, problem, fix)
 
 
-def _too_large(path: str | os.PathLike[str], problem: str, max_pixels: int) -> UserError:
+def _too_large(path: str | os.PathLike[str], problem: str, max_pixels: int) -> FileError:
     limit = f"the limit is {max_pixels:,}"
     return _unreadable(path, f"{problem}, {limit}", "scale it down or cut it into tiles")
 

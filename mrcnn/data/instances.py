@@ -32,9 +32,9 @@ def empty() -> InstanceMasks:
 
 def select(masks: InstanceMasks, index: Tensor) -> InstanceMasks:
     """The instances at `index` (K,) int64, in that order; costs as much as what is taken."""
-    rings, instance_ring = _take(masks.instance_ring, index)
-    points, ring_start = _take(masks.ring_start, rings)
-    counts, instance_count = _take(masks.instance_count, index)
+    rings, instance_ring = take(masks.instance_ring, index)
+    points, ring_start = take(masks.ring_start, rings)
+    counts, instance_count = take(masks.instance_count, index)
     return InstanceMasks(
         points=masks.points[points],
         ring_start=ring_start,
@@ -101,8 +101,8 @@ def mask_boxes(masks: InstanceMasks, windows: Tensor | None = None) -> Tensor:
     return torch.from_numpy(host.mask_boxes(*(array.numpy() for array in arrays)))
 
 
-def _take(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the items of groups `index`, and the offsets of these groups among them."""
+def take(offsets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positions of the items of groups `index`, and the offsets of these groups."""
     first = offsets[index]
     lengths = offsets[index + 1] - first
     taken = torch.zeros(len(index) + 1, dtype=torch.int64)

@@ -1,90 +1,94 @@
-"""Everything that is wrong with a data set, collected in one pass and told at once."""
+"""Problems of a data set: collected as records, made into sentences when they are shown."""
 
 from __future__ import annotations
 
-import json
-import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mrcnn.errors import UserError
+from mrcnn.errors import FileError, UserError
+from mrcnn.io.json_files import shown
 
 SHOWN = 20  # problems in the message; `DatasetError.problems` holds all
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 60
+
+@dataclass(frozen=True)
+class Problem:
+    """A value that breaks a rule of the data.
+
+    Attributes:
+        label: The record or the part of a file, as messages name it.
+        rule: The rest of the sentence "LABEL must …". Empty if `value` is a statement itself.
+        value: The value found.
+        fix: What the user can do.
+        table: "images", "annotations" or "categories" for a COCO record, else "".
+        index: Index of the record in its table, else -1.
+        field: Field of the record, else "". "size" is its width and height.
+        part: Position in the field, such as "[0]" or ".counts".
+    """
+
+    label: str
+    rule: str
+    value: object
+    fix: str
+    table: str = ""
+    index: int = -1
+    field: str = ""
+    part: str = ""
+
+    def __str__(self) -> str:
+        location = f"{self.label}: {self.field}{self.part}" if self.field else self.label
+        if self.rule:
+            return f"{location} must {self.rule}, got {shown(self.value)}; {self.fix}"
+        return ": ".join(filter(None, [location, f"{self.value}; {self.fix}"]))
 
 
 class DatasetError(UserError):
-    """An annotation file that does not keep its contract.
+    """Data that breaks the rules of its format.
 
     Attributes:
-        file: the annotation file.
-        problems: one line each: where, the rule, the value, the fix.
+        file: The annotation file or the folder of the data.
+        problems: All problems found.
     """
 
-    def __init__(self, file: Path, problems: list[str]) -> None:
+    def __init__(self, file: Path, problems: list[Problem]) -> None:
         self.file, self.problems = file, problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        super().__init__("\n  ".join([f"{file}: {count}", *problems[:SHOWN], *more]))
+        super().__init__("\n  ".join([f"{file}: {count}", *map(str, problems[:SHOWN]), *more]))
 
 
 class Problems:
-    """The problems of one annotation file so far."""
+    """Collect the problems of one annotation file or folder.
+
+    Example:
+        >>> problems = Problems(Path("train.json"))
+        >>> problems.add("a.json: shapes", "be a list", None, "save the file again")
+        >>> str(problems.items[0])
+        'a.json: shapes must be a list, got None; save the file again'
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.lines: list[str] = []
+        self.items: list[Problem] = []
 
-    def add(self, place: str, rule: str, value: object, fix: str) -> None:
-        """Note that the value at `place` breaks `rule`."""
-        self.lines.append(f"{place} must {rule}, got {shown(value)}; {fix}")
+    def add(self, label: str, rule: str, value: object, fix: str) -> None:
+        """Add a value that breaks `rule`. See `Problem` for the arguments."""
+        self.items.append(Problem(label, rule, value, fix))
+
+    def add_error(self, error: FileError, label: str = "") -> None:
+        """Add a file that cannot be used; `label` names what refers to it."""
+        self.items.append(Problem(label, "", f"{error.path}: {error.problem}", error.fix))
+
+    def of_record(self, table: str, index: int, label: str) -> Callable[..., None]:
+        """Return a function `add(field, rule, value, fix, part="")` for one COCO record."""
+
+        def add(field: str, rule: str, value: object, fix: str, part: str = "") -> None:
+            self.items.append(Problem(label, rule, value, fix, table, index, field, part))
+
+        return add
 
     def raise_any(self) -> None:
-        """Raise `DatasetError` if there is any problem."""
-        if self.lines:
-            raise DatasetError(self.file, self.lines)
-
-
-def shown(value: object) -> str:
-    """`repr`, cut to a few dozen characters."""
-    return _short.repr(value)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file in UTF-8, with or without a byte-order mark.
-
-    Raises:
-        UserError: if the file cannot be read or is not JSON; says where.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: does not exist; correct the path") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a JSON file") from error
-    if not content.strip():
-        raise UserError(f"{path}: is empty ({len(content)} bytes); export the annotations again")
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8; "
-            "save the file in UTF-8"
-        ) from error
-    except json.JSONDecodeError as error:
-        at_end = error.pos >= len(error.doc) - 1 or error.msg.startswith("Unterminated")
-        end = " (is the file cut short?)" if at_end else ""
-        raise UserError(
-            f"{path}: is not JSON: {error.msg} at line {error.lineno}, column {error.colno}{end}; "
-            "export the annotations again"
-        ) from error
-    except RecursionError as error:
-        raise UserError(
-            f"{path}: is nested too deeply for JSON of annotations; export the annotations again"
-        ) from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise UserError(
-            f"{path}: holds a number that cannot be read ({error}); correct it"
-        ) from error
+        """Raise a `DatasetError` if there are problems."""
+        if self.items:
+            raise DatasetError(self.file, self.items)

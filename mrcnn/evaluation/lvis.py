@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrcnn.data.coco_truth import Record
-from mrcnn.data.problems import shown
 from mrcnn.errors import UserError
 from mrcnn.evaluation.coco import (
     AREAS,
@@ -25,6 +24,7 @@ from mrcnn.evaluation.coco import (
     precision_metrics,
 )
 from mrcnn.evaluation.truth import GroundTruth
+from mrcnn.io.json_files import shown
 
 MAX_DETECTIONS = 300  # per image, of all categories together
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # in less than 10, 100, or more images

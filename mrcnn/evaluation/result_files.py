@@ -10,10 +10,10 @@ from typing import Any
 
 from mrcnn.data.coco_truth import Record
 from mrcnn.data.instances import host
-from mrcnn.data.problems import read_json, shown
 from mrcnn.errors import UserError
 from mrcnn.evaluation.coco import FIELDS, Kind
 from mrcnn.evaluation.truth import GroundTruth
+from mrcnn.io.json_files import read_json, shown
 
 
 def read_results(file: Path, truth: GroundTruth, kinds: Sequence[Kind] = ()) -> list[Record]:

@@ -10,9 +10,8 @@ from typing import Any
 from mrcnn.data.coco import CocoDataset, read_coco
 from mrcnn.data.coco_truth import Record, as_coco, filled_truth, read_records
 from mrcnn.data.formats import Split, find_splits
-from mrcnn.data.problems import read_json
-from mrcnn.data.subset import subset
 from mrcnn.errors import UserError
+from mrcnn.io.json_files import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +104,9 @@ def read_split(
     Raises:
         UserError: If the annotations are absent or wrong, or no image is left.
     """
-    parsed: Any = read_json(split.annotations) if split.content is None else None
+    parsed: Any = read_json(split.annotations) if split.records is None else None
     folder = split.images if images else None
-    dataset = read_coco(split.annotations, folder, class_names, category_ids, split.content, parsed)
+    dataset = read_coco(split.annotations, folder, class_names, category_ids, split.records, parsed)
     if split.note:
         dataset = replace(dataset, notes=(split.note, *dataset.notes))
     records = as_coco(dataset) if parsed is None else parsed
@@ -130,7 +129,7 @@ def select_images(dataset: CocoDataset, image_ids: Collection[int] | None) -> Co
                 f"{dataset.annotations}: has no image with id {unknown[0]} "
                 f"({len(unknown)} of the given ids are unknown); correct the list of ids"
             )
-        dataset = subset(dataset, [i for i, id in enumerate(ids) if id in chosen])
+        dataset = dataset.subset([i for i, id in enumerate(ids) if id in chosen])
     if not len(dataset):
         raise UserError(f"{dataset.annotations}: holds no images; there is nothing to evaluate")
     return dataset

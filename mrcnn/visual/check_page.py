@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mrcnn.data.checking.advice import Advice
-from mrcnn.data.checking.findings import ERROR, Finding
-from mrcnn.data.checking.run import Checked
-from mrcnn.data.checking.samples import Sample, Samples
-from mrcnn.data.checking.statistics import Table
-from mrcnn.data.checking.table import CHECKS
+from mrcnn.data.checks.advice import Advice
+from mrcnn.data.checks.check import CHECKS
+from mrcnn.data.checks.decoded import DecodedImage, ImageDecoder
+from mrcnn.data.checks.findings import ERROR, CheckedData, Finding
+from mrcnn.data.checks.statistics import Table
 from mrcnn.data.images import read_image
 from mrcnn.visual.draw import draw_instances
 from mrcnn.visual.marked import draw_marked
@@ -38,7 +37,7 @@ class Shown:
 
 
 def check_page(
-    checked: Checked, tables: Sequence[Table], advice: Sequence[Advice], data: str
+    checked: CheckedData, tables: Sequence[Table], advice: Sequence[Advice], data: str
 ) -> str:
     """The whole document.
 
@@ -49,7 +48,7 @@ def check_page(
     contents = dict(tables[0].rows) if tables else {}
     header = join(
         [
-            summary(*(f"{reading.split.annotations}" for reading in checked.readings)),
+            summary(*(f"{split.files.annotations}" for split in checked.splits)),
             tiles(
                 [
                     ("Errors", f"{errors:,}", "training refuses them, or is wrong"),
@@ -64,7 +63,9 @@ def check_page(
             *(tag("p", note, class_="warn") for note in checked.notes),
         ]
     )
-    samples = {r.name: Samples(r) for r in checked.readings if r.dataset is not None}
+    samples = {
+        split.name: ImageDecoder(split) for split in checked.splits if split.dataset is not None
+    }
     sections = [
         ("Findings", _findings(checked.findings)),
         ("Where they are", _pictures(worst_cases(samples, checked.findings))),
@@ -75,7 +76,7 @@ def check_page(
     return page(f"Data set {checked.folder.resolve().name}", header, sections)
 
 
-def worst_cases(samples: dict[str, Samples], findings: Iterable[Finding]) -> list[Shown]:
+def worst_cases(samples: dict[str, ImageDecoder], findings: Iterable[Finding]) -> list[Shown]:
     """For each check an image that has a finding, errors first, the annotation in its own colour.
 
     What the reader refuses cannot be drawn.
@@ -95,7 +96,7 @@ def worst_cases(samples: dict[str, Samples], findings: Iterable[Finding]) -> lis
     return list(shown.values())
 
 
-def examples(samples: dict[str, Samples]) -> list[Shown]:
+def examples(samples: dict[str, ImageDecoder]) -> list[Shown]:
     """Of each split images with few to many objects, at even steps."""
     shown = []
     for split, of_split in samples.items():
@@ -114,7 +115,7 @@ def _located(finding: Finding) -> str:
     return f"{finding.split}: {finding.text}" if finding.split else finding.text
 
 
-def _drawn(sample: Sample, names: Sequence[str], marked: int | None = None) -> Image.Image:
+def _drawn(sample: DecodedImage, names: Sequence[str], marked: int | None = None) -> Image.Image:
     """An image and its objects; the annotation `marked` on top, with the box it states."""
     pixels = read_image(sample.path)
     boxes = np.array(
@@ -171,10 +172,4 @@ def _table(one: Table) -> Html:
 
 
 def _advice(advice: Sequence[Advice], data: str) -> Html:
-    return commands(
-        {
-            f"{one.model}: mean IoU of an object with the best anchor at its centre "
-            f"{one.fitted:.2f}, as the model comes {one.usual:.2f}": one.command(data)
-            for one in advice
-        }
-    )
+    return commands({one.summary(): one.command(data) for one in advice})

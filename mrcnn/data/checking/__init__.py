@@ -1,1 +1,0 @@
-"""What is wrong or suspicious in a data set: `table.py` lists every check."""

@@ -1,0 +1,182 @@
+"""Files in a folder of data, and reading its text files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mrcnn.data.images import SUFFIXES
+from mrcnn.data.problems import Problems
+from mrcnn.errors import FileError, UserError
+from mrcnn.io.json_files import not_utf8, read_json, shown
+
+CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt")
+NO_CLASSES = ("__ignore__", "_background_")  # lines of labelme's lists
+
+_MAX_FILES = 2_000_000  # more are a disk, not a data set
+_MAX_BYTES = 2**30  # of one text file
+_JSON_SAMPLES = 8  # files that decide whether the format is one of JSON files
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Sorted files below a folder. Hidden files are left out, linked folders not entered."""
+
+    folder: Path  # as the user names it
+    root: Path  # resolved
+    files: list[str]  # below it, with forward slashes
+    links: list[str]  # linked folders, and links that lead out of the folder
+
+    def ending(self, *suffixes: str) -> Iterator[str]:
+        """Return the files with these suffixes, in lower or upper case."""
+        return (file for file in self.files if file.lower().endswith(suffixes))
+
+    def images(self) -> Iterator[str]:
+        """Return the image files."""
+        return self.ending(*SUFFIXES)
+
+    def text(self, file: str) -> str:
+        """Read a text file in UTF-8.
+
+        Raises:
+            FileError: If it cannot be read, or is too large.
+        """
+        path = self._checked(file)
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise not_utf8(path, error) from error
+        except OSError as error:
+            raise FileError(path, f"cannot be read ({error.strerror})", "restore it") from error
+
+    def lines(self, file: str, problems: Problems) -> Iterator[tuple[str, str]]:
+        """Yield each line that is not blank, stripped, after its name in messages.
+
+        A file that cannot be read has no lines and is a problem.
+        """
+        try:
+            text = self.text(file)
+        except FileError as error:
+            problems.add_error(error)
+            return
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line := line.strip():
+                yield f"{file}: line {number}", line
+
+    def json_object(self, file: str, problems: Problems) -> dict[str, Any] | None:
+        """Read a file that holds a JSON object; return None after adding what is wrong."""
+        try:
+            path = self._checked(file)
+            content = read_json(path)
+            if not isinstance(content, dict):
+                must = f"must hold a JSON object, got {shown(content)}"
+                raise FileError(path, must, "export or remove it")
+            return content
+        except FileError as error:
+            problems.add_error(error)
+            return None
+
+    @cached_property
+    def json_samples(self) -> tuple[list[dict[str, Any]], Problems]:
+        """Contents of the first JSON files, and the problems of those that cannot be read."""
+        problems = Problems(self.folder)
+        files = islice(self.ending(".json"), _JSON_SAMPLES)
+        contents = [self.json_object(file, problems) for file in files]
+        return [content for content in contents if content is not None], problems
+
+    def class_names(self) -> list[str]:
+        """Return the lines of classes.txt or a similar file, here or in labels/.
+
+        Raises:
+            FileError: If the file cannot be read, is empty, or holds a name twice.
+        """
+        paths = [f"{folder}{name}" for folder in ("", "labels/") for name in CLASS_FILES]
+        file = next((path for path in paths if path in self.files), None)
+        if file is None:
+            return []
+        lines = (line.strip() for line in self.text(file).splitlines())
+        names = [line for line in lines if line and line not in NO_CLASSES]
+        if (repeated := first_repeated(names)) is not None:
+            raise FileError(self.folder / file, f"holds {repeated!r:.60} twice", "remove one")
+        if not names:
+            raise FileError(self.folder / file, "holds no class", "write one name per line")
+        return names
+
+    def _checked(self, file: str) -> Path:
+        """Return the path of a file that may be read."""
+        path = self.folder / file
+        if file in self.links or not (self.root / file).resolve().is_relative_to(self.root):
+            raise FileError(path, "is a link out of the folder", "copy the file there")
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise FileError(path, f"cannot be read ({error.strerror})", "restore it") from error
+        if size > _MAX_BYTES:
+            problem = f"has {size:,} bytes, at most {_MAX_BYTES:,} are read"
+            raise FileError(path, problem, "split the file")
+        return path
+
+
+def first_repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that occurred before."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def list_files(folder: Path) -> Listing:
+    """List all files below a folder.
+
+    Raises:
+        UserError: If a folder cannot be read, or holds millions of files.
+    """
+    root = folder.resolve()
+    files: list[str] = []
+    links: list[str] = []
+    pending = [""]
+    try:
+        while pending:
+            parent = pending.pop()
+            with os.scandir(root / parent) as entries:
+                for entry in entries:
+                    name = parent + entry.name
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                        continue
+                    if not name.isprintable():
+                        raise UserError(
+                            f"--data {folder}: {name!r:.200} has a name that cannot be printed; "
+                            "rename it"
+                        )
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{name}/")
+                    elif entry.is_symlink() and not _leads_to_file_below(entry, root):
+                        links.append(name)
+                    elif entry.is_file():
+                        files.append(name)
+            if len(files) > _MAX_FILES:
+                raise UserError(
+                    f"--data {folder}: holds more than {_MAX_FILES:,} files; "
+                    "name the folder of a data set"
+                )
+    except OSError as error:
+        raise UserError(
+            f"--data {folder}: {error.filename} cannot be read ({error.strerror}); "
+            "check its permissions"
+        ) from error
+    return Listing(folder, root, sorted(files), sorted(links))
+
+
+def _leads_to_file_below(link: os.DirEntry[str], root: Path) -> bool:
+    try:
+        real = Path(link.path).resolve()
+        return real.is_relative_to(root) and real.is_file()
+    except (OSError, RuntimeError):  # a circle of links
+        return False

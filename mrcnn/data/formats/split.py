@@ -1,0 +1,117 @@
+"""Divide images into training and validation, where the format does not."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrcnn.data.formats.records import ParsedFolder
+from mrcnn.errors import UserError
+
+_SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How images are drawn for validation.
+
+    The draw depends on the seed and the names of the groups, not on their order: adding an image
+    moves few others.
+    """
+
+    fraction: float = 0.2  # of the images
+    seed: int = 0
+    group: str = ""  # regular expression; names with the same match (its group 1) stay together
+
+
+def memorization_note(source: Path) -> str:
+    """Return the note on data that is used for both training and validation."""
+    return f"{source} is used for both training and validation: metrics only show memorization"
+
+
+def assign_splits(
+    parsed: ParsedFolder, folder: Path, options: DrawOptions
+) -> tuple[dict[str, list[int]], str]:
+    """Return the positions of the images of each split, and a note for the user.
+
+    The format's lists decide first, then folders named train and val, then the draw.
+
+    Raises:
+        UserError: If a name does not match the regular expression.
+    """
+    splits_of = [image.splits for image in parsed.images]
+    if not parsed.has_lists:
+        splits_of = [_split_of_folder(image.name) for image in parsed.images]
+    chosen = {
+        split: [i for i, splits in enumerate(splits_of) if split in splits]
+        for split in ("train", "val")
+    }
+    if parsed.has_lists or all(chosen.values()):
+        left = sum(not splits for splits in splits_of)
+        note = f"{folder}: {left} images are in neither split and are left out" if left else ""
+        if chosen["train"] == chosen["val"]:
+            note = memorization_note(folder)
+        return {split: positions for split, positions in chosen.items() if positions}, note
+    everything = list(range(len(splits_of)))
+    val = draw_validation([image.name for image in parsed.images], folder, options)
+    if not val:
+        return {"train": everything, "val": everything}, memorization_note(folder)
+    train = sorted(set(everything) - set(val))
+    note = (
+        f"{folder}: has no lists of splits; {len(train)} images for training and {len(val)} for "
+        f"validation are drawn with seed {options.seed} (`mrcnn convert-data` draws others)"
+    )
+    return {"train": train, "val": val}, note
+
+
+def draw_validation(names: Sequence[str], folder: Path, options: DrawOptions) -> list[int]:
+    """Draw whole groups of images for validation, about the wanted number and at least one group.
+
+    Args:
+        names: File names of the images.
+        folder: Their folder, for messages.
+        options: Fraction, seed and groups.
+
+    Returns:
+        Sorted positions in `names`; none if there is a single group, which training needs.
+
+    Raises:
+        UserError: If a name does not match the regular expression.
+    """
+    groups = _groups(names, folder, options)
+    if len(groups) < 2:
+        return []
+    count = options.fraction * len(names)
+    order = sorted(
+        groups, key=lambda key: hashlib.sha256(f"{options.seed} {key}".encode()).digest()
+    )
+    drawn = [*groups[order[0]]]
+    for key in order[1:-1]:
+        if len(drawn) + len(groups[key]) / 2 <= count:  # not further from it than without
+            drawn += groups[key]
+    return sorted(drawn)
+
+
+def _split_of_folder(name: str) -> tuple[str, ...]:
+    """Return the split that a folder in the path of a file is named after."""
+    return tuple(_SPLIT_OF[part] for part in name.split("/")[:-1] if part in _SPLIT_OF)[:1]
+
+
+def _groups(names: Sequence[str], folder: Path, options: DrawOptions) -> dict[str, list[int]]:
+    """Return the positions of the images of each group."""
+    groups: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        key = name
+        if options.group:
+            match = re.search(options.group, name)
+            if match is None:
+                raise UserError(
+                    f"--group {options.group!r}: must match the name of every image, but not "
+                    f"{name!r:.200} in {folder}; correct the expression"
+                )
+            key = (match[1] if match.re.groups else match[0]) or ""
+        groups.setdefault(key, []).append(position)
+    return groups

@@ -1,0 +1,268 @@
+"""YOLO segmentation: one text file per image, `labels/` beside `images/`, and a YAML file of names.
+
+A line is the number of a class and x, y, x, y, … as fractions of the image's width and height.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any
+
+import yaml
+
+from mrcnn.data.formats.folder import CLASS_FILES, Listing, first_repeated
+from mrcnn.data.formats.outlines import REDRAW
+from mrcnn.data.formats.records import ImageRecord, ObjectRecord, ParsedFolder, numbered
+from mrcnn.data.image_files import Size, file_name_rule, joined, read_sizes
+from mrcnn.data.problems import Problems
+from mrcnn.errors import FileError
+
+_SPLITS = {"train": ("train",), "val": ("val", "valid")}  # keys of the YAML file
+_NAMES = "write data.yaml with `names: [first, second, …]`, or classes.txt with a name per line"
+_MOST_CHARACTERS, _DEEPEST = 2**20, 20  # of a YAML file
+_BaseLoader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+Settings = dict[str, Any]
+
+
+class _Loader(_BaseLoader):  # type: ignore[misc]  # its base is chosen at run time
+    """Load texts, lists and mappings. Refuse keys that occur twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                problem = f"the key {key.value!r:.60} occurs twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key.value, str) else None)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def matches(listing: Listing) -> bool:
+    """Return whether there are text files below `labels/` and images below `images/`."""
+    texts = {part for file in listing.ending(".txt") for part in file.split("/")[:-1]}
+    return "labels" in texts and any("images" in file.split("/")[:-1] for file in listing.images())
+
+
+def read(listing: Listing, problems: Problems) -> ParsedFolder:
+    """Read the labels of all images. An image without a text file has no objects."""
+    file, settings = _settings(listing, problems)
+    names = _names(file, settings, listing, problems)
+    image_names = [name for name in listing.images() if "images" in name.split("/")[:-1]]
+    lists = _splits(file, settings, image_names, listing, problems)
+    sizes = read_sizes(listing.root, {name: name for name in image_names}, problems)
+    parsed = ParsedFolder(numbered(names), has_lists=bool(lists))
+    image_of: dict[str, str] = {}  # by text file
+    files = set(listing.files)
+    for name in image_names:
+        text = _label_file(name)
+        if (other := image_of.setdefault(text, name)) != name:
+            problems.add(name, f"not share {text} with another image", other, "rename one")
+        elif name in sizes:
+            objects = []
+            if text in files:
+                objects = _objects(text, sizes[name], names, listing, problems)
+            splits = tuple(split for split, chosen in lists.items() if name in chosen)
+            parsed.images.append(ImageRecord(name, name, sizes[name], objects, splits))
+    if without := [name for text, name in image_of.items() if text not in files]:
+        parsed.notes.append(
+            f"{len(without)} images have no text file in labels/ and are taken as images without "
+            f"objects ({without[0]}, …)"
+        )
+    for text in listing.ending(".txt"):
+        *folders, base = text.split("/")
+        if "labels" in folders and base not in CLASS_FILES and text not in image_of:
+            problems.add(text, "belong to an image of its name", text, "add it, or remove the file")
+    return parsed
+
+
+def _settings(listing: Listing, problems: Problems) -> tuple[str, Settings]:
+    """Return the YAML file of the folder and its contents; empty if there is none."""
+    settings: dict[str, Settings] = {}
+    for file in listing.ending(".yaml", ".yml"):
+        if "/" not in file:
+            try:
+                content = _read_yaml(listing, file)
+            except FileError as error:
+                problems.add_error(error)
+                return file, {}
+            if "names" in content:
+                settings[file] = content
+    if len(settings) > 1:
+        fix = "keep the one of this data set"
+        problems.add("names", "be in one YAML file", sorted(settings), fix)
+    return next(iter(settings.items()), ("", {}))
+
+
+def _read_yaml(listing: Listing, file: str) -> Settings:
+    """Read a mapping. All its scalars are texts.
+
+    Aliases are refused: a few of them can stand for gigabytes. So are deeply nested files, which
+    the loader would descend into recursively.
+
+    Raises:
+        FileError: If the file is not a YAML mapping, with the line that is wrong.
+    """
+    path, text = listing.folder / file, listing.text(file)
+    if len(text) > _MOST_CHARACTERS:
+        problem = f"has {len(text):,} characters, at most {_MOST_CHARACTERS:,} are read"
+        raise FileError(path, problem, "keep the names and splits only")
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            mark: Any = event.start_mark
+            line = f"line {mark.line + 1}"
+            if isinstance(event, yaml.AliasEvent):
+                raise FileError(path, f"{line}: holds an alias", "write its value there")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                problem = f"{line}: is nested deeper than {_DEEPEST} levels"
+                raise FileError(path, problem, "write plain lists")
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        fix = "write `names: [first, second, …]`, or each name on its own line after `- `"
+        raise FileError(path, f"{line}is not YAML ({reason:.200})", fix) from error
+    if not isinstance(content, dict):
+        raise FileError(path, f"must hold keys such as names, got {str(content)[:60]!r}", _NAMES)
+    return content
+
+
+def _names(file: str, settings: Settings, listing: Listing, problems: Problems) -> list[str]:
+    """Return the classes by number; none after adding what is wrong."""
+    names = settings.get("names")
+    if names is None:
+        listed = listing.class_names()
+        if not listed and not problems.items:
+            problems.add("names", "be given for the classes", "no file with names", _NAMES)
+        return listed
+    if isinstance(names, dict):
+        numbers = [str(i) for i in range(len(names))]
+        if set(names) != set(numbers):
+            problems.add(f"{file}: names", "be numbered 0, 1, …", [*names], "number them")
+            return []
+        names = [names[number] for number in numbers]
+    if not _is_text_list(names) or not all(name.strip() for name in names):
+        problems.add(f"{file}: names", "be a list of texts", names, _NAMES)
+        return []
+    if (repeated := first_repeated(names)) is not None:
+        problems.add(f"{file}: names", "be unique", repeated, "rename one")
+    if (count := settings.get("nc", "")) not in ("", str(len(names))):
+        problems.add(f"{file}: nc", f"be {len(names)}, the number of names", count, "correct it")
+    return list(names)
+
+
+def _is_text_list(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _splits(
+    file: str, settings: Settings, images: list[str], listing: Listing, problems: Problems
+) -> dict[str, set[str]]:
+    """Return the images of each split that the YAML file names."""
+    lists: dict[str, set[str]] = {}
+    root = settings.get("path", "")
+    if not isinstance(root, str):
+        problems.add(f"{file}: path", "be a text", root, "name the folder of the data")
+        return {}
+    for split, keys in _SPLITS.items():
+        value: Any = next((settings[key] for key in keys if settings.get(key)), [])
+        entries = [value] if isinstance(value, str) else value
+        label = f"{file}: {split}"
+        if not _is_text_list(entries):
+            problems.add(label, "be a text or a list of texts", value, "name folders of images")
+            continue
+        for entry in entries:
+            chosen = _chosen(root, entry, label, images, listing, problems)
+            lists.setdefault(split, set()).update(chosen)
+    train, val = lists.get("train", set()), lists.get("val", set())
+    if train != val and (both := sorted(train & val)):
+        fix = "list each in one of them"
+        problems.add(f"{file}: val", "share no images with train, or all", both[0], fix)
+    return lists
+
+
+def _chosen(
+    root: str, entry: str, label: str, images: list[str], listing: Listing, problems: Problems
+) -> list[str]:
+    """Return the images of a folder, or of a text file that lists them, named by the YAML file.
+
+    Names are relative to the data's folder, to `path`, or, as some exporters write them, to a
+    folder in it.
+    """
+    if rule := file_name_rule(entry, "folder"):
+        problems.add(label, rule, entry, f"name a folder inside {listing.folder}")
+        return []
+    for start in ("", root):
+        for path in (entry, entry.removeprefix("../")):
+            folder = joined(start, path)
+            if folder.endswith(".txt") and folder in listing.files:
+                return _listed(folder, images, listing, problems)
+            prefix = "" if folder == "." else f"{folder}/"
+            if chosen := [name for name in images if name.startswith(prefix)]:
+                return chosen
+    problems.add(label, "hold images", entry, f"name a folder of images inside {listing.folder}")
+    return []
+
+
+def _listed(file: str, images: list[str], listing: Listing, problems: Problems) -> list[str]:
+    """Return the images that a text file lists, one per line."""
+    known, chosen, folder = set(images), [], posixpath.dirname(file)
+    for label, path in listing.lines(file, problems):
+        if rule := file_name_rule(path, folder):
+            problems.add(label, rule, path, f"name an image inside {listing.folder}")
+        elif (name := joined(folder, path)) not in known:
+            problems.add(label, "be an image below images/", path, "correct or remove the line")
+        else:
+            chosen.append(name)
+    return chosen
+
+
+def _label_file(image: str) -> str:
+    """Return the text file of an image: its path with `labels` for the last `images`."""
+    parts = posixpath.splitext(image)[0].split("/")
+    at = max(i for i, part in enumerate(parts[:-1]) if part == "images")
+    return "/".join([*parts[:at], "labels", *parts[at + 1 :]]) + ".txt"
+
+
+def _objects(
+    file: str, size: Size, names: list[str], listing: Listing, problems: Problems
+) -> list[ObjectRecord]:
+    """Return the instances of an image, one per line."""
+    objects = []
+    for label, line in listing.lines(file, problems):
+        values = line.split()
+        number = int(values[0]) if values[0].isdecimal() and len(values[0]) < 10 else -1
+        if number < 0 or (names and number >= len(names)):
+            rule = f"begin with the number of a class, 0 to {max(0, len(names) - 1)}"
+            problems.add(label, rule, values[0], "correct it, or add the class to the names")
+        elif len(values) == 5:
+            fix = "boxes are not masks; export polygons"
+            problems.add(label, "hold x and y of at least 3 points", "a box", fix)
+        elif len(values) < 7 or len(values) % 2 == 0:
+            rule = "hold a class, and x and y of at least 3 points"
+            problems.add(label, rule, f"{len(values)} numbers", REDRAW)
+        elif (ring := _ring(values[1:], size, label, problems)) is not None and names:
+            objects.append(ObjectRecord(label, names[number], [ring]))
+    return objects
+
+
+def _ring(values: list[str], size: Size, label: str, problems: Problems) -> list[float] | None:
+    """Return pixels from fractions of the width and height, None after adding what is wrong."""
+    ring = []
+    for position, text in enumerate(values):
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not -1 <= value <= 2:  # as far off the image as in other formats
+            rule = "hold fractions of the width and height, 0 to 1"
+            fix = "divide pixels by the size of the image" if value > 2 else REDRAW
+            problems.add(f"{label}: number {position + 2}", rule, text, fix)
+            return None
+        ring.append(value * size[1 - position % 2])
+    return ring

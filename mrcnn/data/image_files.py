@@ -1,0 +1,102 @@
+"""Names and sizes of the image files of a data set."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mrcnn.data.images import read_size
+from mrcnn.data.problems import Problems
+from mrcnn.errors import FileError
+
+Size = tuple[int, int]  # (height, width), upright
+
+_THREADS = 8  # reading headers waits for the disk
+_LONGEST_NAME = 1000
+
+
+def file_name_rule(name: object, folder: str | None = None) -> str | None:
+    """Return the rule that a file name breaks, or None. Does not access the disk.
+
+    Args:
+        name: The file name.
+        folder: Folder, relative to the data, that the name is relative to. The name may lead up
+            from it with '..', but not out of the data. None allows no '..'.
+    """
+    if not isinstance(name, str) or not name:
+        return "be a non-empty text"
+    if len(name) > _LONGEST_NAME:
+        return f"have at most {_LONGEST_NAME} characters"
+    if not name.isprintable():  # NUL, line ends, lone surrogates
+        return "hold printable characters only"
+    if "://" in name:
+        return "be a file, not an address"
+    if "\\" in name or re.match(r"[A-Za-z]:", name):
+        return "be a relative path with forward slashes, without a drive"
+    if name.startswith("/"):
+        return "be a relative path"
+    if folder is not None and ".." in joined(folder, name).split("/"):
+        return "stay inside the folder of the data"
+    if folder is None and ".." in name.split("/"):
+        return "stay inside the image folder, without '..'"
+    return None
+
+
+def joined(folder: str, name: str) -> str:
+    """Join and normalize a path."""
+    return posixpath.normpath(posixpath.join(folder, name))
+
+
+def stored_size(root: Path, name: str) -> Size:
+    """Return the (height, width) of an image file below `root`, from its header.
+
+    Args:
+        root: The resolved folder.
+        name: The file, relative to it.
+
+    Raises:
+        FileError: If the file cannot be read or is a link out of `root`.
+    """
+    path = root / name
+    try:
+        real = path.resolve()
+        if not real.is_relative_to(root):
+            raise FileError(
+                path, f"must not be a link out of {root}, got {real}", "copy the file into it"
+            )
+        return read_size(path)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
+        raise FileError(path, f"cannot be read ({error})", "correct the name") from error
+
+
+def stored_sizes(root: Path, names: Iterable[str]) -> Iterator[Size | FileError]:
+    """Yield the size, or the error, of each image file, in order. See `stored_size`."""
+
+    def size_or_error(name: str) -> Size | FileError:
+        try:
+            return stored_size(root, name)
+        except FileError as error:
+            return error
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(size_or_error, names)
+
+
+def read_sizes(root: Path, labels: Mapping[str, str], problems: Problems) -> dict[str, Size]:
+    """Return the sizes of the image files that can be read, and add the others to `problems`.
+
+    Args:
+        root: The resolved folder.
+        labels: File name, relative to `root` -> what messages name as its source.
+        problems: Takes a problem for each file that cannot be read.
+    """
+    sizes = {}
+    for name, size in zip(labels, stored_sizes(root, labels), strict=True):
+        if isinstance(size, FileError):
+            problems.add_error(size, labels[name])
+        else:
+            sizes[name] = size
+    return sizes

@@ -1,0 +1,59 @@
+"""Read JSON files, and show values in messages."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from pathlib import Path
+from typing import Any
+
+from mrcnn.errors import FileError
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+_EXPORT = "export the annotations again"
+
+
+def shown(value: object) -> str:
+    """Return the `repr` of a value, cut to a few dozen characters."""
+    return _short.repr(value)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        FileError: If the file cannot be read or is not JSON. The message names the position.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileError(path, "does not exist", "correct the path") from error
+    except OSError as error:
+        raise FileError(path, f"cannot be read ({error.strerror})", "name a JSON file") from error
+    if not content.strip():
+        raise FileError(path, f"is empty ({len(content)} bytes)", _EXPORT)
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from error
+    except json.JSONDecodeError as error:
+        at_end = error.pos >= len(error.doc) - 1 or error.msg.startswith("Unterminated")
+        end = " (is the file cut short?)" if at_end else ""
+        position = f"line {error.lineno}, column {error.colno}{end}"
+        raise FileError(path, f"is not JSON: {error.msg} at {position}", _EXPORT) from error
+    except RecursionError as error:
+        raise FileError(path, "is nested too deeply for JSON of annotations", _EXPORT) from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise FileError(
+            path, f"holds a number that cannot be read ({error})", "correct it"
+        ) from error
+
+
+def not_utf8(path: Path, error: UnicodeDecodeError) -> FileError:
+    """Return the error for a text file in another encoding."""
+    byte = error.object[error.start]
+    return FileError(
+        path, f"byte {error.start} (0x{byte:02x}) is not UTF-8", "save the file in UTF-8"
+    )
