@@ -19,8 +19,9 @@ from training_bench import IMAGES, OurStep, make_objects, our_targets
 from twins import rescale
 
 from common import measure
+from mrcnn.checkpoints import PUBLISHED
 from mrcnn.config import MODELS, ModelConfig
-from mrcnn.models import PUBLISHED, build
+from mrcnn.models import build
 from mrcnn.structures import ImageBatch
 
 T = TypeVar("T")

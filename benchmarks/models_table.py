@@ -36,8 +36,8 @@ from model_facts import (
 from training_bench import IMAGES, OBJECTS
 
 from common import HEIGHT, WIDTH, about
+from mrcnn.checkpoints import PUBLISHED
 from mrcnn.config import MODELS
-from mrcnn.models import PUBLISHED
 
 MARK = "†"  # of checkpoints whose strides are in the 1 x 1 convolutions
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common import torchvision
-from mrcnn.checkpoints.foreign import to_ours
+from mrcnn.checkpoints.foreign import import_state_dict
 from mrcnn.config import ModelConfig
 from mrcnn.models import MaskRCNN, build
 from mrcnn.structures import ImageBatch
@@ -77,7 +77,9 @@ def build_twins(
             norm = name.rpartition(".")[0]
             _randomise(model.get_submodule(norm), last=norm.endswith(last))
     if theirs is not None:
-        ours.load_state_dict(to_ours(Path("torchvision"), theirs.state_dict(), {}, {}).state)
+        ours.load_state_dict(
+            import_state_dict(Path("torchvision"), theirs.state_dict(), {}, {}).state
+        )
     rescale(ours, theirs, pixels)
     return ours, config, theirs
 

@@ -1,4 +1,4 @@
-"""Detectors from and to other frameworks: `mrcnn convert theirs.pth ours.safetensors`."""
+"""`mrcnn convert`: convert detectors from and to other frameworks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tyro.conf import Positional
 
 from mrcnn import checkpoints
-from mrcnn.checkpoints.exchange import state_for
+from mrcnn.checkpoints.exchange import export_checkpoint
 from mrcnn.errors import UserError
 from mrcnn.files import check_writable, replacing
 from mrcnn.flags import parse, run
@@ -23,19 +23,19 @@ TARGETS = {"mrcnn": ".safetensors", "torchvision": ".pth", "detectron2": ".pth"}
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Write a detector of torchvision, Detectron2, MMDetection or maskrcnn-benchmark as a
-    checkpoint with its configuration; or a checkpoint as a file of torchvision or Detectron2."""
+    """Convert a detector of torchvision, Detectron2, MMDetection or maskrcnn-benchmark to a
+    checkpoint with its configuration, or a checkpoint to a file of torchvision or Detectron2."""
 
     source: Positional[Path]
     """File (.pt, .pth, .pkl), checkpoint or run folder."""
     target: Positional[Path]
     """File to write: .safetensors, or .pth for another framework."""
     to: Literal[tuple(TARGETS)] = "mrcnn"  # type: ignore[valid-type]
-    """Whose file to write."""
+    """Framework to write the file for."""
     bgr: bool | None = None
-    """Whether the pixels of the source's model are blue, green, red."""
+    """Whether the source model reads pixels as blue, green, red."""
     norm_eps: float | None = None
-    """Epsilon of its frozen batch norms."""
+    """Epsilon of the source model's frozen batch norms."""
     stride_in_1x1: bool | None = None
     """Whether its bottlenecks have their stride in the first 1 x 1 convolution."""
     pixel_mean: tuple[float, float, float] | None = None
@@ -43,25 +43,25 @@ class ConvertConfig:
     pixel_std: tuple[float, float, float] | None = None
     """Red, green, blue, 0 to 255."""
     class_names: tuple[str, ...] | None = None
-    """One a class, in the order of its outputs."""
+    """Class names, in the order of the model's outputs."""
 
     def __post_init__(self) -> None:
         suffix = TARGETS[self.to]
         if self.target.suffix != suffix:
-            raise UserError(f"{self.target}: must be named {suffix} with --to {self.to}")
+            raise UserError(f"{self.target}: must end with {suffix} for --to {self.to}")
         if self.norm_eps is not None and not 0 <= self.norm_eps < 1:
-            raise UserError(f"--norm-eps must lie in [0, 1), got {self.norm_eps}")
+            raise UserError(f"--norm-eps must be in [0, 1), got {self.norm_eps}")
         if self.pixel_std is not None and not all(value > 0 for value in self.pixel_std):
-            raise UserError(f"--pixel-std must be more than 0 each, got {self.pixel_std}")
+            raise UserError(f"--pixel-std must be positive, got {self.pixel_std}")
         for flag, values in (("mean", self.pixel_mean), ("std", self.pixel_std)):
             if values is not None and not all(map(math.isfinite, values)):
                 raise UserError(f"--pixel-{flag} must be finite, got {values}")
         if self.target.resolve() == self.source.resolve():
-            raise UserError(f"{self.target}: is the source; name another file to write")
+            raise UserError(f"{self.target}: is the source; choose another file to write")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Read, check that the model takes the weights, write."""
+    """Read a detector, check that its weights fit its model, and write it."""
     args = parse(ConvertConfig, argv)
     check_writable(args.target)
     checkpoint = checkpoints.load(
@@ -80,10 +80,10 @@ def main(argv: list[str] | None = None) -> None:
         checkpoints.save(args.target, *checkpoint)
         print(f"{len(checkpoint.state)} tensors in {args.target}")
         return
-    state, settings = state_for(args.to, checkpoint)
+    state, settings = export_checkpoint(args.to, checkpoint)
     with replacing(args.target) as draft:
         torch.save(state if args.to == "torchvision" else {"model": state}, draft)
-    print(f"{len(state)} tensors in {args.target}; {args.to} builds their model with")
+    print(f"{len(state)} tensors in {args.target}; to build the model in {args.to}:")
     for setting in settings:
         print(f"  {setting}")
 

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mrcnn import checkpoints
-from mrcnn.checkpoints import load, load_backbone, load_weights, save
+from mrcnn.checkpoints import load, load_backbone, load_pretrained, read_pretrained, save
 from mrcnn.errors import UserError
 from mrcnn.files import replacing
 from mrcnn.models.resnet import ResNet
@@ -64,15 +62,10 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, failing):
 
 
 def test_the_draft_of_a_dead_writer_is_swept(tmp_path):
-    with replacing(tmp_path / "a.safetensors") as draft:
-        draft.touch()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for pid in (dead.pid, os.getppid()):
-        (tmp_path / draft.name.replace(f"-{os.getpid()}-", f"-{pid}-")).write_bytes(b"half")
-    save(tmp_path / "a.safetensors", STATE, tiny.CONFIG, {})
-    alive = draft.name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
-    assert sorted(os.listdir(tmp_path)) == [alive, "a.safetensors"]
+    (tmp_path / ".draft-0123456789abcdef.safetensors").write_bytes(b"half")
+    with replacing(tmp_path / "b.safetensors") as draft:
+        save(tmp_path / "a.safetensors", STATE, tiny.CONFIG, {})
+        assert sorted(os.listdir(tmp_path)) == [draft.name, "a.safetensors"]
 
 
 def described(**changes) -> dict[str, str]:
@@ -81,8 +74,8 @@ def described(**changes) -> dict[str, str]:
 
 
 FOREIGN = {  # metadata of a safetensors file, what the message says
-    "no metadata": (None, "no checkpoint of mrcnn"),
-    "another program's": ({"format": "pt"}, "no checkpoint of mrcnn"),
+    "no metadata": (None, "not a checkpoint of mrcnn"),
+    "another program's": ({"format": "pt"}, "not a checkpoint of mrcnn"),
     "not JSON": ({"mrcnn": "{"}, "metadata cannot be read"),
     "no object": ({"mrcnn": "[]"}, "metadata cannot be read"),
     "no model": ({"mrcnn": '{"format": 1}'}, "metadata cannot be read"),
@@ -111,21 +104,21 @@ def test_truncated_files(tmp_path, kept):
     with pytest.raises(UserError, match=r"best\.safetensors: is damaged"):
         load(tmp_path)
     save(tmp_path / "last.safetensors", STATE, tiny.CONFIG, {})
-    with pytest.raises(UserError, match=r"take another checkpoint of the run, as .*last\."):
+    with pytest.raises(UserError, match=r"use another checkpoint of the run, such as .*last\."):
         load(tmp_path)
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(UserError, match="does not exist; name a checkpoint file, a run folder"):
+    with pytest.raises(UserError, match="does not exist; give a checkpoint file, a run folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no checkpoint \(best\.safetensors or last"):
+    with pytest.raises(UserError, match=r"not contain a checkpoint \(best\.safetensors or last"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pkl"])
 def test_no_code_of_a_pickle_is_run(tmp_path, name):
     (tmp_path / name).write_bytes(Bomb.pickled(tmp_path))
-    with pytest.raises(UserError, match="is no plain state dict"):
+    with pytest.raises(UserError, match="is not a plain state dict"):
         load(tmp_path / name)
     assert not (tmp_path / "exploded").exists()
 
@@ -166,7 +159,7 @@ def test_backbone_with_a_missing_stage(shared_data):
     assert any("initialised at random: layer4.0.conv1" in note for note in notes)
     assert not any("folded" in note for note in notes)
     notes = load_backbone(resnet(norm="batch"), path)
-    assert any("folded in this file: right with frozen batch norm only" in note for note in notes)
+    assert any("folded in this file: correct with frozen batch norm only" in note for note in notes)
 
 
 def test_a_whole_classifier(tmp_path):
@@ -183,14 +176,14 @@ def test_a_whole_classifier(tmp_path):
 
 
 BAD_BACKBONES = {  # what is pickled, what the message says
-    "a list": ([1, 2], "holds no state dict (names and tensors) but list"),
-    "numbers": ({"conv1.weight": 3}, "holds no state dict"),
-    "other names": ({"stem.weight": torch.zeros(1)}, "holds no layer of the backbone"),
+    "a list": ([1, 2], "does not hold a state dict (names and tensors) but list"),
+    "numbers": ({"conv1.weight": 3}, "does not hold a state dict"),
+    "other names": ({"stem.weight": torch.zeros(1)}, "does not hold any layer of the backbone"),
     "other shapes": (
         {"conv1.weight": torch.zeros(64, 1, 7, 7)},
         "conv1.weight has shape (64, 1, 7, 7), the model needs (64, 3, 7, 7)",
     ),
-    "nothing": ({}, "holds no layer of the backbone"),
+    "nothing": ({}, "does not hold any layer of the backbone"),
 }
 
 
@@ -224,7 +217,7 @@ def test_damaged_backbones(tmp_path, content):
 def test_the_same_classes_take_all_weights(tmp_path):
     tiny.run(tmp_path)
     model = tiny.model(seed=1)
-    assert load_weights(model, tiny.CONFIG, tmp_path) == [
+    assert load_pretrained(model, tiny.CONFIG, read_pretrained(tmp_path)) == [
         f"weights from {tmp_path / 'last.safetensors'}"
     ]
     assert_same(model, tiny.model(), {name for name, _ in model.named_parameters()})
@@ -234,7 +227,7 @@ def test_other_classes_take_all_but_the_last_layers(tmp_path):
     tiny.run(tmp_path)
     config = dataclasses.replace(tiny.CONFIG, class_names=("dog", "cat"))
     model = tiny.model(config, seed=1)
-    notes = load_weights(model, config, tmp_path)
+    notes = load_pretrained(model, config, read_pretrained(tmp_path))
     assert "its classes are cat, dog, those of the data are dog, cat" in notes[1]
     last = {"box_head.class_logits", "box_head.deltas", "mask_head.mask_logits"}
     names = {name for name, _ in model.named_parameters()}
@@ -264,7 +257,7 @@ def test_another_model(tmp_path, case):
     changes, message = OTHER_MODELS[case]
     config = dataclasses.replace(tiny.CONFIG, **changes)
     with pytest.raises(UserError) as caught:
-        load_weights(tiny.model(config), config, tmp_path)
+        load_pretrained(tiny.model(config), config, read_pretrained(tmp_path))
     assert message in str(caught.value)
     assert "; choose the --model" in str(caught.value)
 

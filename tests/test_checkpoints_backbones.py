@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrcnn.checkpoints import fill, load_backbone, model_for, read_start
+from mrcnn.checkpoints import config_to_train, load_backbone, load_pretrained, read_pretrained
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import build
@@ -59,11 +59,11 @@ def written(path: Path, state: dict[str, torch.Tensor], **facts) -> Path:
 
 
 def started(path: Path, config: ModelConfig = PLAIN):
-    start = read_start(path)
-    config = model_for(start, config, PLAIN)
+    start = read_pretrained(path)
+    config = config_to_train(start, config, PLAIN)
     torch.manual_seed(0)
     model = build(config)
-    return model, config, fill(model, config, start)
+    return model, config, load_pretrained(model, config, start)
 
 
 def test_detectron2s_file_of_torchvision(tmp_path):
@@ -118,7 +118,7 @@ def test_the_last_stage_of_a_c4_model_is_in_its_heads(tmp_path):
 def test_folded_mobilenet(shared_data):
     """The maps are those of the file's convolutions, one after another."""
     path = shared_data / "weights" / "mobilenet_v2_1.0_224_quant_features.pt"
-    start = read_start(path)
+    start = read_pretrained(path)
     assert start.fields == {"pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
     network = MobileNet("mobilenet_v2", norm="frozen_batch")
     notes = load_backbone(network, path)
@@ -186,20 +186,20 @@ def test_weights_of_other_widths_are_refused(tmp_path):
 
 def test_fine_tuning_takes_the_model_of_the_weights(tmp_path):
     from mrcnn.checkpoints import Checkpoint
-    from mrcnn.checkpoints.exchange import state_for
+    from mrcnn.checkpoints.exchange import export_checkpoint
 
     config = dataclasses.replace(
         MODELS["resnet18-fpn"], class_names=("a", "b"), category_ids=(1, 2), numerics="torchvision"
     )
     torch.manual_seed(0)
     source = build(config)
-    state, _ = state_for("torchvision", Checkpoint(source.state_dict(), config, {}, {}))
+    state, _ = export_checkpoint("torchvision", Checkpoint(source.state_dict(), config, {}, {}))
     torch.save({"model": state, "epoch": np.int64(3)}, tmp_path / "theirs.pth")
-    start = read_start(tmp_path / "theirs.pth")
-    chosen = model_for(start, None, MODELS["small"])
+    start = read_pretrained(tmp_path / "theirs.pth")
+    chosen = config_to_train(start, None, MODELS["small"])
     assert (chosen.backbone, chosen.numerics, chosen.num_classes) == ("resnet18", "torchvision", 2)
     other = dataclasses.replace(chosen, class_names=("x", "y", "z"), category_ids=(1, 2, 3))
     model = build(other)
-    notes = fill(model, other, start)
-    assert any("the layers that predict classes start anew" in note for note in notes)
+    notes = load_pretrained(model, other, start)
+    assert any("the layers that predict classes start from scratch" in note for note in notes)
     assert torch.equal(model.box_head.layers[0].weight, source.box_head.layers[0].weight)

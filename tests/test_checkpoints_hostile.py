@@ -57,19 +57,19 @@ def test_the_attacks_are_named(in_folder, case):
 
 
 MESSAGES = {  # what the message says of some
-    "os.system": "objects that would run code (posix.system); nothing was run; have its weights",
+    "os.system": "objects that would run code (posix.system); nothing was run; ask for a file",
     "a whole model": "would run code (torch.nn.modules.linear.Linear)",
     "a web page": "is a web page, not the file; download it again",
-    "a pointer of git-lfs": "fetch it by git lfs pull",
+    "a pointer of git-lfs": "fetch it with git lfs pull",
     "gzip": "is compressed by gzip; unpack it first",
     "nothing": "is empty; copy it again",
     "no stop": "is damaged (pickle exhausted before seeing STOP); copy it again",
     "8 GB of bytes": "is damaged (expected 8589934592 bytes in a bytes8, but only 2 remain)",
     "millions of dicts": "has more parts than the weights of any model; nothing was run",
-    "too few bytes": "its 'w' has 4 bytes, not those of shape (4,)",
-    "strings": "its 'w' is no array of numbers",
-    "number for a name": "holds no state dict (names and tensors) but Array as a value",
-    "TorchScript": "is a TorchScript program; give its weights alone",
+    "too few bytes": "its 'w' has 4 bytes, which do not fit the shape (4,)",
+    "strings": "its 'w' is not an array of numbers",
+    "number for a name": "does not hold a state dict (names and tensors) but Array as a value",
+    "TorchScript": "is a TorchScript program; save its weights alone",
     "a zip bomb": "is a compressed archive",
     "a zip with code": "holds objects that would run code; nothing was run; save it with",
 }
@@ -83,10 +83,10 @@ def test_messages(in_folder, case):
 
 def test_what_is_no_file(tmp_path):
     (tmp_path / "folder.pth").mkdir()
-    assert "is no file; name a file of weights (.pt, .pth, .pkl" in refusal(tmp_path / "folder.pth")
-    assert "does not exist; name a file of weights" in refusal(tmp_path / "nowhere.pth")
+    assert "is not a file; give a file of weights (.pt, .pth," in refusal(tmp_path / "folder.pth")
+    assert "does not exist; give a file of weights" in refusal(tmp_path / "nowhere.pth")
     os.mkfifo(tmp_path / "pipe.pth")
-    assert "is no file" in refusal(tmp_path / "pipe.pth")
+    assert "is not a file" in refusal(tmp_path / "pipe.pth")
     (tmp_path / "broken.pth").symlink_to(tmp_path / "nothing")
     assert "does not exist" in refusal(tmp_path / "broken.pth")
     assert "cannot be read (File name too long)" in refusal(tmp_path / f"{'a' * 300}.pth")

@@ -1,7 +1,6 @@
 """Whatever ends a save, what was saved before is whole: kills, full disks, failing calls."""
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -91,9 +90,6 @@ def test_kills_lose_nothing(tmp_path, kills):
         assert state >= reported
         assert best >= reported
         checkpoints.load(tmp_path / "last.safetensors")
-        for line in (tmp_path / "SHA256SUMS").read_text().splitlines():
-            value, name = line.split("  ")
-            assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == value, name
     assert swept > 0  # some were killed within a save
 
 
@@ -119,22 +115,15 @@ def test_the_drafts_of_the_living_stay(tmp_path, monkeypatch):
     assert load_state(tmp_path)[0].step == 2
 
 
-def test_drafts_of_other_machines_are_swept_after_a_day(tmp_path):
-    other = tmp_path / ".draft-0123abcd-1-0.safetensors"
-    strange = tmp_path / ".draft-of-mine.txt"
-    for path in (other, strange):
-        path.touch()
+def test_other_hidden_files_stay(tmp_path):
+    (tmp_path / ".draft-of-mine.txt").touch()
     assert sweep(tmp_path) == []
-    for path in (other, strange):
-        os.utime(path, (0, time.time() - 90_000))
-    assert sweep(tmp_path) == [other]
-    assert drafts(tmp_path) == [strange]
+    assert drafts(tmp_path) == [tmp_path / ".draft-of-mine.txt"]
 
 
 def test_files_that_may_not_grow(tmp_path):
     """`ulimit -f`: every size at which a save can be cut off, in steps."""
     save_both(tmp_path, 1)
-    (tmp_path / "SHA256SUMS").unlink()  # it would be the first that cannot be written
     state, best = (
         p.stat().st_size for p in (*tmp_path.glob("state/*"), tmp_path / "best.safetensors")
     )
@@ -149,8 +138,8 @@ def test_files_that_may_not_grow(tmp_path):
                     save(tmp_path)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
                 told = str(caught.value)
-                assert ".safetensors: cannot be written (File too large; it takes" in told, told
-                assert f"it takes {size:,} bytes); name another place, or make room" in told, told
+                assert ".safetensors: cannot be written (File too large; it needs" in told, told
+                assert f"it needs {size:,} bytes); choose another location" in told, told
                 assert drafts(tmp_path) == []
                 assert check(tmp_path) == (1, 1)
         os.write(pipe, b"done")
@@ -204,14 +193,14 @@ def test_every_call_may_fail(tmp_path, failing_calls, case):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # Each kind of call is counted, so each was made to fail.
-    assert min(found["kinds"].values()) > 0
+    # Each kind of call is counted, so each was made to fail; a save does not read.
+    assert min(count for kind, count in found["kinds"].items() if kind not in ("read", "room")) > 0
     assert len(found["messages"]) > sum(found["kinds"].values()) / 2
     for message in found["messages"]:
         assert message.startswith(f"{tmp_path}"), message
         assert os.strerror(number) in message
     written = [m for m in found["messages"] if ".safetensors: cannot be written" in m]
     assert len(written) > 20
-    assert all("; it takes 20" in message for message in written)  # 200 kB of weights
+    assert all("; it needs 20" in message for message in written)  # 200 kB of weights
     assert True in found["refused"]
     assert found["refused"][-1] is False

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from random_results import metrics_of
 
 from mrcnn import evaluate as command
+from mrcnn.checkpoints import PUBLISHED
 from mrcnn.checkpoints import files as checkpoint_files
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco import CocoDataset, read_coco
@@ -27,7 +28,6 @@ from mrcnn.evaluation import evaluate
 from mrcnn.evaluation.result_files import check_entries, read_results
 from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.files import write_json
-from mrcnn.models import PUBLISHED
 from mrcnn.structures import Detections
 
 ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")

@@ -12,9 +12,9 @@ from layout_cases import (
     shapes_of,
 )
 
-from mrcnn.checkpoints.exchange import state_for, with_classes
+from mrcnn.checkpoints.exchange import export_checkpoint, remap_classes
 from mrcnn.checkpoints.files import Checkpoint
-from mrcnn.checkpoints.foreign import to_ours
+from mrcnn.checkpoints.foreign import import_state_dict
 from mrcnn.config import MODELS
 from mrcnn.data.coco_names import COCO_NAMES
 from mrcnn.errors import UserError
@@ -28,12 +28,16 @@ def as_checkpoint(found) -> Checkpoint:
 def test_torchvisions_ids_to_detectron2_and_back():
     """By category id: 80 of 90 keep their weights, and ten are never found."""
     torchvision = with_values(foreign_states.torchvision(18))
-    there, told = state_for("detectron2", as_checkpoint(to_ours(FILE, torchvision, {}, {})))
+    there, told = export_checkpoint(
+        "detectron2", as_checkpoint(import_state_dict(FILE, torchvision, {}, {}))
+    )
     assert "MODEL.ROI_HEADS.NUM_CLASSES 80" in told
     assert {name: tuple(value.shape) for name, value in there.items()} == (
         foreign_states.detectron2(18)
     )
-    back, told = state_for("torchvision", as_checkpoint(to_ours(FILE, there, {}, {})))
+    back, told = export_checkpoint(
+        "torchvision", as_checkpoint(import_state_dict(FILE, there, {}, {}))
+    )
     assert "num_classes=91" in told[0]
     head, other = "roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"
     for kind in ("weight", "bias"):
@@ -62,8 +66,8 @@ def test_torchvisions_ids_to_detectron2_and_back():
 
 def test_class_agnostic_layers_have_no_classes_to_choose():
     state = without_values(foreign_states.detectron2(agnostic_boxes=True, agnostic_masks=True))
-    found = to_ours(FILE, state, {}, {})
-    changed, config = with_classes(found.state, found.config, range(1, 91))
+    found = import_state_dict(FILE, state, {}, {})
+    changed, config = remap_classes(found.state, found.config, range(1, 91))
     assert changed["box_head.deltas.weight"].shape[0] == 4
     assert changed["mask_head.mask_logits.weight"].shape[0] == 1
     assert changed["box_head.class_logits.weight"].shape[0] == 91
@@ -83,7 +87,7 @@ def from_scratch(**fields) -> Checkpoint:
 @pytest.mark.parametrize("framework", ["torchvision", "detectron2", "maskrcnn_benchmark",
                                        "mmdetection"])  # fmt: skip
 def test_a_model_trained_from_scratch(framework):
-    written, _ = state_for(framework, from_scratch())
+    written, _ = export_checkpoint(framework, from_scratch())
     classes = {
         "torchvision": {"outputs": 3},
         "detectron2": {"classes": 2},
@@ -98,7 +102,7 @@ SMALL = {"fpn_levels": 3, "anchor_sizes": (16, 32, 64, 128), "min_size": 256, "m
 
 
 def test_settings_for_torchvision():
-    _, told = state_for("torchvision", from_scratch(**SMALL, max_detections=7, rpn_convs=2))
+    _, told = export_checkpoint("torchvision", from_scratch(**SMALL, max_detections=7, rpn_convs=2))
     assert told == [
         "MaskRCNN(resnet_fpn_backbone(backbone_name='resnet18', weights=None, "
         "returned_layers=[1, 2, 3]), num_classes=3)",
@@ -108,10 +112,12 @@ def test_settings_for_torchvision():
         "min_size=256",
         "max_size=448",
         "box_detections_per_img=7",
-        "its numbers will differ a little: it was trained with detectron2's",
+        "its results will differ slightly: it was trained with detectron2 numerics",
     ]
-    found = to_ours(FILE, without_values(foreign_states.detectron2(101)), {}, {"norm_eps": 0.01})
-    _, told = state_for("torchvision", as_checkpoint(found))
+    found = import_state_dict(
+        FILE, without_values(foreign_states.detectron2(101)), {}, {"norm_eps": 0.01}
+    )
+    _, told = export_checkpoint("torchvision", as_checkpoint(found))
     assert "resnet_fpn_backbone(backbone_name='resnet101', weights=None), num_classes=91" in told[0]
     assert "image_mean=[0.485, 0.456, 0.406], image_std=[0.003922, 0.003922, 0.003922]" in told
     assert any("overwrite_eps(model, 0.01)" in line for line in told)
@@ -119,7 +125,7 @@ def test_settings_for_torchvision():
 
 
 def test_settings_for_detectron2():
-    _, told = state_for("detectron2", from_scratch(**SMALL, fpn_channels=64, scale=2.0))
+    _, told = export_checkpoint("detectron2", from_scratch(**SMALL, fpn_channels=64, scale=2.0))
     for line in (
         "configs/Base-RCNN-FPN.yaml",
         "MODEL.RESNETS.DEPTH 18",
@@ -132,7 +138,7 @@ def test_settings_for_detectron2():
         "MODEL.FPN.OUT_CHANNELS 64",
         "INPUT.MIN_SIZE_TEST 256",
         "MODEL.ROI_HEADS.NUM_CLASSES 2",
-        "images that were resized by 2, not to a size",
+        "images resized by the factor 2, not to a size",
     ):
         assert line in told
     cases = {
@@ -149,8 +155,8 @@ def test_settings_for_detectron2():
                             "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 2"),
     }  # fmt: skip
     for case, lines in cases.items():
-        found = to_ours(FILE, without_values(shapes_of(case)), {}, {})
-        _, told = state_for("detectron2", as_checkpoint(found))
+        found = import_state_dict(FILE, without_values(shapes_of(case)), {}, {})
+        _, told = export_checkpoint("detectron2", as_checkpoint(found))
         assert set(lines) <= set(told)
         assert not any(line.startswith(("INPUT.MIN_SIZE", "MODEL.RPN.PRE")) for line in told)
 
@@ -162,25 +168,41 @@ def test_settings_for_detectron2():
         ("torchvision", "detectron2 class-agnostic boxes", "class-agnostic boxes or masks"),
         ("torchvision", "detectron2 GN", "group norm in the backbone"),
         ("torchvision", "mmdetection GN in the heads", "group norm in FPN and heads"),
-        ("torchvision", "detectron2 SyncBN", "batch norm in FPN and heads, but for its second"),
+        (
+            "torchvision",
+            "detectron2 SyncBN",
+            "batch norm in FPN and heads, except as in",
+        ),
         ("torchvision", {"box_head_convs": 2}, "a box head of 2 convolutions and 2 layers"),
         ("torchvision", {"mask_head_convs": 3}, "a mask head of 3 convolutions"),
         ("torchvision", {"fpn_channels": 64}, "64 channels in FPN, 1024 in the box and 256 in the"),
         ("torchvision", {"norm": "group_of_8"}, "group_of_8 norm in the backbone"),
         ("torchvision", {"roi_op": "pool"}, "roi_op 'pool'"),
-        ("torchvision", {"fpn_top": "conv"}, "torchvision has no layer for backbone.top"),
+        ("torchvision", {"fpn_top": "conv"}, "torchvision does not have a layer for backbone.top"),
         ("detectron2", {"box_bins": 5}, "box_bins 5"),
         ("detectron2", {"neck": "single", "anchor_sizes": ((32,),)}, "neck 'single'"),
         ("detectron2", {"norm": "group_of_8"}, "group_of_8 norm"),
-        ("maskrcnn_benchmark", "detectron2 GN", "maskrcnn_benchmark has no layer for .*norm"),
-        ("maskrcnn_benchmark", "detectron2 four convolutions", "has no layer for box_head.convs.0"),
-        ("mmdetection", "detectron2 C4", "mmdetection has no layer for box_head.pooler.conv5"),
+        (
+            "maskrcnn_benchmark",
+            "detectron2 GN",
+            "does not have a layer for .*norm",
+        ),
+        (
+            "maskrcnn_benchmark",
+            "detectron2 four convolutions",
+            "not have a layer for box_head.convs.0",
+        ),
+        (
+            "mmdetection",
+            "detectron2 C4",
+            "not have a layer for box_head.pooler.conv5",
+        ),
     ],
 )
 def test_models_that_a_framework_cannot_have(framework, case, words):
     if isinstance(case, dict):
         checkpoint = from_scratch(**case)
     else:
-        checkpoint = as_checkpoint(to_ours(FILE, without_values(shapes_of(case)), {}, {}))
+        checkpoint = as_checkpoint(import_state_dict(FILE, without_values(shapes_of(case)), {}, {}))
     with pytest.raises(UserError, match=f"convert --to {framework}: .*{words}"):
-        state_for(framework, checkpoint)
+        export_checkpoint(framework, checkpoint)

@@ -13,7 +13,7 @@ from matching import Boxes, level_cuts, one_to_one
 from random_detectors import random_picture, random_state
 
 import mrcnn
-from mrcnn.checkpoints.foreign import to_theirs
+from mrcnn.checkpoints.foreign import export_state_dict
 from mrcnn.config import ModelConfig
 from mrcnn.data.images import pad_images, to_pixels
 from mrcnn.models import build
@@ -29,7 +29,7 @@ def rebuilt(name: str, file: Path) -> Predictor:
     recorded = GOLDEN["models"][name]
     names = tuple(f"class {i}" for i in range(GOLDEN["classes"]))
     config = ModelConfig.from_dict({**recorded["config"], "class_names": names})
-    theirs = to_theirs("torchvision", build(config).state_dict(), config, {}, bgr=False)
+    theirs = export_state_dict("torchvision", build(config).state_dict(), config, {}, bgr=False)
     shapes = {key: tuple(value.shape) for key, value in theirs.items()}
     state = random_state(shapes, GOLDEN["seed"])
     for layer, factor in recorded["factors"].items():

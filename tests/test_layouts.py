@@ -23,9 +23,9 @@ from layout_cases import (
 
 import mrcnn
 from mrcnn import checkpoints
-from mrcnn.checkpoints.exchange import state_for
+from mrcnn.checkpoints.exchange import export_checkpoint
 from mrcnn.checkpoints.files import Checkpoint
-from mrcnn.checkpoints.foreign import to_ours
+from mrcnn.checkpoints.foreign import import_state_dict
 from mrcnn.data.coco_names import COCO_NAMES
 from mrcnn.models import build
 
@@ -43,7 +43,7 @@ def test_every_tensor_has_a_place(case):
     framework, _, differing = CASES[case]
     expected = COMMON | HABITS[framework] | differing
     state = without_values(shapes_of(case))
-    found = to_ours(FILE, state, {}, {})
+    found = import_state_dict(FILE, state, {}, {})
     assert found.source["framework"] == framework
     assert found.source["bgr"] == expected.pop("bgr")
     assert fields_of(found.config, expected) == expected
@@ -74,13 +74,13 @@ def test_there_and_back(tmp_path, case):
         state = with_values(small(shapes_of(case)))
     else:
         state = with_values(small(shapes_of(case, depth=18)))
-    found = to_ours(FILE, state, {}, {})
+    found = import_state_dict(FILE, state, {}, {})
     checkpoint = Checkpoint(found.state, found.config, {"source": found.source}, found.rest)
     if not next(iter(state.values())).is_meta:
         checkpoints.save(tmp_path / "ours.safetensors", *checkpoint)
         checkpoint = checkpoints.load(tmp_path / "ours.safetensors")
         assert checkpoint.config == found.config
-    written, _ = state_for(found.source["framework"], checkpoint)
+    written, _ = export_checkpoint(found.source["framework"], checkpoint)
     if "published" in case:
         state = {modern_name(name): value for name, value in state.items()}
     assert sorted(written) == sorted(state)
@@ -128,7 +128,7 @@ def modern_name(name: str) -> str:
 def converted(framework: str, **arguments):
     """A small state of theirs beside the same as ours."""
     state = with_values(small(getattr(foreign_states, framework)(18, **arguments)))
-    return state, to_ours(FILE, state, {}, {})
+    return state, import_state_dict(FILE, state, {}, {})
 
 
 def test_pixels_are_turned_round():
@@ -142,7 +142,7 @@ def test_pixels_are_turned_round():
         for channel in range(3):
             other = 2 - channel if framework == "detectron2" else channel
             assert torch.equal(ours[:, channel], state[name][:, other])
-    flipped = to_ours(FILE, state, {}, {}, bgr=True).state["backbone.body.conv1.weight"]
+    flipped = import_state_dict(FILE, state, {}, {}, bgr=True).state["backbone.body.conv1.weight"]
     assert torch.equal(flipped, ours[:, [2, 1, 0]])
 
 
@@ -278,7 +278,7 @@ def test_what_torchvision_builds():
 def test_mmdetections_own_configuration(meta, expected):
     expected = COMMON | HABITS["mmdetection"] | {"num_classes": 80} | expected
     state = without_values(foreign_states.mmdetection())
-    found = to_ours(FILE, state, {"meta": meta}, {})
+    found = import_state_dict(FILE, state, {"meta": meta}, {})
     assert found.source["bgr"] == expected.pop("bgr")
     assert fields_of(found.config, expected) == expected
 
@@ -287,28 +287,32 @@ def test_class_names_beside_the_tensors():
     state = without_values(foreign_states.mmdetection(classes=2))
     for meta in ({"CLASSES": ("cat", "dog")}, {"dataset_meta": {"CLASSES": ["cat", "dog"]}},
                  {"dataset_meta": {"classes": ("cat", "dog")}}):  # fmt: skip
-        config = to_ours(FILE, state, {"meta": meta}, {}).config
+        config = import_state_dict(FILE, state, {"meta": meta}, {}).config
         assert config.class_names == ("cat", "dog")
         assert config.category_ids == (1, 2)
-    config = to_ours(FILE, state, {"meta": {"CLASSES": ("cat",)}}, {}).config
+    config = import_state_dict(FILE, state, {"meta": {"CLASSES": ("cat",)}}, {}).config
     assert config.class_names == ("class 1", "class 2")
     eighty = without_values(foreign_states.mmdetection())
     named = tuple(f"plant {i}" for i in range(80))
-    config = to_ours(FILE, eighty, {"meta": {"CLASSES": named}}, {}).config
+    config = import_state_dict(FILE, eighty, {"meta": {"CLASSES": named}}, {}).config
     assert (config.class_names, config.category_ids) == (named, tuple(range(1, 81)))
-    config = to_ours(FILE, eighty, {"meta": {"CLASSES": tuple(COCO_NAMES.values())}}, {}).config
+    config = import_state_dict(
+        FILE, eighty, {"meta": {"CLASSES": tuple(COCO_NAMES.values())}}, {}
+    ).config
     assert config.category_ids == tuple(COCO_NAMES)
 
 
 def test_classes_of_coco():
-    ninety = to_ours(FILE, without_values(foreign_states.torchvision()), {}, {}).config
+    ninety = import_state_dict(FILE, without_values(foreign_states.torchvision()), {}, {}).config
     assert ninety.category_ids == tuple(range(1, 91))
     assert (ninety.class_names[0], ninety.class_names[89]) == ("person", "toothbrush")
     assert ninety.class_names[11] == "unused 12"
-    eighty = to_ours(FILE, without_values(foreign_states.detectron2()), {}, {}).config
+    eighty = import_state_dict(FILE, without_values(foreign_states.detectron2()), {}, {}).config
     assert eighty.category_ids == tuple(COCO_NAMES)
     assert eighty.class_names[79] == "toothbrush"
-    few = to_ours(FILE, without_values(foreign_states.detectron2(classes=2)), {}, {}).config
+    few = import_state_dict(
+        FILE, without_values(foreign_states.detectron2(classes=2)), {}, {}
+    ).config
     assert (few.class_names, few.category_ids) == (("class 1", "class 2"), (1, 2))
 
 
@@ -316,7 +320,7 @@ def test_pixel_values_of_older_files_of_detectron2():
     state = without_values(foreign_states.detectron2(leftovers=True))
     state["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
     state["pixel_std"] = torch.tensor([4.0, 5.0, 6.0]).view(3, 1, 1)
-    found = to_ours(FILE, state, {}, {})
+    found = import_state_dict(FILE, state, {}, {})
     assert found.config.pixel_mean == (3.0, 2.0, 1.0)
     assert found.config.pixel_std == (6.0, 5.0, 4.0)
     assert {"pixel_mean", "proposal_generator.anchor_generator.cell_anchors.4"} <= set(found.rest)
@@ -326,7 +330,7 @@ def test_assumptions_replace_what_is_inferred():
     state = without_values(foreign_states.detectron2(classes=2))
     names = ("cat", "dog")
     assumed = {"stride_in_1x1": False, "norm_eps": 1e-3, "class_names": names, "min_size": 400}
-    found = to_ours(FILE, state, {}, assumed, bgr=False)
+    found = import_state_dict(FILE, state, {}, assumed, bgr=False)
     assert fields_of(found.config, assumed) == assumed
     assert found.source["bgr"] is False
     assert "stride_in_1x1" not in found.notes[1]

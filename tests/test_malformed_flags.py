@@ -33,12 +33,12 @@ CASES = {  # verb, words changed (None leaves the flag out), what the message sa
     "no such data": ("train", {"--data": "nowhere"}, ["--data nowhere: does not exist"]),
     "a file for data": ("evaluate", {"--data": "ids"}, ["--data ids: is a file, not a folder"]),
     "run folder in use": ("train", {"--out": "run"}, ["--out run: ", "name a new folder"]),
-    "no such run": ("evaluate", {"--weights": "nowhere"}, ["nowhere: does not exist; name a"]),
-    "folder without a run": ("evaluate", {"--weights": "data"}, ["data: holds no checkpoint"]),
+    "no such run": ("evaluate", {"--weights": "nowhere"}, ["nowhere: does not exist; give a"]),
+    "folder without a run": ("evaluate", {"--weights": "data"}, ["data: does not contain a"]),
     "an image for weights": (
-        "predict", {"--weights": "data/images/a.png"}, ["a.png: is damaged, or no safetensors"]
+        "predict", {"--weights": "data/images/a.png"}, ["a.png: is damaged, or not a safetensors"]
     ),
-    "a pickle for weights": ("predict", {"--weights": "old.pkl"}, ["old.pkl: holds no state dict"]),
+    "a pickle for weights": ("predict", {"--weights": "old.pkl"}, ["old.pkl: does not hold a"]),
     "damaged backbone": ("train", {"--weights": "bad.pth"}, ["bad.pth: is damaged"]),
     "threshold of 50": (
         "predict", {"--score-threshold": "50"}, ["--score-threshold must be in [0, 1], got 50"]

@@ -71,7 +71,7 @@ def test_published_checkpoints_of_the_same_layers():
 
 
 def test_every_pattern_names_a_published_checkpoint():
-    published = mrcnn.models.PUBLISHED
+    published = mrcnn.checkpoints.PUBLISHED
     for pattern, heads, _, _ in model_facts.ARCHITECTURES:
         assert model_facts.fnmatch.filter(published, pattern), pattern
         assert heads in MODELS

@@ -207,7 +207,7 @@ def test_other_verbs_need_the_checkpoint(folder, tmp_path, capsys):
     model = str(folder / "model.pt2")
     write_shapes(tmp_path / "data", train=1, val=1, size=64)
     train = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
-    message = f"{model}: is a program, whose weights are fixed; name its checkpoint"
+    message = f"{model}: is a program with fixed weights; give its checkpoint"
     for words in (
         [*train, "--weights", model],
         ["convert", model, str(tmp_path / "m.safetensors")],

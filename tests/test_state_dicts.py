@@ -20,7 +20,7 @@ from hostile_files import (
     weights,
 )
 
-from mrcnn.checkpoints.state_dict import read_foreign, read_state_dict
+from mrcnn.checkpoints.state_dict import read_foreign
 
 DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
 ARRAYS = {dtype: (np.arange(12).reshape(3, 4) % 5).astype(dtype) for dtype in DTYPES} | {
@@ -143,7 +143,7 @@ def test_checkpoints_of_pytorch(tmp_path, new, wrapper):
     if wrapper is not None:
         meta = {"CLASSES": ("a", "b"), "config": "model = dict()", "seed": None, "rng": None}
         assert found.facts == {"meta": meta}
-    assert read_state_dict(tmp_path / "a.pth").keys() == found.state.keys()
+    assert read_foreign(tmp_path / "a.pth").state.keys() == found.state.keys()
 
 
 def test_parameters_that_have_a_state(tmp_path):
@@ -153,4 +153,4 @@ def test_parameters_that_have_a_state(tmp_path):
     value = name("torch.nn.parameter", "Parameter") + value + b"\x85R(\x88\x89Ntb"
     numbers = struct.pack("<q4f", 4, 1, 2, 3, 4)
     (tmp_path / "a.pth").write_bytes(legacy(weights(value), numbers=numbers))
-    assert read_state_dict(tmp_path / "a.pth")["w"].tolist() == [1, 2, 3, 4]
+    assert read_foreign(tmp_path / "a.pth").state["w"].tolist() == [1, 2, 3, 4]

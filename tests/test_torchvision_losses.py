@@ -22,7 +22,7 @@ from random_detectors import random_picture
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mrcnn.checkpoints.foreign import to_theirs
+from mrcnn.checkpoints.foreign import export_state_dict
 from mrcnn.models.rpn import NMS_IOU
 from mrcnn.predictor import Predictor
 from mrcnn.structures import ImageBatch, Proposals
@@ -122,7 +122,7 @@ def test_a_training_step_is_the_same(tmp_path, monkeypatch, case, dtype):
     assert all(grad.isfinite().all() for grad in grads.values())
     if dtype == torch.float64:
         same_statistics(theirs, ours)
-        grads = to_theirs("torchvision", grads, ours.config, {}, bgr=False)
+        grads = export_state_dict("torchvision", grads, ours.config, {}, bgr=False)
         wanted = {k: p.grad for k, p in theirs.named_parameters() if p.grad is not None}
         assert set(grads) == set(wanted)
         for key, grad in wanted.items():
@@ -131,7 +131,7 @@ def test_a_training_step_is_the_same(tmp_path, monkeypatch, case, dtype):
 
 def same_statistics(theirs: torch.nn.Module, ours: Predictor) -> None:
     """Of batch norms, after a step."""
-    mine = to_theirs("torchvision", ours.model.state_dict(), ours.config, {}, bgr=False)
+    mine = export_state_dict("torchvision", ours.model.state_dict(), ours.config, {}, bgr=False)
     for key, value in theirs.state_dict().items():
         if "running" in key:
             assert (mine[key] - value).abs().max() <= 1e-5 * value.abs().max(), key

@@ -54,7 +54,6 @@ def test_a_run_leaves_all_it_promises(finished):
     assert names == {
         "config.json",
         "environment.json",
-        "SHA256SUMS",
         "state",
         "last_results.json",
         "val_results.json",

@@ -1,25 +1,26 @@
-"""Weights in files: our own checkpoints, detectors of other frameworks, and backbones."""
+"""Weights in files: checkpoints of mrcnn, detectors of other frameworks, and backbones."""
 
 from mrcnn.checkpoints.files import PROGRAM, Checkpoint, find, load, save
+from mrcnn.checkpoints.published import PUBLISHED, Published
 from mrcnn.checkpoints.weights import (
-    Start,
-    fill,
+    PretrainedWeights,
+    config_to_train,
     load_backbone,
-    load_weights,
-    model_for,
-    read_start,
+    load_pretrained,
+    read_pretrained,
 )
 
 __all__ = [
     "PROGRAM",
+    "PUBLISHED",
     "Checkpoint",
-    "Start",
-    "fill",
+    "PretrainedWeights",
+    "Published",
+    "config_to_train",
     "find",
     "load",
     "load_backbone",
-    "load_weights",
-    "model_for",
-    "read_start",
+    "load_pretrained",
+    "read_pretrained",
     "save",
 ]

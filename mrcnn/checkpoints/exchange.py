@@ -1,4 +1,4 @@
-"""Our checkpoints as files of torchvision or Detectron2, with the settings that they need there."""
+"""Export of checkpoints to torchvision or Detectron2, with the settings that build the model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from mrcnn.checkpoints.files import Checkpoint
-from mrcnn.checkpoints.foreign import to_theirs
+from mrcnn.checkpoints.foreign import export_state_dict
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco_names import COCO_NAMES
 from mrcnn.errors import UserError
 from mrcnn.models.resnet import RESNETS
 
-_NEVER = -1e4  # logit of a class that no training saw; its probability is 0 in float16, too
+_NEVER = -1e4  # logit of a class that was never trained; its probability is 0 even in float16
 _DETECTRON2_NORMS = {
     "frozen_batch": "FrozenBN",
     "batch": "SyncBN",
@@ -23,7 +23,7 @@ _DETECTRON2_NORMS = {
     "group": "GN",
     "none": "",
 }
-# Fields whose values are told where they are not those of the other framework's own models.
+# Settings that are listed if they differ from the defaults of the framework's models.
 _TORCHVISION_ARGUMENTS = {
     "min_size": "min_size",
     "max_size": "max_size",
@@ -49,19 +49,24 @@ _DETECTRON2_NAMES = {
 }
 
 
-def state_for(framework: str, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict of a checkpoint under the names and in the order of another framework.
+def export_checkpoint(
+    framework: str, checkpoint: Checkpoint
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Convert a checkpoint to the state dict of another framework.
 
-    A checkpoint that came from that framework gives every tensor as it was. Otherwise COCO's
-    classes are put into torchvision's 90 ids or Detectron2's 80 classes, and background, which has
-    no box or mask of its own here, gets zeros.
+    A checkpoint that came from that framework returns bit-identical to its file. Otherwise COCO's
+    classes are mapped to torchvision's 90 ids or Detectron2's 80 classes, and the box and mask of
+    background, which mrcnn does not have, are zeros.
 
     Args:
         framework: a key of `layouts.LAYOUTS`.
+        checkpoint: as `checkpoints.load` returns it.
+
     Returns:
-        The state, and the settings with which the framework builds the model.
+        The state dict, and the settings with which the framework builds the model.
+
     Raises:
-        UserError: if the framework has no such model.
+        UserError: if the framework cannot build such a model.
     """
     state, config, rest = checkpoint.state, checkpoint.config, checkpoint.rest
     source = checkpoint.extra.get("source", {})
@@ -70,28 +75,32 @@ def state_for(framework: str, checkpoint: Checkpoint) -> tuple[dict[str, Tensor]
     else:
         rest, bgr = {}, framework != "torchvision"
         if framework == "torchvision" and config.category_ids == tuple(COCO_NAMES):
-            state, config = with_classes(state, config, range(1, max(COCO_NAMES) + 1))
+            state, config = remap_classes(state, config, range(1, max(COCO_NAMES) + 1))
         elif framework != "torchvision" and set(config.category_ids) > set(COCO_NAMES):
-            state, config = with_classes(state, config, list(COCO_NAMES))
+            state, config = remap_classes(state, config, list(COCO_NAMES))
         _check(framework, config)
     try:
-        written = to_theirs(framework, state, config, rest, bgr)
+        exported = export_state_dict(framework, state, config, rest, bgr)
     except ValueError as error:
         raise UserError(f"convert --to {framework}: {error}") from None
     if source.get("framework") == framework and not source.get("counters", True):
-        written = {k: v for k, v in written.items() if not k.endswith(".num_batches_tracked")}
-    tell = {"torchvision": _torchvision_settings, "detectron2": _detectron2_settings}
-    settings = tell[framework](config, bgr) if framework in tell else []
+        exported = {k: v for k, v in exported.items() if not k.endswith(".num_batches_tracked")}
+    describe = {"torchvision": _torchvision_settings, "detectron2": _detectron2_settings}
+    settings = describe[framework](config, bgr) if framework in describe else []
+    if framework in describe and config.numerics != framework:
+        settings.append(
+            f"its results will differ slightly: it was trained with {config.numerics} numerics"
+        )
     if config.scale is not None:
-        settings.append(f"images that were resized by {config.scale:g}, not to a size")
-    return written, settings
+        settings.append(f"images resized by the factor {config.scale:g}, not to a size")
+    return exported, settings
 
 
-def with_classes(
+def remap_classes(
     state: Mapping[str, Tensor], config: ModelConfig, category_ids: Sequence[int]
 ) -> tuple[dict[str, Tensor], ModelConfig]:
-    """A model of other classes: those it has keep their weights, others are never found."""
-    at = {id: i for i, id in enumerate(config.category_ids)}
+    """Change the classes of a model: known ones keep their weights, others are never detected."""
+    index = {id: i for i, id in enumerate(config.category_ids)}
     old, rows = config.num_classes, {"box_head.deltas": 4, "mask_head.mask_logits": 1}
     changed = dict(state)
     for name, value in state.items():
@@ -103,7 +112,7 @@ def with_classes(
         if layer == "box_head.class_logits" and kind == "bias":
             blank.fill_(_NEVER)
         parts = [
-            value[at[id] * per_class : (at[id] + 1) * per_class] if id in at else blank
+            value[index[id] * per_class : (index[id] + 1) * per_class] if id in index else blank
             for id in category_ids
         ]
         changed[name] = torch.cat([*parts, value[old * per_class :]])
@@ -114,7 +123,7 @@ def with_classes(
 
 
 def _check(framework: str, config: ModelConfig) -> None:
-    """Refuse what a framework cannot build without code of one's own."""
+    """Refuse models that a framework cannot build without custom code."""
     convs, layers, shape = config.box_head_convs, config.box_head_layers, config.backbone
     pooled = ("roi_op", "box_bins", "mask_bins")
     problems = {
@@ -134,11 +143,11 @@ def _check(framework: str, config: ModelConfig) -> None:
             not in ((0, 2), (4, 1)),
             f"{config.norm} norm in the backbone": config.norm
             not in ("frozen_batch", "batch", "sync_batch"),
-            f"{config.head_norm} norm in FPN and heads, but for its second R50-FPN": (
+            f"{config.head_norm} norm in FPN and heads, except as in its second R50-FPN": (
                 config.head_norm != "none" and not _second_version(config)
             ),
             f"{widths[0]} channels in FPN, {widths[1]} in the box and {widths[2]} in the mask head "
-            "(but 256, 1024, 256)": widths != (256, 1024, 256),
+            "(only 256, 1024, 256)": widths != (256, 1024, 256),
             f"a mask head of {config.mask_head_convs} convolutions": config.mask_head_convs != 4,
         }
     if framework == "detectron2":
@@ -155,10 +164,10 @@ def _check(framework: str, config: ModelConfig) -> None:
 
 
 def _second_version(config: ModelConfig) -> bool:
-    """Whether it is built as torchvision's second version of its R50-FPN."""
-    wanted = MODELS["resnet50-fpn-v2"]
+    """Return whether the model is torchvision's second version of its R50-FPN."""
+    second = MODELS["resnet50-fpn-v2"]
     return all(
-        getattr(config, name) == getattr(wanted, name)
+        getattr(config, name) == getattr(second, name)
         for name in ("backbone", "norm", "head_norm", "rpn_convs", "box_head_convs")
     )
 
@@ -168,7 +177,7 @@ def _torchvision_settings(config: ModelConfig, bgr: bool) -> list[str]:
     std = [round(value / 255, 6) for value in config.pixel_std]
     kind, classes = "mask" if config.masks else "faster", config.num_classes + 1
     if _second_version(config):
-        told = [
+        settings = [
             f"{kind}rcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, "
             f"num_classes={classes})"
         ]
@@ -176,38 +185,36 @@ def _torchvision_settings(config: ModelConfig, bgr: bool) -> list[str]:
         norm = "" if config.norm == "frozen_batch" else ", norm_layer=torch.nn.BatchNorm2d"
         if config.fpn_levels < 4:
             norm += f", returned_layers={list(range(1, config.fpn_levels + 1))}"
-        told = [
+        settings = [
             f"{kind.capitalize()}RCNN(resnet_fpn_backbone("
             f"backbone_name={config.backbone!r}, weights=None{norm}), num_classes={classes})"
         ]
         if config.rpn_convs > 1:
-            told.append(f"rpn_head=RPNHead(256, 3, conv_depth={config.rpn_convs})")
+            settings.append(f"rpn_head=RPNHead(256, 3, conv_depth={config.rpn_convs})")
         if config.box_head_convs:
-            told.append("box_head=FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024])")
+            settings.append("box_head=FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024])")
     if (mean, std) != ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]):
-        told.append(f"image_mean={mean}, image_std={std}")
-    usual = ModelConfig()
-    if config.anchor_sizes != usual.anchor_sizes or config.anchor_ratios != usual.anchor_ratios:
+        settings.append(f"image_mean={mean}, image_std={std}")
+    default = ModelConfig()
+    if config.anchor_sizes != default.anchor_sizes or config.anchor_ratios != default.anchor_ratios:
         sizes = tuple(config.level_anchor_sizes)
         ratios = f"({config.anchor_ratios},) * {len(sizes)}"
-        told.append(f"rpn_anchor_generator=AnchorGenerator({sizes}, {ratios})")
-    told += [
-        f"{theirs}={getattr(config, ours)}"
-        for ours, theirs in _TORCHVISION_ARGUMENTS.items()
-        if getattr(config, ours) != getattr(usual, ours)
+        settings.append(f"rpn_anchor_generator=AnchorGenerator({sizes}, {ratios})")
+    settings += [
+        f"{argument}={getattr(config, name)}"
+        for name, argument in _TORCHVISION_ARGUMENTS.items()
+        if getattr(config, name) != getattr(default, name)
     ]
     if config.norm_eps != 1e-5:
-        told.append(
+        settings.append(
             f"then torchvision.models.detection._utils.overwrite_eps(model, {config.norm_eps:g})"
         )
     if config.stride_in_1x1 and RESNETS[config.backbone].bottleneck:
-        told.append(
-            "then, as its strides are in the 1 x 1, in the first block of layer2, layer3 and "
+        settings.append(
+            "then, because the strides are in the 1 x 1, in the first block of layer2, layer3 and "
             "layer4 of model.backbone.body: conv1.stride = (2, 2); conv2.stride = (1, 1)"
         )
-    if config.numerics != "torchvision":
-        told.append(f"its numbers will differ a little: it was trained with {config.numerics}'s")
-    return told
+    return settings
 
 
 def _detectron2_settings(config: ModelConfig, bgr: bool) -> list[str]:
@@ -253,25 +260,23 @@ def _detectron2_settings(config: ModelConfig, bgr: bool) -> list[str]:
             f"MODEL.ROI_{head}_HEAD.POOLER_TYPE": "ROIAlignV2" if aligned else "ROIAlign",
             f"MODEL.ROI_{head}_HEAD.POOLER_SAMPLING_RATIO": 0 if aligned else 2,
         }
-    usual = MODELS[f"resnet50-{config.neck}"]
-    if config.anchor_sizes != usual.anchor_sizes:
+    default = MODELS[f"resnet50-{config.neck}"]
+    if config.anchor_sizes != default.anchor_sizes:
         sizes = [list(level) for level in config.level_anchor_sizes]
         settings["MODEL.ANCHOR_GENERATOR.SIZES"] = sizes
-    if config.anchor_ratios != usual.anchor_ratios:
+    if config.anchor_ratios != default.anchor_ratios:
         settings["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [list(config.anchor_ratios)]
     settings |= {
-        theirs: getattr(config, ours)
-        for ours, theirs in _DETECTRON2_NAMES.items()
-        if getattr(config, ours) != getattr(usual, ours)
+        key: getattr(config, name)
+        for name, key in _DETECTRON2_NAMES.items()
+        if getattr(config, name) != getattr(default, name)
     }
-    told = [f"configs/Base-RCNN-{base}.yaml"]
-    told += [f"{name} {value!r}" for name, value in settings.items()]
+    lines = [f"configs/Base-RCNN-{base}.yaml"]
+    lines += [f"{name} {value!r}" for name, value in settings.items()]
     if config.rpn_convs > 1:
-        told.append(f"MODEL.RPN.CONV_DIMS {[-1] * config.rpn_convs}")
+        lines.append(f"MODEL.RPN.CONV_DIMS {[-1] * config.rpn_convs}")
     if config.class_agnostic_boxes:
-        told.append("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True")
+        lines.append("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True")
     if config.class_agnostic_masks:
-        told.append("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True")
-    if config.numerics != "detectron2":
-        told.append(f"its numbers will differ a little: it was trained with {config.numerics}'s")
-    return told
+        lines.append("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True")
+    return lines

@@ -1,10 +1,9 @@
-"""Checkpoints: safetensors files that carry the configuration and class names of their model."""
+"""Checkpoints: safetensors files with the configuration and class names of their model."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,28 +12,27 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mrcnn.checkpoints.download import fetch
-from mrcnn.checkpoints.foreign import to_ours
+from mrcnn.checkpoints.foreign import import_state_dict
+from mrcnn.checkpoints.published import PUBLISHED
 from mrcnn.checkpoints.state_dict import SUFFIXES, read_foreign
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError, check_format
-from mrcnn.files import update_sums
-from mrcnn.models import PUBLISHED
 from mrcnn.tensor_files import DamagedError, ForeignError, read_tensors, write_tensors
 
 FORMAT = 1  # of the metadata; a reader refuses higher numbers
 _FIELD = "mrcnn"
-_REST = "source/"  # before the names of `Checkpoint.rest`
-PROGRAM = ".pt2"  # suffix of the programs of `mrcnn export`, which are no checkpoints
-NAMES = ("best.safetensors", "last.safetensors")  # in a run folder, in the order of preference
+_REST = "source/"  # prefix of the names of `Checkpoint.rest`
+PROGRAM = ".pt2"  # suffix of the programs of `mrcnn export`, which are not checkpoints
+NAMES = ("best.safetensors", "last.safetensors")  # in a run folder, in order of preference
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     state: dict[str, Tensor]
     config: ModelConfig
-    extra: dict[str, Any]  # step, metrics and the like; plain values
-    rest: dict[str, Tensor]  # what a file of another framework held besides: see `foreign`
+    extra: dict[str, Any]  # step, metrics and other plain values
+    rest: dict[str, Tensor]  # unused tensors of another framework's file, for exporting
 
 
 def save(
@@ -44,30 +42,28 @@ def save(
     extra: Mapping[str, Any],
     rest: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint atomically: a crash leaves the file before or the new one, whole.
-
-    The sum of a file of a run (`NAMES`) goes into SHA256SUMS beside it.
+    """Write a checkpoint atomically: a crash leaves either the old or the new file.
 
     Args:
-        state: as of `Module.state_dict`, on any device.
-        extra: values for JSON.
-        rest: as of `Checkpoint`.
+        path: file to write.
+        state: state dict of the model, on any device.
+        config: configuration of the model.
+        extra: further values for JSON.
+        rest: see `Checkpoint`.
+
     Raises:
         UserError: if the file cannot be written.
     """
     described = {"format": FORMAT, "model": config.to_dict(), "extra": dict(extra)}
     tensors = {**state, **{_REST + name: value for name, value in (rest or {}).items()}}
-    in_run = path.name in NAMES
-    if in_run:
-        update_sums(path.parent, gone=[path])
-    write_tensors(path, tensors, _FIELD, json.dumps(described))
-    if in_run:
-        update_sums(path.parent, [path])
+    write_tensors(path, tensors, _FIELD, described)
 
 
 def find(path: Path) -> Path:
-    """The checkpoint file that `path` means: itself; the best, else the last, of a run folder; or
-    a published one by its name in `mrcnn.models.PUBLISHED`, which is downloaded once.
+    """Return the checkpoint file that `path` refers to.
+
+    That is the file itself, the best or else the last checkpoint of a run folder, or a published
+    checkpoint by its name in `mrcnn.checkpoints.PUBLISHED`, which is downloaded once.
 
     Raises:
         UserError: if there is none, or it cannot be downloaded.
@@ -79,48 +75,57 @@ def find(path: Path) -> Path:
         for name in NAMES:
             if (path / name).is_file():
                 return path / name
-        raise UserError(f"{path}: holds no checkpoint ({' or '.join(NAMES)}); name a run folder")
+        raise UserError(
+            f"{path}: does not contain a checkpoint ({' or '.join(NAMES)}); give a run folder"
+        )
     if not path.exists():
         raise UserError(
-            f"{path}: does not exist; name a checkpoint file, a run folder, "
-            "or a published checkpoint (mrcnn.models.PUBLISHED)"
+            f"{path}: does not exist; give a checkpoint file, a run folder, "
+            "or the name of a published checkpoint (mrcnn.checkpoints.PUBLISHED)"
         )
     return path
 
 
 def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: Any) -> Checkpoint:
-    """Read a checkpoint file, that of a run folder (`find`), or a detector of another framework
-    (.pt, .pth, .pkl), whose `extra["notes"]` then say what was recognised and assumed.
+    """Read a checkpoint of mrcnn, or a detector of another framework (.pt, .pth, .pkl).
+
+    For other frameworks, `extra["notes"]` describes what was recognized and assumed.
 
     Args:
-        bgr: whether the pixels of another framework's model are blue, green, red.
-        assumed: fields of `ModelConfig` in place of those of the file; None keeps the file's.
+        path: anything that `find` accepts.
+        bgr: whether the pixels of another framework's model are BGR.
+        assumed: fields of `ModelConfig` that replace those of the file; None keeps the file's.
+
     Raises:
-        UserError: if it is missing, damaged, or made by something else.
+        UserError: if the file is missing, damaged, or not a checkpoint.
+
+    Example:
+        checkpoint = load("model_final.pkl", class_names=("car", "person"))
     """
     _check_fields(assumed)
     assumed = {name: value for name, value in assumed.items() if value is not None}
     file = find(Path(path))
     if file.suffix == PROGRAM:
-        raise UserError(f"{file}: is a program, whose weights are fixed; name its checkpoint")
+        raise UserError(f"{file}: is a program with fixed weights; give its checkpoint")
     if file.suffix.lower() in SUFFIXES:
         foreign = read_foreign(file)
-        found = to_ours(file, foreign.state, foreign.facts, assumed, bgr)
-        extra = {"source": found.source, "notes": found.notes}
-        return Checkpoint(found.state, found.config, extra, found.rest)
+        imported = import_state_dict(file, foreign.state, foreign.facts, assumed, bgr)
+        extra = {"source": imported.source, "notes": imported.notes}
+        return Checkpoint(imported.state, imported.config, extra, imported.rest)
     try:
-        state, described = read_tensors(file, _FIELD)
+        state, values = read_tensors(file, _FIELD)
     except ForeignError as error:
         raise UserError(
-            f"{file}: is a safetensors file, but no checkpoint of mrcnn ({error})"
+            f"{file}: is a safetensors file, but not a checkpoint of mrcnn ({error})"
         ) from error
     except (DamagedError, OSError) as error:
+        others = [file.with_name(name) for name in NAMES if name != file.name]
+        hint = "".join(f", such as {other}" for other in others if other.is_file())
         raise UserError(
-            f"{file}: is damaged, or no safetensors file ({error}); "
-            f"copy it again, or take another checkpoint of the run{_beside(file)}"
+            f"{file}: is damaged, or not a safetensors file ({error}); "
+            f"copy it again, or use another checkpoint of the run{hint}"
         ) from error
     try:
-        values = json.loads(described)
         check_format(file, values["format"], FORMAT)
         config = ModelConfig.from_dict({**values["model"], **assumed})
         extra = dict(values["extra"])
@@ -136,11 +141,5 @@ def _check_fields(assumed: Mapping[str, Any]) -> None:
     for name in assumed:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
-            raise UserError(f"load: the configuration of a model has no field {name!r}{hint}")
-
-
-def _beside(file: Path) -> str:
-    """Mentions the other checkpoint of the same run."""
-    others = [file.with_name(name) for name in NAMES if name != file.name]
-    return "".join(f", as {other}" for other in others if other.is_file())
+            hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(known)}"
+            raise UserError(f"load: a model configuration does not have a field {name!r}; {hint}")

@@ -1,4 +1,4 @@
-"""How other frameworks name and order the tensors of a Mask R-CNN, and what their files leave out.
+"""Tensor names and conventions of other frameworks, and the defaults that their files leave out.
 
 Sources: the modules of torchvision 0.29, Detectron2, MMDetection 3 and maskrcnn-benchmark.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from mrcnn.checkpoints.naming import Fields, Found, Layout, Row
+from mrcnn.checkpoints.naming import Evidence, Fields, Layout, Row
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco_names import COCO_NAMES
 from mrcnn.models.resnet import RESNETS
@@ -16,31 +16,31 @@ from mrcnn.models.resnet import RESNETS
 _BLOCK = "backbone.body.layer{n}.{i}."
 
 
-def _never(config: ModelConfig) -> bool:
+def _import_only(config: ModelConfig) -> bool:
     return False
 
 
-def _blocks(ours: str, theirs: str, when: Callable[[ModelConfig], bool]) -> tuple[Row, ...]:
-    """A stage of a ResNet whose norms are named after their convolutions."""
+def _blocks(name: str, source: str, when: Callable[[ModelConfig], bool]) -> tuple[Row, ...]:
+    """Return the rows of a ResNet stage whose norms are named after their convolutions."""
     return (
-        Row(ours + ".{i}.conv{k}.{t}", theirs + ".{i}.conv{k}.{t}", when),
-        Row(ours + ".{i}.bn{k}.{t}", theirs + ".{i}.conv{k}.norm.{t}", when),
-        Row(ours + ".{i}.downsample.0.{t}", theirs + ".{i}.shortcut.{t}", when),
-        Row(ours + ".{i}.downsample.1.{t}", theirs + ".{i}.shortcut.norm.{t}", when),
+        Row(name + ".{i}.conv{k}.{t}", source + ".{i}.conv{k}.{t}", when),
+        Row(name + ".{i}.bn{k}.{t}", source + ".{i}.conv{k}.norm.{t}", when),
+        Row(name + ".{i}.downsample.0.{t}", source + ".{i}.shortcut.{t}", when),
+        Row(name + ".{i}.downsample.1.{t}", source + ".{i}.shortcut.norm.{t}", when),
     )
 
 
-def _same_blocks(theirs: str) -> tuple[Row, ...]:
-    """The stages of a ResNet under torchvision's names, as ours are."""
-    theirs += ".layer{n}.{i}."
+def _same_blocks(source: str) -> tuple[Row, ...]:
+    """Return the rows of ResNet stages with torchvision's names, which mrcnn uses, too."""
+    source += ".layer{n}.{i}."
     return tuple(
-        Row(_BLOCK + part, theirs + part)
+        Row(_BLOCK + part, source + part)
         for part in ("conv{k}.{t}", "bn{k}.{t}", "downsample.{k}.{t}")
     )
 
 
 def coco_classes(count: int) -> Fields:
-    """Names and ids of COCO's 80 classes, or of its 90 ids, where there are as many."""
+    """Return class names and ids: COCO's for 80 classes or 90 ids, otherwise numbers."""
     if count == len(COCO_NAMES):
         return {"class_names": tuple(COCO_NAMES.values()), "category_ids": tuple(COCO_NAMES)}
     ids = tuple(range(1, count + 1))
@@ -55,23 +55,23 @@ def coco_classes(count: int) -> Fields:
 # Torchvision
 
 
-def _torchvision(found: Found) -> tuple[Fields, bool]:
-    # The published files hold frozen norms, and torchvision sets their epsilon to 0 for these.
-    published = "rpn.head.conv.weight" in found.state
-    frozen = found.fields["norm"] == "frozen_batch"
+def _torchvision(evidence: Evidence) -> tuple[Fields, bool]:
+    # The published files have frozen norms, for which torchvision sets epsilon to 0.
+    published = "rpn.head.conv.weight" in evidence.state
+    frozen = evidence.fields["norm"] == "frozen_batch"
     return {
         "numerics": "torchvision",
         "norm_eps": 0.0 if published and frozen else 1e-5,
         "training_post_nms_top_k": 2000,
-        **coco_classes(found.classes),
+        **coco_classes(evidence.classes),
     }, False
 
 
 _TORCHVISION = Layout(
-    mark=re.compile(r"backbone\.body\.conv1\.weight"),
+    signature=re.compile(r"backbone\.body\.conv1\.weight"),
     ignored=re.compile(r"$^"),
     background_first=True,
-    implied=_torchvision,
+    defaults=_torchvision,
     rows=(
         Row("backbone.body.conv1.{t}", "backbone.body.conv1.{t}"),
         Row("backbone.body.bn1.{t}", "backbone.body.bn1.{t}"),
@@ -85,7 +85,7 @@ _TORCHVISION = Layout(
         Row("rpn.deltas.{t}", "rpn.head.bbox_pred.{t}"),
         Row("box_head.convs.{i}.{t}", "roi_heads.box_head.{i}.0.{t}"),
         Row("box_head.convs.{i}.norm.{t}", "roi_heads.box_head.{i}.1.{t}"),
-        # Counted in one sequence: four convolutions, one flattening, then this.
+        # Index in a sequence of four convolutions, one flattening and this layer.
         Row("box_head.layers.0.{t}", "roi_heads.box_head.5.{t}", lambda c: c.box_head_convs > 0),
         Row("box_head.layers.{i}.{t}", "roi_heads.box_head.fc{i+6}.{t}"),
         Row("box_head.class_logits.{t}", "roi_heads.box_predictor.cls_score.{t}"),
@@ -94,11 +94,11 @@ _TORCHVISION = Layout(
         Row("mask_head.convs.{i}.norm.{t}", "roi_heads.mask_head.{i}.1.{t}"),
         Row("mask_head.upsample.{t}", "roi_heads.mask_predictor.conv5_mask.{t}"),
         Row("mask_head.mask_logits.{t}", "roi_heads.mask_predictor.mask_fcn_logits.{t}"),
-        # Published files hold the names of torchvision 0.3.
-        Row("backbone.lateral.{i}.{t}", "backbone.fpn.inner_blocks.{i}.{t}", _never),
-        Row("backbone.output.{i}.{t}", "backbone.fpn.layer_blocks.{i}.{t}", _never),
-        Row("rpn.convs.0.{t}", "rpn.head.conv.{t}", _never),
-        Row("mask_head.convs.{i}.{t}", "roi_heads.mask_head.mask_fcn{i+1}.{t}", _never),
+        # Published files use the names of torchvision 0.3.
+        Row("backbone.lateral.{i}.{t}", "backbone.fpn.inner_blocks.{i}.{t}", _import_only),
+        Row("backbone.output.{i}.{t}", "backbone.fpn.layer_blocks.{i}.{t}", _import_only),
+        Row("rpn.convs.0.{t}", "rpn.head.conv.{t}", _import_only),
+        Row("mask_head.convs.{i}.{t}", "roi_heads.mask_head.mask_fcn{i+1}.{t}", _import_only),
     ),
 )
 
@@ -108,23 +108,23 @@ _ONES = (1.0, 1.0, 1.0)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
-def _detectron2(found: Found) -> tuple[Fields, bool]:
-    # Its ImageNet weights of ResNeXt were trained with a standard deviation; the others, from
-    # MSRA, without, and with strides in the 1 x 1, but for those with group norm. (A SyncBN model
-    # of early 2020 had them in the 3 x 3: facebookresearch/detectron2 issue 909.)
-    grouped = RESNETS[found.fields["backbone"]].groups > 1
+def _detectron2(evidence: Evidence) -> tuple[Fields, bool]:
+    # The ImageNet weights of ResNeXt were trained with a standard deviation. The others, from MSRA,
+    # were trained without, and with strides in the 1 x 1, except those with group norm. (A SyncBN
+    # model of early 2020 had them in the 3 x 3: facebookresearch/detectron2 issue 909.)
+    grouped = RESNETS[evidence.fields["backbone"]].groups > 1
     fields: Fields = {
         "numerics": "detectron2",
-        "stride_in_1x1": not grouped and found.fields["norm"] != "group",
+        "stride_in_1x1": not grouped and evidence.fields["norm"] != "group",
         "pixel_std": _IMAGENET_STD if grouped else _ONES,
-        **coco_classes(found.classes),
+        **coco_classes(evidence.classes),
     }
-    if found.fields["head_norm"] == "batch":  # published files may lack the counters of live norms
+    if evidence.fields["head_norm"] == "batch":  # published files may lack counters
         fields["norm"] = "batch"
-    for name in ("pixel_mean", "pixel_std"):  # blue, green, red; older files hold them
-        if name in found.state and found.state[name].numel() == 3:
-            fields[name] = tuple(found.state[name].flatten().flip(0).tolist())
-    if found.fields["neck"] != "fpn":
+    for name in ("pixel_mean", "pixel_std"):  # BGR; older files have them
+        if name in evidence.state and evidence.state[name].numel() == 3:
+            fields[name] = tuple(evidence.state[name].flatten().flip(0).tolist())
+    if evidence.fields["neck"] != "fpn":
         fields |= {"pre_nms_top_k": 6000, "training_post_nms_top_k": 2000}
     return fields, True
 
@@ -138,13 +138,13 @@ def _one_level(config: ModelConfig) -> bool:
 
 
 _DETECTRON2 = Layout(
-    mark=re.compile(r"backbone\.(bottom_up\.)?stem\.conv1\.weight"),
+    signature=re.compile(r"backbone\.(bottom_up\.)?stem\.conv1\.weight"),
     ignored=re.compile(
         r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
         r"|(backbone|roi_heads)\..*\.num_batches_tracked"
     ),
     background_first=False,
-    implied=_detectron2,
+    defaults=_detectron2,
     rows=(
         Row("backbone.body.conv1.{t}", "backbone.bottom_up.stem.conv1.{t}", _pyramid),
         Row("backbone.body.bn1.{t}", "backbone.bottom_up.stem.conv1.norm.{t}", _pyramid),
@@ -180,23 +180,23 @@ _DETECTRON2 = Layout(
 # maskrcnn-benchmark
 
 
-def _maskrcnn_benchmark(found: Found) -> tuple[Fields, bool]:
-    grouped = RESNETS[found.fields["backbone"]].groups > 1
+def _maskrcnn_benchmark(evidence: Evidence) -> tuple[Fields, bool]:
+    grouped = RESNETS[evidence.fields["backbone"]].groups > 1
     return {
         "numerics": "maskrcnn_benchmark",
-        "norm_eps": 0.0,  # its frozen norms add none
+        "norm_eps": 0.0,  # its frozen norms do not add one
         "stride_in_1x1": not grouped,
         "pixel_mean": (122.7717, 115.9465, 102.9801),
         "pixel_std": _ONES,
-        **coco_classes(found.classes),
+        **coco_classes(evidence.classes),
     }, True
 
 
 _MASKRCNN_BENCHMARK = Layout(
-    mark=re.compile(r"backbone\.body\.stem\.conv1\.weight"),
+    signature=re.compile(r"backbone\.body\.stem\.conv1\.weight"),
     ignored=re.compile(r"rpn\.anchor_generator\.cell_anchors\.\d+"),
     background_first=True,
-    implied=_maskrcnn_benchmark,
+    defaults=_maskrcnn_benchmark,
     rows=(
         Row("backbone.body.conv1.{t}", "backbone.body.stem.conv1.{t}"),
         Row("backbone.body.bn1.{t}", "backbone.body.stem.bn1.{t}"),
@@ -218,49 +218,49 @@ _MASKRCNN_BENCHMARK = Layout(
 # MMDetection
 
 
-def _mmdetection(found: Found) -> tuple[Fields, bool]:
-    meta = found.facts.get("meta")
+def _mmdetection(evidence: Evidence) -> tuple[Fields, bool]:
+    meta = evidence.facts.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
-    # The text of its configuration, as MMEngine or as MMCV calls it.
+    # The text of its configuration, under the name that MMEngine or MMCV uses.
     text = str(meta.get("cfg", meta.get("config", "")))
     caffe = re.search(r"style\s*=\s*['\"]caffe['\"]", text) is not None
     rgb = re.search(r"to_rgb\s*=\s*(True|False)", text)
-    # Without a text, as in all its configurations: this backbone alone is not torchvision's.
-    bgr = rgb[1] == "False" if rgb else caffe or found.fields["backbone"] == "resnext101_32x8d"
-    fields: Fields = {"numerics": "mmdetection", **coco_classes(found.classes)}
-    if found.fields["norm"] == "batch":  # its backbones train with fixed statistics
+    # Without a text, follow its configurations: only this backbone is not torchvision's.
+    bgr = rgb[1] == "False" if rgb else caffe or evidence.fields["backbone"] == "resnext101_32x8d"
+    fields: Fields = {"numerics": "mmdetection", **coco_classes(evidence.classes)}
+    if evidence.fields["norm"] == "batch":  # its backbones train with fixed statistics
         fields["norm"] = "frozen_batch"
     if caffe:
         fields |= {"stride_in_1x1": True, "pixel_std": _ONES}
-    for name, theirs in (("pixel_mean", "mean"), ("pixel_std", "std")):
-        listed = re.search(rf"\b{theirs}\s*=\s*[\[(]([0-9.,\s]*)[\])]", text)
+    for name, key in (("pixel_mean", "mean"), ("pixel_std", "std")):
+        listed = re.search(rf"\b{key}\s*=\s*[\[(]([0-9.,\s]*)[\])]", text)
         values = re.findall(r"\d+\.?\d*", listed[1]) if listed else []
         if len(values) == 3:
             fields[name] = tuple(float(value) for value in (values[::-1] if bgr else values))
     described = meta.get("dataset_meta")
     described = described if isinstance(described, Mapping) else meta
     names = described.get("CLASSES", described.get("classes"))
-    if isinstance(names, tuple | list) and len(names) == found.classes:
+    if isinstance(names, tuple | list) and len(names) == evidence.classes:
         fields["class_names"] = tuple(str(name) for name in names)
         if fields["class_names"] != tuple(COCO_NAMES.values()):
-            fields["category_ids"] = tuple(range(1, found.classes + 1))
+            fields["category_ids"] = tuple(range(1, evidence.classes + 1))
     return fields, bgr
 
 
-def _module(ours: str, theirs: str) -> tuple[Row, ...]:
-    """Convolutions beside their norms, which are named after their kind."""
+def _module(name: str, source: str) -> tuple[Row, ...]:
+    """Return the rows of convolutions with norms, which are named after their type."""
     return (
-        Row(ours + ".{i}.{t}", theirs + ".{i}.conv.{t}"),
-        Row(ours + ".{i}.norm.{t}", theirs + ".{i}.gn.{t}", lambda c: c.head_norm == "group"),
-        Row(ours + ".{i}.norm.{t}", theirs + ".{i}.bn.{t}"),
+        Row(name + ".{i}.{t}", source + ".{i}.conv.{t}"),
+        Row(name + ".{i}.norm.{t}", source + ".{i}.gn.{t}", lambda c: c.head_norm == "group"),
+        Row(name + ".{i}.norm.{t}", source + ".{i}.bn.{t}"),
     )
 
 
 _MMDETECTION = Layout(
-    mark=re.compile(r"rpn_head\.rpn_cls\.weight"),
+    signature=re.compile(r"rpn_head\.rpn_cls\.weight"),
     ignored=re.compile(r"backbone\..*\.num_batches_tracked"),
     background_first=False,
-    implied=_mmdetection,
+    defaults=_mmdetection,
     rows=(
         Row("backbone.body.conv1.{t}", "backbone.conv1.{t}"),
         Row("backbone.body.bn1.{t}", "backbone.gn1.{t}", lambda c: c.norm == "group"),

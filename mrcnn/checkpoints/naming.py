@@ -1,4 +1,4 @@
-"""Tables of tensor names, ours and those of another framework, that are read in both directions."""
+"""Tables of tensor names, of mrcnn and of another framework, that are read in both directions."""
 
 from __future__ import annotations
 
@@ -16,49 +16,50 @@ Fields = dict[str, Any]  # of ModelConfig
 
 
 class Row(NamedTuple):
-    """One line of a table of names, ours and theirs.
+    """One row of a table of names.
 
-    `{n}` is a number, `{n+1}` theirs where ours is `{n}`, and `{t}` what is stored of a layer.
+    `{n}` matches a number, `{n+1}` is that number plus 1 in the source framework, and `{t}` matches
+    the kind of tensor, such as `weight`.
     """
 
-    ours: str
-    theirs: str
-    # Which models are written with this row; all rows are read.
+    name: str  # in mrcnn
+    source: str  # in the other framework
+    # Selects the models that are exported with this row; all rows are used for importing.
     when: Callable[[ModelConfig], bool] = lambda config: True
 
 
-class Found(NamedTuple):
-    """What is known of a file before its configuration is complete."""
+class Evidence(NamedTuple):
+    """What is known about a file before its configuration is complete."""
 
-    state: Mapping[str, Tensor]  # under their names
-    facts: Mapping[str, Any]  # what lies beside the tensors
-    fields: Fields  # which the names and shapes of the tensors tell
+    state: Mapping[str, Tensor]  # under source names
+    facts: Mapping[str, Any]  # values beside the tensors
+    fields: Fields  # inferred from names and shapes
     classes: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one framework."""
+    """The tensor names and conventions of one framework."""
 
-    mark: re.Pattern[str]  # a name that only its files hold
+    signature: re.Pattern[str]  # a name that only its files contain
     rows: tuple[Row, ...]
     ignored: re.Pattern[str]  # names of tensors that no model needs
-    background_first: bool  # with a box and a mask of its own; else last, without
-    # What its files do not say but its models mean, and whether their pixels are blue, green, red.
-    implied: Callable[[Found], tuple[Fields, bool]]
+    background_first: bool  # with its own box and mask; otherwise last, without
+    # Returns the fields that its files do not contain, and whether its pixels are BGR.
+    defaults: Callable[[Evidence], tuple[Fields, bool]]
 
-    def ours(self, name: str) -> str | None:
-        """Our name of a tensor of theirs; None if it is none of a model that we build."""
+    def mrcnn_name(self, source: str) -> str | None:
+        """Return the mrcnn name of a source tensor, or None if no model has such a tensor."""
         for row in self.rows:
-            if match := _pattern(row.theirs).fullmatch(name):
-                return _fill(row.ours, match, {k: -v for k, v in _shifts(row.theirs).items()})
+            if match := _pattern(row.source).fullmatch(source):
+                return _fill(row.name, match, {k: -v for k, v in _shifts(row.source).items()})
         return None
 
-    def theirs(self, name: str, config: ModelConfig) -> str | None:
-        """Their name of a tensor of ours; None if they have no such layer."""
+    def source_name(self, name: str, config: ModelConfig) -> str | None:
+        """Return the source name of an mrcnn tensor, or None if the framework has no such layer."""
         for row in self.rows:
-            if row.when(config) and (match := _pattern(row.ours).fullmatch(name)):
-                return _fill(row.theirs, match, _shifts(row.theirs))
+            if row.when(config) and (match := _pattern(row.name).fullmatch(name)):
+                return _fill(row.source, match, _shifts(row.source))
         return None
 
 
@@ -82,7 +83,7 @@ def _shifts(template: str) -> dict[str, int]:
 
 def _fill(template: str, values: re.Match[str], shifts: Mapping[str, int]) -> str:
     def value(field: re.Match[str]) -> str:
-        found = values[field[1]]
-        return str(int(found) + shifts[field[1]]) if field[1] in shifts else found
+        text = values[field[1]]
+        return str(int(text) + shifts[field[1]]) if field[1] in shifts else text
 
     return _FIELD.sub(value, template)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mrcnn.checkpoints import Start, model_for
+from mrcnn.checkpoints import PretrainedWeights, config_to_train
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco import CocoDataset
 from mrcnn.errors import UserError
@@ -169,7 +169,9 @@ def scale_to_batch_size(options: TrainConfig, images: int) -> tuple[TrainConfig,
     return options, notes
 
 
-def model_config(options: TrainConfig, dataset: CocoDataset, weights: Start | None) -> ModelConfig:
+def model_config(
+    options: TrainConfig, dataset: CocoDataset, weights: PretrainedWeights | None
+) -> ModelConfig:
     """Return the configuration of the model to train, with the classes of the data.
 
     The model is that of the configuration file, else of `--model`, else of the weights, else of
@@ -180,7 +182,7 @@ def model_config(options: TrainConfig, dataset: CocoDataset, weights: Start | No
     """
     recipe = RECIPES[options.recipe]
     default = dataclasses.replace(MODELS[recipe.model], **recipe.model_fields)
-    base = model_for(weights, _named_model(options), default)
+    base = config_to_train(weights, _named_model(options), default)
     image_size = options.image_size or (None if options.data else SHAPES_SIZE)
     given = {
         "min_size": image_size,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mrcnn.checkpoints import fill, read_start
+from mrcnn.checkpoints import load_pretrained, read_pretrained
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco import CocoDataset, read_splits
 from mrcnn.data.formats import find_splits
@@ -128,7 +128,8 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
                 f"{world.size} processes x --accumulate {options.accumulate}"
             )
         augmentation = _augmentation(options)
-        pretrained = read_start(options.weights) if options.weights and not options.resume else None
+        begins_with = None if options.resume else options.weights
+        pretrained = read_pretrained(begins_with) if begins_with else None
         config = model_config(options, splits["train"], pretrained)
         try:
             model = build(config)
@@ -139,7 +140,7 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
             state, state_notes = _read_state(options.resume)
             notes += state_notes
         elif pretrained is not None:
-            notes += fill(model, config, pretrained)
+            notes += load_pretrained(model, config, pretrained)
         model.to(device)
 
         folder = world.from_main(_make_folder(options) if world.is_main else "")

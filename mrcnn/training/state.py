@@ -1,93 +1,148 @@
-"""The state of a training run on disk, from which it goes on as if it had never stopped.
+"""The state of a training run on disk, for bit-exact resuming.
 
-A run folder keeps `state/00000120.safetensors` and the like: the last two, and every so many steps.
+A run folder contains `state/00000120.safetensors` and the like: the last two, and one every so many
+steps. Sampling, augmentation, the order of images and the learning rate are functions of seed and
+step, so they are not stored. PyTorch's generators are, for backbones that draw random numbers.
 """
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrcnn.errors import UserError, check_format
-from mrcnn.files import sweep_drafts, update_sums
+from mrcnn.files import sweep_drafts
 from mrcnn.tensor_files import DamagedError, read_tensors, write_tensors
+from mrcnn.training.solver import Ema
+from mrcnn.training.step import TrainStep
 
-FORMAT = 1  # of the text; a reader refuses higher numbers
+FORMAT = 1  # of the metadata; a reader refuses higher numbers
 FOLDER = "state"  # in a run folder
 _FIELD = "mrcnn_state"
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that the next step depends on besides the configuration and the data."""
+    """Everything that the next step depends on, except the configuration and the data."""
 
-    step: int  # steps done
-    tensors: dict[str, Tensor]  # "model.…", "ema.…", "optimizer.…", of any dtype and memory format
+    step: int  # finished steps
+    tensors: dict[str, Tensor]  # "model.…", "ema.…", "optimizer.…", "generator.…"
     values: dict[str, Any]  # plain values for JSON
 
 
-def save_state(folder: Path, state: TrainingState, *, keep_every: int = 0) -> Path:
-    """Write `state` into a run folder, then remove what is no longer kept; the file written.
+def snapshot(take_step: TrainStep, step: int, values: Mapping[str, Any]) -> TrainingState:
+    """Return the state of model, EMA, optimizer, gradient scaler and generators.
 
-    Kept are the last two states up to this step, and those of multiples of `keep_every`. States of
-    later steps, which a run that went back has left behind, are removed. Strides are kept with the
-    values; a tensor with gaps or overlaps comes back without them.
+    Args:
+        take_step: the training step that holds them.
+        step: number of finished steps.
+        values: further values for JSON.
+    """
+    tensors = _with_prefix("model", take_step.model.state_dict())
+    if take_step.ema is not None:
+        tensors |= _with_prefix("ema", take_step.ema.mean)
+    names = _parameter_names(take_step.model)
+    for parameter, moments in take_step.optimizer.state.items():
+        tensors |= _with_prefix(f"optimizer.{names[parameter]}", moments)
+    tensors["generator.cpu"] = torch.get_rng_state()
+    if take_step.device.type == "cuda":
+        tensors["generator.cuda"] = torch.cuda.get_rng_state(take_step.device)
+    kind, scaler = type(take_step.optimizer).__name__, take_step.scaler.state_dict()
+    return TrainingState(step, tensors, {**values, "optimizer": kind, "scaler": scaler})
+
+
+def restore(take_step: TrainStep, state: TrainingState) -> None:
+    """Load a state from `snapshot` into a training step.
+
+    Moments are matched with parameters by name. The optimizer's hyperparameters are not changed.
 
     Raises:
-        UserError: if the file cannot be written; then the states there stay as they were.
+        ValueError: if the state belongs to another model or optimizer.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    then, now = state.values["optimizer"], type(take_step.optimizer).__name__
+    if then != now:
+        raise ValueError(f"it was saved with the optimizer {then}, not {now}")
+    try:
+        take_step.model.load_state_dict(parts["model"])
+    except RuntimeError as error:
+        raise ValueError(f"it belongs to another model: {error}") from error
+    _restore_moments(take_step, parts.get("optimizer", {}))
+    if take_step.ema is not None:
+        _restore_ema(take_step.ema, take_step.model, parts.get("ema"))
+    if take_step.scaler.is_enabled() and state.values["scaler"]:
+        take_step.scaler.load_state_dict(state.values["scaler"])
+    torch.set_rng_state(parts["generator"]["cpu"])
+    if take_step.device.type == "cuda" and "cuda" in parts["generator"]:
+        torch.cuda.set_rng_state(parts["generator"]["cuda"], take_step.device)
+
+
+def save_state(folder: Path, state: TrainingState, *, keep_every: int = 0) -> Path:
+    """Write a state into a run folder, then remove old states.
+
+    The last two states up to this step are kept, and those at multiples of `keep_every`. States of
+    later steps are removed; they come from before the run went back to an earlier state.
+
+    Args:
+        folder: the run folder.
+        state: the state to write. Strides are stored; gaps and overlaps are not.
+        keep_every: number of steps between states that are kept forever; 0 for none.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        UserError: if the file cannot be written; then the older states are still there.
     """
     strides = {}
     for name, tensor in state.tensors.items():
-        kept = torch.empty_like(tensor, device="meta").stride()
-        if tensor.numel() and kept != torch.empty(tensor.shape, device="meta").stride():
-            strides[name] = list(kept)
-    text = json.dumps(
-        {"format": FORMAT, "step": state.step, "values": state.values, "strides": strides}
-    )
+        dense = torch.empty_like(tensor, device="meta").stride()
+        if tensor.numel() and dense != torch.empty(tensor.shape, device="meta").stride():
+            strides[name] = list(dense)
     path = folder / FOLDER / f"{state.step:08}.safetensors"
-    if path.exists():
-        update_sums(folder, gone=[path])
-    write_tensors(path, state.tensors, _FIELD, text)
-    files = _files(folder)
+    described = {"format": FORMAT, "step": state.step, "values": state.values, "strides": strides}
+    write_tensors(path, state.tensors, _FIELD, described)
+    files = _state_files(folder)
     last_two = sorted(step for step in files if step <= state.step)[-2:]
-    old = [
-        file
-        for step, file in files.items()
-        if step not in last_two and (step > state.step or not keep_every or step % keep_every)
-    ]
-    update_sums(folder, [path], gone=old)
-    for file in old:
+    for step, file in files.items():
+        if step in last_two or (step <= state.step and keep_every and step % keep_every == 0):
+            continue
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
-                f"{file}: is no longer kept, and cannot be removed ({error.strerror}); remove it"
+                f"{file}: is an old state and cannot be removed ({error.strerror}); remove it"
             ) from error
     return path
 
 
 def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
-    """The newest whole state of a run folder, and notes on newer ones that are damaged.
+    """Read the newest undamaged state of a run folder.
 
-    Tensors are on the CPU, with the strides they were saved with.
+    Returns:
+        The state, with CPU tensors that have the strides they were saved with, and notes about
+        newer states that are damaged.
 
     Raises:
-        UserError: if there is none, or the newest was written by a newer mrcnn.
+        UserError: if there is no such state, or the newest was written by a newer mrcnn.
     """
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"{folder}: {problem}; name the folder of a run")
-    files = _files(folder)
+        raise UserError(f"{folder}: {problem}; give the folder of a run")
+    files = _state_files(folder)
     if not files:
         raise UserError(
-            f"{folder}: holds no training state ({FOLDER}/*.safetensors); name the folder of a run"
-            " that saved one"
+            f"{folder}: does not contain a training state ({FOLDER}/*.safetensors); give the folder"
+            " of a run that saved one"
         )
     damages: dict[Path, str] = {}
     for step in sorted(files, reverse=True):
@@ -107,34 +162,35 @@ def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what writers that died left half-written in a run folder; what was removed."""
+    """Remove the drafts that dead writers left in a run folder, and return their paths."""
     return sweep_drafts(folder) + sweep_drafts(folder / FOLDER)
 
 
-def _files(folder: Path) -> dict[int, Path]:
-    """The files of states by step."""
+def _state_files(folder: Path) -> dict[int, Path]:
+    """Return the state files of a run folder by step."""
     try:
-        found = [folder / FOLDER / name for name in os.listdir(folder / FOLDER)]
+        files = [folder / FOLDER / name for name in os.listdir(folder / FOLDER)]
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise UserError(
-            f"{folder / FOLDER}: cannot be read ({error.strerror}); may you list that folder?"
+            f"{folder / FOLDER}: cannot be read ({error.strerror}); check its permissions"
         ) from error
     return {
         int(file.stem): file
-        for file in found
+        for file in files
         if file.stem.isdecimal() and file.suffix == ".safetensors"
     }
 
 
 def _read(file: Path) -> TrainingState:
     try:
-        tensors, text = read_tensors(file, _FIELD)
+        tensors, described = read_tensors(file, _FIELD)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); may you read it?") from error
+        raise UserError(
+            f"{file}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
     try:
-        described = json.loads(text)
         check_format(file, described["format"], FORMAT)
         for name, strides in described["strides"].items():
             tensors[name] = _with_strides(tensors[name], strides)
@@ -144,10 +200,42 @@ def _read(file: Path) -> TrainingState:
 
 
 def _with_strides(tensor: Tensor, strides: list[int]) -> Tensor:
-    """The same values, laid out anew; a file may ask for no more memory than they take."""
+    """Return a copy with these strides, which must not leave gaps."""
     reach = 1
     for stride, size in sorted(zip(strides, tensor.shape, strict=True)):
         if stride < 0 or (size > 1 and stride != reach):
             raise ValueError(f"strides {strides} do not fit the shape {tuple(tensor.shape)}")
         reach *= size
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+
+
+def _restore_moments(take_step: TrainStep, saved: Mapping[str, Tensor]) -> None:
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        parameter, _, kind = name.rpartition(".")
+        moments.setdefault(parameter, {})[kind] = value
+    names = _parameter_names(take_step.model)
+    ordered = [names[p] for group in take_step.optimizer.param_groups for p in group["params"]]
+    take_step.optimizer.load_state_dict(
+        {
+            "state": {i: moments[name] for i, name in enumerate(ordered) if name in moments},
+            "param_groups": take_step.optimizer.state_dict()["param_groups"],
+        }
+    )
+
+
+def _restore_ema(ema: Ema, model: nn.Module, saved: Mapping[str, Tensor] | None) -> None:
+    """Load the EMA; a run that did not have one so far starts it at its weights."""
+    for name, value in (saved or model.state_dict()).items():
+        ema.mean[name].copy_(value)
+
+
+def _parameter_names(model: nn.Module) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in model.named_parameters()}
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Add a prefix to the names of tensors; drop None, which SGD has before its first momentum."""
+    return {
+        f"{prefix}.{name}": value for name, value in tensors.items() if isinstance(value, Tensor)
+    }

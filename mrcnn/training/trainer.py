@@ -26,7 +26,6 @@ from mrcnn.report_analysis import read_evaluation
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger
 from mrcnn.training.loop import StepRecord, is_out_of_memory, train_steps
-from mrcnn.training.resume import restore, snapshot
 from mrcnn.training.run_folder import (
     RESULTS,
     TIMING,
@@ -38,7 +37,7 @@ from mrcnn.training.run_folder import (
     timing_row,
 )
 from mrcnn.training.solver import learning_rate
-from mrcnn.training.state import TrainingState, save_state
+from mrcnn.training.state import TrainingState, restore, save_state, snapshot
 from mrcnn.training.step import TrainStep
 from mrcnn.training.stop import StopRequest
 from mrcnn.training.validation import evaluated_weights, validation_loss
