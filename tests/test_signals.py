@@ -19,7 +19,7 @@ from short_runs import (
     write_data,
 )
 
-from mrcnn import files, train
+from mrcnn import train
 from mrcnn.training import state as states
 from mrcnn.training.step import TrainStep
 
@@ -77,7 +77,7 @@ def test_a_signal_at_any_moment(moments, data, whole, tmp_path):
         code, told = exit_code(pid), output.read_text()
         if code == 128 + number and "saving after this step" in told:
             saved += 1
-            newest = max(states._files(out), default=0)
+            newest = max(states._state_files(out), default=0)
             assert 0 <= newest - last_row(out) <= 3, told  # rows come every third step
         else:
             assert code in (0, -number, 130), told
@@ -120,7 +120,7 @@ def test_a_second_interrupt_ends_at_once(data, whole, tmp_path, monkeypatch):
         patch.setattr(TrainStep, "__call__", impatient)
         assert exit_code(fork(arguments(data, out, *SHORT), output)) == 130
     assert output.read_text().count("SIGINT: saving after this step") == 1
-    assert sorted(states._files(out)) == [8, 10]
+    assert sorted(states._state_files(out)) == [8, 10]
     resume(data, out)
     assert contents(out) == whole[0]
 
@@ -183,7 +183,7 @@ def test_a_kill_within_the_first_file(target, data, whole, tmp_path, monkeypatch
     def begin(place, *_, **__):
         folder = out / "state" if place == out else out
         folder.mkdir(exist_ok=True)
-        (folder / f".draft-{files._host()}-{os.getpid()}-0").touch()
+        (folder / ".draft-0123456789abcdef").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
