@@ -22,8 +22,7 @@ from mrcnn.io.json_files import read_json
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Score two runs, or two result files, and print where they differ: overall, per class and
-    per image."""
+    """Score two runs, or two result files, and print where they differ."""
 
     a: Positional[Path]
     """COCO result file, or run folder with val_results.json."""

@@ -18,7 +18,7 @@ from mrcnn.evaluation.errors import ErrorAnalysis, errors_tree, format_errors
 from mrcnn.evaluation.evaluation import ProtocolName, score
 from mrcnn.evaluation.result_files import read_results, unknown_categories
 from mrcnn.evaluation.tables import format_metrics
-from mrcnn.evaluation.truth import read_split, read_truth
+from mrcnn.evaluation.truth import read_image_ids, read_split, read_truth
 from mrcnn.files import check_writable, replacing, write_json
 from mrcnn.flags import parse, run
 from mrcnn.inference.load import load
@@ -28,8 +28,7 @@ from mrcnn.visual.mistakes import draw_mistakes
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a trained model, or a result file, on a data set: AP of boxes and masks, as COCO
-    defines it."""
+    """Score a trained model, or a result file, on a data set: COCO's AP of boxes and masks."""
 
     weights: Path | None = None
     """Run folder (its best checkpoint, else its last), checkpoint file, detector of another
@@ -79,10 +78,6 @@ class EvaluateConfig:
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} must be at least {least}, got {value}")
-        if self.protocol != "coco" and self.backend != "pycocotools":
-            raise UserError(f"--backend {self.backend}: goes with --protocol coco only")
-        if (self.instance_ids is not None) != (self.protocol == "cityscapes"):
-            raise UserError("--instance-ids, the folder gtFine, goes with --protocol cityscapes")
         if self.protocol == "cityscapes" and self.results and self.max_dets:
             raise UserError("--max-dets: the scores of Cityscapes have no limit; leave it out")
         if self.plots is not None and self.plots.suffix.lower() not in (".png", ".svg", ".pdf"):
@@ -100,15 +95,16 @@ class EvaluateConfig:
 def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and write the files that were asked for."""
     args = parse(EvaluateConfig, argv)
-    image_ids = None if args.image_ids is None else _read_ids(args.image_ids)
+    protocol = Protocol(args.protocol, args.backend, args.instance_ids)
+    image_ids = None if args.image_ids is None else read_image_ids(args.image_ids)
     for file in (args.json, args.plots):
         if file is not None:
             check_writable(file)
     if args.weights is not None:
-        evaluation, results = _detect(args, args.weights, image_ids)
+        evaluation, results = _detect(args, args.weights, image_ids, protocol)
     else:
         assert args.results is not None
-        evaluation, results = _score_file(args, args.results, image_ids), args.results
+        evaluation, results = _score(args, args.results, image_ids, protocol), args.results
     print(format_metrics(evaluation.metrics, args.details))
     tree: dict[str, Any] = {"weights": args.weights, "ground_truth": evaluation.truth.source}
     tree |= {"results": results, "protocol": args.protocol, **evaluation.to_dict()}
@@ -125,10 +121,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _detect(
-    args: EvaluateConfig, weights: Path, image_ids: list[int] | None
+    args: EvaluateConfig, weights: Path, image_ids: list[int] | None, protocol: Protocol
 ) -> tuple[Evaluation, Path]:
     """Detect with a model; return the evaluation and the result file written."""
-    protocol = Protocol(args.protocol, args.backend, args.instance_ids)
     limit = args.max_dets or (protocol.max_detections if args.protocol == "lvis" else None)
     predictor = load(weights, args.device, amp=args.amp, max_detections=limit)
     for note in predictor.notes:
@@ -155,7 +150,9 @@ def _detect(
     return evaluation, results
 
 
-def _score_file(args: EvaluateConfig, results: Path, image_ids: list[int] | None) -> Evaluation:
+def _score(
+    args: EvaluateConfig, results: Path, image_ids: list[int] | None, protocol: Protocol
+) -> Evaluation:
     """Score the detections in a result file."""
     dataset, truth = read_truth(args.data, args.ground_truth, args.split, image_ids)
     for note in dataset.notes:
@@ -163,7 +160,6 @@ def _score_file(args: EvaluateConfig, results: Path, image_ids: list[int] | None
     entries = read_results(results, truth)
     if note := unknown_categories(entries, truth):
         print(note)
-    protocol = Protocol(args.protocol, args.backend, args.instance_ids)
     return score(truth, entries, max_detections=args.max_dets, protocol=protocol)
 
 
@@ -182,20 +178,6 @@ def _draw_errors(file: Path, errors: ErrorAnalysis) -> None:
             confusions=errors.confusions,
             what=KINDS[errors.kind],
         )
-
-
-def _read_ids(path: Path) -> list[int]:
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--image-ids {path}: cannot be read ({error})") from error
-    try:
-        return [int(line) for line in lines]
-    except ValueError:
-        wrong = next(line for line in lines if not line.lstrip("-").isdigit())
-        raise UserError(
-            f"--image-ids {path}: must hold whole numbers, one per line, got {wrong!r:.40}"
-        ) from None
 
 
 if __name__ == "__main__":

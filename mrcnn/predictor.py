@@ -37,6 +37,9 @@ from mrcnn.tta import detect_views
 if TYPE_CHECKING:  # in typing itself since Python 3.11
     from typing_extensions import Unpack
 
+    from mrcnn.data.coco import CocoDataset
+    from mrcnn.evaluation import Evaluation
+
 Outcome = Result | UserError  # the error of an image whose file cannot be read
 Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
 
@@ -280,6 +283,20 @@ class Predictor:
             images = images.to(self.device)
             detections = self._run(images)
             return to_detections(detections, images.sizes, original_sizes, self.config.conventions)
+
+    def evaluate(self, data: str | os.PathLike[str] | CocoDataset, **options: Any) -> Evaluation:
+        """Detect on every image of a data set, and score boxes and masks.
+
+        Args:
+            data: Folder of a data set, or a data set read with the class names of the model.
+            options: Those of `mrcnn.evaluation.evaluate`, such as `split` and `batch_size`.
+
+        Example:
+            >>> print(mrcnn.load("runs/1").evaluate("DIR", batch_size=4))
+        """
+        from mrcnn.evaluation import evaluate  # prediction alone does without pycocotools' scorer
+
+        return evaluate(self, data, **options)
 
     def _detect_views(self, image: Pixels) -> Detections:
         """Detect the objects of an image with test-time augmentation."""

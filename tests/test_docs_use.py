@@ -107,6 +107,14 @@ def test_evaluate(workplace, monkeypatch, capsys, command):
     assert "AP50" in capsys.readouterr().out
 
 
+def test_evaluate_in_python(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    names: dict = {}
+    (code,) = documents.blocks("evaluate.md", "python")
+    exec(code, names)
+    assert "AP50" in capsys.readouterr().out
+
+
 def test_python(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))

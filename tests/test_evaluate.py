@@ -17,6 +17,7 @@ from pycocotools import mask as rle_codec
 from pycocotools.coco import COCO
 from random_results import metrics_of
 
+import mrcnn
 from mrcnn import evaluate as command
 from mrcnn.checkpoints import PUBLISHED
 from mrcnn.checkpoints import files as checkpoint_files
@@ -326,6 +327,21 @@ def test_the_command(tmp_path, capsys):
     assert len(entries) == 7
     assert {entry["image_id"] for entry in entries} == {1}
     assert {entry["category_id"] for entry in entries} <= {50, 60}
+
+
+def test_the_python_api(tmp_path, capsys):
+    """A folder by name; the metrics and the table are those of the command."""
+    folder = two_images(tmp_path / "data")
+    run = tiny.run(tmp_path / "run")
+    evaluation = mrcnn.load(run).evaluate(str(folder), batch_size=2)
+    flags = ["--weights", run, "--data", folder, "--json", tmp_path / "metrics.json"]
+    command.main([str(flag) for flag in [*flags, "--device", "cpu"]])
+    assert str(evaluation) in capsys.readouterr().out
+    tree = json.loads((tmp_path / "metrics.json").read_text())
+    assert evaluation.to_dict().items() <= tree.items()
+    assert sum(evaluation.errors.objects.values()) == 1
+    (by_id,) = evaluate(mrcnn.load(run), folder, image_ids=[2]).truth.image_ids
+    assert by_id == 2
 
 
 def test_a_published_checkpoint(tmp_path, monkeypatch):

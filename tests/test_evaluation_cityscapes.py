@@ -177,7 +177,7 @@ def test_boxes_only(folder):
         one["bbox"] = [0, 0, 9, 9]
         del one["segmentation"]
     (folder / "results.json").write_text(json.dumps(entries))
-    with pytest.raises(UserError, match="scores masks, and the detections have none"):
+    with pytest.raises(UserError, match="scores masks; the detections have boxes only"):
         evaluate(folder)
 
 

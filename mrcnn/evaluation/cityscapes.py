@@ -43,7 +43,7 @@ class _Tally:
 
 
 def cityscapes_metrics(
-    truth: GroundTruth, entries: Sequence[Record], instance_ids: Path | None
+    truth: GroundTruth, entries: Sequence[Record], instance_ids: Path
 ) -> dict[str, float]:
     """Compute the metrics of masks, reading the ids of one image at a time.
 
@@ -62,16 +62,12 @@ def cityscapes_metrics(
     )
 
 
-def check_cityscapes(
-    truth: GroundTruth, instance_ids: Path | None
-) -> tuple[list[Path], dict[int, int]]:
+def check_cityscapes(truth: GroundTruth, instance_ids: Path) -> tuple[list[Path], dict[int, int]]:
     """Find the file of ids of each image, and the benchmark's label of each category id.
 
     Raises:
         UserError: If a file is absent or ambiguous, or no category is a class of Cityscapes.
     """
-    if instance_ids is None:
-        raise UserError("--instance-ids, the folder gtFine, goes with --protocol cityscapes")
     names = [str(image.get("file_name", "")) for image in truth.records["images"]]
     files = find_instance_ids(instance_ids, names)
     categories = truth.categories

@@ -65,7 +65,7 @@ class Comparison:
         return lines
 
     def _class_table(self) -> list[str]:
-        """Classes in ascending order of their change of AP."""
+        """Return the classes in ascending order of their change of AP."""
         kind = self.a.kinds[-1]
         a, b = self.a.metrics, self.b.metrics
         keys = {name: f"{kind}_AP/{name}" for name in class_names(a)}
@@ -80,7 +80,7 @@ class Comparison:
         return lines
 
     def _image_lines(self) -> list[str]:
-        """How often each side is better, and the images where it is most."""
+        """Count the images where each side is better, and name those where it is most."""
         a, b = self.a.errors, self.b.errors
         f1 = a.image_f1, b.image_f1
         change = f1[1] - f1[0]

@@ -34,6 +34,12 @@ class Protocol:
     backend: Backend = "pycocotools"  # for COCO
     instance_ids: Path | None = None  # for Cityscapes: the folder of *_gtFine_instanceIds.png
 
+    def __post_init__(self) -> None:
+        if self.name != "coco" and self.backend != "pycocotools":
+            raise UserError(f"--backend {self.backend}: goes with --protocol coco only")
+        if (self.instance_ids is not None) != (self.name == "cityscapes"):
+            raise UserError("--instance-ids, the folder gtFine, goes with --protocol cityscapes")
+
     @property
     def max_detections(self) -> int | None:
         """Default limit: per image and class; for LVIS per image; None means no limit."""
@@ -43,14 +49,14 @@ class Protocol:
         """Raise UserError unless the protocol can be applied to the ground truth."""
         if self.name == "lvis":
             lvis.check_lvis(truth)
-        if self.name == "cityscapes":
+        if self.instance_ids is not None:
             cityscapes.check_cityscapes(truth, self.instance_ids)
 
     def metrics(
         self, truth: GroundTruth, entries: Sequence[Record], kind: Kind, limit: int | None
     ) -> dict[str, float]:
         """Compute the metrics of boxes or masks, with the names of `coco_metrics`."""
-        if self.name == "cityscapes":
+        if self.instance_ids is not None:
             return cityscapes.cityscapes_metrics(truth, entries, self.instance_ids)
         assert limit is not None
         if self.name == "lvis":
@@ -120,7 +126,7 @@ def score(
     kinds = kinds_of(entries) if kinds is None else tuple(kinds)
     if protocol.name == "cityscapes":
         if "segm" not in kinds:
-            raise UserError("--protocol cityscapes scores masks, and the detections have none")
+            raise UserError("--protocol cityscapes scores masks; the detections have boxes only")
         kinds = ("segm",)
     protocol.check(truth)
     image_ids = set(truth.image_ids)

@@ -71,7 +71,7 @@ def metrics_tree(metrics: Metrics) -> dict[str, Any]:
     """Return all metrics for JSON.
 
     Counts are at the top. "bbox" and "segm" hold their metrics, and under "classes" those of each
-    class. None says that there is nothing to measure a metric on.
+    class. None means that there is nothing to measure a metric on.
     """
     tree: dict[str, Any] = {}
     for name, value in metrics.items():

@@ -133,3 +133,22 @@ def select_images(dataset: CocoDataset, image_ids: Collection[int] | None) -> Co
     if not len(dataset):
         raise UserError(f"{dataset.annotations}: holds no images; there is nothing to evaluate")
     return dataset
+
+
+def read_image_ids(file: Path) -> list[int]:
+    """Read the ids of --image-ids, one per line.
+
+    Raises:
+        UserError: If the file cannot be read, or holds something else.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--image-ids {file}: cannot be read ({error})") from error
+    try:
+        return [int(line) for line in lines]
+    except ValueError:
+        wrong = next(line for line in lines if not line.lstrip("-").isdigit())
+        raise UserError(
+            f"--image-ids {file}: must hold whole numbers, one per line, got {wrong!r:.40}"
+        ) from None

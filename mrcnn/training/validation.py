@@ -1,4 +1,4 @@
-"""What a run measures of its weights besides AP, and with which weights."""
+"""The weights that a training run evaluates, and their validation loss."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mrcnn.training.step import TrainStep
 
 @contextmanager
 def evaluated_weights(take_step: TrainStep) -> Iterator[None]:
-    """The running mean of the weights in place of them, where one is kept."""
+    """Load the EMA of the weights into the model, if the run keeps one; restore them at the end."""
     model, ema = take_step.model, take_step.ema
     if ema is None:
         yield
         return
-    own = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(ema.mean)
     try:
         yield
     finally:
-        model.load_state_dict(own)
+        model.load_state_dict(weights)
 
 
 @torch.no_grad()
@@ -37,12 +37,15 @@ def validation_loss(
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, images: None,
 ) -> float:
-    """The mean loss of the images of a data set, each as a batch of its own.
+    """Compute the mean loss per image of a data set, one image per batch.
 
     Args:
-        config: of the model.
-        workers: processes that read images.
-        progress: called after each image with those done and those in all, of this process.
+        take_step: Training step with the model; its processes share the images.
+        dataset: Images with annotations.
+        config: Configuration of the model.
+        workers: Processes that read images.
+        progress: Called after each image with the images done and the images in all, of this
+            process.
     """
     model, device, world = take_step.model, take_step.device, take_step.world
     was_training = model.training
