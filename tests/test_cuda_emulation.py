@@ -13,7 +13,7 @@ from sanitized import FLAGS, ROOT, can_build, run, run_child
 CALLS = 100  # of each op
 # The tests of the CPU kernels that the CUDA kernels must pass, too.
 TESTS = (  # in two processes
-    ("roi_align", "roi_pool", "selection", "match_boxes"),
+    ("roi_align", "roi_pool", "select_proposals", "select_detections", "match_boxes"),
     ("nms", "mask_targets", "paste_masks", "ops_contract", "fixed_shapes"),
 )
 PYTEST = """

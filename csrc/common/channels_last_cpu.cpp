@@ -1,3 +1,4 @@
+// Conversion of large contiguous float32 maps to channels_last, in parallel.
 #include "common/channels_last.h"
 #include "common/parallel.h"
 

@@ -1,6 +1,11 @@
+// Choice of the vector instructions, once, when a library is loaded.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 #include "common/isa.h"
 
@@ -12,8 +17,9 @@ constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 Isa best_isa() {
 #ifdef __x86_64__
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+  unsigned eax, ebx, ecx, edx;  // clang's __builtin_cpu_supports does not know F16C
+  const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return Isa::kAvx512;
@@ -24,9 +30,9 @@ Isa best_isa() {
 
 Isa choose_isa() {
   const Isa best = best_isa();
-  const char* wanted = std::getenv("MRCNN_ISA");
-  for (int i = 0; wanted && i < 3; ++i)
-    if (std::strcmp(wanted, kNames[i]) == 0) return std::min(Isa(i), best);
+  const char* requested = std::getenv("MRCNN_ISA");
+  for (int i = 0; requested && i < 3; ++i)
+    if (std::strcmp(requested, kNames[i]) == 0) return std::min(Isa(i), best);
   return best;
 }
 

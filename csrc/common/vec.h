@@ -105,24 +105,26 @@ inline V larger(const V& a, const V& b) {
   return a > b ? a : b;
 }
 
-// Whether any lane of a comparison holds.
-inline bool any(const FloatIndexVec& mask) {
+// Return whether any lane of a comparison holds. Compilers differ in the integer type of a
+// comparison, so only the size of its lanes is used.
+template <typename M>
+inline bool any(const M& mask) {
+  constexpr bool floats = sizeof(mask[0]) == sizeof(float);
 #if VEC_BYTES == 64
-  return _mm512_movepi32_mask(__m512i(mask)) != 0;
+  if constexpr (floats)
+    return _mm512_movepi32_mask(__m512i(mask)) != 0;
+  else
+    return _mm512_movepi64_mask(__m512i(mask)) != 0;
 #elif VEC_BYTES == 32
-  return _mm256_movemask_ps(__m256(mask)) != 0;
+  if constexpr (floats)
+    return _mm256_movemask_ps(__m256(mask)) != 0;
+  else
+    return _mm256_movemask_pd(__m256d(mask)) != 0;
 #else
-  return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
-#endif
-}
-
-inline bool any(const DoubleIndexVec& mask) {
-#if VEC_BYTES == 64
-  return _mm512_movepi64_mask(__m512i(mask)) != 0;
-#elif VEC_BYTES == 32
-  return _mm256_movemask_pd(__m256d(mask)) != 0;
-#else
-  return (mask[0] | mask[1]) != 0;
+  if constexpr (floats)
+    return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+  else
+    return (mask[0] | mask[1]) != 0;
 #endif
 }
 

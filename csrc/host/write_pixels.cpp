@@ -1,3 +1,4 @@
+// Decoded image to network pixels in one pass: crop, resize, mirror, normalise and pad.
 #include "host/write_pixels.h"
 
 #include <cstring>

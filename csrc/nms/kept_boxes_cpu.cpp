@@ -1,3 +1,4 @@
+// The set of kept boxes of greedy NMS on the host; nms.h explains its chains and strips.
 #include <algorithm>
 #include <cmath>
 #include <limits>

@@ -6,9 +6,9 @@
 #include <tuple>
 #include <type_traits>
 
+#include "nms/candidates.cuh"
 #include "nms/nms.cuh"
 #include "nms/nms_arguments.h"
-#include "nms/rivals.cuh"
 
 namespace mrcnn {
 namespace {
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kSmall)
   bool alive = false;
   if (t < count) {
     alive = key[t] > kNever<T>;
-    segment.rival[t] = load_rival(boxes, first + index[t]);
+    segment.candidate[t] = load_candidate(boxes, first + index[t]);
     segment.group[t] = group_of(groups, first + index[t]);
   }
   __syncthreads();

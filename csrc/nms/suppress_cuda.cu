@@ -1,19 +1,27 @@
-// Suppression of boxes that stand best first. Few: one block suppresses a segment on its own. More:
-// the overlaps of all pairs in a tile of boxes are tested by the whole device and resolved by one
-// block a segment, after the tile was tested against what earlier tiles kept; so memory is of
-// O(boxes), and the number of launches depends on the shapes only.
+// Greedy suppression of boxes that are sorted best first; the specification is `nms` in
+// mrcnn/ops/reference.py.
+//
+// A segment of at most kSmall boxes is suppressed by one block of threads. A larger one is cut into
+// tiles, taken in order, with three kernels per tile:
+//
+//   1. test_against_kept   drops boxes of the tile that a box kept in an earlier tile suppresses
+//   2. test_pairs          the whole device tests all pairs inside the tile; the overlaps become
+//                          bits of a mask
+//   3. resolve_rows        one block of threads per segment walks through the mask and keeps boxes
+//
+// So memory is O(boxes), and the number of launches depends on the shapes only.
 #include <algorithm>
 
+#include "nms/candidates.cuh"
 #include "nms/nms.cuh"
-#include "nms/rivals.cuh"
 
 namespace mrcnn {
 namespace {
 
-constexpr int kWord = 64;  // boxes whose overlaps with another are bits of one word
-constexpr int kTileBoxes = 4096, kFewestTileBoxes = 1024;  // whose pairs are tested at once
-constexpr int64_t kMaskBytes = 32 << 20;  // of the masks of all segments, to stay in a large L2
-constexpr int kRowsPerWarp = 8;           // that a warp of the resolving block collects
+constexpr int kWord = 64;  // boxes per block of boxes: their overlaps are bits of one word
+constexpr int kTileBoxes = 4096, kFewestTileBoxes = 1024;  // boxes per tile
+constexpr int64_t kMaskBytes = 32 << 20;  // for the masks of all segments, which a large L2 holds
+constexpr int kRowsPerWarp = 8;           // rows of the mask that a warp of resolve_rows reads
 constexpr int kWarpsPerChunk = kWord / kRowsPerWarp;
 constexpr int kMaxBlocks = kTileBoxes / kWord;
 
@@ -28,7 +36,7 @@ __global__ void __launch_bounds__(kSmall)
   bool alive = false;
   if (t < count) {
     alive = competes == nullptr || competes[i] != 0;
-    segment.rival[t] = load_rival(boxes, i);
+    segment.candidate[t] = load_candidate(boxes, i);
     segment.group[t] = group_of(groups, i);
   }
   __syncthreads();
@@ -36,9 +44,15 @@ __global__ void __launch_bounds__(kSmall)
                  positions + blockIdx.x * max_keep, counts + blockIdx.x);
 }
 
-// `rows` boxes of each segment, from `begin` on. Which overlap is told by a mask (segments,
-// stride * 64, stride) of words of 64 bits: those of box i with the boxes of a later block of 64
-// than the next, with those of its own block before it, and with those of the block before.
+// `rows` boxes of each segment, from `begin` on, in blocks of 64. The mask, (segments, stride * 64,
+// stride) words of 64 bits, holds the overlaps of pairs; bit c of word w in row i stands for box
+// 64 w + c. The words of row i have three meanings, by their distance from the block of box i:
+//
+//   w later than the next block    boxes that box i suppresses if it is kept
+//   w its own block                better boxes in its block, which suppress box i if kept
+//   w the block before             boxes there, which suppress box i if kept
+//
+// The word of the next block is not used: the next block has its own word for that pair.
 struct Tile {
   int64_t count, begin;
   int rows, stride;
@@ -60,7 +74,7 @@ struct Tile {
     return removed == nullptr ||
            !(removed[segment * stride * 2 + i / kWarpSize] >> (i % kWarpSize) & 1);
   }
-  // How many boxes earlier tiles kept.
+  // The number of boxes that earlier tiles kept.
   __device__ __forceinline__ int known(int64_t segment, const int32_t* counts) const {
     return begin == 0 ? 0 : counts[segment];
   }
@@ -70,12 +84,13 @@ constexpr int kKeptAtOnce = 512;  // threads, too
 
 template <typename T>
 struct KeptChunk {
-  Rival<T> rival[kKeptAtOnce];
+  Candidate<T> candidate[kKeptAtOnce];
   int64_t group[kKeptAtOnce];
   unsigned dead;
 };
 
-// One block tests 32 boxes of a tile, one a lane, against all boxes that earlier tiles kept.
+// A block of threads tests 32 boxes of a tile, one per lane, against all boxes that earlier tiles
+// kept.
 template <typename T>
 __global__ void __launch_bounds__(kKeptAtOnce)
     test_against_kept(const T* boxes, const int64_t* groups, const __grid_constant__ Tile tile,
@@ -91,10 +106,10 @@ __global__ void __launch_bounds__(kKeptAtOnce)
   positions += segment * max_keep;
 
   bool alive = tile.alive(segment, i);
-  Rival<T> mine = {};
+  Candidate<T> mine = {};
   int64_t group = 0;
   if (alive) {
-    mine = load_rival(boxes, tile.box(segment, i));
+    mine = load_candidate(boxes, tile.box(segment, i));
     group = group_of(groups, tile.box(segment, i));
   }
   unsigned dead = __ballot_sync(kAllLanes, !alive);
@@ -102,14 +117,14 @@ __global__ void __launch_bounds__(kKeptAtOnce)
   for (int start = 0; start < known && dead != kAllLanes; start += kKeptAtOnce) {
     if (start + t < known) {
       const int64_t kept = segment * tile.count + positions[start + t];
-      chunk.rival[t] = load_rival(boxes, kept);
+      chunk.candidate[t] = load_candidate(boxes, kept);
       chunk.group[t] = group_of(groups, kept);
     }
     __syncthreads();
     const int first = warp * kWarpSize, last = min(first + kWarpSize, known - start);
     if (alive)
       for (int j = first; j < last; ++j)
-        if (threshold.exceeded(chunk.rival[j], mine) && chunk.group[j] == group) alive = false;
+        if (threshold.overlaps(chunk.candidate[j], mine) && chunk.group[j] == group) alive = false;
     dead = __ballot_sync(kAllLanes, !alive);
     if (lane == 0) atomicOr(&chunk.dead, dead);
     __syncthreads();
@@ -121,11 +136,11 @@ __global__ void __launch_bounds__(kKeptAtOnce)
 
 template <typename T>
 struct Columns {
-  Rival<T> rival[kWord];
+  Candidate<T> candidate[kWord];
   int64_t group[kWord];
 };
 
-// One block tests the pairs of two blocks of 64 boxes; a thread has a row of the mask.
+// A block of threads tests the pairs of two blocks of 64 boxes; each thread writes one word.
 template <typename T>
 __global__ void __launch_bounds__(kWord)
     test_pairs(const T* boxes, const int64_t* groups, const __grid_constant__ Tile tile,
@@ -134,42 +149,107 @@ __global__ void __launch_bounds__(kWord)
   SHARED(Columns<T>, columns);
   const int t = threadIdx.x, blocks = tile.blocks();
   const int64_t segment = blockIdx.x / (blocks + 1);
-  // The triangle row <= column, folded to a rectangle half as high.
+  // The triangle row <= column, folded into a rectangle of half its height.
   const int x = blockIdx.x % (blocks + 1), y = blockIdx.y;
   int row = x > y ? y : blocks - 1 - y, column = x > y ? x - 1 : blocks - 1 - x;
   if (x <= y && 2 * y == blocks - 1) return;  // the middle row is whole
   if (tile.known(segment, counts) >= tile.most) return;
-  if (column == row + 1) column = row++;  // the next block asks which boxes before suppress its own
+  if (column == row + 1) column = row++;  // the pair belongs to the later block's rows
   const int i = row * kWord + t, j = column * kWord + t;
 
   const bool alive = tile.alive(segment, i);
   if (j < tile.rows) {
-    columns.rival[t] = load_rival(boxes, tile.box(segment, j));
+    columns.candidate[t] = load_candidate(boxes, tile.box(segment, j));
     columns.group[t] = group_of(groups, tile.box(segment, j));
   }
   __syncthreads();
   if (i >= tile.rows) return;
   uint64_t word = 0;
   if (alive) {
-    const Rival<T> mine = load_rival(boxes, tile.box(segment, i));
+    const Candidate<T> mine = load_candidate(boxes, tile.box(segment, i));
     const int64_t group = group_of(groups, tile.box(segment, i));
     const int last = row == column ? t : min(kWord, tile.rows - column * kWord);
     for (int c = 0; c < last; ++c)
-      if (threshold.exceeded(columns.rival[c], mine) && columns.group[c] == group)
+      if (threshold.overlaps(columns.candidate[c], mine) && columns.group[c] == group)
         word |= uint64_t(1) << c;
   }
   tile.mask_row(mask, segment, i)[column] = word;
 }
 
 struct Resolved {
-  unsigned removed[2 * kMaxBlocks];
-  uint64_t kept[kMaxBlocks];
-  int total[kMaxBlocks];  // kept up to and with each block
+  unsigned removed[2 * kMaxBlocks];  // bit i % 32 of word i / 32: box i is suppressed
+  uint64_t kept[kMaxBlocks];         // which boxes of each block are kept
+  int total[kMaxBlocks];             // kept up to and including each block
 };
 
-// One block decides which boxes of a segment's tile are kept. In step b its first warp decides
-// block b of 64 boxes, two a lane; the other warps collect what the boxes kept in block b - 1
-// suppress beyond block b. One barrier a step.
+// The two boxes of a lane of the deciding warp (box `lane` and box `32 + lane` of a block), as
+// words of the mask.
+struct LaneRows {
+  uint64_t previous[2] = {};  // boxes of the previous block that overlap it
+  uint64_t own[2] = {};       // better boxes of its own block that overlap it
+
+  __device__ __forceinline__ void load(const Tile& tile, uint64_t* mask, int64_t segment, int block,
+                                       int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int i = block * kWord + half * kWarpSize + lane;
+      if (i >= tile.rows) continue;
+      const uint64_t* row = tile.mask_row(mask, segment, i);
+      previous[half] = block == 0 ? 0 : row[block - 1];
+      own[half] = row[block];
+    }
+  }
+};
+
+// Asks all lanes of a warp about both of their boxes; bit 32 * half + lane is the answer.
+template <typename Predicate>
+__device__ __forceinline__ uint64_t ballot_both(Predicate predicate) {
+  const unsigned low = __ballot_sync(kAllLanes, predicate(0));
+  return low | uint64_t(__ballot_sync(kAllLanes, predicate(1))) << kWarpSize;
+}
+
+// Greedy suppression inside one block of 64 boxes, by one warp. `undecided` are the boxes that no
+// box of an earlier block suppresses; returns those that are kept.
+__device__ __forceinline__ uint64_t decide_block(uint64_t undecided, const LaneRows& rows,
+                                                 int lane) {
+  const auto has = [&](uint64_t bits, int half) { return bits >> (half * kWarpSize + lane) & 1; };
+  uint64_t kept = 0;
+  while (undecided != 0) {
+    // Keep the boxes that no undecided box can suppress; then drop those that they suppress.
+    const uint64_t now = ballot_both(
+        [&](int half) { return has(undecided, half) && (rows.own[half] & undecided) == 0; });
+    undecided = ballot_both(
+        [&](int half) { return has(undecided & ~now, half) && (rows.own[half] & now) == 0; });
+    kept |= now;
+  }
+  return kept;
+}
+
+// Marks what the boxes kept in block `kept_block` suppress beyond the next block. `helper` counts
+// the warps that share this: a warp takes 8 of the 64 boxes and 32 words of the mask, one a lane.
+__device__ __forceinline__ void remove_suppressed(const Tile& tile, uint64_t* mask, int64_t segment,
+                                                  int kept_block, uint64_t kept, int helper,
+                                                  int lane, Resolved& shared) {
+  const int first = helper % kWarpsPerChunk * kRowsPerWarp;
+  const int word = helper / kWarpsPerChunk * kWarpSize + lane;
+  const unsigned rows = unsigned(kept >> first) & ((1u << kRowsPerWarp) - 1);
+  if (rows == 0 || word <= kept_block + 1 || word >= tile.blocks()) return;
+  const uint64_t* column = tile.mask_row(mask, segment, kept_block * kWord + first) + word;
+  uint64_t bits = 0;
+#pragma unroll
+  for (int r = 0; r < kRowsPerWarp; ++r)
+    if (rows >> r & 1) bits |= column[int64_t(r) * tile.stride];
+  if (bits == 0) return;
+  atomicOr(&shared.removed[2 * word], unsigned(bits));
+  atomicOr(&shared.removed[2 * word + 1], unsigned(bits >> kWarpSize));
+}
+
+// One block of threads decides which boxes of a segment's tile are kept, 64 boxes per step.
+//
+// In step b, warp 0 decides block b. It needs what the blocks before b - 1 suppress, which is in
+// `removed`, and which boxes were kept in block b - 1, which its own words `previous` answer. So
+// the other warps have one step more: in step b they add to `removed` what the boxes kept in block
+// b - 1 suppress in blocks b + 1 and later. One barrier per step separates the two.
 __global__ void __launch_bounds__(kWarpSize * (1 + kWarpsPerChunk * kMaxBlocks / kWarpSize))
     resolve_rows(const __grid_constant__ Tile tile, uint64_t* mask, int64_t max_keep,
                  int32_t* positions, int32_t* counts) {
@@ -186,44 +266,21 @@ __global__ void __launch_bounds__(kWarpSize * (1 + kWarpsPerChunk * kMaxBlocks /
   }
   __syncthreads();
 
-  // Of a lane's two boxes: which of the block before, and which before it in its own, overlap it.
-  uint64_t last[2] = {}, own[2] = {}, next_last[2] = {}, next_own[2] = {};
-  const auto load = [&](int b) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int i = b * kWord + h * kWarpSize + lane;
-      if (i >= tile.rows) continue;
-      const uint64_t* row = tile.mask_row(mask, segment, i);
-      next_last[h] = b == 0 ? 0 : row[b - 1];
-      next_own[h] = row[b];
-    }
-  };
-  if (warp == 0) load(0);
+  LaneRows next;
+  if (warp == 0) next.load(tile, mask, segment, 0, lane);
   for (int b = 0; b < blocks && total < tile.most; ++b) {
     const uint64_t kept_before = b == 0 ? 0 : shared.kept[b - 1];
     if (warp == 0) {
-      uint64_t left = 0, kept = 0;
+      const LaneRows rows = next;
+      const uint64_t undecided = ballot_both([&](int half) {
+        return !(shared.removed[2 * b + half] >> lane & 1) &&
+               (rows.previous[half] & kept_before) == 0;
+      });
+      if (b + 1 < blocks) next.load(tile, mask, segment, b + 1, lane);  // arrives in the meantime
+      const uint64_t kept = decide_block(undecided, rows, lane);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        last[h] = next_last[h], own[h] = next_own[h];
-        const bool alive = !(shared.removed[2 * b + h] >> lane & 1) && (last[h] & kept_before) == 0;
-        left |= uint64_t(__ballot_sync(kAllLanes, alive)) << (h * kWarpSize);
-      }
-      if (b + 1 < blocks) load(b + 1);  // arrives while this block is decided
-      const auto both = [&](auto predicate) {
-        const unsigned low = __ballot_sync(kAllLanes, predicate(0));
-        return low | uint64_t(__ballot_sync(kAllLanes, predicate(1))) << kWarpSize;
-      };
-      while (left != 0) {
-        // What no undecided box can suppress is kept, and what that overlaps is not.
-        const auto has = [&](uint64_t bits, int h) { return bits >> (h * kWarpSize + lane) & 1; };
-        const uint64_t now = both([&](int h) { return has(left, h) && (own[h] & left) == 0; });
-        left = both([&](int h) { return has(left & ~now, h) && (own[h] & now) == 0; });
-        kept |= now;
-      }
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int bit = h * kWarpSize + lane;
+      for (int half = 0; half < 2; ++half) {
+        const int bit = half * kWarpSize + lane;
         const int slot = total + __popcll(kept & ((uint64_t(1) << bit) - 1));
         if ((kept >> bit & 1) && slot < tile.most)
           positions[slot] = int32_t(tile.begin) + b * kWord + bit;
@@ -233,20 +290,7 @@ __global__ void __launch_bounds__(kWarpSize * (1 + kWarpsPerChunk * kMaxBlocks /
         shared.total[b] = min(total + __popcll(kept), tile.most);
       }
     } else {
-      const int first = (warp - 1) % kWarpsPerChunk * kRowsPerWarp;
-      const int word = (warp - 1) / kWarpsPerChunk * kWarpSize + lane;
-      const unsigned rows = unsigned(kept_before >> first) & ((1u << kRowsPerWarp) - 1);
-      if (rows != 0 && word > b && word < blocks) {
-        const uint64_t* column = tile.mask_row(mask, segment, (b - 1) * kWord + first) + word;
-        uint64_t bits = 0;
-#pragma unroll
-        for (int r = 0; r < kRowsPerWarp; ++r)
-          if (rows >> r & 1) bits |= column[int64_t(r) * tile.stride];
-        if (bits != 0) {
-          atomicOr(&shared.removed[2 * word], unsigned(bits));
-          atomicOr(&shared.removed[2 * word + 1], unsigned(bits >> kWarpSize));
-        }
-      }
+      remove_suppressed(tile, mask, segment, b - 1, kept_before, warp - 1, lane, shared);
     }
     __syncthreads();
     total = shared.total[b];
@@ -257,7 +301,7 @@ __global__ void __launch_bounds__(kWarpSize * (1 + kWarpsPerChunk * kMaxBlocks /
       positions[slot] = -1;
 }
 
-// As many boxes as keep the masks of all segments small, unless these are very many.
+// The boxes per tile: as many as keep the masks of all segments small, within the limits above.
 int64_t tile_boxes(int64_t segments, int64_t count) {
   int64_t boxes = kTileBoxes;
   const auto fitting = [&] { return std::min(boxes, round_up(count, kWord)); };

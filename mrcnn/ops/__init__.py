@@ -7,7 +7,8 @@ from mrcnn.ops.nms import batched_nms, nms, segmented_nms
 from mrcnn.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_rle
 from mrcnn.ops.roi_align import multiscale_roi_align, roi_align
 from mrcnn.ops.roi_pool import roi_pool
-from mrcnn.ops.selection import select_detections, select_proposals
+from mrcnn.ops.select_detections import select_detections
+from mrcnn.ops.select_proposals import select_proposals
 
 __all__ = [
     "batched_nms",

@@ -1,5 +1,6 @@
-// What all kernels of NMS share: boxes that compete, their overlap against the threshold, and how
-// one block suppresses a few of them.
+// Shared by all NMS kernels: a candidate box, the test of its overlap against the threshold, and
+// the suppression of a few candidates by one block. The specification is `nms` in
+// mrcnn/ops/reference.py.
 #pragma once
 
 #include <algorithm>
@@ -12,13 +13,13 @@ namespace mrcnn {
 constexpr int kSmall = 512;  // boxes of a segment that one block suppresses, one a thread
 
 template <typename T>
-struct alignas(16) Rival {
+struct alignas(16) Candidate {
   Box<T> box;
   T area;
 };
 
 template <typename T>
-__device__ __forceinline__ Rival<T> load_rival(const T* boxes, int64_t i) {
+__device__ __forceinline__ Candidate<T> load_candidate(const T* boxes, int64_t i) {
   const Box<T> box = load_box(boxes + i * 4);
   return {box, area(box)};
 }
@@ -30,10 +31,10 @@ struct Threshold {
   explicit Threshold(T threshold)
       : value(threshold), enough(threshold - std::abs(threshold) * T(1e-5)) {}
 
-  // iou(a, b) > value. An overlap over the threshold, roundings included, is over `enough` of the
-  // union, too, which spares nearly all pairs the division. Minimum and maximum pass over NaN, but
-  // a NaN side can only come from a box whose area is NaN, and then the union is.
-  __device__ __forceinline__ bool exceeded(const Rival<T>& a, const Rival<T>& b) const {
+  // Return iou(a, b) > value. The first comparison, with a slightly lower threshold, needs no
+  // division and rejects nearly all pairs; the second decides. Minimum and maximum ignore NaN, but
+  // a box with a NaN side has a NaN area, so the union is NaN and both comparisons are false.
+  __device__ __forceinline__ bool overlaps(const Candidate<T>& a, const Candidate<T>& b) const {
     const T width = min(a.box.x2, b.box.x2) - max(a.box.x1, b.box.x1);
     const T height = min(a.box.y2, b.box.y2) - max(a.box.y1, b.box.y1);
     const T overlap = max(width, T(0)) * max(height, T(0));
@@ -48,37 +49,38 @@ __device__ __forceinline__ int64_t group_of(const int64_t* groups, int64_t i) {
 
 template <typename T>
 struct SmallSegment {
-  Rival<T> rival[kSmall];
+  Candidate<T> candidate[kSmall];
   int64_t group[kSmall];
   unsigned kept[kSmall / kWarpSize];  // of each warp's boxes
   int total[kSmall / kWarpSize];      // kept up to and with each warp
 };
 
-// Thread t holds box t; the warps decide in turn which of their boxes are kept, and all later ones
-// test theirs against these. `index` renames positions, unless it is nullptr.
+// Suppresses the candidates of one segment. Thread t holds box t. The warps take turns: in round w,
+// warp w decides which of its 32 boxes are kept, then all later warps test theirs against those.
+// `index` translates positions into the caller's indices, unless it is nullptr.
 template <typename T, typename Out>
 __device__ __forceinline__ void suppress_small(SmallSegment<T>& segment, bool alive, int count,
                                                const Threshold<T>& threshold, int64_t max_keep,
                                                const int* index, Out* out, Out* out_count) {
   const int t = threadIdx.x, warp = t / kWarpSize, lane = t % kWarpSize;
   const int most = int(min(max_keep, int64_t(count)));
-  Rival<T> mine = {};
+  Candidate<T> mine = {};
   int64_t group = 0;
-  if (t < count) mine = segment.rival[t], group = segment.group[t];
-  const auto overlaps = [&](int other) {
-    return threshold.exceeded(segment.rival[other], mine) && segment.group[other] == group;
+  if (t < count) mine = segment.candidate[t], group = segment.group[t];
+  const auto suppressed_by = [&](int other) {
+    return threshold.overlaps(segment.candidate[other], mine) && segment.group[other] == group;
   };
-  unsigned before = 0;  // which boxes of this warp would suppress this one
+  unsigned before = 0;  // boxes of this warp, better than this one, that would suppress it
   if (alive)
     for (int j = 0; j < lane; ++j)
-      if (overlaps(t - lane + j)) before |= 1u << j;
+      if (suppressed_by(t - lane + j)) before |= 1u << j;
 
   int total = 0;
   for (int round = 0; round * kWarpSize < count && total < most; ++round) {
     if (warp == round) {
       unsigned kept = 0, left = __ballot_sync(kAllLanes, alive);
       while (left != 0) {
-        // What no undecided box can suppress is kept, and what that overlaps is not.
+        // Keep the boxes that no undecided box can suppress; then drop those that they suppress.
         const unsigned now = __ballot_sync(kAllLanes, (left >> lane & 1) && (before & left) == 0);
         left = __ballot_sync(kAllLanes, (left & ~now) >> lane & 1 && (before & now) == 0);
         kept |= now;
@@ -94,7 +96,7 @@ __device__ __forceinline__ void suppress_small(SmallSegment<T>& segment, bool al
     total = segment.total[round];
     if (warp > round && __any_sync(kAllLanes, alive))
       for (unsigned kept = segment.kept[round]; kept != 0; kept &= kept - 1)
-        if (overlaps(round * kWarpSize + __ffs(int(kept)) - 1)) alive = false;
+        if (suppressed_by(round * kWarpSize + __ffs(int(kept)) - 1)) alive = false;
   }
   for (int64_t slot = total + t; slot < max_keep; slot += blockDim.x) out[slot] = Out(-1);
   if (t == 0) *out_count = Out(total);

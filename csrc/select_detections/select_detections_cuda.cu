@@ -4,8 +4,8 @@
 
 #include "common/box.h"
 #include "common/cuda.cuh"
-#include "detections/detections.h"
 #include "nms/select.cuh"
+#include "select_detections/select_detections.h"
 
 namespace mrcnn {
 namespace {

@@ -5,9 +5,9 @@
 #include <tuple>
 
 #include "common/tensor.h"
-#include "detections/detections.h"
 #include "nms/nms.h"
 #include "nms/rank.h"
+#include "select_detections/select_detections.h"
 
 namespace mrcnn {
 

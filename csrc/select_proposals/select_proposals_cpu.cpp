@@ -8,7 +8,7 @@
 #include "common/tensor.h"
 #include "nms/nms.h"
 #include "nms/rank.h"
-#include "proposals/proposals.h"
+#include "select_proposals/select_proposals.h"
 
 namespace mrcnn {
 namespace {

@@ -9,7 +9,7 @@
 #include "common/cuda.cuh"
 #include "nms/nms.cuh"
 #include "nms/select.cuh"
-#include "proposals/proposals.h"
+#include "select_proposals/select_proposals.h"
 
 namespace mrcnn {
 namespace {
