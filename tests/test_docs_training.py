@@ -79,8 +79,11 @@ def test_training(command, capsys):
 
 
 def test_code(capsys):
+    shutil.copy("new/a.jpg", "photo.jpg")
+    model = {"model": "small", "image_size": 64, "set": ["box_head_width=16"]}
+    small = {**model, "batch_size": 2, "eval_every": 0, "device": "cpu"}
     for code in documents.blocks("training.md", "python"):
-        exec(code.replace('"--steps", "20"', '"--steps", "2"'), {})
+        exec(code.replace("steps=20", "steps=2, **small"), {"small": small})
     printed = capsys.readouterr().out.splitlines()
     assert "from step 0" in printed
     assert "done" in printed

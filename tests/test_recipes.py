@@ -12,7 +12,12 @@ from short_runs import run, without_pictures, write_data
 
 from mrcnn import cli, train
 from mrcnn.training.config import TrainConfig
-from mrcnn.training.options import model_config, parse_options, scale_to_batch_size
+from mrcnn.training.options import (
+    model_config,
+    model_fields,
+    parse_options,
+    scale_to_batch_size,
+)
 from mrcnn.training.recipes import RECIPES
 from mrcnn.training.solver import learning_rate
 
@@ -204,6 +209,13 @@ def test_a_flag_goes_before_a_file_and_a_file_before_the_recipe(tmp_path):
     assert (args.lr, args.momentum, args.multi_scale[0], args.workers) == (0.25, 0.8, 640, 4)
     assert (args.steps, args.epochs) == (None, 2.0)
     assert read("--config", str(file), "--recipe", "finetune").optimizer == "adamw"
+
+
+def test_set_takes_tuples():
+    words = ["anchor_sizes=[[8,16],[9.5]]", "pixel_mean=[1,2,3]", "rpn_smooth_l1_beta=null"]
+    assert model_fields(words) == {
+        "anchor_sizes": [[8, 16], [9.5]], "pixel_mean": [1, 2, 3], "rpn_smooth_l1_beta": None
+    }  # fmt: skip
 
 
 def test_models_come_from_file_flag_and_recipe(tmp_path):

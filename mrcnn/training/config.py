@@ -27,8 +27,11 @@ _FRACTIONS = ("ema", "warmup_factor", "colour_jitter", "copy_paste")  # in [0, 1
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train Mask R-CNN. Steps, warm-up and learning rate come from the recipe unless given, scaled
-    linearly to the batch size."""
+    """Train Mask R-CNN.
+
+    Steps, warm-up and learning rate come from the recipe unless given, scaled linearly to the
+    batch size.
+    """
 
     data: Path | None = None
     """Folder with images and annotations. Without it, generated shapes are used."""
@@ -147,10 +150,10 @@ class TrainConfig:
     workers: int = 0
     """Processes that load images, per training process."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """How to handle a loss or gradient that is not finite. Skipping waits for the GPU every
-    step."""
+    """Stop or skip the step if a loss or gradient is not finite. Skipping waits for the GPU in
+    every step."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """How to handle an image that cannot be read."""
+    """Stop at an image that cannot be read, or skip it."""
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -228,7 +231,13 @@ def typed(kind: str, value: Any) -> Any:
     if plain.startswith("tuple["):
         if not isinstance(value, list):
             raise TypeError
-        return tuple(typed(plain[len("tuple[") : -len(", ...]")], item) for item in value)
+        item_kind = plain[len("tuple[") : -1].removesuffix(", ...")
+        if "[" not in item_kind:  # a tuple of fixed length has items of one kind
+            item_kind = item_kind.split(", ")[0]
+        return tuple(typed(item_kind, item) for item in value)
+    if " | tuple[" in plain:  # of an item of anchor_sizes
+        number, _, numbers = plain.partition(" | ")
+        return typed(numbers if isinstance(value, list) else number, value)
     if plain == "float" and type(value) is int:
         return float(value)
     if type(value) is not {"int": int, "float": float, "bool": bool}.get(plain, str):

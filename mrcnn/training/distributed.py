@@ -38,7 +38,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints messages."""
+        """Return whether this process writes files and prints messages."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:

@@ -39,14 +39,17 @@ class TensorBoard:
         self.writer_class, self.folder = SummaryWriter, folder
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
+        """Open the event file and write the configuration as text."""
         self.writer = self.writer_class(str(self.folder), purge_step=step + 1)
         lines = (f"    {name}: {value}" for name, value in config.items())
         self.writer.add_text("config", "\n".join(lines), step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one scalar per metric."""
         for name, value in values.items():
             group = "loss" if "loss" in name else "AP" if "AP" in name else "run"
             self.writer.add_scalar(f"{group}/{name}", value, step)
 
     def end(self) -> None:
+        """Close the event file."""
         self.writer.close()

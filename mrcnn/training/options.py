@@ -237,23 +237,10 @@ def model_fields(entries: Sequence[str]) -> dict[str, Any]:
         kind = known[name]
         try:
             fields[name] = json.loads(value) if kind != "str" else value
-            if kind.startswith("tuple"):
-                _check_items(kind, fields[name])
-            else:
-                typed(kind, fields[name])
+            typed(kind, fields[name])
         except (ValueError, TypeError):
             raise UserError(f"--set {entry}: {name} must be of type {kind}") from None
     return fields
-
-
-def _check_items(kind: str, value: Any) -> None:
-    """Raise TypeError unless `value` is a list, perhaps of lists, of the items of tuple `kind`."""
-    allowed = (str,) if "str" in kind else (int, float)
-    if not isinstance(value, list):
-        raise TypeError
-    items = [item for part in value for item in (part if isinstance(part, list) else [part])]
-    if not all(type(item) in allowed for item in items):
-        raise TypeError
 
 
 def describe(recipe: str) -> str:

@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 def make_run_folder(folder: Path | None, parent: Path) -> Path:
-    """Make `folder`, or if it is None the next free one of `parent`/1, `parent`/2, …
+    """Make `folder`; if it is None, make the next free one of `parent`/1, `parent`/2 and so on.
 
     Raises:
         UserError: if the folder already holds files.
