@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,17 +49,17 @@ def tensors(path) -> tuple[dict[str, torch.Tensor], dict]:
 
 @pytest.fixture
 def scores(monkeypatch):
-    """Evaluations of given figures; the weights that each was asked of."""
+    """Evaluations with given AP; the weights that each one evaluated."""
     asked = []
 
-    def give(*figures: float) -> list[dict[str, torch.Tensor]]:
+    def give(*values: float) -> list[dict[str, torch.Tensor]]:
         def evaluate(predictor, dataset, *, results, **_):
             asked.append({k: v.clone() for k, v in predictor.model.state_dict().items()})
             results.write_text(json.dumps([len(asked)]))
-            return {"bbox_AP": 0.0, "segm_AP": figures[len(asked) - 1]}
+            metrics = {"bbox_AP": 0.0, "segm_AP": values[len(asked) - 1]}
+            return SimpleNamespace(metrics=metrics, truth=None)
 
         monkeypatch.setattr("mrcnn.training.trainer.evaluate", evaluate)
-        monkeypatch.setattr("mrcnn.training.trainer.format_metrics", str)
         return asked
 
     return give
