@@ -45,7 +45,7 @@ Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
 
 
 class Options(TypedDict, total=False):
-    """How images pass through the network."""
+    """Options of passing images through the network."""
 
     batch_size: int  # images or tiles per batch; 4 by default
     # Side of a tile, image pixels. Larger images are processed in overlapping tiles, and the

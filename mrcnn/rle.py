@@ -79,7 +79,7 @@ def decode_tight(rle: Rle) -> tuple[int, int, NDArray[np.bool_]]:
 
 
 def parse_counts(counts: str | bytes | Sequence[int], height: int, width: int) -> NDArray[np.int32]:
-    """Return the run lengths of compressed text, or of a list, after checking them.
+    """Parse and check the counts of an RLE.
 
     Raises:
         ValueError: if they are malformed or do not fill height x width pixels.
@@ -92,7 +92,7 @@ def parse_counts(counts: str | bytes | Sequence[int], height: int, width: int) -
 
 
 def compress(counts: NDArray[np.int32], starts: NDArray[np.int64]) -> list[str]:
-    """Compress the run lengths of many masks; mask i has counts[starts[i] : starts[i + 1]]."""
+    """Compress the counts of many masks; mask i has counts[starts[i] : starts[i + 1]]."""
     texts: list[str] = _host.rle_to_strings(counts, starts)
     return texts
 

@@ -25,7 +25,7 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """Whether it gives several frames."""
+        """True if the source gives several frames."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES or str(self.path).startswith(CAMERA)
 
     def overlay_name(self, copy: int) -> str:
