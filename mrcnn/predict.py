@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,10 +12,10 @@ from tyro.conf import Positional
 from mrcnn.errors import UserError
 from mrcnn.flags import parse, run
 from mrcnn.inference.load import load
-from mrcnn.inference.predict_files import predict_files
+from mrcnn.inference.predict_files import parse_thresholds, predict_files
 from mrcnn.prediction_files import RESULTS
 from mrcnn.sources import find_images
-from mrcnn.training.distributed import World, join, leave
+from mrcnn.training.distributed import World, connected
 
 
 @dataclass(frozen=True)
@@ -67,24 +66,20 @@ class PredictConfig:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if not self.images:
             raise UserError("predict: name at least one image or folder")
-        _parse_thresholds(self.class_threshold)
+        parse_thresholds(self.class_threshold)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return 2 if an image could not be read."""
     args = parse(PredictConfig, argv)
-    world = join(args.device)
-    try:
+    with connected(args.device) as world:
         return _predict(args, world)
-    finally:
-        leave()
 
 
 def _predict(args: PredictConfig, world: World) -> int:
-    class_thresholds = _parse_thresholds(args.class_threshold)
-    sources = world.from_main(
-        find_images(args.images, args.recursive, args.out) if world.is_main else None
-    )
+    sources = find_images(args.images, args.recursive, args.out) if world.is_main else None
+    sources = world.from_main(sources)
+    class_thresholds = parse_thresholds(args.class_threshold)
     predictor = load(
         args.weights,
         f"cuda:{world.local_rank}" if args.device == "cuda" and world.size > 1 else args.device,
@@ -92,36 +87,22 @@ def _predict(args: PredictConfig, world: World) -> int:
         score_threshold=min(args.score_threshold, *class_thresholds.values(), 1),
         max_detections=args.max_dets,
     )
-    predictor.thresholds(args.score_threshold, class_thresholds)  # checks the class names
     if world.is_main and predictor.notes:
         print(*predictor.notes, sep="\n")
-    detect = partial(
-        predictor.try_stream,
-        score_threshold=args.score_threshold,
-        class_thresholds=class_thresholds,
+    summary = predict_files(
+        predictor,
+        sources,
+        args.out,
+        args.score_threshold,
+        class_thresholds,
+        overlays=args.overlays,
+        resume=args.resume,
+        settings={"--weights": str(args.weights), "--max-dets": args.max_dets},
+        world=world,
         batch_size=args.batch_size,
         tiles=args.tiles,
         tile_overlap=args.tile_overlap,
         tta=args.tta,
-    )
-    settings = {
-        "--weights": str(args.weights),
-        "--score-threshold": args.score_threshold,
-        "--class-threshold": class_thresholds,
-        "--max-dets": args.max_dets,
-        "--tiles": args.tiles,
-        "--tile-overlap": args.tile_overlap if args.tiles else None,
-        "--tta": args.tta,
-    }
-    summary = predict_files(
-        detect,
-        sources,
-        args.out,
-        settings,
-        predictor.categories,
-        overlays=args.overlays,
-        resume=args.resume,
-        world=world,
     )
     succeeded = summary.attempted - len(summary.failures)
     if world.is_main:
@@ -129,9 +110,7 @@ def _predict(args: PredictConfig, world: World) -> int:
         skipped = f", {summary.skipped} images were already finished" if summary.skipped else ""
         print(f"{drawn}{RESULTS} in {args.out}{skipped}")
         if succeeded and not summary.objects:
-            print(
-                "no detections above the score threshold; lower --score-threshold or train longer"
-            )
+            print("no detections above the score threshold; lower --score-threshold or train more")
         if summary.failures:
             print(
                 f"mrcnn: {len(summary.failures)} of {summary.attempted} images failed:",
@@ -140,20 +119,6 @@ def _predict(args: PredictConfig, world: World) -> int:
                 file=sys.stderr,
             )
     return 2 if summary.failures else 0
-
-
-def _parse_thresholds(words: tuple[str, ...]) -> dict[str, float]:
-    """Parse words such as cat=0.7."""
-    thresholds = {}
-    for word in words:
-        name, _, value = word.rpartition("=")
-        try:
-            thresholds[name] = float(value)
-        except ValueError:
-            name = ""
-        if not name or not 0 <= thresholds[name] <= 1:
-            raise UserError(f"--class-threshold {word}: must be name=score, with a score in [0, 1]")
-    return thresholds
 
 
 if __name__ == "__main__":

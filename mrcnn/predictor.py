@@ -51,7 +51,7 @@ class Options(TypedDict, total=False):
     # Side of a tile, image pixels. Larger images are processed in overlapping tiles, and the
     # detections are merged. Each tile is resized like a whole image and gives at most
     # `max_detections` objects.
-    tiles: int
+    tiles: int | None
     tile_overlap: float  # fraction of their side that neighbouring tiles share; 0.25 by default
     # Test-time augmentation: average over three sizes, each also mirrored; about six times the
     # work. Images pass through the network one by one.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,12 +16,15 @@ from mrcnn.data.coco_writer import coco_results
 from mrcnn.errors import UserError
 from mrcnn.files import replacing
 from mrcnn.pictures import ImageLike
-from mrcnn.predictor import Outcome
+from mrcnn.predictor import Options, Outcome, Predictor
 from mrcnn.progress import ProgressLine
 from mrcnn.results import Result
 from mrcnn.sources import Source, overlay_names
-from mrcnn.training.distributed import World
+from mrcnn.training.distributed import ALONE, World
 from mrcnn.video import VideoReader, written_video
+
+if TYPE_CHECKING:  # in typing itself since Python 3.11
+    from typing_extensions import Unpack
 
 FRAMES_PER_LINE = 100  # of progress in a video
 LARGEST_OVERLAY = 4096  # longer side, pixels; overlays of larger images are reduced to this
@@ -37,35 +41,49 @@ class Summary:
 
 
 def predict_files(
-    detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]],
+    predictor: Predictor,
     sources: Sequence[Source],
     out: Path,
-    settings: dict[str, object],
-    categories: Sequence[dict[str, Any]],
+    score_threshold: float,
+    class_thresholds: Mapping[str, float],
     *,
     overlays: bool = True,
     resume: bool = False,
-    world: World,
+    settings: Mapping[str, object],
+    world: World = ALONE,
+    **options: Unpack[Options],
 ) -> Summary:
     """Detect the objects of files; every process handles a share, and the main one writes the sum.
 
     Args:
-        detect: gives an outcome per image, such as `Predictor.try_stream`.
+        predictor: the model.
         sources: images and videos.
         out: folder for overlays and predictions.
-        settings: everything that determines the predictions; a resumed run must have the same.
-        categories: category records of the COCO file.
+        score_threshold: as for `Predictor.predict`.
+        class_thresholds: as for `Predictor.predict`.
         overlays: draw the objects over their image.
         resume: skip files that are finished in `out`.
+        settings: of the model, by flag. A resumed run must have the same, and the same options.
         world: the processes of this run.
+        **options: as for `Predictor.predict`.
 
     Returns:
         The summary of all processes.
 
     Raises:
-        UserError: if `out` cannot be written, has other settings, or an overlay would overwrite a
-            source.
+        UserError: if a class name is unknown, `out` cannot be written or has other settings, or an
+            overlay would overwrite a source.
     """
+    predictor.thresholds(score_threshold, class_thresholds)  # checks the class names
+    tiles = options.get("tiles")
+    settings = {
+        **settings,
+        "--score-threshold": score_threshold,
+        "--class-threshold": dict(class_thresholds),
+        "--tiles": tiles,
+        "--tile-overlap": options.get("tile_overlap") if tiles else None,
+        "--tta": options.get("tta", False),
+    }
     finished: dict[str, str | None] | None = None
     if resume:
         finished = world.from_main(
@@ -81,17 +99,41 @@ def predict_files(
         prediction_files.begin(out, settings)
     world.wait()
     share = slice(world.rank, None, world.size)
+    detect = partial(
+        predictor.try_stream,
+        score_threshold=score_threshold,
+        class_thresholds=class_thresholds,
+        **options,
+    )
     work = _Work(detect, out, world)
     work.run(left[share], names[share] if overlays else [None] * len(left[share]))
     summaries = world.from_main(world.gather(work.summary))  # now all lines are written
     if world.is_main:
-        prediction_files.finish(out, [str(source.path) for source in sources], categories)
+        prediction_files.finish(out, [str(source.path) for source in sources], predictor.categories)
     return Summary(
         attempted=len(left),
         skipped=len(sources) - len(left),
         objects=sum(summary.objects for summary in summaries),
         failures=[failure for summary in summaries for failure in summary.failures],
     )
+
+
+def parse_thresholds(words: Iterable[str]) -> dict[str, float]:
+    """Parse the words of --class-threshold, such as cat=0.7.
+
+    Raises:
+        UserError: if a word is not a name and a score.
+    """
+    thresholds = {}
+    for word in words:
+        name, _, value = word.rpartition("=")
+        try:
+            thresholds[name] = float(value)
+        except ValueError:
+            name = ""
+        if not name or not 0 <= thresholds[name] <= 1:
+            raise UserError(f"--class-threshold {word}: must be name=score, with a score in [0, 1]")
+    return thresholds
 
 
 class _Work:

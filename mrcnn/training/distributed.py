@@ -150,7 +150,7 @@ def connected(device: str) -> Iterator[World]:
             raise
         raise UserError(
             f"process {world.rank}: rank {', '.join(map(str, ranks))} has stopped responding, so "
-            "training cannot continue. Check its output or the system log. --resume continues "
+            "the run cannot continue. Check its output or the system log. --resume continues "
             "the run."
         ) from error
     finally:
