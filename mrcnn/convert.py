@@ -23,8 +23,11 @@ TARGETS = {"mrcnn": ".safetensors", "torchvision": ".pth", "detectron2": ".pth"}
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Convert a detector of torchvision, Detectron2, MMDetection or maskrcnn-benchmark to a
-    checkpoint with its configuration, or a checkpoint to a file of torchvision or Detectron2."""
+    """Convert a detector between mrcnn and other frameworks.
+
+    Read a file of torchvision, Detectron2, MMDetection or maskrcnn-benchmark and write a checkpoint
+    with its configuration, or read a checkpoint and write a file of torchvision or Detectron2.
+    """
 
     source: Positional[Path]
     """File (.pt, .pth, .pkl), checkpoint or run folder."""

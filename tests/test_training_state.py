@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -11,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from mrcnn import checkpoints
 from mrcnn.errors import UserError
-from mrcnn.tensor_files import write_tensors
 from mrcnn.training import state as states
 from mrcnn.training.state import TrainingState, load_state, save_state
 
@@ -66,18 +66,36 @@ def test_all_comes_back_bit_by_bit(tmp_path):
     for name, tensor in saved.tensors.items():
         found = loaded.tensors[name]
         assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape), name
-        assert found.stride() == tensor.stride(), name
         assert bits(found) == bits(tensor), name
         assert found.data_ptr() % 16 == 0, name  # kernels take the same path as before
 
 
-def test_what_has_gaps_comes_back_without(tmp_path):
+def test_views_are_saved_as_their_values(tmp_path):
     wide = torch.arange(24.0).view(4, 6)
     save_state(tmp_path, TrainingState(1, {"part": wide[:, :2], "row": wide[0].expand(3, 6)}, {}))
     found = load_state(tmp_path)[0].tensors
     assert torch.equal(found["part"], wide[:, :2])
     assert torch.equal(found["row"], wide[0].expand(3, 6))
-    assert all(tensor.is_contiguous() for tensor in found.values())
+
+
+def test_moments_get_the_memory_format_of_their_parameters():
+    model = torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    steps = []
+    for _ in range(2):
+        optimizer = torch.optim.AdamW(model.parameters())
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        steps.append(SimpleNamespace(model=model, optimizer=optimizer, scaler=scaler, ema=None))
+        steps[-1].device = torch.device("cpu")
+    model(torch.rand(1, 4, 6, 6)).sum().backward()
+    steps[0].optimizer.step()
+    state = states.snapshot(steps[0], 1, {})
+    row_major = {name: value.contiguous() for name, value in state.tensors.items()}
+    states.restore(steps[1], TrainingState(1, row_major, state.values))
+    for parameter, moments in steps[0].optimizer.state.items():
+        for kind, value in moments.items():
+            restored = steps[1].optimizer.state[parameter][kind]
+            assert torch.equal(restored, value)
+            assert restored.stride() == value.stride()
 
 
 def test_other_programs_read_the_tensors(tmp_path):
@@ -182,24 +200,6 @@ def test_if_all_are_damaged_all_are_named(tmp_path):
         assert f"{file_of(tmp_path, step)}: is damaged" in str(caught.value)
 
 
-STRANGE_STRIDES = {
-    "too many": [4, 2, 1],
-    "far": [10**12, 1],
-    "overlapping": [1, 1],
-    "below": [-2, 1],
-    "text": ["3", 1],
-}
-
-
-@pytest.mark.parametrize("case", STRANGE_STRIDES)
-def test_strange_strides_are_damage(tmp_path, case):
-    text = {"format": 1, "step": 1, "values": {}, "strides": {"w": STRANGE_STRIDES[case]}}
-    weights = {"w": torch.ones(2, 3)}
-    write_tensors(file_of(tmp_path, 1), weights, "mrcnn_state", text)
-    with pytest.raises(UserError, match=r"00000001\.safetensors: is damaged \(its metadata"):
-        load_state(tmp_path)
-
-
 # What is no state
 
 
@@ -258,7 +258,7 @@ def test_states_of_older_versions_load(tmp_path):
     metadata = {"mrcnn_state": json.dumps(text), "sha256": 64 * "a"}
     save_file({"w": torch.arange(6.0).view(2, 3)}, file_of(tmp_path, 7), metadata)
     state, _ = load_state(tmp_path)
-    assert (state.step, state.values, state.tensors["w"].stride()) == (7, {"lr": 0.5}, (1, 2))
+    assert (state.step, state.values) == (7, {"lr": 0.5})
     assert torch.equal(state.tensors["w"], torch.arange(6.0).view(2, 3))
 
 

@@ -48,7 +48,7 @@ class ForeignFile:
 
 
 class _Ignored:
-    """A placeholder for an object that weights do not need."""
+    """A substitute for an object that weights do not need."""
 
     def __init__(self, *_: Any) -> None: ...
     def __setstate__(self, _: Any) -> None: ...

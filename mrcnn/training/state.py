@@ -60,7 +60,8 @@ def snapshot(take_step: TrainStep, step: int, values: Mapping[str, Any]) -> Trai
 def restore(take_step: TrainStep, state: TrainingState) -> None:
     """Load a state from `snapshot` into a training step.
 
-    Moments are matched with parameters by name. The optimizer's hyperparameters are not changed.
+    Moments are matched with parameters by name, and get their memory format. The optimizer's
+    hyperparameters are not changed.
 
     Raises:
         ValueError: if the state belongs to another model or optimizer.
@@ -94,7 +95,7 @@ def save_state(folder: Path, state: TrainingState, *, keep_every: int = 0) -> Pa
 
     Args:
         folder: the run folder.
-        state: the state to write. Strides are stored; gaps and overlaps are not.
+        state: the state to write. Memory formats are not stored; see `restore`.
         keep_every: number of steps between states that are kept forever; 0 for none.
 
     Returns:
@@ -103,13 +104,8 @@ def save_state(folder: Path, state: TrainingState, *, keep_every: int = 0) -> Pa
     Raises:
         UserError: if the file cannot be written; then the older states are still there.
     """
-    strides = {}
-    for name, tensor in state.tensors.items():
-        dense = torch.empty_like(tensor, device="meta").stride()
-        if tensor.numel() and dense != torch.empty(tensor.shape, device="meta").stride():
-            strides[name] = list(dense)
     path = folder / FOLDER / f"{state.step:08}.safetensors"
-    described = {"format": FORMAT, "step": state.step, "values": state.values, "strides": strides}
+    described = {"format": FORMAT, "step": state.step, "values": state.values}
     write_tensors(path, state.tensors, _FIELD, described)
     files = _state_files(folder)
     last_two = sorted(step for step in files if step <= state.step)[-2:]
@@ -129,8 +125,7 @@ def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
     """Read the newest undamaged state of a run folder.
 
     Returns:
-        The state, with CPU tensors that have the strides they were saved with, and notes about
-        newer states that are damaged.
+        The state, with row-major CPU tensors, and notes about newer states that are damaged.
 
     Raises:
         UserError: if there is no such state, or the newest was written by a newer mrcnn.
@@ -192,28 +187,20 @@ def _read(file: Path) -> TrainingState:
         ) from error
     try:
         check_format(file, described["format"], FORMAT)
-        for name, strides in described["strides"].items():
-            tensors[name] = _with_strides(tensors[name], strides)
         return TrainingState(described["step"], tensors, described["values"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedError(f"its metadata: {type(error).__name__}: {error}") from error
 
 
-def _with_strides(tensor: Tensor, strides: list[int]) -> Tensor:
-    """Return a copy with these strides, which must not leave gaps."""
-    reach = 1
-    for stride, size in sorted(zip(strides, tensor.shape, strict=True)):
-        if stride < 0 or (size > 1 and stride != reach):
-            raise ValueError(f"strides {strides} do not fit the shape {tuple(tensor.shape)}")
-        reach *= size
-    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
-
-
 def _restore_moments(take_step: TrainStep, saved: Mapping[str, Tensor]) -> None:
+    parameters = dict(take_step.model.named_parameters())
     moments: dict[str, dict[str, Tensor]] = {}
     for name, value in saved.items():
-        parameter, _, kind = name.rpartition(".")
-        moments.setdefault(parameter, {})[kind] = value
+        owner, _, kind = name.rpartition(".")
+        like = parameters.get(owner)
+        if like is not None and like.shape == value.shape:
+            value = torch.empty_like(like, dtype=value.dtype, device="cpu").copy_(value)
+        moments.setdefault(owner, {})[kind] = value
     names = _parameter_names(take_step.model)
     ordered = [names[p] for group in take_step.optimizer.param_groups for p in group["params"]]
     take_step.optimizer.load_state_dict(
