@@ -36,11 +36,11 @@ class ConvertConfig:
     to: Literal[tuple(TARGETS)] = "mrcnn"  # type: ignore[valid-type]
     """Framework to write the file for."""
     bgr: bool | None = None
-    """Whether the source model reads pixels as blue, green, red."""
+    """The source model reads pixels as blue, green, red."""
     norm_eps: float | None = None
     """Epsilon of the source model's frozen batch norms."""
     stride_in_1x1: bool | None = None
-    """Whether its bottlenecks have their stride in the first 1 x 1 convolution."""
+    """Its bottlenecks have their stride in the first 1 x 1 convolution."""
     pixel_mean: tuple[float, float, float] | None = None
     """Red, green, blue, 0 to 255."""
     pixel_std: tuple[float, float, float] | None = None

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What is known about a file before its configuration is complete."""
+    """The facts about a file that are known before its configuration is complete."""
 
     state: Mapping[str, Tensor]  # under source names
     facts: Mapping[str, Any]  # values beside the tensors

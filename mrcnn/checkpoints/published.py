@@ -12,7 +12,7 @@ class Published:
     """A file of weights on the web.
 
     AP is in percent, averaged over IoU 0.50 to 0.95 on the validation images, as `source` states
-    it; None if the page has none. The digests are the first hexadecimal digits, as in the file
+    it, or None. The digests are the first hexadecimal digits, as in the file
     name.
     """
 
