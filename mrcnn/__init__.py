@@ -1,4 +1,4 @@
-"""Mask R-CNN with its own kernels: a box, a class and a mask for every object in an image."""
+"""Mask R-CNN: instance segmentation in PyTorch with its own C++ and CUDA kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mrcnn.results import Result
     from mrcnn.structures import DetectionBatch, Detections, ImageBatch, Targets
 
-# Imported when first used: importing PyTorch takes seconds, which `mrcnn --help` must not.
+# Modules of the public names, imported on first use: `mrcnn --help` must not wait for PyTorch.
 _HOMES = {
     "MODELS": "mrcnn.config",
     "ModelConfig": "mrcnn.config",

@@ -1,4 +1,4 @@
-"""`python -m mrcnn` is the console command `mrcnn`."""
+"""Entry point of `python -m mrcnn`, which equals the console command `mrcnn`."""
 
 import sys
 

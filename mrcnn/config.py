@@ -1,4 +1,4 @@
-"""What a model is, in plain values: stored in checkpoints, made into modules by `models.build`."""
+"""Configurations of models in plain values: stored in checkpoints, built by `models.build`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mrcnn.numerics import NUMERICS, Numerics
 
-# Of each field that names a choice, apart from backbones, which `models.build` knows.
+# The values of each field that names a choice. `models.build` has those of `backbone`.
 CHOICES = {
     "numerics": tuple(NUMERICS),
     "norm": ("frozen_batch", "batch", "sync_batch", "group", "group_of_8", "none"),
@@ -24,46 +24,56 @@ _COUNTS = (
     "training_post_nms_top_k", "roi_samples", "box_bins", "mask_bins", "box_head_conv_width",
     "box_head_width", "mask_head_width",
 )  # fmt: skip
-_GROUPS = {"group": 32, "group_of_8": 8}  # divide the channels
+_GROUPS = {"group": 32, "group_of_8": 8}  # channels must be multiples of these
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"ModelConfig: {message}")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One Mask R-CNN. The defaults are ResNet-50-FPN as in Detectron2's base configuration."""
+    """The configuration of one model. The defaults are Detectron2's base ResNet-50-FPN.
+
+    Example:
+        >>> config = dataclasses.replace(MODELS["small"], class_names=("cat", "dog"))
+        >>> config = ModelConfig(class_names=("cat", "dog"), backbone="mobilenet_v2")
+    """
 
     class_names: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()  # of the annotation file, aligned with class_names
-    numerics: str = "detectron2"
+    category_ids: tuple[int, ...] = ()  # in the annotation file, aligned with class_names
+    numerics: str = "detectron2"  # a key of `NUMERICS`
 
-    backbone: str = "resnet50"
+    backbone: str = "resnet50"  # a key of `mrcnn.models.build.BACKBONES`
     norm: str = "frozen_batch"  # or "batch", "sync_batch", "group", "group_of_8"; "none" for VGG
     norm_eps: float = 1e-5  # added to variances
-    stride_in_1x1: bool = False  # of bottlenecks, instead of in the 3 x 3
+    stride_in_1x1: bool = False  # bottlenecks have their stride in the first 1 x 1, not the 3 x 3
     frozen_stages: int = 2  # stem and res2 keep their pretrained weights; 0 trains everything
-    # Or "single": the last of `fpn_levels` stages alone; or, of ResNets, "c4": conv4 alone, conv5
-    # runs on RoIs; or "dc5": conv5 alone, dilated.
+    # "fpn"; "single": only the last of `fpn_levels` stages; for ResNets also "c4": only conv4, with
+    # conv5 applied to each RoI; or "dc5": only conv5, dilated.
     neck: str = "fpn"
     fpn_channels: int = 256
-    fpn_levels: int = 4  # backbone stages used, from stride 4 on; one coarser level is added on top
-    fpn_top: str = "max_pool"  # makes the coarser level; or "conv", of stride 2
+    fpn_levels: int = 4  # backbone stages used, from stride 4 on; the FPN adds a coarser level
+    fpn_top: str = "max_pool"  # how the FPN makes that level; or "conv", of stride 2
 
-    # sqrt(area) in pixels: one a level, or a tuple of them a level.
+    # Square roots of the areas, in pixels: one number or a tuple of numbers per level.
     anchor_sizes: tuple[float | tuple[float, ...], ...] = (32, 64, 128, 256, 512)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     rpn_convs: int = 1
-    rpn_samples: int = 256  # anchors an image in the RPN loss
+    rpn_samples: int = 256  # anchors per image in the RPN losses
     rpn_box_loss: str = "smooth_l1"  # or "giou"
-    rpn_smooth_l1_beta: float | None = None  # 0 is the plain L1 loss; None: that of the numerics
-    pre_nms_top_k: int = 1000  # proposals a level before NMS; twice as many in training
-    post_nms_top_k: int = 1000  # proposals an image
+    rpn_smooth_l1_beta: float | None = None  # 0: plain L1 loss; None: the value of the numerics
+    pre_nms_top_k: int = 1000  # proposals per level before NMS; twice as many in training
+    post_nms_top_k: int = 1000  # proposals per image
     training_post_nms_top_k: int = 1000  # the same in training
 
-    roi_samples: int = 512  # RoIs an image in the losses of the heads
+    roi_samples: int = 512  # RoIs per image in the losses of the heads
     roi_positive_fraction: float = 0.25
     roi_op: str = "align"  # or "pool": RoIPool, as in Fast R-CNN
-    box_bins: int = 7  # a side, of the features that the box head pools
-    mask_bins: int = 14  # the same of the mask head, whose masks are twice as wide
-    head_norm: str = "none"  # of the convolutions of FPN and heads, or one of those of `norm`
+    box_bins: int = 7  # side of the features that the box head pools
+    mask_bins: int = 14  # the same for the mask head, whose masks are twice as wide
+    head_norm: str = "none"  # norm of the convolutions of FPN and heads; see `norm`
     box_head_convs: int = 0
     box_head_conv_width: int = 256
     box_head_layers: int = 2  # fully connected
@@ -78,90 +88,88 @@ class ModelConfig:
 
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
-    max_detections: int = 100  # an image, for the model and for its evaluation
+    max_detections: int = 100  # per image, for the model and for its evaluation
 
-    min_size: int = 800  # shorter side after resizing, pixels
-    max_size: int = 1333  # longer side, at most
-    scale: float | None = None  # instead: resize every image by this factor
+    min_size: int = 800  # shorter side after resizing, in pixels
+    max_size: int = 1333  # upper bound on the longer side
+    scale: float | None = None  # resizes every image by this factor instead
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0-255: ImageNet
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(
-                    f"ModelConfig: {name} must be one of {', '.join(known)}, got {value!r}"
-                )
+            value = getattr(self, name)
+            _require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
         for name in _COUNTS:
-            if not (value := getattr(self, name)) >= 1:
-                raise ValueError(f"ModelConfig: {name} must be at least 1, got {value}")
-        if self.fpn_levels > 4:
-            raise ValueError(
-                "ModelConfig: fpn_levels must be at most 4, the stages of a backbone, "
-                f"got {self.fpn_levels}"
-            )
-        for loss in ("rpn", "box"):
-            beta = getattr(self, f"{loss}_smooth_l1_beta")
-            kind = "rpn_box_loss" if loss == "rpn" else "box_loss"
-            if beta is not None and not beta >= 0:
-                raise ValueError(
-                    f"ModelConfig: {loss}_smooth_l1_beta must be at least 0, got {beta}"
-                )
-            if beta is not None and getattr(self, kind) != "smooth_l1":
-                raise ValueError(
-                    f"ModelConfig: {loss}_smooth_l1_beta {beta} is for {kind} 'smooth_l1', "
-                    f"got {getattr(self, kind)!r}"
-                )
-        levels = self.fpn_levels + 1 if self.neck == "fpn" else 1
-        if len(self.anchor_sizes) != levels:
-            wanted = (
-                f"{levels} sizes, one for each of {self.fpn_levels} FPN levels and one for the "
-                "level on top"
-                if self.neck == "fpn"
-                else f"one tuple of sizes for the one level of neck {self.neck!r}"
-            )
-            raise ValueError(
-                f"ModelConfig: anchor_sizes must hold {wanted}, got {self.anchor_sizes}"
-            )
-        if len({len(sizes) for sizes in self.level_anchor_sizes}) > 1:
-            raise ValueError(
-                "ModelConfig: anchor_sizes must hold as many sizes for every level, "
-                f"got {self.anchor_sizes}"
-            )
-        for name, values in (
-            ("anchor_sizes", [v for sizes in self.level_anchor_sizes for v in sizes]),
-            ("anchor_ratios", self.anchor_ratios),
+            value = getattr(self, name)
+            _require(value >= 1, f"{name} must be at least 1, got {value}")
+        _require(
+            self.fpn_levels <= 4,
+            f"fpn_levels must be at most 4, the stages of a backbone, got {self.fpn_levels}",
+        )
+        self._check_anchors()
+        for kind, name in (
+            ("rpn_box_loss", "rpn_smooth_l1_beta"),
+            ("box_loss", "box_smooth_l1_beta"),
         ):
-            if not values or not all(value > 0 for value in values):
-                raise ValueError(
-                    f"ModelConfig: {name} must be more than 0 each, got {getattr(self, name)}"
-                )
-        if self.fpn_top != "max_pool" and self.neck != "fpn":
-            raise ValueError(
-                f"ModelConfig: fpn_top {self.fpn_top!r} is for neck 'fpn', got neck {self.neck!r}"
+            beta, loss = getattr(self, name), getattr(self, kind)
+            _require(beta is None or beta >= 0, f"{name} must be at least 0, got {beta}")
+            _require(
+                beta is None or loss == "smooth_l1",
+                f"{name} {beta} is for {kind} 'smooth_l1', got {loss!r}",
             )
-        if self.neck == "c4" and self.mask_bins != 2 * self.box_bins:
-            raise ValueError(
-                "ModelConfig: with neck 'c4', whose conv5 halves what is pooled for both heads, "
-                f"mask_bins must be twice box_bins, got {self.mask_bins} and {self.box_bins}"
-            )
+        _require(
+            self.fpn_top == "max_pool" or self.neck == "fpn",
+            f"fpn_top {self.fpn_top!r} is for neck 'fpn', got neck {self.neck!r}",
+        )
         widths = {
             "fpn_channels": self.neck == "fpn",
             "box_head_conv_width": self.box_head_convs > 0,
             "mask_head_width": self.mask_head_convs > 0,
         }
-        for name, used in widths.items():
-            width, groups = getattr(self, name), _GROUPS.get(self.head_norm, 1)
-            if used and width % groups:
-                raise ValueError(
-                    f"ModelConfig: with head_norm {self.head_norm!r}, {name} must be a multiple "
-                    f"of {groups}, got {width}"
-                )
-        heads = (self.box_head_convs, self.box_head_layers, self.mask_head_convs)
-        if self.neck == "c4" and any(heads):
-            raise ValueError(
-                "ModelConfig: neck 'c4' has conv5 in place of box_head_convs, box_head_layers and "
-                f"mask_head_convs, which must be 0, got {heads}"
+        groups = _GROUPS.get(self.head_norm, 1)
+        for name in (name for name, is_used in widths.items() if is_used):
+            width = getattr(self, name)
+            _require(
+                width % groups == 0,
+                f"with head_norm {self.head_norm!r}, {name} must be a multiple of {groups}, "
+                f"got {width}",
+            )
+        if self.neck == "c4":
+            _require(
+                self.mask_bins == 2 * self.box_bins,
+                "with neck 'c4', conv5 halves the features that both heads pool, so mask_bins must "
+                f"be twice box_bins, got {self.mask_bins} and {self.box_bins}",
+            )
+            heads = (self.box_head_convs, self.box_head_layers, self.mask_head_convs)
+            _require(
+                not any(heads),
+                "with neck 'c4', conv5 replaces the layers of the heads, so box_head_convs, "
+                f"box_head_layers and mask_head_convs must be 0, got {heads}",
+            )
+
+    def _check_anchors(self) -> None:
+        levels = self.fpn_levels + 1 if self.neck == "fpn" else 1
+        expected = (
+            f"{levels} sizes, one for each of {self.fpn_levels} FPN levels and one for the level "
+            "on top"
+            if self.neck == "fpn"
+            else f"one tuple of sizes for the one level of neck {self.neck!r}"
+        )
+        got = f"got {self.anchor_sizes}"
+        _require(len(self.anchor_sizes) == levels, f"anchor_sizes must hold {expected}, {got}")
+        sizes = self.level_anchor_sizes
+        _require(
+            len({len(values) for values in sizes}) == 1,
+            f"anchor_sizes must hold the same number of sizes for every level, {got}",
+        )
+        for name, values in (
+            ("anchor_sizes", sum(sizes, ())),
+            ("anchor_ratios", self.anchor_ratios),
+        ):
+            _require(
+                bool(values) and all(value > 0 for value in values),
+                f"each value of {name} must be more than 0, got {getattr(self, name)}",
             )
 
     @property
@@ -176,38 +184,47 @@ class ModelConfig:
 
     @property
     def num_classes(self) -> int:
+        """The number of classes, without background."""
         return len(self.class_names)
 
     @property
     def size_multiple(self) -> int:
-        """Of a padded batch: a pyramid's sums need maps of exactly half the size, and poolings of
-        some backbones would drop what is left over."""
+        """Height and width of a padded batch are multiples of this.
+
+        The sums of a pyramid need maps of exactly half the size, and poolings of some backbones
+        would drop the remainder.
+        """
         return 32 if self.neck in ("fpn", "single") else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`.
+        """Return the configuration with the values of `to_dict`.
+
+        Args:
+            values: by field, with JSON's lists instead of tuples. Missing fields take defaults.
 
         Raises:
             ValueError: if a field is unknown.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ValueError(f"ModelConfig: unknown fields {unknown}; made by a newer mrcnn?")
+            raise ValueError(
+                f"ModelConfig: unknown fields {unknown}; was it made by a newer mrcnn?"
+            )
         return cls(**{name: _as_tuples(value) for name, value in values.items()})
 
 
 def _as_tuples(value: Any) -> Any:
-    """JSON's lists as tuples, also within each other."""
+    """Turn JSON's lists into tuples, nested ones included."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-# Learns from scratch on a CPU in minutes. Three stages see objects up to about 150 pixels, and are
-# what many small ImageNet backbones provide.
+# Trains from scratch on a CPU in minutes. Three stages cover objects up to about 150 pixels, and
+# many small ImageNet backbones have as many.
 _SMALL = ModelConfig(
     backbone="resnet18",
     norm="group_of_8",
@@ -224,9 +241,9 @@ _SMALL = ModelConfig(
     min_size=256,
     max_size=448,
 )
-# The same for a backbone that brings ImageNet's weights and batch statistics.
+# The same for a backbone with weights and batch statistics from ImageNet.
 _SMALL_IMAGENET = dataclasses.replace(_SMALL, norm="frozen_batch", frozen_stages=2)
-_HALF = (127.5, 127.5, 127.5)  # mean and standard deviation of pixels scaled to [-1, 1]
+_HALF = (127.5, 127.5, 127.5)  # mean and deviation that scale pixels to [-1, 1]
 
 _RESNET50 = ModelConfig()  # R50-FPN
 _ONE_LEVEL = dataclasses.replace(
@@ -237,6 +254,7 @@ _CONV5_HEADS = dataclasses.replace(
     _ONE_LEVEL, neck="c4", box_head_convs=0, box_head_layers=0, mask_head_convs=0
 )
 
+# The models by name, for `--model NAME` and `build(MODELS[NAME])`; docs/models.md compares them.
 MODELS: dict[str, ModelConfig] = {
     "small": _SMALL,
     "small-c4": dataclasses.replace(
@@ -261,7 +279,7 @@ MODELS: dict[str, ModelConfig] = {
     "resnet101-c4": dataclasses.replace(_CONV5_HEADS, backbone="resnet101"),
     "resnet50-dc5": _ONE_LEVEL,
     "resnet101-dc5": dataclasses.replace(_ONE_LEVEL, backbone="resnet101"),
-    # Group norm throughout, and four convolutions before one layer (Wu and He, 2018).
+    # Group norm everywhere, and four convolutions before one layer (Wu and He, 2018).
     "resnet50-gn-fpn": ModelConfig(
         norm="group", head_norm="group", box_head_convs=4, box_head_layers=1
     ),
@@ -271,7 +289,7 @@ MODELS: dict[str, ModelConfig] = {
     ),
     "vgg11-fpn": ModelConfig(backbone="vgg11", norm="none", frozen_stages=1),
     "vgg16-fpn": ModelConfig(backbone="vgg16", norm="none", frozen_stages=1),
-    # Faster R-CNN's: conv5_3, RoIPool, layers as wide as VGG's own; and a mask head beside them.
+    # The network of Faster R-CNN (conv5_3, RoIPool, layers as wide as VGG's) plus a mask head.
     "vgg16": ModelConfig(
         backbone="vgg16",
         norm="none",
@@ -288,7 +306,7 @@ MODELS: dict[str, ModelConfig] = {
         min_size=600,
         max_size=1000,
     ),
-    # Its ImageNet weights were trained with this epsilon and these pixels.
+    # The published ImageNet weights were trained with this epsilon and pixel scaling.
     "inception-fpn": ModelConfig(
         backbone="inception_v3", norm_eps=1e-3, pixel_mean=_HALF, pixel_std=_HALF
     ),

@@ -1,4 +1,4 @@
-"""The exceptions that the command line shows without a traceback."""
+"""The exceptions that the command line prints without a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 class UserError(Exception):
     """An error that the user can fix.
 
-    The message names the file, the field or id, the value, and the fix, in a few lines.
+    The message names the file, the field or id, the value and the fix, in a few lines.
     """
 
 
@@ -33,8 +33,13 @@ class FileError(UserError):
 def check_format(file: Path, found: int, known: int) -> None:
     """Refuse a file of a later format than this version reads.
 
+    Args:
+        file: for the message.
+        found: format of the file.
+        known: latest format that can be read.
+
     Raises:
-        UserError: If the format is later.
+        UserError: if the format is later.
     """
     if found > known:
         raise UserError(

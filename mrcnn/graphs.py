@@ -1,4 +1,4 @@
-"""Work of fixed shapes as CUDA graphs: all its kernels in one launch, with no host in between."""
+"""CUDA graphs: all kernels of a function in one launch, for inputs of fixed shapes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch import Tensor
 T = TypeVar("T")
 U = TypeVar("U")
 
-WARM_UP = 3  # calls in which libraries choose their kernels and memory is found
+WARM_UP = 3  # calls in which libraries choose kernels and memory is allocated
 
 
 class Graphs(Generic[T, U]):
-    """A function of tensors that runs as a CUDA graph, one for each set of shapes.
+    """A function of tensors that runs as a CUDA graph, one graph per set of input shapes.
 
-    Shapes that come once `limit` graphs are there, and those that no graph can be made for, run as
-    they are; a warning says so.
+    The function runs without a graph, with a warning, if `limit` graphs exist already or if no
+    graph can be captured.
 
     Args:
-        function: of tensors, or of dataclasses, tuples and dicts of them; and so is its result. It
-            may read no value on the host, and its shapes may depend on shapes alone.
-        changed: tensors that it changes, as gradients that it adds to; making a graph calls it
-            several times, and leaves them as they were.
-        limit: graphs to keep.
+        function: takes and returns tensors, or dataclasses, tuples and dicts of them. It must not
+            read values on the host, and its shapes must depend on shapes alone.
+        changed: tensors that the function changes in place, such as gradients. Capturing calls it
+            several times and restores them.
+        limit: number of graphs to keep.
     """
 
     def __init__(
@@ -38,22 +38,20 @@ class Graphs(Generic[T, U]):
         self.replays: dict[Any, Callable[[T], U] | None] = {}
 
     def __call__(self, inputs: T) -> U:
-        """The result is that of the function; the next call may overwrite it."""
+        """Return the result of the function. The next call may overwrite it."""
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors(inputs))
         if shapes not in self.replays:
             self.replays[shapes] = self._make(inputs)
         return (self.replays[shapes] or self.function)(inputs)
 
     def clear(self) -> None:
-        """Forget all graphs, and free their memory."""
+        """Discard all graphs and free their memory."""
         self.replays.clear()
 
     def _make(self, inputs: T) -> Callable[[T], U] | None:
         shape = " x ".join(map(str, tensors(inputs)[0].shape))
         if sum(replay is not None for replay in self.replays.values()) == self.limit:
-            warnings.warn(
-                f"no CUDA graph for {shape}: there are {self.limit} already", stacklevel=3
-            )
+            warnings.warn(f"no CUDA graph for {shape}: {self.limit} exist already", stacklevel=3)
             return None
         before = [tensor.clone() for tensor in self.changed]
         try:
@@ -68,25 +66,32 @@ class Graphs(Generic[T, U]):
 
 
 def record(function: Callable[[T], U], inputs: T) -> Callable[[T], U]:
-    """What copies its inputs to where the graph of this call has them, and launches the graph.
+    """Capture a call in a CUDA graph.
+
+    Args:
+        function: see `Graphs`.
+        inputs: of the call. They are copied.
+
+    Returns:
+        A function that copies new inputs of the same shapes into the graph and launches it.
 
     Raises:
-        RuntimeError: of CUDA, if the call cannot be captured or memory runs out.
+        RuntimeError: from CUDA, if the call cannot be captured or memory runs out.
     """
-    own = deepcopy(inputs)
+    static_inputs = deepcopy(inputs)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
-            function(own)
+            function(static_inputs)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = function(own)
+        result = function(static_inputs)
 
     def replay(inputs: T) -> U:
-        for place, value in zip(tensors(own), tensors(inputs), strict=True):
-            place.copy_(value, non_blocking=True)
+        for static, value in zip(tensors(static_inputs), tensors(inputs), strict=True):
+            static.copy_(value, non_blocking=True)
         graph.replay()
         return result
 
@@ -94,7 +99,7 @@ def record(function: Callable[[T], U], inputs: T) -> Callable[[T], U]:
 
 
 def tensors(values: Any) -> list[Tensor]:
-    """All tensors of a dataclass, tuple or dict, and of those within it, in order."""
+    """Return all tensors of a dataclass, tuple or dict, nested ones included, in order."""
     if isinstance(values, Tensor):
         return [values]
     if is_dataclass(values):

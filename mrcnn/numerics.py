@@ -1,20 +1,23 @@
-"""Every place where the frameworks compute differently, in one dataclass.
+"""Numerical differences between the frameworks, all in one dataclass.
+
+Weights give their published AP only with the numerics of the framework they were trained in.
 
 Sources: Detectron2 `modeling` and `structures`; torchvision 0.29 `models/detection`; MMDetection 2
 `core` and `models`; maskrcnn-benchmark `modeling` and `structures`, which keep the conventions of
-Detectron 1. There a box counts the pixels x1 to x2, both included; with our x2 one higher, areas,
-overlaps, deltas and clipping at the right and bottom are ours, and what is left is below.
+Detectron 1. There a box covers the pixels x1 to x2, both included. With x2 and y2 increased by 1,
+areas, overlaps, deltas, and clipping at the right and bottom are the same as here. `Numerics` holds
+the remaining differences.
 
 Not reproduced:
 
-- MMDetection decides the pyramid level by log2(side / 56 + 1e-6), so that boxes up to 6e-5 pixels
-  short of a level belong to it; no side shrinks to less than 16 / 1000 in one step; and a resized
-  side that ends on exactly half a pixel may be rounded the other way.
-- maskrcnn-benchmark clips boxes to the pixels 0 to W - 1, so that those beyond the image keep a
-  pixel at its border; its NMS on CPU also removes boxes whose IoU equals the threshold; its masks
-  hold pixels above, not from, 0.5; its RPN does not train on anchors that cross the border; its
-  mask targets are drawn on whole pixels; its C4 models sample adaptively.
-- Several frameworks choose the best by score after the sigmoid, where large logits tie.
+- MMDetection selects the pyramid level by log2(side / 56 + 1e-6), so a box up to 6e-5 pixels below
+  the size of a level belongs to it. It never shrinks a side below 16 / 1000 in one step. A resized
+  side that is exactly half a pixel may be rounded the other way.
+- maskrcnn-benchmark clips boxes to the pixels 0 to W - 1, so boxes outside the image keep a pixel
+  at its border. Its NMS on CPU also removes boxes whose IoU equals the threshold. Its masks contain
+  pixels above 0.5, not from 0.5 on. Its RPN does not train on anchors that cross the border. Its
+  mask targets are drawn on whole pixels. Its C4 models use adaptive sampling.
+- Several frameworks rank by score after the sigmoid, where large logits tie.
 """
 
 from dataclasses import dataclass
@@ -23,30 +26,31 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Numerics:
-    """Choices that change numbers but not shapes; a checkpoint names the set it needs."""
+    """Choices that change numbers but not shapes. A checkpoint names the set that it needs."""
 
-    # Of a resized image: both sides rounded to whole pixels; both cut; or the shorter rounded where
-    # the longer limits it, and the longer computed from it and cut.
+    # Size of a resized image. "round" rounds both sides to whole pixels, "cut" truncates both.
+    # "shorter" rounds the shorter side if the longer one limits it; the longer one is computed from
+    # it and truncated.
     size_rule: Literal["round", "cut", "shorter"]
-    # A filter that widens where images shrink, rounded to 8 bits; 4 taps with weights of 11 bits,
-    # rounded to 8 bits; or 4 taps, not rounded.
+    # "pillow" is bilinear with antialiasing, rounded to 8 bits; "opencv" bilinear with weights of
+    # 11 bits, rounded to 8 bits; "float" bilinear, not rounded.
     resize_filter: Literal["pillow", "opencv", "float"]
 
-    # What of an anchor is rounded to whole pixels: nothing; its corners; or the sides of a box of
-    # one cell's area, which is then scaled, and lies at the middle of the cell, not at its corner.
+    # Rounding of an anchor to whole pixels: none; its corners; or the sides of a box with the area
+    # of one cell, which is then scaled and centred on the cell instead of on the cell's corner.
     anchor_rounding: Literal["none", "corners", "sides"]
-    anchors_by_ratio: bool  # a cell's anchors: all sizes of the first ratio first, not vice versa
-    strides_from_grid: bool  # anchors a level lie padded size // cells apart, not its stride
+    anchors_by_ratio: bool  # order in a cell: all sizes of the first ratio first, or the reverse
+    strides_from_grid: bool  # distance of anchors is padded size // cells, not the level's stride
 
-    roi_aligned: bool  # shift RoIs by half a pixel, so that cell centres lie at + 0.5
+    roi_aligned: bool  # shift RoIs by half a pixel, so that cell centres are at + 0.5
     roi_sampling_ratio: int  # samples per bin and axis; 0 adapts to the size of the bin
-    canonical_side: float  # a square this wide is pooled from the map of stride 16, pixels
+    canonical_side: float  # side in pixels of the smallest square pooled from the map of stride 16
     last_pixel: bool  # boxes are pooled, rescaled and pasted up to their last pixel, at x2 - 1
 
     min_proposal_side: float  # proposals must be wider and higher than this, in pixels
     min_detection_side: float  # the same for detections
-    clip_results: bool  # detections are clipped once more to the image as read; the empty go
-    whole_pixel_paste: bool  # masks are pasted into boxes cut to whole pixels
+    clip_results: bool  # clip detections again to the original image and remove empty ones
+    whole_pixel_paste: bool  # masks are pasted into boxes truncated to whole pixels
 
     rpn_smooth_l1_beta: float  # 0 is the plain L1 loss
     box_smooth_l1_beta: float

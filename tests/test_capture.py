@@ -80,7 +80,7 @@ def test_making_a_graph_changes_nothing(recorded):
 
 def test_more_shapes_than_the_limit_run_without(recorded):
     calls = Graphs(lambda x: x + 1, limit=1)
-    with pytest.warns(UserWarning, match="no CUDA graph for 3: there are 1 already") as told:
+    with pytest.warns(UserWarning, match="no CUDA graph for 3: 1 exist already") as told:
         results = [calls(torch.zeros(size)) for size in (2, 3, 3, 2)]
     assert [result.tolist() for result in results] == [[1] * 2, [1] * 3, [1] * 3, [1] * 2]
     assert recorded == [(2,)]

@@ -45,7 +45,8 @@ def to_detections(
                 beyond = _beyond(numerics, sizes.device)
                 frames = whole_pixel_frames(frames - beyond, in_boxes.shape[-1])
             masks = paste_masks_rle(in_boxes, frames, height, width)
-        images.append(Detections(*(values[n, slots] for values in cpu_values), masks))
+        image_boxes, scores, labels = (values[n, slots] for values in cpu_values)
+        images.append(Detections(image_boxes, scores, labels, masks))
     return images
 
 
