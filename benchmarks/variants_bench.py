@@ -31,8 +31,7 @@ from twins import build_twins
 
 from common import Row, about, finish, measure, parse, row
 from mrcnn.config import ModelConfig
-from mrcnn.exporting.program import description, export_program, save_compiled
-from mrcnn.exporting.quiet import quiet
+from mrcnn.exporting.program import description, export_program, quiet, save_compiled
 from mrcnn.exporting.saved import load_program
 from mrcnn.models import MaskRCNN
 from mrcnn.models.layers import fold_norms
@@ -92,14 +91,15 @@ def int8(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
 def onnxruntime(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
     """By onnxruntime, from an ONNX file."""
     import onnxruntime
+    from onnxscript import ir
 
-    from mrcnn.exporting.onnx_file import export_onnx, save_onnx
+    from mrcnn.exporting.onnx_file import export_onnx
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        save_onnx(export_onnx(model, config), path)
+        ir.save(export_onnx(model, config), path)
         session = onnxruntime.InferenceSession(path, options)
 
     def detect(images: ImageBatch) -> DetectionBatch:

@@ -1,4 +1,4 @@
-"""`mrcnn export`: programs of PyTorch, and the verb."""
+"""`mrcnn export`: PyTorch programs, and the command."""
 
 import dataclasses
 import json
@@ -165,11 +165,14 @@ def test_every_model_can_be_traced(name, numerics):
 
 
 WRONG = {
-    "another suffix": ("--out m.bin", r"--out m.bin: must be named .pt2 or .onnx$"),
-    "the other suffix": ("--out m.pt2 --format onnx", r"--out m.pt2: must be named .onnx$"),
-    "compiled into onnx": ("--out m.onnx --format aoti", r"--out m.onnx: must be named .pt2$"),
-    "images into a pt2": ("--out m.pt2 --preprocess", r"--preprocess: is for .onnx files, got"),
-    "a score beyond 1": ("--out m.pt2 --score-threshold 2", r"--score-threshold must lie in \[0"),
+    "another suffix": ("--out m.bin", r"--out m.bin: the name must end in .pt2 or .onnx$"),
+    "the other suffix": ("--out m.pt2 --format onnx", r"--out m.pt2: the name must end in .onnx$"),
+    "compiled into onnx": (
+        "--out m.onnx --format aoti",
+        "m.onnx: the name must end in .pt2$",
+    ),
+    "images into a pt2": ("--out m.pt2 --preprocess", r"--preprocess requires an .onnx file, got"),
+    "a score beyond 1": ("--out m.pt2 --score-threshold 2", r"--score-threshold must be in \[0"),
     "no detections": ("--out m.pt2 --max-dets 0", "--max-dets must be at least 1, got 0"),
     "a folder in its place": ("--out taken.pt2", "taken.pt2: cannot be written .it is a folder"),
     "no weights": ("--out m.pt2 --weights nothing", "nothing: does not exist; name a checkpoint"),
@@ -189,6 +192,6 @@ def test_what_cannot_be_written(tmp_path, monkeypatch, case):
 
 def test_without_the_libraries_of_onnx(tmp_path, monkeypatch):
     monkeypatch.setattr("mrcnn.export.ONNX_LIBRARIES", ("json", "no_such_library"))
-    message = 'needs no_such_library, which this Python has not; run: pip install "mrcnn.onnx."'
+    message = 'requires no_such_library, which this Python does not have; run: pip install "mrcnn'
     with pytest.raises(UserError, match=message):
         main(["--weights", str(tiny.run(tmp_path)), "--out", str(tmp_path / "model.onnx")])

@@ -1,4 +1,4 @@
-"""Detectors in 8 bits."""
+"""INT8 quantization of detectors."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ def test_only_roundings_change(quantized):
     program = quantized.export_program(predictor.model, CONFIG, cut=True).module()
     with torch.no_grad():
         before = program(images.pixels, images.sizes)
-        quantized._give_own_constants(program)
+        quantized._unshare_constants(program)
         after = program(images.pixels, images.sizes)
         in_8_bits = quantized.quantize(predictor.model, CONFIG, [images]).module()
         coarse = in_8_bits(images.pixels, images.sizes)
@@ -104,8 +104,8 @@ def _precision(weights: Path, data: Path, folder: Path) -> dict[str, float]:
 
 
 WRONG = {
-    "another format": ("--out m.onnx --int8 pictures", "--int8: is for compiled programs;"),
-    "no format": ("--out m.pt2 --int8 pictures", "--int8: is for compiled programs; give"),
+    "another format": ("--out m.onnx --int8 pictures", "--int8 requires a compiled program;"),
+    "no format": ("--out m.pt2 --int8 pictures", "--int8 requires a compiled program; add"),
     "no folder": ("--out m.pt2 --format aoti --int8 nothing", "nothing: does not exist; name an"),
 }  # fmt: skip
 
@@ -124,6 +124,6 @@ def test_what_cannot_be_written(tmp_path, monkeypatch, case):
 def test_without_the_library(tmp_path, monkeypatch):
     monkeypatch.setattr("mrcnn.export.INT8_LIBRARIES", ("no_such_library",))
     flags = ["--out", str(tmp_path / "m.pt2"), "--format", "aoti", "--int8", str(tmp_path)]
-    message = '--int8: needs no_such_library, which this Python has not; run: pip install "mrcnn'
+    message = "--int8 requires no_such_library, which this Python does not have; run: pip install"
     with pytest.raises(UserError, match=message):
         main(["--weights", str(tiny.run(tmp_path)), *flags])

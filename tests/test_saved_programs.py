@@ -1,4 +1,4 @@
-"""Programs of `mrcnn export` in the place of a checkpoint."""
+"""Programs of `mrcnn export` used instead of a checkpoint."""
 
 import dataclasses
 import io
@@ -161,7 +161,7 @@ def test_views_need_the_layers(folder):
 
 def test_it_is_no_source_of_another(folder, tmp_path):
     flags = ["--weights", str(folder / "model.pt2"), "--out", str(tmp_path / "again.pt2")]
-    with pytest.raises(UserError, match=r"model.pt2: is a program already; name its checkpoint"):
+    with pytest.raises(UserError, match=r"model.pt2: is already a program; name its checkpoint"):
         export(flags)
 
 
@@ -195,7 +195,7 @@ def test_programs_of_others(folder, tmp_path):
     file = tmp_path / "other.pt2"
     program = torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))
     torch.export.save(program, file)
-    with pytest.raises(UserError, match=r"other.pt2: does not say which model it is"):
+    with pytest.raises(UserError, match=r"other.pt2: has no valid description of its model"):
         mrcnn.load(file)
     predictor = mrcnn.load(folder / "run")
     write(file, predictor, format=2)

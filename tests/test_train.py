@@ -112,7 +112,10 @@ def test_a_run_never_overwrites_another(finished, shapes):
         (["--lr", "nan"], "--lr must be more than 0, got nan"),
         (["--device", "warp"], "--device warp"),
         (["--anchor-sizes", "8", "16"], "anchor_sizes must hold 4 sizes"),
-        (["--anchor-sizes", "8", "16", "-1", "2"], "each value of anchor_sizes must be more than 0"),
+        (
+            ["--anchor-sizes", "8", "16", "-1", "2"],
+            "value of anchor_sizes must be more than 0",
+        ),
         (["--image-size", "0"], "--image-size must be more than 0, got 0"),
         (["--crop", "0"], "--crop must be more than 0, got 0"),
         (["--max-detections", "0"], "--max-detections must be more than 0, got 0"),

@@ -1,1 +1,1 @@
-"""A detector as one file for other programs: of PyTorch, or of ONNX."""
+"""Export of a detector as one file for other programs: PyTorch programs and ONNX."""

@@ -1,9 +1,8 @@
-"""A detector as a file of ONNX, with standard operators alone."""
+"""A detector as an ONNX model that consists of standard operators only."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 from onnxscript import ir, optimizer
@@ -11,21 +10,21 @@ from onnxscript import ir, optimizer
 from mrcnn.config import ModelConfig
 from mrcnn.exporting.detector import OUTPUTS
 from mrcnn.exporting.onnx_pixels import prepare
-from mrcnn.exporting.program import description, export_program
-from mrcnn.exporting.quiet import quiet
+from mrcnn.exporting.program import description, export_program, quiet
 from mrcnn.models import MaskRCNN
 from mrcnn.ops.to_onnx import OPSET, TRANSLATIONS
 
-_NO_LIMIT = 1 << 40  # elements: weights with their norms, too, are folded
+_NO_LIMIT = 1 << 40  # elements; the largest weights are folded with their norms, too
 
 
 def export_onnx(model: MaskRCNN, config: ModelConfig, *, preprocess: bool = False) -> ir.Model:
-    """A graph with the inputs `pixels` and `sizes` of `Detector`; or with `images`, (N, h, w, 3)
-    uint8 RGB of one size, whose outputs then are in the pixels of those images.
+    """Convert a model to ONNX, with the inputs `pixels` and `sizes` of `Detector`.
 
     Args:
         model: in evaluation mode, on CPU.
-        preprocess: resize, normalise and pad within the graph.
+        config: of the model.
+        preprocess: resize, normalise and pad within the graph. Its only input is then `images`,
+            (N, h, w, 3) uint8 RGB of one size, and boxes are in pixels of these images.
     """
     program = export_program(model, config, cut=True, original_sizes=preprocess)
     inputs = ["pixels", "sizes", "original_sizes"][: 3 if preprocess else 2]
@@ -43,20 +42,19 @@ def export_onnx(model: MaskRCNN, config: ModelConfig, *, preprocess: bool = Fals
             verbose=False,
         )
     assert exported is not None
-    graph: ir.Model = exported.model
+    onnx_model: ir.Model = exported.model
     if preprocess:
-        _prepend(graph, config)
-    optimizer.optimize(graph, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
-    _name_sizes(graph.graph)
+        _prepend_preprocessing(onnx_model.graph, config)
+    optimizer.optimize(onnx_model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
+    _name_dimensions(onnx_model.graph)
     for key, value in description(model, config).items():
-        graph.metadata_props[key] = json.dumps(value)
-    graph.metadata_props["preprocess"] = json.dumps(preprocess)
-    return graph
+        onnx_model.metadata_props[key] = json.dumps(value)
+    onnx_model.metadata_props["preprocess"] = json.dumps(preprocess)
+    return onnx_model
 
 
-def _prepend(model: ir.Model, config: ModelConfig) -> None:
-    """Let images be the input, and what is made of them take the place of the inputs before."""
-    graph = model.graph
+def _prepend_preprocessing(graph: ir.Graph, config: ModelConfig) -> None:
+    """Replace the inputs of a graph by `images`, from which the former inputs are computed."""
     shape = ir.Shape(["batch", "h", "w", 3])
     images = ir.Value(name="images", type=ir.TensorType(ir.DataType.UINT8), shape=shape)
     prepared, nodes = prepare(images, config)
@@ -66,14 +64,9 @@ def _prepend(model: ir.Model, config: ModelConfig) -> None:
     graph.inputs[:] = [images]
 
 
-def _name_sizes(graph: ir.Graph) -> None:
-    """Call the free sizes of inputs and outputs by what they are."""
+def _name_dimensions(graph: ir.Graph) -> None:
+    """Give the free dimensions of inputs and outputs readable names."""
     for value in (*graph.inputs, *graph.outputs):
         assert value.shape is not None
         rest = ["height", "width"] if value.name == "pixels" else list(value.shape)[2:]
         value.shape = ir.Shape(["batch", *list(value.shape)[1:2], *rest])
-
-
-def save_onnx(model: ir.Model, path: Path) -> None:
-    """Write the file."""
-    ir.save(model, path)

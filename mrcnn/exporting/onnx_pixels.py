@@ -1,8 +1,9 @@
-"""Images to the pixels a detector sees, in standard operators of ONNX.
+"""Preprocessing of images in standard ONNX operators: the same steps as in `mrcnn.data.images`.
 
-The same steps as `mrcnn.data.images`: the size, the filter, normalising, padding.
+The nodes are built here and not traced from PyTorch: the new size is computed from the shape, and
+`Resize` with these attributes has no counterpart in PyTorch.
 
-N images of one size h x w, padded to H x W.
+N images of one size h x w.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ DOUBLE, FLOAT, INT64 = ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.INT64
 
 
 class Nodes:
-    """Adds operators, called by their names, to a list of nodes; numbers become constants."""
+    """A list of nodes that grows with each call."""
 
     def __init__(self) -> None:
         self.tape = ir.tape.Tape()
 
     def __call__(self, operator: str, *inputs: Any, **attributes: Any) -> ir.Value:
+        """Add an operator by name. Inputs that are numbers become constants."""
         values = [
             value if value is None or isinstance(value, ir.Value) else self.constant(value)
             for value in inputs
@@ -32,20 +34,24 @@ class Nodes:
         return self.tape.op(operator, values, attributes)
 
     def constant(self, value: Any) -> ir.Value:
-        """Of integers int64, of other numbers float64."""
+        """Add a constant: int64 for integers, float64 for Python floats."""
         return self.tape.op("Constant", [], {"value": ir.tensor(np.asarray(value))})
 
 
 def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value], list[ir.Node]]:
-    """The inputs of a detector, by their names, and the nodes that make them.
+    """Build the nodes that compute the inputs of a detector from images.
 
     Args:
         images: (N, h, w, 3) uint8 RGB.
+        config: gives the size, the filter, mean and deviation of pixels, and padding.
+
+    Returns:
+        The inputs by name, and the nodes.
     """
     op, numerics = Nodes(), NUMERICS[config.numerics]
     count = op("Shape", images, start=0, end=1)
     original = op("Shape", images, start=1, end=3)
-    target = _resized(op, op("Cast", original, to=DOUBLE), config)
+    target = _network_size(op, op("Cast", original, to=DOUBLE), config)
 
     x = op("Transpose", images, perm=[0, 3, 1, 2])
     size = op("Concat", count, [3], target, axis=0)
@@ -63,7 +69,7 @@ def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value],
     x = op("Div", op("Sub", x, mean), std)
     if config.size_multiple > 1:
         multiple = op.constant([config.size_multiple])
-        missing = op("Mod", op("Neg", target), multiple)  # has the sign of the divisor
+        missing = op("Mod", op("Neg", target), multiple)  # Mod has the sign of the divisor
         x = op("Pad", x, op("Concat", [0, 0], missing, axis=0), np.float32(0), [2, 3])
 
     pairs = op("Concat", count, [2], axis=0)
@@ -75,8 +81,11 @@ def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value],
     return prepared, list(op.tape.nodes)
 
 
-def _resized(op: Nodes, size: ir.Value, config: ModelConfig) -> ir.Value:
-    """(2,) int64 of (2,) float64 (height, width): see `mrcnn.data.images.network_size`."""
+def _network_size(op: Nodes, size: ir.Value, config: ModelConfig) -> ir.Value:
+    """Compute the size after resizing, (2,) int64, from (height, width), (2,) float64.
+
+    See `mrcnn.data.images.network_size`.
+    """
     rule = NUMERICS[config.numerics].size_rule
     shorter, longer = (op(f"Reduce{name}", size, keepdims=1) for name in ("Min", "Max"))  # (1,)
     short = op.constant([float(config.min_size)])

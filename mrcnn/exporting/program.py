@@ -1,10 +1,16 @@
-"""A detector as one program of `torch.export`, and what a file of it says about itself."""
+"""A detector as a program of `torch.export`, and the files of such programs.
+
+N images, H x W padded pixels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from mrcnn.config import ModelConfig
+from mrcnn.errors import UserError
 from mrcnn.exporting.detector import Detector
 from mrcnn.models import MaskRCNN
 from mrcnn.numerics import NUMERICS
@@ -19,13 +26,26 @@ from mrcnn.numerics import NUMERICS
 FORMAT = 1  # of the description
 DESCRIPTION = "mrcnn.json"  # beside the program in a .pt2
 
-# Pixels of the example that is traced: sides that differ on every level of a pyramid, and are more
-# than one cell on the coarsest.
+# Height and width of the images that are traced. They differ on every level of a pyramid, and are
+# more than one cell on the coarsest.
 _EXAMPLE = (160, 224)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress warnings of exporting libraries, which concern optional parts that are not used."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
 def description(model: MaskRCNN, config: ModelConfig) -> dict[str, Any]:
-    """What a program around the detector must know, in values for JSON."""
+    """Return what a program that uses the detector must know, in values for JSON."""
     numerics = NUMERICS[config.numerics]
     return {
         "format": FORMAT,
@@ -48,10 +68,11 @@ def description(model: MaskRCNN, config: ModelConfig) -> dict[str, Any]:
 def export_program(
     model: MaskRCNN, config: ModelConfig, *, cut: bool = False, original_sizes: bool = False
 ) -> ExportedProgram:
-    """Trace a model for any number of images of any size with more than one cell on every level.
+    """Trace a model for any number of images of any size from `least_side` on.
 
     Args:
         model: in evaluation mode, on the device where the program is to run.
+        config: of the model.
         cut: see `Detector`.
         original_sizes: give the program this third input; see `Detector.forward`.
     """
@@ -59,7 +80,7 @@ def export_program(
     height, width = _EXAMPLE
     sizes = torch.tensor([[height, width - 1], [height - 1, width]], device=device)
     inputs = [torch.zeros(2, 3, height, width, device=device), sizes]
-    shapes = free_sizes(model, config)
+    shapes = dynamic_shapes(model, config)
     if original_sizes:
         inputs.append(2 * sizes)
         shapes = (*shapes, shapes[1])
@@ -68,8 +89,8 @@ def export_program(
         return torch.export.export(detector, tuple(inputs), dynamic_shapes=shapes)
 
 
-def free_sizes(model: MaskRCNN, config: ModelConfig) -> tuple[dict[int, Any], ...]:
-    """Which sizes of `pixels` and `sizes` a program leaves free, and how small they may be."""
+def dynamic_shapes(model: MaskRCNN, config: ModelConfig) -> tuple[dict[int, Any], ...]:
+    """Return the dimensions of `pixels` and `sizes` that a program leaves free."""
     batch, multiple = Dim("batch", min=1), config.size_multiple
     least = least_side(model, config) // multiple
     units = [Dim(name, min=least) for name in ("height", "width")]
@@ -78,37 +99,47 @@ def free_sizes(model: MaskRCNN, config: ModelConfig) -> tuple[dict[int, Any], ..
 
 
 def least_side(model: MaskRCNN, config: ModelConfig) -> int:
-    """The least height and width of padded pixels: more than one cell on the coarsest level."""
+    """Return the least side of padded images, which has more than one cell on every level."""
     multiple = config.size_multiple
     return (model.backbone.strides[-1] // multiple + 1) * multiple
 
 
-def save_compiled(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
-    """Write a library of machine code made by AOTInductor, and its description as metadata.
+def save_pt2(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
+    """Write a program and its `description`, to be read by `torch.export.load`."""
+    with warnings.catch_warnings():
+        # The warning is about weights in channels_last, which are saved correctly.
+        warnings.filterwarnings("ignore", message="No complete tensor found")
+        torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(about)})
 
-    It is for the kind of device and of processor that the program is on, and, on a CPU, for the
-    number of threads that PyTorch has. Its weights are constants, packed for their convolutions.
+
+def save_compiled(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
+    """Compile a program with AOTInductor, and write the machine code and the description.
+
+    The code is for the device and the kind of processor of the program. On a CPU it is also for the
+    number of threads that PyTorch has. Weights are constants in it, packed for their convolutions.
 
     Args:
-        about: the `description` of the program.
+        program: from `export_program` with `cut`.
+        about: the `description`, written as metadata.
+        path: file to write.
+
     Raises:
-        RuntimeError: if a compiler is missing, or the code cannot be compiled.
+        UserError: if there is no compiler, or the code cannot be compiled.
     """
     settings = {
-        # Without it PyTorch 2.13 computes wrong values in layers whose batch is a size read from
-        # data, as those of masks that are cut.
+        # Without freezing, PyTorch 2.13 computes wrong values in layers whose batch size is read
+        # from data, such as those of masks with `cut`.
         "freezing": True,
         "aot_inductor.metadata": {"mrcnn": json.dumps(about)},
     }
-    with torch.no_grad():  # else nothing is frozen
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(path), inductor_configs=settings
-        )
-
-
-def save_pt2(program: ExportedProgram, about: dict[str, Any], path: Path) -> None:
-    """Write a program and its `description`, which `torch.export.load` reads."""
-    with warnings.catch_warnings():
-        # Of weights in channels_last, which it keeps as they are.
-        warnings.filterwarnings("ignore", message="No complete tensor found")
-        torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(about)})
+    try:
+        with quiet(), torch.no_grad():  # with gradients nothing is frozen
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=settings
+            )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"--format aoti: PyTorch cannot compile the model here ({reason}); is a C++ compiler "
+            "installed? --format pt2 does not require one"
+        ) from error

@@ -1,17 +1,20 @@
-"""A detector whose convolutions and linear layers compute in 8 bits, as a program to compile.
+"""INT8 quantization: a detector whose convolutions and linear layers compute in 8 bits.
 
-Their inputs are uint8 with one scale and zero point a tensor, found on pictures; weights are int8
-with one scale a channel (Jacob et al., 2018). All else stays float32: RoIAlign, boxes, scores, the
-class-wise product of the mask head, and depthwise convolutions, which have few products and, one
-scale for all their channels, lose most. It is fast where the CPU multiplies bytes (VNNI), once
-AOTInductor has compiled it with constants frozen: each layer and the ReLU or sum behind it is then
-one call of oneDNN that reads and writes bytes.
+Inputs of layers are uint8 with one scale and zero point per tensor, calibrated on images. Weights
+are int8 with one scale per channel (Jacob et al., 2018). Everything else stays float32: RoIAlign,
+boxes, scores, the class-wise product of the mask head, and depthwise convolutions. The latter have
+few products, and lose most precision from one scale for all channels.
+
+Quantization is fast on CPUs that multiply bytes (VNNI), after AOTInductor has compiled the program
+with frozen constants. Each layer and the ReLU or sum after it is then one call of oneDNN that reads
+and writes bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,16 +28,18 @@ from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     QuantizationSpec,
     Quantizer,
-    x86_inductor_quantizer,  # noqa: F401  teaches the compiler the fused layers
+    x86_inductor_quantizer,  # noqa: F401  registers the fused layers with the compiler
 )
 
 from mrcnn.config import ModelConfig
-from mrcnn.exporting.program import export_program, free_sizes
+from mrcnn.data.images import network_size, pad_images, read_image, to_pixels
+from mrcnn.exporting.program import dynamic_shapes, export_program
 from mrcnn.models import MaskRCNN
 from mrcnn.structures import ImageBatch
 
 _CONV, _LINEAR, _ADD = "aten.conv2d.default", "aten.linear.default", "aten.add_.Tensor"
-_EPS = 2**-12  # the least scale
+CALIBRATION_IMAGES = 32
+_EPS = 2**-12  # the smallest scale
 _ACTIVATION = QuantizationSpec(
     dtype=torch.uint8,
     quant_min=0,
@@ -52,37 +57,46 @@ _WEIGHT = QuantizationSpec(
 )
 
 
+def calibration_batches(paths: Sequence[Path], config: ModelConfig) -> Iterator[ImageBatch]:
+    """Yield up to `CALIBRATION_IMAGES` of the images, evenly spaced, in batches of one."""
+    for path in paths[:: -(-len(paths) // CALIBRATION_IMAGES)]:
+        image = read_image(path)
+        size = network_size(image.shape[0], image.shape[1], config)
+        yield pad_images([to_pixels(image, size, config)], config.size_multiple)
+
+
 @torch.no_grad()
 def quantize(
     model: MaskRCNN, config: ModelConfig, batches: Iterable[ImageBatch]
 ) -> ExportedProgram:
-    """The program of `export_program(model, config, cut=True)` with layers in 8 bits.
+    """Return the program of `export_program(model, config, cut=True)` with layers in 8 bits.
 
     Args:
-        model: in evaluation mode, on the CPU; with norms folded it is faster.
-        batches: some 32 pictures like those to come, from which the ranges of activations are.
+        model: in evaluation mode, on the CPU. It is faster with norms folded.
+        config: of the model.
+        batches: images like those to be processed, which give the ranges of activations.
     """
     source = export_program(model, config, cut=True)
     program = source.module()
     assert isinstance(program, GraphModule)
-    _give_own_constants(program)
+    _unshare_constants(program)
     prepared = prepare_pt2e(program, _Layers())
     for images in batches:
         prepared(images.pixels.contiguous(), images.sizes)
     assert source.example_inputs is not None
-    return torch.export.export(
-        convert_pt2e(prepared), source.example_inputs[0], dynamic_shapes=free_sizes(model, config)
-    )
+    quantized = convert_pt2e(prepared)
+    shapes = dynamic_shapes(model, config)
+    return torch.export.export(quantized, source.example_inputs[0], dynamic_shapes=shapes)
 
 
 class _Layers(Quantizer):  # type: ignore[misc]
-    """Asks for 8 bits at the inputs of every layer, and of every sum with the result of a
-    convolution, which oneDNN takes in with it.
+    """Marks the inputs of layers, and of sums that oneDNN fuses with a convolution, for 8 bits.
 
-    torchao's own quantizer for these layers finds those alone that are called as modules.
+    The quantizer of torchao for these layers finds only those that are called as modules.
     """
 
     def annotate(self, model: GraphModule) -> GraphModule:
+        """Attach the types of inputs to the nodes."""
         for node in model.graph.nodes:
             if _is_layer(node) and not _is_depthwise(node, model):
                 specs = {node.args[0]: _ACTIVATION, node.args[1]: _WEIGHT}
@@ -96,7 +110,7 @@ class _Layers(Quantizer):  # type: ignore[misc]
         return model
 
     def validate(self, model: GraphModule) -> None:
-        """Nothing to check."""
+        """Do nothing."""
 
 
 def _is_conv(value: Any) -> bool:
@@ -113,12 +127,12 @@ def _is_depthwise(layer: Node, program: GraphModule) -> bool:
     return _is_conv(layer) and program.get_parameter(str(weight.target)).shape[1] == 1
 
 
-def _give_own_constants(program: GraphModule) -> None:
-    """Give each call of a layer a weight and a bias that are its own, row-major, and no result.
+def _unshare_constants(program: GraphModule) -> None:
+    """Give each call of a layer a separate, row-major weight and bias that are parameters.
 
-    The compiler takes no weight into 8 bits that several calls share, as those of the RPN do, and
-    PyTorch 2.13 computes wrong results in 8 bits with a weight of a linear layer that is not
-    row-major, as the mask head has for its upsampling.
+    The compiler does not quantize a weight that several calls share, such as those of the RPN. In 8
+    bits PyTorch 2.13 computes wrong results if the weight of a linear layer is not row-major, such
+    as the one for upsampling in the mask head.
     """
 
     def value(node: Node) -> Any:
@@ -130,14 +144,13 @@ def _give_own_constants(program: GraphModule) -> None:
     for i, node in enumerate(list(program.graph.nodes)):
         if not _is_layer(node):
             continue
-        for place, constant in enumerate(node.args[1:3], start=1):
+        for position, constant in enumerate(node.args[1:3], start=1):
             if constant is None:
                 continue
-            name = f"constant_{place}_of_{i}"
-            own = value(constant).clone(memory_format=torch.contiguous_format)
-            own = nn.Parameter(own, requires_grad=False)
-            program.register_parameter(name, own)
+            name = f"constant_{position}_of_{i}"
+            copy = value(constant).clone(memory_format=torch.contiguous_format)
+            program.register_parameter(name, nn.Parameter(copy, requires_grad=False))
             with program.graph.inserting_before(node):
-                node.update_arg(place, program.graph.get_attr(name))
+                node.update_arg(position, program.graph.get_attr(name))
     program.graph.eliminate_dead_code()
     program.recompile()

@@ -1,4 +1,4 @@
-"""A program that `mrcnn export` wrote, in the place of the model."""
+"""Programs written by `mrcnn export`, loaded to be used like a model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from mrcnn.structures import DetectionBatch, ImageBatch
 
 
 class SavedProgram(nn.Module):
-    """From pixels to padded detections, as `MaskRCNN` in evaluation mode.
+    """A program that can be called like a `MaskRCNN` in evaluation mode.
 
     Args:
-        run: takes (N, 3, H, W) pixels, row-major, and sizes; gives what `Detector` does.
-        config: of the model; its `score_threshold` and `max_detections` may be stricter than those
+        run: takes row-major pixels (N, 3, H, W) and sizes (N, 2), and returns what `Detector` does.
+        config: of the model. Its `score_threshold` and `max_detections` may be stricter than those
             of the program.
-        least_side: of padded pixels; smaller ones are padded further.
+        device: of the program.
+        least_side: smaller padded images are padded further, to this height and width.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class SavedProgram(nn.Module):
         self.run, self.config, self.device, self.least_side = run, config, device, least_side
 
     def train(self, mode: bool = True) -> SavedProgram:
-        """Do nothing: its mode is fixed."""
+        """Do nothing: the mode of a program is fixed."""
         return self
 
     def forward(self, images: ImageBatch) -> DetectionBatch:
+        """Return the detections of every image."""
         pixels = images.pixels
         height, width = pixels.shape[2:]
         right, below = (max(self.least_side - side, 0) for side in (width, height))
@@ -59,62 +61,68 @@ class SavedProgram(nn.Module):
         )
 
 
-def load_program(path: Path, device: torch.device, **wanted: Any) -> SavedProgram:
-    """Read a `.pt2`. It holds code: it may do anything.
+def load_program(path: Path, device: torch.device, **changes: Any) -> SavedProgram:
+    """Read a `.pt2`. Such a file contains code, so load only files that you trust.
 
     Args:
-        wanted: fields of `ModelConfig`; None keeps the program's. What it computes is fixed, so
-            that it can leave out more objects than it does, but nothing else.
+        path: the file.
+        device: must be the CPU.
+        **changes: fields of `ModelConfig`; None keeps the value of the program. A program can only
+            be made to return fewer detections.
+
     Raises:
-        UserError: if it is damaged, no program of mrcnn, for another device, or cannot do that.
+        UserError: if the file is damaged or was not written by mrcnn, or if the program does not
+            support the device or a change.
     """
     if device.type != "cpu":
-        raise UserError(f"{path}: is a program for the CPU, got the device {device}; give cpu")
+        raise UserError(f"{path}: is a program for the CPU, got device {device}; use --device cpu")
     try:
         with zipfile.ZipFile(path) as archive:
             is_compiled = any("/aotinductor/" in name for name in archive.namelist())
-        run, described = (_compiled if is_compiled else _exported)(path)
+        run, description = (_load_compiled if is_compiled else _load_exported)(path)
     except (RuntimeError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: cannot be loaded ({reason}); run mrcnn export again") from error
     try:
-        about = json.loads(described)
+        about = json.loads(description)
         check_format(path, about["format"], FORMAT)
         config = ModelConfig.from_dict(about["model"])
         least_side = int(about["least_side"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{path}: does not say which model it is ({reason}); is it from mrcnn export?"
+            f"{path}: has no valid description of its model ({reason}); was it written by mrcnn "
+            "export?"
         ) from error
-    return SavedProgram(run, _stricter(path, config, wanted), device, least_side)
+    return SavedProgram(run, _stricter(path, config, changes), device, least_side)
 
 
-def _stricter(path: Path, config: ModelConfig, wanted: Mapping[str, Any]) -> ModelConfig:
+def _stricter(path: Path, config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """Return the configuration with the changes, which must only remove detections."""
     possible = {
         "score_threshold": lambda value: value >= config.score_threshold,
         "max_detections": lambda value: 1 <= value <= config.max_detections,
     }
-    changed = {name: value for name, value in wanted.items() if value is not None}
-    for name, value in changed.items():
+    changes = {name: value for name, value in changes.items() if value is not None}
+    for name, value in changes.items():
         if value != getattr(config, name, None) and not (
             name in possible and possible[name](value)
         ):
             raise UserError(
                 f"{path}: is a program with {name} {getattr(config, name, 'fixed')}, "
-                f"got {value}; export the model anew with it, or give the checkpoint"
+                f"got {value}; export the model again with this value, or use the checkpoint"
             )
-    return replace(config, **changed)
+    return replace(config, **changes)
 
 
-def _compiled(path: Path) -> tuple[Any, str]:
-    """Machine code of AOTInductor and its description."""
+def _load_compiled(path: Path) -> tuple[Any, str]:
+    """Load machine code of AOTInductor and its description."""
     package = torch._inductor.aoti_load_package(str(path))
     return package, package.get_metadata().get("mrcnn", "")
 
 
-def _exported(path: Path) -> tuple[Any, str]:
-    """A program of `torch.export` and its description."""
+def _load_exported(path: Path) -> tuple[Any, str]:
+    """Load a program of `torch.export` and its description."""
     about = {DESCRIPTION: ""}
     program = torch.export.load(path, extra_files=about)
     return program.module(), about[DESCRIPTION]

@@ -1,11 +1,11 @@
-"""The ops of inference in standard operators of ONNX, for the exporter of PyTorch.
+"""Translations of the inference ops to standard ONNX operators, for PyTorch's exporter.
 
-Each function takes the arguments of one op and adds its nodes to the graph that is being built.
-There are no loops: levels are unrolled, groups of NMS are the classes and images of
-NonMaxSuppression, and ties go to the lower index as TopK has it. What cannot come from a model
-(image indices out of range) is not looked for.
+Each function takes the arguments of one op and adds nodes to the graph that is being built. There
+are no loops: levels are unrolled, and groups of NMS are classes and images of NonMaxSuppression.
+Ties go to the lower index, as in TopK. Inputs that a model cannot produce (image indices out of
+range) are not checked.
 
-N images, L levels, A anchors a cell, K boxes, P proposals, R RoIs, C classes, D detections.
+N images, L levels, A anchors per cell, K boxes, P proposals, R RoIs, C classes, D detections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mrcnn.ops import library  # noqa: F401  registers the ops
 
 OPSET = 18
 FLOAT, INT64 = onnxscript.FLOAT.dtype, onnxscript.INT64.dtype
-LOWEST = torch.finfo(torch.float32).min  # scores of -inf do not exceed it
+LOWEST = torch.finfo(torch.float32).min  # a threshold that all scores but -inf exceed
 
 Value = Any  # a tensor of the graph
 
@@ -40,12 +40,13 @@ def roi_align(
     canonical_size: float,
     canonical_level: int,
 ) -> Value:
-    """Each level pools its own boxes; their features go to their places among zeros."""
-    own = op.GreaterOrEqual(image_index, 0)
+    """Pool the boxes of each level separately, and scatter the features into a tensor of zeros."""
+    is_used = op.GreaterOrEqual(image_index, 0)
     level = _roi_level(boxes, len(features), canonical_size, canonical_level)
     pooled = _zeros(boxes, (features[0].shape[1], bins_h, bins_w))
     for i, feature in enumerate(features):
-        slots = _true_slots(own if len(features) == 1 else op.And(own, op.Equal(level, i)))
+        of_level = is_used if len(features) == 1 else op.And(is_used, op.Equal(level, i))
+        slots = _true_slots(of_level)
         values = op.RoiAlign(
             feature,
             op.Gather(boxes, slots),
@@ -61,7 +62,7 @@ def roi_align(
 
 
 def _roi_level(boxes: Value, levels: int, canonical_size: float, canonical_level: int) -> Value:
-    """(K,): FPN, equation 1, by powers of two instead of a logarithm, as the kernels have it."""
+    """Return the level of each box, (K,): FPN, equation 1, by thresholds as in the kernels."""
     area = op.ReduceProd(op.Relu(_extent(boxes)), [1], keepdims=1)  # (K, 1)
     size = op.Add(op.Div(op.Sqrt(area), canonical_size), 1e-8)
     limits = [2.0 ** (level + 1 - canonical_level) for level in range(levels - 1)] or [math.inf]
@@ -77,7 +78,7 @@ def roi_pool(
     bins_w: int,
     with_argmax: bool,
 ) -> tuple[Value, Value]:
-    """MaxRoiPool of the boxes without NaN, which marks padding."""
+    """Pool the boxes without NaN, which marks padding, with MaxRoiPool."""
     slots = _true_slots(op.Not(op.IsNaN(op.ReduceSum(boxes, [1], keepdims=0))))
     rois = op.Concat(op.Unsqueeze(op.Cast(image_index, to=FLOAT), [1]), boxes, axis=1)
     values = op.MaxRoiPool(
@@ -99,7 +100,7 @@ def select_proposals(
     nms_threshold: float,
     min_side: float,
 ) -> tuple[Value, Value]:
-    """The best of all levels are decoded together; a level is a class of the NMS."""
+    """Decode the best boxes of all levels together; each level is a class of the NMS."""
     anchors_per_cell = logits[0].shape[1]
     scores, chosen, anchors, level_of = [], [], [], []
     for level, maps in enumerate(zip(logits, deltas, strict=True)):
@@ -120,8 +121,8 @@ def select_proposals(
     boxes = _decode(op.Concat(*chosen, axis=1), op.Concat(*anchors, axis=1))  # (N, K, 4)
     boxes = _clip(boxes, sizes, [1])
 
-    every = op.Unsqueeze(_ints(*range(len(logits))), [1])
-    in_level = op.Equal(op.Concat(*level_of, axis=0), every)  # (L, K)
+    levels = op.Unsqueeze(_ints(*range(len(logits))), [1])
+    in_level = op.Equal(op.Concat(*level_of, axis=0), levels)  # (L, K)
     usable = op.And(in_level, op.Unsqueeze(_longer_than(boxes, min_side), [1]))  # (N, L, K)
     competing = op.Where(usable, op.Unsqueeze(score, [1]), -math.inf)
     selected = op.NonMaxSuppression(boxes, competing, [post_nms_top_k], [nms_threshold], [LOWEST])
@@ -143,7 +144,7 @@ def select_detections(
     min_side: float,
     max_detections: int,
 ) -> tuple[Value, Value, Value, Value, Value]:
-    """Where each class has its own boxes, each class of an image is an image of the NMS."""
+    """Select detections; if each class has a box, (image, class) pairs are images of the NMS."""
     classes, one_box = scores.shape[2], deltas.shape[2] == 4
     deltas = op.Reshape(deltas, [0, 0, -1, 4])  # (N, R, C or 1, 4)
     decoded = _decode(deltas, op.Unsqueeze(boxes, [2]), delta_weights)
@@ -166,8 +167,8 @@ def select_detections(
         image, label = (f(_column(selected, 0), classes) for f in (op.Div, op.Mod))
         roi = _column(selected, 2)
     pair = op.Add(op.Mul(roi, classes), label)
-    place = op.Concat(image, pair, axis=1)
-    score, pair = _best_of(op.Reshape(scores, [0, -1]), place, max_detections)
+    position = op.Concat(image, pair, axis=1)
+    score, pair = _best_of(op.Reshape(scores, [0, -1]), position, max_detections)
     found = op.Greater(score, -math.inf)
     roi = op.Div(pair, classes)
     boxes = _take(op.Reshape(decoded, [0, -1, 4]), roi if one_box else pair)
@@ -192,7 +193,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 def _decode(
     deltas: Value, references: Value, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
 ) -> Value:
-    """Boxes (..., 4), as `mrcnn.boxes.decode_boxes`."""
+    """Return boxes (..., 4); see `mrcnn.boxes.decode_boxes`."""
     if any(weight != 1 for weight in weights):
         deltas = op.Div(deltas, list(weights))
     low, extent = _part(references, 0, 2), _extent(references)
@@ -203,64 +204,65 @@ def _decode(
 
 
 def _clip(boxes: Value, sizes: Value, axes: list[int]) -> Value:
-    """Boxes (N, ..., 4) within images of sizes (N, 2), which `axes` spread over the boxes."""
+    """Clip boxes (N, ..., 4) to sizes (N, 2), which get the new `axes` to match the boxes."""
     high = op.Unsqueeze(op.Cast(op.Gather(sizes, [1, 0, 1, 0], axis=1), to=FLOAT), axes)
     return op.Min(op.Relu(boxes), high)
 
 
 def _longer_than(boxes: Value, min_side: float) -> Value:
-    """(...) bool: whether both sides of boxes (..., 4) are longer."""
+    """Return (...) bool: both sides of boxes (..., 4) are longer."""
     return op.Greater(op.ReduceMin(_extent(boxes), [-1], keepdims=0), min_side)
 
 
 def _extent(boxes: Value) -> Value:
-    """(..., 2): width and height."""
+    """Return width and height, (..., 2)."""
     return op.Sub(_part(boxes, 2, 4), _part(boxes, 0, 2))
 
 
 def _ints(*values: int) -> Value:
-    """A constant, for operators that take several tensors of any type."""
+    """Add a constant, for operators that take several tensors of any type."""
     return op.Constant(value_ints=list(values))
 
 
 def _part(values: Value, start: int, end: int) -> Value:
-    """Of the last axis."""
+    """Slice the last axis."""
     return op.Slice(values, [start], [end], [-1])
 
 
 def _column(values: Value, i: int) -> Value:
-    """(S, 1) of (S, 3)."""
+    """Return a column (S, 1) of (S, 3)."""
     return _part(values, i, i + 1)
 
 
 def _true_slots(flags: Value) -> Value:
-    """The indices where flags (K,) are true."""
+    """Return the indices where flags (K,) are true."""
     return op.Squeeze(op.NonZero(flags), [0])
 
 
 def _take(values: Value, index: Value) -> Value:
-    """(N, k, 4): rows of (N, K, 4) by indices (N, k)."""
+    """Return rows (N, k, 4) of (N, K, 4) at indices (N, k)."""
     return op.GatherND(values, op.Unsqueeze(index, [2]), batch_dims=1)
 
 
 def _zeros(boxes: Value, shape: Sequence[int]) -> Value:
-    """(K, *shape) for boxes (K, 4)."""
+    """Return zeros (K, *shape) for boxes (K, 4)."""
     return op.Expand(0.0, op.Concat(op.Shape(boxes, start=0, end=1), _ints(*shape), axis=0))
 
 
-def _best_of(scores: Value, place: Value, most: int) -> tuple[Value, Value]:
-    """The best scores (N, k) of those of (N, K) at (image, index), (S, 2), and their indices.
+def _best_of(scores: Value, position: Value, most: int) -> tuple[Value, Value]:
+    """Return the highest of the scores (N, K) at `position`, and their indices, both (N, k).
 
-    k is K, but at most `most`; where fewer were chosen, -inf follows.
+    The positions are rows (image, index), (S, 2). k is the smaller of K and `most`. Slots without a
+    score are -inf.
     """
     none = op.Expand(-math.inf, op.Shape(scores))
-    chosen = op.ScatterND(none, place, op.GatherND(scores, place))
+    chosen = op.ScatterND(none, position, op.GatherND(scores, position))
     count = op.Min(op.Shape(scores, start=1, end=2), _ints(most))
     best, index = op.TopK(chosen, count, axis=1)
     return best, index
 
 
 def _padded(values: Value, slots: int, fill: float) -> Value:
-    """(N, slots, ...) of (N, k, ...)."""
+    """Pad (N, k, ...) to (N, slots, ...)."""
     missing = op.Sub([slots], op.Shape(values, start=1, end=2))
     return op.Pad(values, op.Concat(_ints(0), missing, axis=0), fill, [1])
