@@ -188,7 +188,7 @@ class TrainConfig:
 
     @classmethod
     def fields_from(cls, values: Any, source: str) -> dict[str, Any]:
-        """Convert values of JSON or TOML to arguments of this class.
+        """Convert values of JSON, TOML or Python to arguments of this class.
 
         Args:
             values: Fields by name.
@@ -224,12 +224,12 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def typed(kind: str, value: Any) -> Any:
-    """Convert a value of JSON or TOML to the annotation `kind`; TypeError if it does not fit."""
+    """Convert a value of JSON, TOML or Python to the annotation `kind`, or raise TypeError."""
     plain = kind.removesuffix(" | None")
     if value is None and plain != kind:
         return None
     if plain.startswith("tuple["):
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             raise TypeError
         item_kind = plain[len("tuple[") : -1].removesuffix(", ...")
         if "[" not in item_kind:  # a tuple of fixed length has items of one kind
@@ -240,6 +240,8 @@ def typed(kind: str, value: Any) -> Any:
         return typed(numbers if isinstance(value, list) else number, value)
     if plain == "float" and type(value) is int:
         return float(value)
+    if plain == "Path" and isinstance(value, Path):
+        return value
     if type(value) is not {"int": int, "float": float, "bool": bool}.get(plain, str):
         raise TypeError
     return Path(str(value)) if plain == "Path" else value

@@ -45,18 +45,8 @@ def make_options(flags: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UserError: if a field is unknown, or a value has the wrong type or is out of range.
     """
-    fields = python_fields(flags)
+    fields = TrainConfig.fields_from(flags, "train")
     return dataclasses.replace(defaults(fields), **fields)
-
-
-def python_fields(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the types of keyword arguments; accept paths as text and tuples as lists."""
-    plain = {
-        name: str(value) if isinstance(value, Path)
-        else list(value) if isinstance(value, tuple) else value
-        for name, value in flags.items()
-    }  # fmt: skip
-    return TrainConfig.fields_from(plain, "train")
 
 
 def defaults(given: Mapping[str, Any]) -> TrainConfig:

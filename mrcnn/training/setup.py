@@ -34,7 +34,6 @@ from mrcnn.training.options import (
     SHAPES_SIZE,
     make_options,
     model_config,
-    python_fields,
     scale_to_batch_size,
 )
 from mrcnn.training.run_folder import environment, make_run_folder
@@ -69,9 +68,9 @@ class TrainResult:
         """The checkpoint with the best AP."""
         return self.folder / "best.safetensors"
 
-    def load(self, device: str | None = None) -> Predictor:
-        """Load the best weights, to predict. The device is the default of `mrcnn.load`."""
-        return load(self.weights) if device is None else load(self.weights, device)
+    def load(self, device: str = "cpu") -> Predictor:
+        """Load the best weights, to predict."""
+        return load(self.weights, device)
 
 
 def train(
@@ -105,7 +104,7 @@ def train(
     if options is None:
         options = make_options(flags)
     else:
-        options = dataclasses.replace(options, **python_fields(flags))
+        options = dataclasses.replace(options, **TrainConfig.fields_from(flags, "train"))
         if options.config or options.resume or options.auto_resume:
             raise UserError(
                 "train: a TrainConfig with config, resume or auto_resume does not read their "
@@ -143,7 +142,11 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
             notes += load_pretrained(model, config, pretrained)
         model.to(device)
 
-        folder = world.from_main(_make_folder(options) if world.is_main else "")
+        folder = Path()
+        if world.is_main:
+            folder = options.resume or make_run_folder(options.out, RUNS)
+            sweep(folder)
+        folder = world.from_main(folder)
         if options.tensorboard and world.is_main:
             loggers = (*loggers, TensorBoard(folder / "tensorboard"))
         predictor = Predictor(model, config, options.amp == "bf16")
@@ -272,13 +275,6 @@ def _read_state(folder: Path) -> tuple[TrainingState | None, list[str]]:
     if changed:
         notes.append(f"the run will not be bit-identical: {'; '.join(changed)}")
     return state, [*notes, f"resumed at step {state.step}"]
-
-
-def _make_folder(options: TrainConfig) -> Path:
-    """Return the run folder, without drafts of writers that died."""
-    folder = options.resume or make_run_folder(options.out, RUNS)
-    sweep(folder)
-    return folder
 
 
 def _describe(

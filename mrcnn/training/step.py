@@ -29,17 +29,9 @@ class TrainStep:
     training, however they are split, up to rounding. Only live batch norm differs, since it sees
     one micro-batch at a time.
 
-    Args:
-        model: The model to train.
-        forward: Returns the losses: the model, or a wrapper of it (compiled, distributed).
-        optimizer: Of the parameters of `model`.
-        device: The device of the model.
-        world: The processes of the run.
-        amp: A key of `AMP`.
-        clip_norm: Maximum global gradient norm; None does not clip.
-        ema: Updated after each step.
-        skip_bad: Skip the update if a loss or the gradient is not finite.
-        capture: Run forward and backward as CUDA graphs, for one micro-batch in one process.
+    `forward` returns the losses: it is `model` or a wrapper of it (compiled, distributed). `amp` is
+    a key of `AMP`. `skip_bad` skips the update if a loss or the gradient is not finite. `capture`
+    runs forward and backward as CUDA graphs, for one micro-batch in one process.
     """
 
     def __init__(

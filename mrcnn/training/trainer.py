@@ -53,18 +53,13 @@ class Stopped(Exception):  # noqa: N818  it is not an error
 class Trainer:
     """A training run and its folder.
 
-    Args:
-        options: With `steps`, `warmup` and `lr` set.
-        predictor: Detects with the model of `take_step`.
-        take_step: The training step, with the processes of the run.
-        splits: The data sets "train" and "val".
-        augmentation: Of the training images.
-        folder: Exists; only the main process writes there.
-        loggers: Receive the metrics, in the main process.
+    `options` has `steps`, `warmup` and `lr` set. `splits` holds the data sets "train" and "val".
+    `predictor` detects with the model of `take_step`. `folder` exists; only the main process writes
+    there.
 
     Attributes:
-        best: Metrics of the best evaluation since the start of the process; else empty.
-        last: Metrics of the last one.
+        best: Metrics of the best evaluation in this process, or empty.
+        last: Metrics of the last evaluation in this process, or empty.
     """
 
     def __init__(
