@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 from random_results import random_set
 from test_report import make_run
 
-from mrcnn import evaluate, report
+from mrcnn import evaluate, report, train
 from mrcnn.data import problems
 from mrcnn.evaluation import evaluator, result_files, truth
 
@@ -62,3 +62,9 @@ def test_a_training_run(tmp_path, calls):
     assert (tmp_path / "run" / "report.html").is_file()
     assert [calls[name] for name in ("val.json", "val_results.json")] == [2, 0]
     assert [calls[name] for name in ("filled", "checked", "COCOeval")] == [1, 3, 6]
+    # After a resume the last evaluation, which is not the best, needs the file of the best once.
+    (tmp_path / "run" / "state" / "00000020.safetensors").unlink()
+    calls.clear()
+    assert train.main(["--resume", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert [calls[name] for name in ("val.json", "val_results.json")] == [2, 1]
+    assert [calls[name] for name in ("filled", "checked", "COCOeval")] == [1, 2, 4]
