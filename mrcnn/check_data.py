@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from mrcnn.errors import UserError
 from mrcnn.files import check_writable, replacing
 from mrcnn.flags import parse, run
 from mrcnn.progress import ProgressLine
-from mrcnn.visual.check_page import check_page
+from mrcnn.reports.data_report import write_data_report
 
 PAGE, FINDINGS = "check.html", "findings.jsonl"
 
@@ -115,10 +114,8 @@ def _write_report(
     with replacing(folder / FINDINGS) as draft:
         lines = (json.dumps(finding.to_dict()) + "\n" for finding in data.findings)
         draft.write_text("".join(lines), encoding="utf-8")
-    content = check_page(data, counts, advice, shlex.quote(str(data.folder)))
-    with replacing(folder / PAGE) as draft:
-        draft.write_text(content, encoding="utf-8")
-    print(f"\n{folder / PAGE}\n{folder / FINDINGS}")
+    page = write_data_report(folder / PAGE, data, counts, advice)
+    print(f"\n{page}\n{folder / FINDINGS}")
 
 
 if __name__ == "__main__":

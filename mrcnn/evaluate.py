@@ -13,17 +13,17 @@ from mrcnn import checkpoints
 from mrcnn.data.formats import find_splits
 from mrcnn.errors import UserError
 from mrcnn.evaluation import Evaluation, Protocol, evaluate
-from mrcnn.evaluation.coco import KINDS, Backend
-from mrcnn.evaluation.errors import ErrorAnalysis, errors_tree, format_errors
+from mrcnn.evaluation.coco import Backend
+from mrcnn.evaluation.errors import errors_tree, format_errors
 from mrcnn.evaluation.evaluation import ProtocolName, score
 from mrcnn.evaluation.result_files import read_results, unknown_categories
 from mrcnn.evaluation.tables import format_metrics
 from mrcnn.evaluation.truth import read_image_ids, read_split, read_truth
-from mrcnn.files import check_writable, replacing, write_json
+from mrcnn.files import check_writable, write_json
 from mrcnn.flags import parse, run
 from mrcnn.inference.load import load
 from mrcnn.progress import ProgressLine
-from mrcnn.visual.mistakes import draw_mistakes
+from mrcnn.reports.sections import save_error_figure
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{format_errors(evaluation.errors)}\n")
         tree["errors"] = errors_tree(evaluation.errors)
     if args.plots is not None:
-        _draw_errors(args.plots, evaluation.errors)
+        save_error_figure(args.plots, evaluation.errors)
         print(f"errors: {args.plots}")
     print(f"detections: {results}")
     if args.json is not None:
@@ -161,23 +161,6 @@ def _score(
     if note := unknown_categories(entries, truth):
         print(note)
     return score(truth, entries, max_detections=args.max_dets, protocol=protocol)
-
-
-def _draw_errors(file: Path, errors: ErrorAnalysis) -> None:
-    curves = errors.curves
-    with replacing(file) as draft:
-        draw_mistakes(
-            draft,
-            precision=errors.precision,
-            names=errors.names,
-            scores=curves.scores,
-            at_score={"precision": curves.precision, "recall": curves.recall, "F1": curves.f1},
-            score=errors.score,
-            found=errors.detections,
-            objects=errors.objects,
-            confusions=errors.confusions,
-            what=KINDS[errors.kind],
-        )
 
 
 if __name__ == "__main__":

@@ -104,6 +104,6 @@ def exit_code(pid: int) -> int:
 
 def without_pictures(patch: Callable[[str, object], None]) -> None:
     """Leave out what takes most of the time of a short run."""
-    patch("mrcnn.training.trainer.curves", lambda *_: None)
+    patch("mrcnn.training.trainer.save_training_curves", lambda *_: None)
     patch("mrcnn.training.trainer.Trainer._write_report", lambda _: None)
     patch("mrcnn.training.trainer.Trainer._draw_predictions", lambda _: None)

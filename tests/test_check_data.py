@@ -249,9 +249,16 @@ def test_the_page_is_whole(tiny, tmp_path, capsys):
     assert cli.main(["check-data", str(tiny), "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().out
     text = (tmp_path / "out" / "check.html").read_text(encoding="utf-8")
-    for part in ("box of something else (1)", "&lt;b&gt;", "data:image/jpeg", "Areas of objects"):
+    for part in (
+        "box of something else (1)",
+        "&lt;b&gt;",
+        "data:image/jpeg",
+        "Areas of objects",
+        "Suggested",
+    ):
         assert part in text
     assert "http" not in text.replace("http-equiv", "")
+    assert f"--data {tiny} " in text
     lines = (tmp_path / "out" / "findings.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == [
         "box of something else", "area that is not a number"]  # fmt: skip

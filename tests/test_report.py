@@ -1,7 +1,8 @@
-"""The page about a run: its figures, its escaping, its size, and how a browser shows it."""
+"""The report of a run: its numbers, its escaping, its size, and its display in a browser."""
 
 import csv
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -16,11 +17,9 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from mrcnn import report
-from mrcnn.data.coco import read_coco
 from mrcnn.errors import UserError
-from mrcnn.visual import charts, page, tallies
-from mrcnn.visual import report as sections
-from mrcnn.visual.charts import Line
+from mrcnn.reports import page
+from mrcnn.reports.run_report import format_duration, read_rows
 
 HEADER = ["step", "lr", "loss", "loss_mask", "bbox_AP", "segm_AP", "val_loss"]
 ROWS = [
@@ -39,9 +38,9 @@ def make_run(
     rows: list[list] = ROWS,
     **changes: object,
 ) -> Path:
-    """A run whose detector finds of each image's two squares the first, and once the background.
+    """Write a run whose detector finds the first of two squares in each image, and background.
 
-    In image 0 it finds nothing; in the last all and no more.
+    It finds nothing in image 0, and everything and nothing else in the last image.
     """
     rng = np.random.default_rng(0)
     data, run = folder / "data", folder / "run"
@@ -96,7 +95,7 @@ def detection(image: int, category: int, ring: list[float], score: float, size: 
 
 
 class Reader(HTMLParser):
-    """The elements of a page, with their attributes, and its text."""
+    """Reader of the elements of a page, with their attributes, and of its text."""
 
     def __init__(self, content: str) -> None:
         super().__init__()
@@ -125,10 +124,11 @@ def read(run: Path) -> Reader:
     return Reader((run / "report.html").read_text(encoding="utf-8"))
 
 
-def test_figures(tmp_path, capsys):
-    """4 of 8 objects found, the first of images 1 to 3 and the last's second; 2 in the background.
+def test_numbers(tmp_path, capsys):
+    """4 of 8 objects are found: the first of images 1 to 3, and the second of image 3.
 
-    Precision 4 / 6, recall 4 / 8; the best F1 leaves the background out: 2 * 4 / (4 + 8).
+    There are 2 background detections: precision 4 / 6, recall 4 / 8. They have lower scores, so the
+    best F1 is without them: 2 * 4 / (4 + 8).
     """
     words = read(make_run(tmp_path)).text
     assert capsys.readouterr().out == f"{tmp_path / 'run' / 'report.html'}\n"
@@ -136,6 +136,7 @@ def test_figures(tmp_path, capsys):
     assert "Detections: 4" in words
     assert "Objects: 8" in words
     assert "missed 4 50.0%" in words
+    assert "precision 1 recall 0.5 F1 0.667" in words  # the legend of the chart
     assert "step 20" in words  # of the best masks
     assert "Training time 12 s all 30 steps" in words
     assert "medium 0.505 0.505 8 50.0%" in words  # AP: precision 1 at 51 of 101 recalls
@@ -147,9 +148,17 @@ def test_figures(tmp_path, capsys):
 
 
 def test_the_confusion_matrix_is_shown(tmp_path):
-    run = make_run(tmp_path, names=("cat",))
+    run = make_run(tmp_path, names=("cat", "dog"))
     words = read(run).text
-    assert "true \\ found cat background (missed) cat 4 4 background (false) ·" in words
+    assert "cat dog missed predicted cat dog background true" in words
+    assert "Most frequent confusions" not in words
+    entries = json.loads((run / "val_results.json").read_text())
+    for entry in entries[:3]:
+        entry["category_id"] = 3 - entry["category_id"]
+    (run / "val_results.json").write_text(json.dumps(entries))
+    assert re.search(
+        r"Most frequent confusions true class predicted as count (cat|dog) ", read(run).text
+    )
 
 
 def test_boxes_only(tmp_path):
@@ -169,7 +178,10 @@ def test_boxes_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "val_results.json is absent"), ("[]", "val_results.json is empty")],
+    [
+        (None, "val_results.json is absent: there are no"),
+        ("[]", "val_results.json is empty: the best"),
+    ],
 )
 def test_without_detections_the_page_says_so(tmp_path, content, message):
     run = make_run(tmp_path, rows=ROWS[:1])
@@ -183,7 +195,7 @@ def test_without_detections_the_page_says_so(tmp_path, content, message):
     assert "10 of 30 steps" in words
 
 
-def test_a_run_that_was_not_evaluated_or_never_began(tmp_path):
+def test_a_run_without_steps(tmp_path):
     run = make_run(tmp_path, rows=[])
     assert "no step was recorded" in read(run).text
 
@@ -210,7 +222,7 @@ HOSTILE = (
 )
 
 
-def test_names_are_text_whatever_they_hold(tmp_path):
+def test_hostile_names_are_text(tmp_path):
     run = make_run(
         tmp_path / "a<b>&'\"",
         names=HOSTILE,
@@ -224,20 +236,36 @@ def test_names_are_text_whatever_they_hold(tmp_path):
         assert not any(key.startswith("on") for key in attributes), (name, attributes)
         for key in ("src", "href"):
             if value := attributes.get(key):
-                assert value.startswith("#" if name == "a" else "data:"), value
+                assert value.startswith("#" if name in ("a", "use") else "data:"), value
     assert "</td></table><script>alert(1)</script>" in reader.text
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
     assert '0"><script>alert(1)<!--.png' in reader.text
     assert "&lt;b&gt; &amp; <b>" in reader.text
     assert "\ufffd alone, \ufffd and \ufffd[31m" in reader.text
 
 
-def test_the_page_asks_for_nothing(tmp_path):
+def test_the_page_requests_nothing(tmp_path):
     read(run := make_run(tmp_path, images=5))
     content = (run / "report.html").read_text()
     assert "default-src 'none'" in content
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?\s*(https?:|//)", content)
     assert content.count("<img") == 11  # 3 worst, 2 best, in pairs; the batch
     assert not re.search(r"<script|@import", content)
+    assert "http" not in content.replace("http-equiv", "")
+    before = content
+    read(run)
+    assert (run / "report.html").read_text() == before
+
+
+def test_headings_are_in_order(tmp_path):
+    reader = read(make_run(tmp_path))
+    levels = [int(name[1]) for name, _ in reader.elements if re.fullmatch("h[1-6]", name)]
+    assert levels[:2] == [1, 2]
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
+    images = [attributes for name, attributes in reader.elements if name in ("img", "svg")]
+    assert all(a.get("alt") or a.get("aria-label") for a in images)
 
 
 def test_500_classes_of_noisy_images_stay_below_5_megabytes(tmp_path):
@@ -255,10 +283,12 @@ def test_500_classes_of_noisy_images_stay_below_5_megabytes(tmp_path):
 # Errors
 
 
-def test_data_that_is_gone(tmp_path):
+def test_missing_data(tmp_path):
     run = make_run(tmp_path)
     shutil.rmtree(tmp_path / "data")
-    with pytest.raises(UserError, match=r"data\.val\.annotations: .*val\.json is gone; put it"):
+    with pytest.raises(
+        UserError, match=r"data\.val\.annotations: .*val\.json does not exist; restore it"
+    ):
         report.main([str(run)])
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "val.json").write_text("{}")
@@ -266,7 +296,7 @@ def test_data_that_is_gone(tmp_path):
     config = json.loads((run / "config.json").read_text())
     config["data"]["val"]["annotations"] = str(tmp_path / "moved" / "val.json")
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"data\.val\.images: .*data is gone"):
+    with pytest.raises(UserError, match=r"data\.val\.images: .*data does not exist"):
         report.main([str(run)])
 
 
@@ -291,55 +321,13 @@ def test_a_damaged_table(tmp_path, line, message):
         report.main([str(run)])
 
 
-def test_a_failure_keeps_the_page_that_was(tmp_path):
+def test_a_failure_keeps_the_old_page(tmp_path):
     run = make_run(tmp_path)
-    (run / "report.html").write_text("as it was")
-    data = json.loads((run / "config.json").read_text())["data"]["val"]
-    dataset = read_coco(Path(data["annotations"]), Path(data["images"]))
+    (run / "report.html").write_text("old page")
     (run / "val_results.json").write_text('[{"image_id": 99}]')
     with pytest.raises(UserError, match="entry 0 lacks bbox, category_id, score"):
-        report.write_report(run, dataset)
-    assert (run / "report.html").read_text() == "as it was"
-
-
-# Tables, charts and pictures
-
-
-def test_a_large_confusion_matrix_is_folded():
-    """Classes 40 and 3 are confused; the sums of all rows stay what they are."""
-    matrix = np.diag(np.arange(100, 151))
-    matrix[40, 3], matrix[20, 50], matrix[50, 50] = 7, 5, 0
-    folded, names = tallies.folded(matrix, [f"c{i}" for i in range(50)])
-    assert folded.shape == (17, 17)
-    assert names[:4] == ["c0", "c1", "c2", "c3"]
-    assert names[-2:] == ["c40", "35 others"]
-    assert folded[14, 3] == 7
-    assert folded[15, 16] == 5
-    assert folded.sum() == matrix.sum()
-    whole, names = tallies.folded(matrix[-17:, -17:], [str(i) for i in range(16)])
-    assert (whole.shape, len(names)) == ((17, 17), 16)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "count", "expected"),
-    [
-        (0, 1, 4, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (0, 3, 4, [0, 1, 2, 3]),
-        (10, 1350, 5, [200, 400, 600, 800, 1000, 1200]),
-        (0, 0.0005, 4, [0, 0.0001, 0.0002, 0.0003, 0.0004, 0.0005]),
-    ],
-)
-def test_ticks(low, high, count, expected):
-    assert charts.ticks(low, high, count) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(0, "0"), (0.25, "0.25"), (1350, "1350"), (90_000, "90k"), (1.5e6, "1.5M"), (5e-4, "5e-4"),
-     (99.96, "100"), (0.001, "0.001"), (-2.5, "-2.5")],
-)  # fmt: skip
-def test_short_numbers(value, words):
-    assert charts.short(value) == words
+        report.main([str(run)])
+    assert (run / "report.html").read_text() == "old page"
 
 
 @pytest.mark.parametrize(
@@ -348,32 +336,14 @@ def test_short_numbers(value, words):
      (7 * 86400 - 3600, "6 d 23 h")],
 )  # fmt: skip
 def test_durations(seconds, words):
-    assert sections._duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
-def test_lines_pass_through_their_points():
-    """From (0, 0) to (10, 1): from the lower left to the upper right corner of the plot."""
-    drawn = charts.line_chart("t", [Line("a", [0, 10], [0, 1])], "step")
-    points = re.search(r'points="([^"]*)"', drawn)[1]
-    assert points == "42,186 348,16"
-    assert "step 10: a 1" in drawn
-    flat = charts.line_chart("t", [Line("a", [5], [0.0])], "step")
-    assert "186" in re.search(r'points="([^"]*)"', flat)[1]
-    assert "not measured" in charts.line_chart("t", [Line("a", [], [])], "step")
-
-
-def test_many_points_are_averaged():
-    line = charts.thinned(Line("a", list(range(1000)), [i % 5 for i in range(1000)]))
-    assert line.ys == [2.0] * 200
-    assert line.xs[0] == 2
-    assert charts.thinned(few := Line("a", [1, 2], [3, 4])) == few
-
-
-def test_pictures_are_bounded():
+def test_embedded_images_are_bounded():
     noise = np.random.default_rng(0).integers(0, 256, (3000, 2000, 3), dtype=np.uint8)
-    drawn = page.picture(Image.fromarray(noise), "caption", "alternative")
-    assert 'height="800"' in drawn
-    assert len(drawn) < page.LARGEST_PICTURE * 4 / 3 + 500
+    image = page.embed(Image.fromarray(noise), "caption", "alternative")
+    assert (image.width, image.height) == (533, 800)
+    assert len(image.uri) < page.LARGEST_IMAGE * 4 / 3 + 500
 
 
 # In a browser
@@ -395,7 +365,7 @@ MEASURE = """<iframe src="{page}" width="{width}" height="3000" style="border:0"
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_browser(tmp_path, width):
-    """Nothing is complained of or asked for, and the page is as wide as the screen."""
+    """The page is as wide as the screen, and requests nothing that its policy forbids."""
     run = make_run(tmp_path, names=("cat", "n" * 80, "long name", *HOSTILE[:4]), images=5)
     report.main([str(run)])
     frame = tmp_path / "frame.html"
@@ -416,7 +386,7 @@ def test_in_a_browser(tmp_path, width):
 def test_ap_of_images_without_objects_is_not_drawn(tmp_path):
     rows = [[10, 0.1, 3.0, 1.5, -1, -1, ""], [20, 0.1, 3.0, 1.5, 0.5, -1, ""]]
     run = make_run(tmp_path, rows=rows)
-    assert [row.get("bbox_AP") for row in report.read_table(run / "results.csv")] == [None, 0.5]
+    assert [row.get("bbox_AP") for row in read_rows(run)] == [None, 0.5]
     for name in ("val_results.json", "train_batch.jpg"):
         (run / name).unlink()
     with (run / "results.csv").open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""Pictures show what they should, where they should."""
+"""Overlays and sheets show the right things in the right places."""
 
 import itertools
 
@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
 from pycocotools import mask as rle_codec
 
 from mrcnn.data import instances
 from mrcnn.structures import Detections, ImageBatch, Targets
-from mrcnn.visual import curves, draw, draw_detections, draw_instances, draw_targets, mosaic
+from mrcnn.visual import (
+    draw,
+    draw_detections,
+    draw_instances,
+    draw_marked,
+    draw_targets,
+    mosaic,
+)
+from mrcnn.visual.names import short_name
 
 NAMES = ("cat", "dog")
 
@@ -24,7 +31,7 @@ def grey(height: int = 600, width: int = 800, value: int = 100) -> np.ndarray:
     return np.full((height, width, 3), value, np.uint8)
 
 
-def test_nothing_found_is_the_image():
+def test_no_detections_leave_the_image_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (600, 520, 3), dtype=np.uint8)
     drawn = draw_instances(image, np.zeros((0, 4)), np.zeros(0, int), [], NAMES, np.zeros(0))
     np.testing.assert_array_equal(drawn, image)
@@ -73,14 +80,19 @@ def test_small_images_are_enlarged(size, factor):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("dog", "dog"), ("two\nlines\there", "two lines here"), ("x" * 40, "x" * 23 + "…")],
+    [
+        ("dog", "dog"),
+        ("two\nlines\there", "two lines here"),
+        ("x" * 40, "x" * 23 + "…"),
+        ("\x1b \ud800", "\ufffd \ufffd"),
+    ],
 )
 def test_names_stay_on_one_line(name, text):
-    assert draw._text(name) == text
+    assert short_name(name) == text
 
 
 def labels_of(boxes: list[list[float]], size=(600, 800), names=NAMES) -> list[tuple]:
-    """Where labels are written for boxes, as `draw_instances` does with many."""
+    """Return the areas of the labels that `draw_instances` writes for boxes."""
     taken: list[tuple] = []
     original = draw._draw_label
 
@@ -187,7 +199,7 @@ def test_colours_differ_and_show_on_dark_images():
         assert sum(abs(x - y) for x, y in zip(a, b, strict=True)) > 100
     assert min(draw._lightness(colour) for colour in colours) > 75
     for colour in colours:  # of the text on them: WCAG asks for 4.5 : 1
-        ink = 255 if draw._lightness(colour) < draw._WHITE_INK else 0
+        ink = 255 if draw._lightness(colour) < draw._WHITE_TEXT else 0
         light, dark = sorted((relative(colour), relative((ink,) * 3)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4
 
@@ -263,20 +275,10 @@ def test_mosaic():
     assert mosaic(images[:1], columns=4).shape == (5 + 2 * 6, 9 + 2 * 6, 3)
 
 
-HEADER = "step,lr,loss,loss_mask,loss_classifier,gradient_norm,images_per_second,bbox_AP,segm_AP\n"
-TABLES = {
-    "a run": HEADER + "10,0.1,3,1,2,1,5,,\n20,0.2,2.5,1,1.5,1,5,0.2,0.1\n",
-    "not evaluated": HEADER + "10,0.1,3,1,2,1,5,,\n",
-    "no steps": HEADER,
-}
-
-
-@pytest.mark.parametrize("case", TABLES)
-def test_curves(tmp_path, case):
-    (tmp_path / "results.csv").write_text(TABLES[case])
-    curves(tmp_path / "results.csv", tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.size[0] > 1000
-        pixels = np.asarray(picture.convert("RGB"))
-    coloured = (pixels.max(axis=2).astype(int) - pixels.min(axis=2) > 60).sum()
-    assert (coloured > 100) == (case != "no steps")
+def test_marked_instances_are_on_top():
+    boxes = np.array([[100, 100, 300, 300], [100, 100, 300, 300]])
+    arguments = ([], np.array([False, True]), NAMES, "wrong")
+    drawn = draw_marked(grey(), boxes, np.array([0, 1]), *arguments)
+    assert (drawn[299, 100:300] == draw._colour(3)).all()  # of "wrong dog"
+    only = draw_marked(grey(), boxes, np.array([0, 0]), *arguments[:2], ["cat"], "wrong")
+    assert (only[299, 100:300] == draw._colour(1)).all()

@@ -21,8 +21,7 @@ from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.files import replacing
 from mrcnn.predictor import Predictor
 from mrcnn.progress import ProgressLine
-from mrcnn.report import write_report
-from mrcnn.report_analysis import read_evaluation
+from mrcnn.reports.run_report import read_evaluation, read_rows, write_report
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger
 from mrcnn.training.loop import StepRecord, is_out_of_memory, train_steps
@@ -41,7 +40,8 @@ from mrcnn.training.state import TrainingState, restore, save_state, snapshot
 from mrcnn.training.step import TrainStep
 from mrcnn.training.stop import StopRequest
 from mrcnn.training.validation import evaluated_weights, validation_loss
-from mrcnn.visual import curves, draw_targets, mosaic
+from mrcnn.visual import draw_targets, mosaic
+from mrcnn.visual.plots import save_training_curves
 
 SHEET_IMAGES = 9  # images on a sheet
 
@@ -235,7 +235,7 @@ class Trainer:
         self._write_rows(metrics)
         self._save(step)
         if self.world.is_main:
-            curves(self.folder / RESULTS, self.folder / "curves.png")
+            save_training_curves(self.folder / "curves.png", read_rows(self.folder))
             self._write_report()
         self.world.wait()  # a large report takes longer than a step may
 

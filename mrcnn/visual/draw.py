@@ -1,4 +1,4 @@
-"""Instances over their image: masks, boxes, names and scores.
+"""Overlays of instances on their image: masks, boxes, names and scores.
 
 D instances of an image of h x w pixels; the canvas may be larger by a whole factor, or smaller.
 """
@@ -16,29 +16,30 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mrcnn import rle
 from mrcnn.structures import Detections
+from mrcnn.visual.names import short_name
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 Colour = tuple[int, int, int]
-Place = tuple[int, int, int, int]  # x1, y1, x2, y2 on the canvas
+Area = tuple[int, int, int, int]  # x1, y1, x2, y2 on the canvas
 
 SMALLEST_CANVAS = 512  # longer side, pixels: a smaller image is enlarged so that text fits
-FEW, MANY = 12, 40  # instances: up to FEW all is written, from MANY on only what covers no other
+FEW, MANY = 12, 40  # instances: up to FEW have all labels, above MANY only those that hide no other
 
 _FILL = 0.35  # of the colour, in a mask
 _GOLDEN = 0.618034  # of a turn of hue: any number of steps stays spread out
-_DARKEST = 85  # lightness of a colour at least, so that it shows on dark images
-_WHITE_INK = 108  # lightness up to which white text has more contrast than black
+_DARKEST = 85  # least lightness of a colour, so that it shows on dark images
+_WHITE_TEXT = 108  # lightness up to which white text has more contrast than black
 
 
-def draw_detections(image: Pixels, found: Detections, class_names: Sequence[str]) -> Pixels:
-    """Draw what a model found; see `draw_instances`."""
+def draw_detections(image: Pixels, detections: Detections, class_names: Sequence[str]) -> Pixels:
+    """Draw the detections of a model; see `draw_instances`."""
     return draw_instances(
         image,
-        found.boxes.numpy(),
-        found.labels.numpy(),
-        found.masks,
+        detections.boxes.numpy(),
+        detections.labels.numpy(),
+        detections.masks,
         class_names,
-        found.scores.numpy(),
+        detections.scores.numpy(),
     )
 
 
@@ -55,21 +56,22 @@ def draw_instances(
 ) -> Pixels:
     """Draw instances, the first on top.
 
-    Colours tell classes apart, or instances where there is one class. Labels stand where they hide
-    least. With many instances, boxes are left out where masks show the same, the name of an only
-    class is too, and so are labels that would cover more than their own instance.
+    Each class has its colour, or each instance if there is one class. Labels are placed where they
+    hide least. With many instances, three things are left out: boxes that have a mask, the name of
+    the only class, and labels that would hide other instances.
 
     Args:
         image: (h, w, 3) RGB.
         boxes: (D, 4) xyxy, pixels of the image.
         labels: (D,) in [0, C).
-        masks: D COCO run lengths of the size of the image, or none.
-        class_names: C names.
+        masks: D COCO RLE masks of the size of the image, or an empty sequence.
+        class_names: of the C classes.
         scores: (D,) in [0, 1].
-        legend: list the classes in a corner, with their colours and how many there are.
-        longest_side: of the picture, pixels; a larger image is reduced to it.
+        legend: list the classes with their colours and counts in a corner.
+        longest_side: of the overlay, pixels; a larger image is reduced to it.
+
     Returns:
-        (f h, f w, 3), f = 1 unless the image is small or larger than `longest_side`.
+        (f h, f w, 3) RGB; f = 1 unless the image is small or larger than `longest_side`.
     """
     height, width = image.shape[:2]
     scale: float = max(1, -(-SMALLEST_CANVAS // max(height, width)))
@@ -93,10 +95,10 @@ def draw_instances(
             pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
 
     font = ImageFont.load_default(max(11, round(max(size) / 55)))
-    taken: list[Place] = []
+    taken: list[Area] = []
     if legend and len(labels):
         taken.append(_draw_legend(pen, font, labels, class_names, size, corners))
-    parts = [[_text(class_names[int(label)])] for label in labels]
+    parts = [[short_name(class_names[int(label)])] for label in labels]
     if len(class_names) == 1 and not few:
         parts = [[] for _ in labels]
     if scores is not None:
@@ -107,18 +109,51 @@ def draw_instances(
     return np.array(drawing)
 
 
+def draw_marked(
+    image: Pixels,
+    boxes: NDArray[Any],
+    labels: NDArray[Any],
+    masks: Sequence[dict[str, Any]],
+    is_marked: NDArray[np.bool_],
+    class_names: Sequence[str],
+    word: str,
+    scores: NDArray[Any] | None = None,
+    longest_side: int = 800,
+) -> Pixels:
+    """Draw instances with the marked ones on top, in other colours.
+
+    `word` precedes the class names of marked instances; if there is one class, it replaces them.
+    The arguments are those of `draw_instances`, and `is_marked` is (D,).
+    """
+    marked_names = [f"{word} {name}" for name in class_names] if len(class_names) > 1 else [word]
+    order = np.argsort(~is_marked, kind="stable")
+    return draw_instances(
+        image,
+        boxes[order],
+        (labels + len(class_names) * is_marked)[order],
+        [masks[i] for i in order] if len(masks) else [],
+        [*class_names, *marked_names],
+        None if scores is None else scores[order],
+        longest_side=longest_side,
+    )
+
+
 def instance_colours(labels: NDArray[Any], num_classes: int) -> list[Colour]:
-    """Of each of D instances: that of its class, or its own where there is one class.
+    """Return the colour of each instance: that of its class, or its own if there is one class.
 
     Args:
         labels: (D,) in [0, num_classes).
+        num_classes: C.
+
+    Returns:
+        D colours, (red, green, blue) from 0 to 255.
     """
     keys = labels if num_classes > 1 else np.arange(len(labels))
     return [_colour(int(key)) for key in keys]
 
 
 def _draw_mask(canvas: Pixels, mask: rle.Rle, colour: Colour, scale: float, line: int) -> None:
-    """Tint a mask, and trace its edge from inside."""
+    """Tint a mask, and draw its edge inside it."""
     x, y, pixels = rle.decode_tight(mask)
     if not pixels.size:
         return
@@ -146,10 +181,13 @@ def _draw_label(
     boxes: NDArray[Any],
     colour: Colour,
     size: tuple[int, int],
-    taken: list[Place],
+    taken: list[Area],
     room: float,
 ) -> None:
-    """Write at the box where least of all boxes is hidden, and no label stands; else nowhere."""
+    """Write a label beside its box, where it hides least of all boxes and no other label.
+
+    A label that fits nowhere is left out; `taken` gets the area of one that is written.
+    """
     x1, y1, x2, y2 = boxes[own].tolist()
     left, top, right, bottom = font.getbbox(text)
     pad = max(2, round(font.size / 5))
@@ -157,7 +195,7 @@ def _draw_label(
     if not text or x2 - x1 < room * w or y2 - y1 < room * 2 * h:
         return
     x, y = max(0, min(x1, size[0] - w)), max(0, min(y1, size[1] - h))
-    spots = {  # and how much may be hidden elsewhere for each to be better
+    corners = {  # with a bias: how much more another corner must hide for this one to be better
         (x, y1 - h): 0.0,
         (x, y1): 0.05,
         (x, y2): 0.1,
@@ -165,17 +203,18 @@ def _draw_label(
         (x2, y): 0.3,
         (x1 - w, y): 0.3,
     }
-    places = {
+    areas = {
         (a, b, a + w, b + h): bias
-        for (a, b), bias in spots.items()
+        for (a, b), bias in corners.items()
         if a >= 0 and b >= 0 and a + w <= size[0] and b + h <= size[1]
         if not any(_overlap((a, b, a + w, b + h), other) for other in taken)
     }
-    if places:
-        place = min(places, key=lambda place: places[place] + _hidden(place, boxes))
-        taken.append(place)
-        pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
-        pen.text((place[0] + pad - left, place[1] + pad - top), text, _ink(colour), font)
+    if areas:
+        area = min(areas, key=lambda area: areas[area] + _hidden(area, boxes))
+        taken.append(area)
+        pen.rectangle((area[0], area[1], area[2] - 1, area[3] - 1), fill=colour)
+        position = (area[0] + pad - left, area[1] + pad - top)
+        pen.text(position, text, _text_colour(colour), font)
 
 
 def _draw_legend(
@@ -185,56 +224,49 @@ def _draw_legend(
     class_names: Sequence[str],
     size: tuple[int, int],
     boxes: NDArray[Any],
-) -> Place:
-    """List the classes, the most frequent first, in the corner where least is hidden; where."""
-    kinds, counts = np.unique(labels, return_counts=True)
+) -> Area:
+    """List the classes, the most frequent first, in the corner where least is hidden."""
+    present, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     row = round(font.size * 1.4)
     order = order[: max(1, (size[1] - row) // row)]
-    texts = [f"{_text(class_names[kinds[i]])}  {counts[i]}" for i in order]
+    texts = [f"{short_name(class_names[present[i]])}  {counts[i]}" for i in order]
     w, h = round(max(font.getlength(text) for text in texts)) + 2 * row, row * len(texts) + row // 2
-    places = [(x, y, x + w, y + h) for y in (0, size[1] - h) for x in (size[0] - w, 0)]
-    place = min(places, key=lambda place: _hidden(place, boxes))
-    pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill="black")
+    areas = [(x, y, x + w, y + h) for y in (0, size[1] - h) for x in (size[0] - w, 0)]
+    area = min(areas, key=lambda area: _hidden(area, boxes))
+    pen.rectangle((area[0], area[1], area[2] - 1, area[3] - 1), fill="black")
     for number, (i, text) in enumerate(zip(order, texts, strict=True)):
-        x, y = place[0] + row // 4, place[1] + row // 4 + number * row
-        if len(class_names) > 1:  # of an only class, colours tell instances apart
+        x, y = area[0] + row // 4, area[1] + row // 4 + number * row
+        if len(class_names) > 1:  # colours of a single class distinguish instances
             swatch = (x + row // 4, y + row // 4, x + row - row // 4, y + row - row // 4)
-            pen.rectangle(swatch, fill=_colour(int(kinds[i])))
+            pen.rectangle(swatch, fill=_colour(int(present[i])))
         pen.text((x + row, y + row // 2), text, "white", font, anchor="lm")
-    return place
+    return area
 
 
-def _hidden(place: Place, boxes: NDArray[Any]) -> float:
-    """How much of the boxes (D, 4) lies under a place, each as a part of its own area."""
-    low, high = np.maximum(boxes[:, :2], place[:2]), np.minimum(boxes[:, 2:], place[2:])
+def _hidden(area: Area, boxes: NDArray[Any]) -> float:
+    """Return how much of the boxes (D, 4) an area hides, as a sum of fractions of each box."""
+    low, high = np.maximum(boxes[:, :2], area[:2]), np.minimum(boxes[:, 2:], area[2:])
     common = (high - low).clip(0).prod(1)
     return float((common / (boxes[:, 2:] - boxes[:, :2]).clip(1).prod(1)).sum())
 
 
-def _overlap(a: Place, b: Place) -> bool:
+def _overlap(a: Area, b: Area) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _text(name: str, longest: int = 24) -> str:
-    """A class name on one line."""
-    name = " ".join(name.split())
-    return name if len(name) <= longest else name[: longest - 1] + "…"
-
-
 def _colour(key: int) -> Colour:
-    """The colour of a class or an instance: hues a golden section apart, three strengths."""
+    """Return the colour of a class or an instance: hues a golden section apart, three strengths."""
     hue = (0.6 + key * _GOLDEN) % 1
     saturation, value = ((0.9, 1.0), (0.5, 1.0), (0.9, 0.75))[key // 5 % 3]
     red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value))
     lift = max(0.0, _DARKEST - _lightness((red, green, blue)))
-    white = lift / (255 - _DARKEST + lift)  # the part of white that brings it about there
+    white = lift / (255 - _DARKEST + lift)  # the fraction of white that gives this lightness
     return (_mix(red, white), _mix(green, white), _mix(blue, white))
 
 
-def _ink(colour: Colour) -> str:
-    """Of text on it."""
-    return "white" if _lightness(colour) < _WHITE_INK else "black"
+def _text_colour(background: Colour) -> str:
+    return "white" if _lightness(background) < _WHITE_TEXT else "black"
 
 
 def _mix(channel: int, white: float) -> int:
@@ -242,6 +274,6 @@ def _mix(channel: int, white: float) -> int:
 
 
 def _lightness(colour: Colour) -> float:
-    """0 to 255, the root of the relative luminance of sRGB with gamma 2."""
+    """Return the root of the relative luminance of sRGB with gamma 2, 0 to 255."""
     red, green, blue = colour
     return math.sqrt(0.2126 * red**2 + 0.7152 * green**2 + 0.0722 * blue**2)

@@ -1,4 +1,4 @@
-"""Many images on one sheet, and what a training batch looks like to the network."""
+"""Sheets of several overlays, and overlays of a training batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mrcnn.structures import ImageBatch, Targets
 from mrcnn.visual.draw import draw_instances
 
 _GAP = 6  # pixels between images
-_GROUND = 40  # grey
+_BACKGROUND = 40  # grey
 
 
 def draw_targets(
@@ -24,22 +24,26 @@ def draw_targets(
 ) -> list[NDArray[np.uint8]]:
     """Draw the images of a training batch with their ground truth, as the losses see it.
 
-    Pixels are those the network gets. Masks are the targets of the mask loss, pasted back.
+    Pixels are those of the network's input. Masks are the targets of the mask loss, pasted back.
 
     Args:
+        images: the batch, normalized.
+        targets: its ground truth.
+        config: of the model, for the normalization and the class names.
         mask_size: side of a mask target.
+
     Returns:
-        One (h, w, 3) RGB picture an image.
+        An (h, w, 3) RGB overlay per image.
     """
     images, targets = images.to("cpu"), targets.to("cpu")
     mean, std = torch.tensor(config.pixel_mean), torch.tensor(config.pixel_std)
-    pictures = []
+    overlays = []
     for n, (height, width) in enumerate(images.sizes.tolist()):
         pixels = images.pixels[n, :, :height, :width].permute(1, 2, 0) * std + mean
         real = targets.labels[n] >= 0  # (G,)
         boxes = targets.boxes[n, real]
         grids = mask_targets(targets.masks, boxes, targets.mask_index[n, real], mask_size)
-        pictures.append(
+        overlays.append(
             draw_instances(
                 pixels.round().clamp(0, 255).byte().numpy(),
                 boxes.numpy(),
@@ -48,20 +52,20 @@ def draw_targets(
                 config.class_names,
             )
         )
-    return pictures
+    return overlays
 
 
 def mosaic(images: Sequence[NDArray[np.uint8]], columns: int | None = None) -> NDArray[np.uint8]:
-    """Images side by side; rows are as high, and columns as wide, as what stands in them.
+    """Arrange images in rows and columns, each as large as its largest image.
 
     Args:
         images: (h, w, 3) RGB each, at least one.
-        columns: as many as make the sheet about square where None.
+        columns: number of columns; None makes the sheet about square.
     """
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     heights = [_GAP + max(image.shape[0] for image in row) for row in _rows(images, columns)]
     widths = [_GAP + max(image.shape[1] for image in images[i::columns]) for i in range(columns)]
-    sheet = np.full((sum(heights) + _GAP, sum(widths) + _GAP, 3), _GROUND, np.uint8)
+    sheet = np.full((sum(heights) + _GAP, sum(widths) + _GAP, 3), _BACKGROUND, np.uint8)
     for j, row in enumerate(_rows(images, columns)):
         for i, image in enumerate(row):
             y, x = _GAP + sum(heights[:j]), _GAP + sum(widths[:i])

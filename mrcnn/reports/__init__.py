@@ -1,0 +1,1 @@
+"""HTML pages about training runs and data sets, each a single file."""

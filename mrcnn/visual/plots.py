@@ -1,0 +1,373 @@
+"""Plots of training runs and evaluations, drawn by matplotlib.
+
+`mrcnn evaluate --plots` and `curves.png` combine several in one file. The report of a run shows
+each as inline SVG, whose colours are the variables of its style sheet. C classes.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn.visual.names import short_name
+
+FEW_CLASSES = 8  # up to which each class has its own precision-recall curve
+MATRIX_CLASSES = 15  # with a row each in a confusion matrix; the others share one
+MOST_POINTS = 240  # of a line; neighbours of longer ones are averaged
+
+# The style sheet of the reports defines --c0, --c1, … with these values in its light scheme.
+PALETTE = (
+    "#2456c7", "#d1490c", "#0b7a53", "#8239e0", "#946400",
+    "#0e7490", "#c2185b", "#4a525d", "#5d7a14", "#7b4b2a",
+)  # fmt: skip
+_INK, _SOFT, _RULE = "#1b1e23", "#59626d", "#dfe2e6"  # --ink, --soft, --rule
+_VARIABLES = {colour: f"var(--c{i})" for i, colour in enumerate(PALETTE)} | {
+    _INK: "var(--ink)", _SOFT: "var(--soft)", _RULE: "var(--rule)"
+}  # fmt: skip
+_CHART_SIZE = (350, 200)  # pixels: text has its natural size on a phone
+_CELL = 44  # pixels of a cell of a confusion matrix
+_FEW_POINTS = 30  # up to which points are marked
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points to connect, x ascending; all finite."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    value: float | None = None  # for the legend
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over a common x axis; the y axis starts at 0."""
+
+    title: str
+    x_label: str
+    lines: Sequence[Line]
+    x_limits: tuple[float, float]
+    y_limit: float | None = None
+    mark: tuple[float, str] | None = None  # an x to point out, and its name
+
+
+def training_charts(
+    rows: Sequence[Mapping[str, float]], best_step: float | None = None
+) -> list[Chart]:
+    """Return the charts of losses, AP, learning rate, gradient norm and speed over the steps.
+
+    Args:
+        rows: the table of a run, by column; values that were not measured are absent.
+        best_step: of the best weights, to be marked in the chart of AP.
+    """
+
+    def line(column: str, name: str) -> Line:
+        xs = [row["step"] for row in rows if column in row]
+        ys = [row[column] for row in rows if column in row]
+        return Line(name, xs, ys, ys[-1] if ys else None)
+
+    parts = sorted({name for row in rows for name in row if name.startswith("loss_")})
+    mark = None if best_step is None else (best_step, "best")
+    charts = {
+        "Loss": [line("loss", "training"), line("val_loss", "validation")],
+        "Loss terms": [line(name, name[5:].replace("_", " ")) for name in parts],
+        "AP on validation images": [line("bbox_AP", "boxes"), line("segm_AP", "masks")],
+        "Learning rate": [line("lr", "learning rate")],
+        "Gradient norm before clipping": [line("gradient_norm", "norm")],
+        "Images per second": [line("images_per_second", "training")],
+    }
+    limits = (0.0, max((row["step"] for row in rows), default=1.0))
+    return [
+        Chart(title, "step", [line for line in lines if line.xs], limits,
+              mark=mark if title.startswith("AP") else None)
+        for title, lines in charts.items()
+    ]  # fmt: skip
+
+
+def precision_recall_charts(
+    precision: Mapping[float, NDArray[np.float64]],
+    names: Sequence[str],
+    scores: NDArray[np.float64],
+    at_score: Mapping[str, NDArray[np.float64]],
+    score: float,
+    what: str,
+) -> list[Chart]:
+    """Return charts of precision over recall, and of precision, recall and F1 over the score.
+
+    Args:
+        precision: IoU -> (C, R) precision at R evenly spaced recalls from 0 to 1; -1 for a class
+            without objects.
+        names: of the C classes.
+        scores: (S,) thresholds.
+        at_score: "precision", … -> (S,), NaN where it has no value.
+        score: the chosen threshold.
+        what: "boxes" or "masks".
+    """
+    first_iou, first = next(iter(precision.items()))
+    recalls = np.linspace(0, 1, first.shape[1]).tolist()
+    known = np.flatnonzero(first[:, 0] >= 0).tolist()
+
+    def line(name: str, values: NDArray[np.float64]) -> Line:
+        return Line(name, recalls, values.tolist(), float(values.mean()))
+
+    means = [
+        line(f"AP at IoU {iou:g}", rows[known].mean(axis=0))
+        for iou, rows in precision.items()
+        if known
+    ]
+    charts = [Chart(f"Precision of {what}, mean of classes", "recall", means, (0, 1), 1.0)]
+    if 1 < len(known) <= FEW_CLASSES:
+        lines = [line(short_name(names[c], 40), first[c]) for c in known]
+        title = f"Precision of each class, IoU {first_iou:g}"
+        charts.append(Chart(title, "recall", lines, (0, 1), 1.0))
+    chosen = int(np.abs(scores - score).argmin())
+    lines = []
+    for name, values in at_score.items():
+        measured = ~np.isnan(values)
+        value = float(values[chosen]) if measured[chosen] else None
+        lines.append(Line(name, scores[measured].tolist(), values[measured].tolist(), value))
+    title = f"By lowest score, IoU {first_iou:g}"
+    charts.append(Chart(title, "lowest score", lines, (0, 1), 1.0, (score, f"{score:.2f}")))
+    return charts
+
+
+def fold_confusions(
+    matrix: NDArray[np.int64], names: Sequence[str]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Reduce a confusion matrix to few rows.
+
+    The classes most often confused with others are kept; all others become the row and the column
+    before the background's.
+
+    Args:
+        matrix: (C + 1, C + 1), rows are true classes, the background last.
+        names: of the C classes.
+
+    Returns:
+        The matrix, and the names of its rows without the background's.
+    """
+    if len(names) <= MATRIX_CLASSES + 1:
+        return matrix, list(names)
+    mixed = matrix[:-1, :-1] - np.diag(np.diag(matrix[:-1, :-1]))
+    order = np.argsort(-(mixed.sum(axis=0) + mixed.sum(axis=1)), kind="stable")
+    kept = np.sort(order[:MATRIX_CLASSES])
+    position = np.full(len(matrix), MATRIX_CLASSES)
+    position[kept] = np.arange(MATRIX_CLASSES)
+    position[-1] = MATRIX_CLASSES + 1
+    folded = np.zeros((MATRIX_CLASSES + 2,) * 2, np.int64)
+    np.add.at(folded, (position[:, None], position[None, :]), matrix)
+    return folded, [*(names[c] for c in kept), f"{len(names) - MATRIX_CLASSES} others"]
+
+
+def save_training_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write the charts of `training_charts` to one .png or .svg file."""
+    with _figure((15, 7)) as figure:
+        panels = figure.subplots(2, 3).flat
+        for axes, chart in zip(panels, training_charts(rows), strict=True):
+            _draw_titled(axes, chart)
+        figure.savefig(path, dpi=110)
+
+
+def save_errors(
+    path: Path,
+    charts: Sequence[Chart],
+    counts: Mapping[str, Mapping[str, int]],
+    matrix: NDArray[np.int64],
+    names: Sequence[str],
+) -> None:
+    """Write what a detector gets wrong to one file.
+
+    Args:
+        path: .png, .svg or .pdf file.
+        charts: of `precision_recall_charts`.
+        counts: "detections" and "objects" -> kind -> count, the right ones first.
+        matrix: (C + 1, C + 1) confusion matrix, rows are true classes, the background last.
+        names: of the C classes.
+    """
+    with _figure((13, 10.5)) as figure:
+        upper, lower = figure.subfigures(2, 1)
+        for axes, chart in zip(upper.subplots(1, len(charts), squeeze=False).flat, charts,
+                               strict=True):  # fmt: skip
+            _draw_titled(axes, chart)
+        bars, cells = lower.subplots(1, 2)
+        _draw_kinds(bars, counts)
+        _draw_matrix(cells, *fold_confusions(matrix, names), len(names))
+        figure.savefig(path, dpi=110)
+
+
+def chart_svg(chart: Chart) -> str:
+    """Return a chart as an inline SVG element, without its title and legend."""
+    width, height = _CHART_SIZE
+    with _figure((width / 72, height / 72), chart.title, "none") as figure:
+        # The same margins for all, so that charts side by side are aligned.
+        axes = figure.add_axes((46 / width, 36 / height, 1 - 58 / width, 1 - 54 / height))
+        _draw_chart(axes, chart)
+        return _inline_svg(figure, f"{chart.title}: {', '.join(x.name for x in chart.lines)}")
+
+
+def matrix_svg(matrix: NDArray[np.int64], names: Sequence[str]) -> tuple[str, int]:
+    """Return a confusion matrix as an inline SVG element, and its natural width in pixels.
+
+    Args:
+        matrix: (C + 1, C + 1), rows are true classes, the background last.
+        names: of the C classes.
+    """
+    counts, labels = fold_confusions(matrix, names)
+    margin = 36 + 7 * max(len("background"), *(len(short_name(name)) for name in labels))
+    side = margin + _CELL * len(counts) + 2
+    start, part = 1 / side, _CELL * len(counts) / side
+    with _figure((side / 72, side / 72), "confusions", "none") as figure:
+        axes = figure.add_axes((margin / side, start, part, part))
+        _draw_matrix(axes, counts, labels, len(names))
+        return _inline_svg(figure, "Confusion matrix of true and predicted classes"), side
+
+
+@contextmanager
+def _figure(
+    size: tuple[float, float], name: str = "", layout: Any = "constrained"
+) -> Iterator[Any]:
+    """Yield a figure of a size in inches; ids in its SVG are derived from the name."""
+    import matplotlib  # takes half a second, and only plots need it
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.size": 11.0,
+        "text.parse_math": False,
+        "text.color": _INK,
+        "axes.titlesize": 12.0,
+        "axes.titlepad": 18.0,
+        "axes.labelsize": 11.0,
+        "axes.labelcolor": _SOFT,
+        "axes.edgecolor": _RULE,
+    }
+    for axis in ("xtick", "ytick"):
+        style |= {f"{axis}.color": _SOFT, f"{axis}.labelsize": 11.0}
+        style |= {f"{axis}.major.size": 0, f"{axis}.major.pad": 6}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # class names of any script
+        yield Figure(figsize=size, layout=layout)
+
+
+def _draw_titled(axes: Any, chart: Chart) -> None:
+    """Draw a chart with its title and legend."""
+    _draw_chart(axes, chart)
+    axes.set_title(chart.title, loc="left")
+    # matplotlib drops labels that begin with an underscore, as a class name may.
+    labels = [f" {line.name} {number(line.value)}".rstrip() for line in chart.lines]
+    if labels:
+        axes.legend(axes.lines[: len(labels)], labels, frameon=False, fontsize=9)
+
+
+def _draw_chart(axes: Any, chart: Chart) -> None:
+    for i, line in enumerate(chart.lines):
+        xs, ys = _thinned(line.xs), _thinned(line.ys)
+        marker = "o" if len(xs) <= _FEW_POINTS else ""
+        axes.plot(xs, ys, color=PALETTE[i % len(PALETTE)], linewidth=1.8, marker=marker,
+                  markersize=4, clip_on=False)  # fmt: skip
+    low, high = chart.x_limits
+    axes.set_xlim(low, high if high > low else low + 1)
+    top = chart.y_limit or max((max(line.ys) for line in chart.lines), default=0.0) * 1.05
+    axes.set_ylim(0, top or 1.0)
+    axes.set_xlabel(chart.x_label)
+    if chart.mark:
+        x, name = chart.mark
+        axes.axvline(x, color=_SOFT, linewidth=1, linestyle=(0, (3, 3)))
+        axes.annotate(name, (x, 1), (0, 3), xycoords=("data", "axes fraction"), color=_SOFT,
+                      textcoords="offset points", ha="center", fontsize=10)  # fmt: skip
+    axes.grid(axis="y", color=_RULE)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    for axis, steps in ((axes.xaxis, 5), (axes.yaxis, 4)):
+        axis.get_major_locator().set_params(nbins=steps)
+        axis.set_major_formatter(lambda value, _: f"{value:,.7g}")
+
+
+def _draw_kinds(axes: Any, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Draw a bar for each kind of detections and objects."""
+    bars = [(f"{title}: {kind}", count, PALETTE[0 if i == 0 else 1])
+            for title, kinds in counts.items()
+            for i, (kind, count) in enumerate(kinds.items())]  # fmt: skip
+    names, values, colours = zip(*bars, strict=True)
+    drawn = axes.barh(names, values, color=colours)
+    axes.bar_label(drawn, labels=[f"{count:,}" for count in values], padding=3)
+    axes.set_title("Kinds of detections and objects", loc="left")
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_matrix(
+    axes: Any, counts: NDArray[np.int64], labels: Sequence[str], num_classes: int
+) -> None:
+    """Draw counts in cells that are as dark as their share of the row.
+
+    Args:
+        axes: to draw in.
+        counts: (F + 1, F + 1), rows are true classes, the background last.
+        labels: names of the F rows; the last stands for several classes where F < C.
+        num_classes: C.
+    """
+    from matplotlib.patches import Rectangle
+
+    size = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for r, c in np.argwhere(counts).tolist():
+        is_right = r == c and (r < len(labels) - 1 or num_classes == len(labels))
+        axes.add_patch(Rectangle((c, r), 1, 1, linewidth=0, alpha=0.1 + 0.5 * shares[r, c],
+                                 facecolor=PALETTE[0 if is_right else 1]))  # fmt: skip
+        axes.text(c + 0.5, r + 0.53, f"{counts[r, c]:,}", ha="center", va="center", fontsize=10)
+    axes.set(xlim=(0, size), ylim=(size, 0), aspect="equal")
+    axes.set_xlabel("predicted", labelpad=14)
+    axes.set_ylabel("true", labelpad=10)
+    names = [short_name(name) for name in labels]
+    middles = np.arange(size) + 0.5
+    axes.set_xticks(middles, [*names, "missed"], rotation=90)
+    axes.set_yticks(middles, [*names, "background"])
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    for position in range(size + 1):
+        axes.axhline(position, color=_RULE, linewidth=1)
+        axes.axvline(position, color=_RULE, linewidth=1)
+    axes.spines[:].set_visible(False)
+
+
+def _inline_svg(figure: Any, label: str) -> str:
+    """Return a figure as an SVG element without ids of groups, fonts, and colours of its own."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None}, dpi=72)
+    width, height = (round(72 * side) for side in figure.get_size_inches())
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">'
+    text = buffer.getvalue()
+    text = opening + text[text.index(">", text.index("<svg")) + 1 :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r'<g id="[^"]*"', "<g", text).replace("xlink:href", "href")
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)  # before matplotlib 3.11
+    text = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"|<g/>", "", text)
+    text = re.sub(r"(?<=: )#[0-9a-f]{6}\b", lambda c: _VARIABLES.get(c[0], c[0]), text)
+    return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _thinned(values: Sequence[float]) -> list[float]:
+    """Return at most `MOST_POINTS` values, each the mean of as many neighbours."""
+    size = -(-len(values) // MOST_POINTS)
+    chunks = [values[start : start + size] for start in range(0, len(values), max(size, 1))]
+    return [sum(chunk) / len(chunk) for chunk in chunks]
+
+
+def number(value: float | None) -> str:
+    """Return a number in a few characters; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
