@@ -1,5 +1,8 @@
 """RLE against the codec of pycocotools."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pycocotools import mask as rle_codec
@@ -121,3 +124,11 @@ def test_set_operations():
     np.testing.assert_allclose(rle.iou(pair, pair, [1, 0]), [[1, 1 / 3], [0.5, 1]])
     assert rle.iou([], pair).shape == (0, 2)
     assert rle.bounding_box(pair[1]) == (2, 0, 4, 4)
+
+
+def test_no_other_file_calls_the_codecs():
+    package = Path(rle.__file__).parents[len(rle.__name__.split(".")) - 2]
+    assert package.name == "mrcnn"
+    calls = re.compile(r"pycocotools(\.| import )mask|\b_?host\.rle_")
+    callers = {path.name for path in package.rglob("*.py") if calls.search(path.read_text())}
+    assert callers - {"paste_masks.py"} == {"rle.py"}  # ops cannot import mrcnn.rle

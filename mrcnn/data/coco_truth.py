@@ -6,10 +6,9 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
-from mrcnn.data import instances
 from mrcnn.data.coco import CocoDataset
 from mrcnn.io.json_files import read_json
-from mrcnn.rle import area, bounding_box, from_segmentation
+from mrcnn.rle import area, bounding_box, compress, from_segmentation
 
 Record = dict[str, Any]
 
@@ -41,7 +40,7 @@ def as_coco(dataset: CocoDataset) -> Record:
         for i in range(len(dataset))
     ]
     masks = dataset.masks
-    texts = instances.host.rle_to_strings(masks.counts.numpy(), masks.instance_count.numpy())
+    texts = compress(masks.counts.numpy(), masks.instance_count.numpy())
     points = masks.points.flatten().tolist()
     ring_start = (2 * masks.ring_start).tolist()
     rings = [points[a:b] for a, b in pairwise(ring_start)]

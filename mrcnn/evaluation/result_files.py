@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.data.coco_truth import Record
-from mrcnn.data.instances import host
 from mrcnn.errors import UserError
 from mrcnn.evaluation.coco import FIELDS, Kind
 from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.io.json_files import read_json, shown
+from mrcnn.rle import parse_counts
 
 
 def read_results(file: Path, truth: GroundTruth, kinds: Sequence[Kind] = ()) -> list[Record]:
@@ -110,7 +110,9 @@ def _broken_rule(field: str, value: Any, size: tuple[int, int]) -> str | None:
             return f"RLE whose size is {[*size]}, the [height, width] of the image"
         counts = value.get("counts")
         try:
-            host.rle_from_string(counts.decode() if isinstance(counts, bytes) else counts, *size)
+            if not isinstance(counts, str | bytes):
+                raise TypeError("it is not a text")
+            parse_counts(counts, *size)
         except (TypeError, ValueError) as error:
             return f"compressed RLE that fills the image ({str(error).splitlines()[0]})"
     return None
