@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, overload
 
 import numpy as np
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # in typing itself since Python 3.11
     from mrcnn.evaluation import Evaluation
 
 Outcome = Result | UserError  # the error of an image whose file cannot be read
+Size = tuple[int, int]  # (height, width)
 Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
 
 
@@ -58,10 +60,11 @@ class Options(TypedDict, total=False):
     tta: bool
 
 
-class _Queued(NamedTuple):
-    position: int  # in the order of the input
-    image: InputImage | UserError
-    network_size: tuple[int, int]  # (0, 0) for an error
+class _Batch(NamedTuple):
+    positions: list[int]  # in the order of the input
+    errors: list[UserError]  # of unreadable images, which form separate batches
+    images: list[InputImage]
+    pixels: ImageBatch | None  # None for errors
 
 
 class Predictor:
@@ -152,7 +155,14 @@ class Predictor:
             ((7, 4), ['car', 'dog'])
         """
         if isinstance(image, str | os.PathLike | Image.Image | np.ndarray | Tensor):
-            return next(self.stream([image], score_threshold, class_thresholds, **options))
+            if options.keys() - {"batch_size"}:  # tiles or test-time augmentation
+                return next(self.stream([image], score_threshold, class_thresholds, **options))
+            thresholds = self.thresholds(score_threshold, class_thresholds)
+            loaded = read_input(image)
+            if isinstance(loaded, UserError):
+                raise loaded
+            batch = self._prepare([loaded], [network_size(*loaded.size, self.config)])
+            return self._results([loaded], batch, thresholds)[0]
         return list(self.stream(image, score_threshold, class_thresholds, **options))
 
     def stream(
@@ -196,69 +206,28 @@ class Predictor:
                 f"got {tiles} and {tile_overlap}"
             )
 
-        def detect_all(images: Iterable[ImageLike]) -> Iterator[Outcome]:
-            if tta:
-                return self._by_views(images, thresholds)
-            return self._by_batches(images, batch_size, thresholds)
-
-        def detect_in_tiles(image: InputImage | UserError, size: int) -> Outcome:
-            if isinstance(image, UserError):
-                return image
-            windows = tile_windows(*image.size, size, tile_overlap)
-            outcomes = detect_all([image.pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in windows])
-            return merge_tiles(image, windows, [_raise_if_error(outcome) for outcome in outcomes])
-
+        detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]] = (
+            partial(self._by_views, thresholds=thresholds)
+            if tta
+            else partial(self._by_batches, batch_size=batch_size, thresholds=thresholds)
+        )
         if tiles is None:
-            return detect_all(images)
-        return (detect_in_tiles(read_input(image, MAX_TILED_PIXELS), tiles) for image in images)
+            return detect(images)
+        return (self._in_tiles(image, tiles, tile_overlap, detect) for image in images)
 
-    def _by_batches(
-        self, images: Iterable[ImageLike], batch_size: int, thresholds: Thresholds
-    ) -> Iterator[Outcome]:
-        finished: dict[int, Outcome] = {}
-        next_position = 0
-        for group, batch in prefetch(self._batches(images, batch_size)):
-            readable = [q.image for q in group if isinstance(q.image, InputImage)]
-            sizes = [image.size for image in readable]
-            detections = [] if batch is None else self.detect(batch, sizes)
-            for i, queued in enumerate(group):
-                finished[queued.position] = (
-                    queued.image
-                    if isinstance(queued.image, UserError)
-                    else self._result(queued.image, detections[i], thresholds)
-                )
-            del group, batch, readable
-            while next_position in finished:
-                yield finished.pop(next_position)
-                next_position += 1
-
-    def _batches(
-        self, images: Iterable[ImageLike], batch_size: int
-    ) -> Iterator[tuple[list[_Queued], ImageBatch | None]]:
-        """Read images and batch those of equal padded size; unreadable ones have no batch."""
-        multiple = self.config.size_multiple
-
-        def read() -> Iterator[_Queued]:
-            for position, source in enumerate(images):
-                image = read_input(source)
-                if isinstance(image, UserError):
-                    yield _Queued(position, image, (0, 0))
-                else:
-                    yield _Queued(position, image, network_size(*image.size, self.config))
-
-        def padded_size(queued: _Queued) -> tuple[int, ...]:
-            return tuple(-(-side // multiple) for side in queued.network_size)
-
-        for group in bucket_by(read(), padded_size, batch_size):
-            if isinstance(group[0].image, UserError):
-                yield group, None
-                continue
-            batch = empty_batch([queued.network_size for queued in group], multiple)
-            for queued, view in zip(group, unpadded_views(batch), strict=True):
-                assert isinstance(queued.image, InputImage)
-                height, width = queued.image.size
-                write_view(queued.image.pixels, (0, 0, width, height), view, self.config)
-            yield group, batch
+    def _in_tiles(
+        self,
+        source: ImageLike,
+        size: int,
+        overlap: float,
+        detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]],
+    ) -> Outcome:
+        image = read_input(source, MAX_TILED_PIXELS)
+        if isinstance(image, UserError):
+            return image
+        windows = tile_windows(*image.size, size, overlap)
+        outcomes = detect([image.pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in windows])
+        return merge_tiles(image, windows, [_raise_if_error(outcome) for outcome in outcomes])
 
     def _by_views(self, images: Iterable[ImageLike], thresholds: Thresholds) -> Iterator[Outcome]:
         for image in prefetch(map(read_input, images)):
@@ -266,6 +235,59 @@ class Predictor:
                 yield image
             else:
                 yield self._result(image, self._detect_views(image.pixels), thresholds)
+
+    def _by_batches(
+        self, images: Iterable[ImageLike], batch_size: int, thresholds: Thresholds
+    ) -> Iterator[Outcome]:
+        finished: dict[int, Outcome] = {}
+        next_position = 0
+        for batch in prefetch(self._batches(images, batch_size)):
+            outcomes: Sequence[Outcome] = batch.errors
+            if batch.pixels is not None:
+                outcomes = self._results(batch.images, batch.pixels, thresholds)
+            finished.update(zip(batch.positions, outcomes, strict=True))
+            del batch, outcomes
+            while next_position in finished:
+                yield finished.pop(next_position)
+                next_position += 1
+
+    def _batches(self, images: Iterable[ImageLike], batch_size: int) -> Iterator[_Batch]:
+        """Read images, and prepare those of equal padded size together."""
+
+        def read() -> Iterator[tuple[int, InputImage | UserError, Size]]:
+            for position, source in enumerate(images):
+                image = read_input(source)
+                if isinstance(image, UserError):
+                    yield position, image, (0, 0)
+                else:
+                    yield position, image, network_size(*image.size, self.config)
+
+        def padded_size(item: tuple[int, InputImage | UserError, Size]) -> tuple[int, ...]:
+            return tuple(-(-side // self.config.size_multiple) for side in item[2])
+
+        for group in bucket_by(read(), padded_size, batch_size):
+            positions, sizes = [item[0] for item in group], [item[2] for item in group]
+            errors = [image for _, image, _ in group if isinstance(image, UserError)]
+            readable = [image for _, image, _ in group if isinstance(image, InputImage)]
+            pixels = None if errors else self._prepare(readable, sizes)
+            yield _Batch(positions, errors, readable, pixels)
+
+    def _prepare(self, images: Sequence[InputImage], sizes: Sequence[Size]) -> ImageBatch:
+        """Resize images to `sizes`, normalise them and pad them to one size."""
+        batch = empty_batch(sizes, self.config.size_multiple)
+        for image, view in zip(images, unpadded_views(batch), strict=True):
+            height, width = image.size
+            write_view(image.pixels, (0, 0, width, height), view, self.config)
+        return batch
+
+    def _results(
+        self, images: Sequence[InputImage], batch: ImageBatch, thresholds: Thresholds
+    ) -> list[Result]:
+        detections = self.detect(batch, [image.size for image in images])
+        return [
+            self._result(image, objects, thresholds)
+            for image, objects in zip(images, detections, strict=True)
+        ]
 
     def detect(
         self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]
