@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ from mrcnn.config import MODELS
 from mrcnn.data.checks.advice import Advice, advise
 from mrcnn.data.checks.check import run_checks
 from mrcnn.data.checks.clean_copy import LOG, write_clean_copy
-from mrcnn.data.checks.findings import ERROR, WARNING, CheckedData, Finding
+from mrcnn.data.checks.findings import ERROR, WARNING, CheckedData, Finding, write_lines
 from mrcnn.data.checks.read import read_leniently
 from mrcnn.data.checks.statistics import Table, tables
 from mrcnn.data.coco_writer import check_target
 from mrcnn.errors import UserError
-from mrcnn.files import check_writable, replacing
+from mrcnn.files import check_writable
 from mrcnn.flags import parse, run
 from mrcnn.progress import ProgressLine
 from mrcnn.reports.data_report import write_data_report
@@ -111,9 +110,7 @@ def _write_report(
     folder: Path, data: CheckedData, counts: Sequence[Table], advice: Sequence[Advice]
 ) -> None:
     """Write check.html and findings.jsonl."""
-    with replacing(folder / FINDINGS) as draft:
-        lines = (json.dumps(finding.to_dict()) + "\n" for finding in data.findings)
-        draft.write_text("".join(lines), encoding="utf-8")
+    write_lines(folder / FINDINGS, data.findings)
     page = write_data_report(folder / PAGE, data, counts, advice)
     print(f"\n{page}\n{folder / FINDINGS}")
 

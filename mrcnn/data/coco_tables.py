@@ -84,7 +84,7 @@ def read_categories(
     category_ids: Sequence[int],
     problems: Problems,
 ) -> Classes:
-    """Number the categories 0 … C-1 by ascending id, or as a model with `class_names` does.
+    """Assign the categories labels 0 … C-1 by ascending id, or as a model with `class_names` does.
 
     Roboflow writes a heading as category 0: no annotation uses it, and every other category names
     it as its supercategory. It becomes no class, and a note reports it.

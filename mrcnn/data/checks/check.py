@@ -38,11 +38,11 @@ class Check(NamedTuple):
 
     severity: str
     find: Callable[[Any], Violations]
-    fix: str = ""  # what a cleaned copy does: remove the "image" or "annotation", or "rewrite"
+    fix: str = ""  # for a cleaned copy: "rewrite" the record, or the table to remove it from
 
 
 IMAGE_CHECKS = {
-    "unreadable image": Check(ERROR, image_checks.readable, "image"),
+    "unreadable image": Check(ERROR, image_checks.readable, "images"),
     "EXIF orientation": Check(WARNING, image_checks.upright),
     "16 bits": Check(WARNING, image_checks.eight_bits),
     "transparency": Check(WARNING, image_checks.opaque),
@@ -57,18 +57,18 @@ IMAGE_CHECKS = {
     "loose box": Check(WARNING, object_checks.tight_box, "rewrite"),
     "area that is not a number": Check(ERROR, object_checks.area_value, "rewrite"),
     "area of something else": Check(WARNING, object_checks.area_of_mask, "rewrite"),
-    "mask without a pixel": Check(ERROR, object_checks.covers_pixels, "annotation"),
+    "mask without a pixel": Check(ERROR, object_checks.covers_pixels, "annotations"),
     "mask of few pixels": Check(WARNING, object_checks.enough_pixels),
     "points off the image": Check(WARNING, object_checks.inside_image),
     "ring without area": Check(WARNING, object_checks.rings_with_area),
     "mask of the whole image": Check(WARNING, object_checks.not_everything),
     "crowd as a polygon": Check(WARNING, object_checks.crowds_as_rle),
-    "mask drawn twice": Check(ERROR, object_checks.drawn_once, "annotation"),
+    "mask drawn twice": Check(ERROR, object_checks.drawn_once, "annotations"),
     "mask of two classes": Check(WARNING, object_checks.one_class_each),
     "mask nearly drawn twice": Check(WARNING, object_checks.not_nearly_twice),
 }
 SET_CHECKS = {
-    "image in both splits": Check(ERROR, set_checks.separate_images, "image"),
+    "image in both splits": Check(ERROR, set_checks.separate_images, "images"),
     "image twice": Check(WARNING, set_checks.different_images),
     "missing split": Check(WARNING, set_checks.both_splits),
     "similar class names": Check(WARNING, set_checks.names_apart),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mrcnn.data.checks.check import CHECKS
-from mrcnn.data.checks.findings import ERROR, Change, CheckedData, CheckedSplit
+from mrcnn.data.checks.findings import Change, CheckedData, CheckedSplit, write_lines
 from mrcnn.data.checks.repair import remove
 from mrcnn.data.coco import CocoDataset, read_coco
 from mrcnn.data.coco_writer import write_coco
 from mrcnn.errors import UserError
-from mrcnn.files import replacing
 
 LOG = "changes.jsonl"  # in the copy, one change per line
 
@@ -37,26 +35,24 @@ def write_clean_copy(data: CheckedData, target: Path) -> list[Change]:
         datasets["annotations" if split.name == "all" else split.name] = _cleaned(split, data)
         changes += split.changes
     write_coco(datasets, target)
-    with replacing(target / LOG) as draft:
-        lines = (json.dumps(change.to_dict(), default=str) + "\n" for change in changes)
-        draft.write_text("".join(lines), encoding="utf-8")
+    write_lines(target / LOG, changes)
     return changes
 
 
 def _cleaned(split: CheckedSplit, data: CheckedData) -> CocoDataset:
     """Return the split without what the checks found to be wrong."""
-    reasons: dict[str, dict[int, str]] = {"image": {}, "annotation": {}}
+    reasons: dict[str, dict[int, str]] = {"images": {}, "annotations": {}}
     for finding in data.findings:
         if finding.split != split.name or finding.kind not in CHECKS:
             continue
         check = CHECKS[finding.kind]
-        id = finding.image if check.fix == "image" else finding.annotation
-        if check.severity == ERROR and check.fix in reasons and id is not None:
-            reasons[check.fix].setdefault(id, finding.text)
-        elif check.fix == "rewrite":
+        id = finding.image if check.fix == "images" else finding.annotation
+        if check.fix == "rewrite":
             action = "box and area taken from the mask"
             split.changes.append(Change(split.name, "annotations", id, action, finding.text))
-    remove(split, reasons["image"], reasons["annotation"])
+        elif check.fix and id is not None:
+            reasons[check.fix].setdefault(id, finding.text)
+    remove(split, reasons)
     file = split.files.annotations
     if not len(split.records.images):
         raise UserError(f"{file}: no image of it can be kept; correct the errors by hand")

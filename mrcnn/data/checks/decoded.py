@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mrcnn.data.checks.findings import CheckedSplit
+from mrcnn.data.checks.findings import CheckedSplit, Violation
 from mrcnn.data.coco_truth import as_coco
 from mrcnn.data.image_files import Size
 from mrcnn.data.images import read_image
+from mrcnn.data.problems import Problem
 from mrcnn.errors import FileError
 from mrcnn.rle import from_segmentation
 
@@ -45,6 +46,8 @@ class DecodedObject:
 
     place: str  # how messages name its record
     id: int
+    image_id: int
+    image_size: Size
     label: int
     crowd: bool
     segmentation: Any  # rings or RLE
@@ -55,11 +58,16 @@ class DecodedObject:
 
     @property
     def stated_box(self) -> NDArray[np.float64]:
-        """Return the box of the record, or that of the mask if it has none; (4,) xyxy."""
+        """Return the (4,) xyxy box of the record, by default that of the mask."""
         if "bbox" not in self.record:
             return self.box
         x, y, width, height = self.record["bbox"]
         return np.array([x, y, x + width, y + height], np.float64)
+
+    def violation(self, field: str, rule: str, value: object, fix: str) -> Violation:
+        """Return a problem of a field of the record."""
+        problem = Problem(self.place, rule, value, fix, "annotations", field=field)
+        return Violation(problem, self.image_id, self.id)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,10 @@ class DecodedImage:
     file: DecodedFile
     objects: list[DecodedObject]
     is_annotated: bool  # any record names the image, also one that the reader refused
+
+    def violation(self, rule: str, value: object, fix: str) -> Violation:
+        """Return a problem of the file."""
+        return Violation(Problem(f"{self.place}: {self.path}", rule, value, fix), self.id)
 
 
 class ImageDecoder:
@@ -111,7 +123,7 @@ class ImageDecoder:
             path=path,
             size=size,
             file=decode_file(path),
-            objects=[self._object(annotation, size) for annotation in content["annotations"]],
+            objects=[self._object(record, size) for record in content["annotations"]],
             is_annotated=image["id"] in self.annotated,
         )
 
@@ -126,6 +138,8 @@ class ImageDecoder:
         return DecodedObject(
             place=place,
             id=annotation["id"],
+            image_id=annotation["image_id"],
+            image_size=size,
             label=self.label_of[annotation["category_id"]],
             crowd=bool(annotation["iscrowd"]),
             segmentation=annotation["segmentation"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from mrcnn.data.coco_tables import CocoRecords, Record, RecordTable, is_id
 from mrcnn.data.formats import Split
 from mrcnn.data.image_files import Size
 from mrcnn.data.problems import Problem
+from mrcnn.files import replacing
 
 ERROR, WARNING = "error", "warning"  # training refuses it or goes wrong; suspicious
 
@@ -43,10 +45,6 @@ class Finding:
     annotation: int | None  # id of the annotation
     text: str  # location, rule, value and fix
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
 class Change:
@@ -58,9 +56,12 @@ class Change:
     action: str
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return dict(vars(self))
+
+def write_lines(path: Path, records: Sequence[Finding] | Sequence[Change]) -> None:
+    """Write records as JSON, one per line."""
+    with replacing(path) as draft:
+        lines = (json.dumps(vars(record), default=str) + "\n" for record in records)
+        draft.write_text("".join(lines), encoding="utf-8")
 
 
 @dataclass

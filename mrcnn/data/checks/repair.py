@@ -17,14 +17,12 @@ from mrcnn.errors import FileError
 
 _REMOVED = "removed"
 
-Fields = Mapping[str, str]  # field of a record -> its problem
+Fields = dict[str, str]  # field of a record -> its problem
 
 
 def repair_records(split: CheckedSplit, problems: Sequence[Problem]) -> None:
     """Repair or remove the records with problems."""
-    broken: dict[str, dict[int, dict[str, str]]] = {
-        "categories": {}, "images": {}, "annotations": {},
-    }  # fmt: skip
+    broken: dict[str, dict[int, Fields]] = {"categories": {}, "images": {}, "annotations": {}}
     for problem in problems:
         if problem.table:
             fields = broken[problem.table].setdefault(problem.index, {})
@@ -61,22 +59,20 @@ def merge_duplicate_images(split: CheckedSplit) -> None:
         _drop(split, duplicates, set())
 
 
-def remove(split: CheckedSplit, images: Mapping[int, str], annotations: Mapping[int, str]) -> None:
+def remove(split: CheckedSplit, reasons: Mapping[str, Mapping[int, str]]) -> None:
     """Remove images with all their annotations, and annotations.
 
     Args:
         split: The split to change.
-        images: Id -> reason.
-        annotations: Id -> reason.
+        reasons: Table ("images", "annotations") -> id -> reason.
     """
-    indices: list[set[int]] = []
-    for table, reasons in (("images", images), ("annotations", annotations)):
-        indices.append(set())
+    indices: dict[str, set[int]] = {"images": set(), "annotations": set()}
+    for table, reason_of in reasons.items():
         for i, record in enumerate(split.table(table).records):
-            if record["id"] in reasons:
-                indices[-1].add(i)
-                split.add_change(table, record, _REMOVED, reasons[record["id"]])
-    _drop(split, *indices)
+            if record["id"] in reason_of:
+                indices[table].add(i)
+                split.add_change(table, record, _REMOVED, reason_of[record["id"]])
+    _drop(split, indices["images"], indices["annotations"])
 
 
 def _repair_images(split: CheckedSplit, broken: Mapping[int, Fields]) -> set[int]:
@@ -85,16 +81,14 @@ def _repair_images(split: CheckedSplit, broken: Mapping[int, Fields]) -> set[int
     images = list(table.records)
     dropped: set[int] = set()
     for index, fields in broken.items():
-        record = images[index]
-        size = _size_of_file(record, fields, split.files.images)
-        if size is not None:
+        record, action = images[index], _REMOVED
+        if (size := _size_of_file(record, fields, split.files.images)) is not None:
             images[index] = {**record, "height": size[0], "width": size[1]}
             action = f"size set to {size[1]} x {size[0]}"
+        elif "id" in fields:  # it is unknown which image of this id an annotation belongs to
+            dropped |= {i for i, other in enumerate(images) if other.get("id") == record.get("id")}
         else:
-            action = _REMOVED
-            # If images share an id, it is unknown which of them an annotation belongs to.
-            same = [i for i, other in enumerate(images) if other.get("id") == record.get("id")]
-            dropped.update(same if "id" in fields else [index])
+            dropped.add(index)
         split.add_change("images", record, action, "; ".join(fields.values()))
     split.records = replace(split.records, images=replace(table, records=images))
     return dropped
@@ -102,12 +96,10 @@ def _repair_images(split: CheckedSplit, broken: Mapping[int, Fields]) -> set[int
 
 def _size_of_file(record: Record, broken: Collection[str], folder: Path) -> Size | None:
     """Return the size of the file, if a missing size is all that is wrong with the record."""
-    name = record.get("file_name")
-    only_unstated = all(
-        key in ("height", "width") and not (is_id(record.get(key)) and record[key])
-        for key in broken
-    )
-    if not only_unstated or file_name_rule(name):
+    for key in broken:
+        if key not in ("height", "width") or (is_id(record.get(key)) and record[key]):
+            return None
+    if file_name_rule(name := record.get("file_name")):
         return None
     try:
         return stored_size(folder.resolve(), str(name))
@@ -122,9 +114,11 @@ def _repair_annotations(split: CheckedSplit, broken: Mapping[int, Fields]) -> se
     free_id = 1 + max(ids(annotations, "id"), default=0)
     dropped: set[int] = set()
     for index, fields in broken.items():
-        record = dict(table.records[index])
-        if set(fields) <= {"bbox", "id"}:
-            actions = []
+        record, actions = dict(table.records[index]), []
+        if not set(fields) <= {"bbox", "id"}:
+            actions.append(_REMOVED)
+            dropped.add(index)
+        else:
             if "bbox" in fields:
                 del record["bbox"]
                 actions.append("bbox taken from the mask")
@@ -132,12 +126,9 @@ def _repair_annotations(split: CheckedSplit, broken: Mapping[int, Fields]) -> se
                 record["id"] = free_id
                 actions.append(f"renumbered as {free_id}")
                 free_id += 1
-            action, annotations[index] = ", ".join(actions), record
-        else:
-            action = _REMOVED
-            dropped.add(index)
+            annotations[index] = record
         reason = "; ".join(fields.values())
-        split.add_change("annotations", table.records[index], action, reason)
+        split.add_change("annotations", table.records[index], ", ".join(actions), reason)
     split.records = replace(split.records, annotations=replace(table, records=annotations))
     return dropped
 
@@ -163,8 +154,8 @@ def _repair_categories(split: CheckedSplit, broken: Mapping[int, Fields]) -> set
         elif first is not record and is_id(first.get("id")):
             action = f"merged with category {first['id']} of the same name"
             dropped.add(index)
-            new_id = {id: first["id"]} if is_id(id) and id != first["id"] else {}
-            annotations = _with_new_ids(annotations, "category_id", new_id)
+            if is_id(id):
+                annotations = _with_new_ids(annotations, "category_id", {id: first["id"]})
         else:
             action = "removed with its annotations"
             dropped |= {i for i, other in enumerate(categories) if other.get("id") == id}
@@ -193,17 +184,13 @@ def _drop(split: CheckedSplit, images: set[int], annotations: set[int]) -> None:
     """Drop the records at these indices, and annotations of dropped images."""
     old = split.records
     kept_images = old.images.without(images)
-    dropped_ids = ids((old.images.records[i] for i in images), "id") - ids(
-        kept_images.records, "id"
-    )
-    orphans = {
-        i
-        for i, record in enumerate(old.annotations.records)
-        if i not in annotations and is_id(id := record.get("image_id")) and id in dropped_ids
-    }
-    for i in sorted(orphans):
-        record = old.annotations.records[i]
-        reason = f"image {record['image_id']} was removed"
-        split.add_change("annotations", record, _REMOVED, reason)
+    dropped_ids = ids((old.images.records[i] for i in images), "id")
+    dropped_ids -= ids(kept_images.records, "id")
+    orphans = set()
+    for i, record in enumerate(old.annotations.records):
+        id = record.get("image_id")
+        if i not in annotations and is_id(id) and id in dropped_ids:
+            orphans.add(i)
+            split.add_change("annotations", record, _REMOVED, f"image {id} was removed")
     kept_annotations = old.annotations.without(annotations | orphans)
     split.records = replace(old, images=kept_images, annotations=kept_annotations)

@@ -1,4 +1,4 @@
-"""Shapes of annotation tools as COCO masks: rings of x, y, x, y, …"""
+"""Shapes of annotation tools as COCO masks: rings of x, y, x, y and so on."""
 
 from __future__ import annotations
 

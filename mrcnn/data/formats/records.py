@@ -32,7 +32,7 @@ class ImageRecord:
     label: str  # how messages name it
     size: Size
     objects: list[ObjectRecord]
-    splits: tuple[str, ...] = ()  # "train" and "val", where the format says so
+    splits: tuple[str, ...] = ()  # "train" and "val", where the format lists them
 
 
 @dataclass

@@ -16,7 +16,7 @@ _SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val"
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """How images are drawn for validation.
+    """Options of the draw of validation images.
 
     The draw depends on the seed and the names of the groups, not on their order: adding an image
     moves few others.

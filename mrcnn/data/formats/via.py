@@ -155,7 +155,7 @@ def _class_attribute(regions: list[_Region], problems: Problems) -> str | None:
 def _class_of(
     region: _Region, attribute: str | None, known: list[str], problems: Problems
 ) -> str | None:
-    """Return the class of a region, None after adding that it has none.
+    """Return the class of a region, or None after adding what is wrong.
 
     A class that is not listed is a problem too.
     """
