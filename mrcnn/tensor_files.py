@@ -33,7 +33,9 @@ class ForeignError(DamagedError):
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], field: str, values: Mapping[str, Any]
 ) -> None:
-    """Write tensors and plain values atomically; needs memory for two copies of the file.
+    """Write tensors and plain values atomically.
+
+    This needs memory for two copies of the file, and for copies of tensors that are not row-major.
 
     Args:
         path: file to write.

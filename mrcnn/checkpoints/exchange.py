@@ -85,9 +85,12 @@ def export_checkpoint(
         raise UserError(f"convert --to {framework}: {error}") from None
     if source.get("framework") == framework and not source.get("counters", True):
         exported = {k: v for k, v in exported.items() if not k.endswith(".num_batches_tracked")}
-    describe = {"torchvision": _torchvision_settings, "detectron2": _detectron2_settings}
-    settings = describe[framework](config, bgr) if framework in describe else []
-    if framework in describe and config.numerics != framework:
+    settings = []
+    if framework == "torchvision":
+        settings = _torchvision_settings(config)
+    elif framework == "detectron2":
+        settings = _detectron2_settings(config, bgr)
+    if settings and config.numerics != framework:
         settings.append(
             f"its results will differ slightly: it was trained with {config.numerics} numerics"
         )
@@ -125,14 +128,13 @@ def remap_classes(
 def _check(framework: str, config: ModelConfig) -> None:
     """Refuse models that a framework cannot build without custom code."""
     convs, layers, shape = config.box_head_convs, config.box_head_layers, config.backbone
-    pooled = ("roi_op", "box_bins", "mask_bins")
     problems = {
         f"the backbone {shape}": shape not in RESNETS,
         f"neck {config.neck!r}": config.neck == "single",
-    } | {
-        f"{name} {getattr(config, name)!r}": getattr(config, name) != getattr(ModelConfig, name)
-        for name in pooled
     }
+    for name in ("roi_op", "box_bins", "mask_bins"):
+        value = getattr(config, name)
+        problems[f"{name} {value!r}"] = value != getattr(ModelConfig, name)
     if framework == "torchvision":
         widths = (config.fpn_channels, config.box_head_width, config.mask_head_width)
         problems |= {
@@ -172,7 +174,16 @@ def _second_version(config: ModelConfig) -> bool:
     )
 
 
-def _torchvision_settings(config: ModelConfig, bgr: bool) -> list[str]:
+def _changed(config: ModelConfig, default: ModelConfig, names: dict[str, str]) -> dict[str, object]:
+    """Return the fields that differ from the default, under the names of the framework."""
+    return {
+        renamed: getattr(config, name)
+        for name, renamed in names.items()
+        if getattr(config, name) != getattr(default, name)
+    }
+
+
+def _torchvision_settings(config: ModelConfig) -> list[str]:
     mean = [round(value / 255, 6) for value in config.pixel_mean]
     std = [round(value / 255, 6) for value in config.pixel_std]
     kind, classes = "mask" if config.masks else "faster", config.num_classes + 1
@@ -200,11 +211,8 @@ def _torchvision_settings(config: ModelConfig, bgr: bool) -> list[str]:
         sizes = tuple(config.level_anchor_sizes)
         ratios = f"({config.anchor_ratios},) * {len(sizes)}"
         settings.append(f"rpn_anchor_generator=AnchorGenerator({sizes}, {ratios})")
-    settings += [
-        f"{argument}={getattr(config, name)}"
-        for name, argument in _TORCHVISION_ARGUMENTS.items()
-        if getattr(config, name) != getattr(default, name)
-    ]
+    changed = _changed(config, default, _TORCHVISION_ARGUMENTS)
+    settings += [f"{argument}={value}" for argument, value in changed.items()]
     if config.norm_eps != 1e-5:
         settings.append(
             f"then torchvision.models.detection._utils.overwrite_eps(model, {config.norm_eps:g})"
@@ -266,17 +274,14 @@ def _detectron2_settings(config: ModelConfig, bgr: bool) -> list[str]:
         settings["MODEL.ANCHOR_GENERATOR.SIZES"] = sizes
     if config.anchor_ratios != default.anchor_ratios:
         settings["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [list(config.anchor_ratios)]
-    settings |= {
-        key: getattr(config, name)
-        for name, key in _DETECTRON2_NAMES.items()
-        if getattr(config, name) != getattr(default, name)
-    }
-    lines = [f"configs/Base-RCNN-{base}.yaml"]
-    lines += [f"{name} {value!r}" for name, value in settings.items()]
+    settings |= _changed(config, default, _DETECTRON2_NAMES)
     if config.rpn_convs > 1:
-        lines.append(f"MODEL.RPN.CONV_DIMS {[-1] * config.rpn_convs}")
+        settings["MODEL.RPN.CONV_DIMS"] = [-1] * config.rpn_convs
     if config.class_agnostic_boxes:
-        lines.append("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True")
+        settings["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"] = True
     if config.class_agnostic_masks:
-        lines.append("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True")
-    return lines
+        settings["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"] = True
+    return [
+        f"configs/Base-RCNN-{base}.yaml",
+        *(f"{name} {value!r}" for name, value in settings.items()),
+    ]
