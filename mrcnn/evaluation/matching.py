@@ -251,7 +251,7 @@ def confusion_matrix(
 
 
 def outcomes(pairs: Iterable[ImagePair], score: float, iou: float = 0.5) -> Outcomes:
-    """Classify every detection with at least this score, and every object.
+    """Classify every detection with at least this score, and every object, of one image or more.
 
     A detection that `match` gives an object is correct. Any other is compared with the object that
     it overlaps most (at equal overlap, one of its class). With an IoU of at least `iou` it is a
@@ -260,21 +260,23 @@ def outcomes(pairs: Iterable[ImagePair], score: float, iou: float = 0.5) -> Outc
     of the kinds "class" or "location" were compared with it, the former first; or it is missed.
     The kinds are those of TIDE (Bolya et al., ECCV 2020), which compares classes separately.
     """
-    detections: list[tuple[Any, ...]] = []
-    objects: list[tuple[Any, ...]] = []
+    detections: list[tuple[NDArray[Any], ...]] = []
+    objects: list[tuple[NDArray[Any], ...]] = []
     for number, pair in enumerate(pairs):
         counts, is_correct = _correct(pair, iou)
         counts &= pair.scores >= score
         is_correct &= counts
         kinds, nearest = _error_kinds(pair, iou)
         kinds[is_correct] = DETECTION_KINDS.index("correct")
-        detections += zip(
-            kinds[counts],
-            pair.detection_labels[counts],
-            pair.detection_areas[counts],
-            [number] * int(counts.sum()),
-            pair.entries[counts],
-            strict=True,
+        image = np.full(int(counts.sum()), number)
+        detections.append(
+            (
+                kinds[counts],
+                pair.detection_labels[counts],
+                pair.detection_areas[counts],
+                image,
+                pair.entries[counts],
+            )
         )
         object_kinds = np.full(len(pair.labels), OBJECT_KINDS.index("missed"))
         for kind in ("location", "class"):  # the latter prevails
@@ -282,15 +284,12 @@ def outcomes(pairs: Iterable[ImagePair], score: float, iou: float = 0.5) -> Outc
             object_kinds[nearest[is_kind]] = OBJECT_KINDS.index(kind)
         object_kinds[match(pair, iou)[is_correct]] = OBJECT_KINDS.index("found")
         real = np.flatnonzero(~pair.crowd)
-        objects += zip(
-            object_kinds[real],
-            pair.labels[real],
-            pair.areas[real],
-            [number] * len(real),
-            real,
-            strict=True,
-        )
-    return Outcomes(*_columns(detections), *_columns(objects))
+        image = np.full(len(real), number)
+        objects.append((object_kinds[real], pair.labels[real], pair.areas[real], image, real))
+    return Outcomes(
+        *(np.concatenate(column) for column in zip(*detections, strict=True)),
+        *(np.concatenate(column) for column in zip(*objects, strict=True)),
+    )
 
 
 def size_of(areas: Floats) -> Ints:
@@ -344,8 +343,3 @@ def _rank_in_class(labels: Ints) -> Ints:
 def _last_argmax(values: Floats) -> int:
     """Return the last maximum: COCOeval gives a tie to the later object."""
     return len(values) - 1 - int(values[::-1].argmax())
-
-
-def _columns(rows: list[tuple[Any, ...]]) -> list[NDArray[Any]]:
-    kinds = (np.int64, np.int64, np.float64, np.int64, np.int64)
-    return [np.array([row[i] for row in rows], kind) for i, kind in enumerate(kinds)]
