@@ -177,7 +177,7 @@ def test_a_process_that_outlives_another_names_it(rank, data, tmp_path):
     assert time.monotonic() - killed < END
     assert code == 2
     assert text.splitlines()[-1].startswith(
-        f"mrcnn: process {1 - rank}: rank {rank} has stopped responding, so training cannot "
+        f"mrcnn: process {1 - rank}: rank {rank} has stopped responding, so the run cannot "
     )
 
 
