@@ -19,7 +19,7 @@ from mrcnn.errors import FileError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid")}  # keys of the YAML file
 _NAMES = "write data.yaml with `names: [first, second, …]`, or classes.txt with a name per line"
-_MOST_CHARACTERS, _DEEPEST = 2**20, 20  # of a YAML file
+_MOST_CHARACTERS, _DEEPEST = 2**18, 20  # of a YAML file
 _BaseLoader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 Settings = dict[str, Any]
@@ -111,15 +111,14 @@ def _read_yaml(listing: Listing, file: str) -> Settings:
     depth = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
-            mark: Any = event.start_mark
-            line = f"line {mark.line + 1}"
-            if isinstance(event, yaml.AliasEvent):
-                raise FileError(path, f"{line}: holds an alias", "write its value there")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                problem = f"{line}: is nested deeper than {_DEEPEST} levels"
-                raise FileError(path, problem, "write plain lists")
+            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+                mark: Any = event.start_mark
+                problem, fix = "holds an alias", "write its value there"
+                if depth > _DEEPEST:
+                    problem, fix = f"is nested deeper than {_DEEPEST} levels", "write plain lists"
+                raise FileError(path, f"line {mark.line + 1}: {problem}", fix)
         content = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
