@@ -20,7 +20,7 @@ from mrcnn.visual import draw_instances, draw_marked
 
 MOST_LINES = 50  # findings of a kind; findings.jsonl has all
 MOST_EXAMPLES = 18  # images with findings, one per kind
-SAMPLES = 6  # images of a split
+SAMPLES = 6  # images per split
 
 _LONGEST_SIDE = 512  # pixels of an overlay, so that names are legible in three columns
 
