@@ -1,13 +1,16 @@
 """Plots of runs and evaluations, as files and as inline SVG."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mrcnn.visual import plots
-from mrcnn.visual.plots import Chart, Line, chart_svg, fold_confusions, matrix_svg, number
+from mrcnn.reports import page
+from mrcnn.visual import charts, plots
+from mrcnn.visual.charts import Chart, Line, fold_confusions, number
+from mrcnn.visual.plots import chart_svg, matrix_svg
 
 ROWS = [
     {"step": 10.0, "lr": 0.1, "loss": 3.0, "loss_mask": 1.0},
@@ -26,20 +29,20 @@ def test_training_curves(tmp_path, rows):
 
 
 def test_charts_of_a_run():
-    charts = {chart.title: chart for chart in plots.training_charts(ROWS, 20.0)}
-    (boxes, masks) = charts["AP on validation images"].lines
+    by_title = {chart.title: chart for chart in charts.training_charts(ROWS, 20.0)}
+    (boxes, masks) = by_title["AP on validation images"].lines
     assert (boxes.name, boxes.xs, boxes.ys, boxes.value) == ("boxes", [20.0], [0.2], 0.2)
     assert masks.value == 0.1
-    assert charts["AP on validation images"].mark == (20.0, "best")
-    assert [line.name for line in charts["Loss"].lines] == ["training"]
-    assert charts["Images per second"].lines == []
+    assert by_title["AP on validation images"].mark == (20.0, "best")
+    assert [line.name for line in by_title["Loss"].lines] == ["training"]
+    assert by_title["Images per second"].lines == []
 
 
 def test_precision_recall_charts():
     """The values in the legends are AP and those at the chosen score; NaN is not drawn."""
     precision = {0.5: np.array([[1.0, 0.5], [0.5, 0.0], [-1.0, -1.0]])}
     scores, found = np.array([0.25, 0.5, 0.75]), np.array([0.5, 0.75, np.nan])
-    means, classes, by_score = plots.precision_recall_charts(
+    means, classes, by_score = charts.precision_recall_charts(
         precision, ["a", "b", "absent"], scores, {"precision": found}, 0.5, "masks"
     )
     assert [(line.ys, line.value) for line in means.lines] == [([0.75, 0.25], 0.5)]
@@ -58,6 +61,13 @@ def test_svg_is_text_in_the_colours_of_the_page():
     assert "stroke: var(--c0)" in svg
     assert ">step</text>" in svg
     assert not re.search(r"#[0-9a-f]{6}|http|<style|font-family|<g id", svg)
+
+
+def test_the_style_sheet_has_the_same_colours():
+    style = (Path(page.__file__).parent / "style.css").read_text()
+    light = style[: style.index("@media")]
+    for colour, variable in plots._VARIABLES.items():
+        assert f"{variable[4:-1]}: {colour};" in light
 
 
 def test_flat_and_constant_lines():

@@ -183,7 +183,7 @@ def test_boxes_only(tmp_path):
         ("[]", "val_results.json is empty: the best"),
     ],
 )
-def test_without_detections_the_page_says_so(tmp_path, content, message):
+def test_without_detections_the_page_has_a_warning(tmp_path, content, message):
     run = make_run(tmp_path, rows=ROWS[:1])
     (run / "val_results.json").unlink()
     if content:

@@ -26,17 +26,15 @@ from mrcnn.files import replacing
 from mrcnn.reports.page import Section, embed
 from mrcnn.rle import from_segmentation
 from mrcnn.visual import draw_marked
-from mrcnn.visual.names import short_name
-from mrcnn.visual.plots import (
+from mrcnn.visual.charts import (
     MATRIX_CLASSES,
     Chart,
-    chart_svg,
-    matrix_svg,
     number,
     precision_recall_charts,
-    save_errors,
     training_charts,
 )
+from mrcnn.visual.names import short_name
+from mrcnn.visual.plots import chart_svg, matrix_svg, save_errors
 
 WORST, BEST = 3, 2  # example images
 MOST_CONFUSED = 8  # pairs of classes
