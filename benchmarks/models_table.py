@@ -112,7 +112,7 @@ def published_table(lines: list[Line]) -> list[str]:
 def comparison_table() -> list[str]:
     """Markdown: our counts and the published ones, with the arithmetic between them."""
     rows = [
-        "| | ours, 90 classes | beyond ours | sum | published |",
+        "| | mrcnn, 90 classes | torchvision only | sum | published |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, (parameters, gflops, detections) in TORCHVISION.items():
@@ -135,13 +135,13 @@ def comparison_table() -> list[str]:
 def conditions(lines: list[Line], facts: dict[str, Any]) -> list[str]:
     """Markdown: what the figures of the first table mean."""
     text = [
-        f"With {CLASSES} classes. Parameters are what an optimiser may hold, frozen or not; fixed "
-        "statistics and affine values of frozen batch norms are buffers and not counted. GFLOPs "
-        f"are 10^9 multiply-adds of one {HEIGHT} x {WIDTH} image, counted by PyTorch's "
-        "`FlopCounterMode` (half of what it reports): convolutions and matrix products. The box "
-        "head takes as many proposals and the mask head as many detections as the configuration "
-        "allows, 1000 and 100 where it says nothing else; conv5 of C4 models runs on these and "
-        "counts as theirs.",
+        f"With {CLASSES} classes. Parameters are counted whether they are frozen or not; "
+        "statistics, scales and shifts of frozen batch norms are buffers and not counted. GFLOPs "
+        f"are 10^9 multiply-adds for one {HEIGHT} x {WIDTH} image, in convolutions and matrix "
+        "products, counted by PyTorch's `FlopCounterMode` (half of its result). The box head "
+        "processes as many proposals and the mask head as many detections as the configuration "
+        "allows, by default 1000 and 100. In C4 models, conv5 runs on these and counts as part of "
+        "the heads.",
     ]
     if all(line.milliseconds is not None for line in lines):
         fewer = [
@@ -152,13 +152,13 @@ def conditions(lines: list[Line], facts: dict[str, Any]) -> list[str]:
         text += [
             "",
             f"CPU: median of {REPEATS} runs of `model.forward` in evaluation mode on one {SIDE} x "
-            f"{SIDE} image of random pixels, in float32, 1 thread; random weights whose outputs "
-            "are scaled so that proposals and detections are as many as in a trained model"
+            f"{SIDE} image of random pixels, in float32, 1 thread. Weights are random, with "
+            "outputs scaled to give as many proposals and detections as a trained model"
             + (f" (fewer detections than allowed: {', '.join(fewer)})" if fewer else "")
-            + ". Step: growth of the process's peak resident memory (`ru_maxrss`, new process) "
-            "in training steps, forward, backward and SGD with momentum, on "
+            + ". Step: growth of the peak resident memory (`ru_maxrss`) of a new process in "
+            "training steps (forward, backward and SGD with momentum) on "
             f"{IMAGES} images of {SIDE} x {SIDE} with {OBJECTS} objects each, in float32 on the "
-            "CPU; gradients and momenta are in it, weights are not.",
+            "CPU. It includes gradients and momenta, not weights.",
             "",
             f"{facts['machine']}, {facts['cores']} cores, load {facts['load_before']:.1f} to "
             f"{facts['load_after']:.1f}; {facts['date']}; commit {facts['commit']}; PyTorch "
@@ -174,11 +174,11 @@ def document(lines: list[Line], facts: dict[str, Any]) -> str:
     if any(line.checkpoints for line in lines):
         parts += [
             "",
-            "AP on COCO val2017 is that of others' checkpoints with the same layers, as the page "
-            "linked states it; the first one of a model stands in the table above. "
-            f"{MARK}: strides are in the 1 x 1 convolutions of its ResNet "
-            "(`stride_in_1x1=True`), where those of the model's name are in the 3 x 3. Names are "
-            "what `--weights` takes.",
+            "AP on COCO val2017 is that of published checkpoints with the same layers, as stated "
+            "on the linked page. The first checkpoint of a model is in the table above. "
+            f"{MARK}: the ResNet has its strides in the 1 x 1 convolutions "
+            "(`stride_in_1x1=True`), while the named model has them in the 3 x 3. `--weights` "
+            "takes these names.",
             "",
             *published,
         ]
@@ -186,10 +186,10 @@ def document(lines: list[Line], facts: dict[str, Any]) -> str:
         [
             *parts,
             "",
-            "Under the conditions of torchvision's published figures (its weights' metadata: noise "
-            "resized to 800 x 800, 1000 proposals, 91 outputs), of which our models leave out what "
-            "nothing reads: deltas and masks of the background, and mask logits of classes other "
-            "than the detected one.",
+            "Counts under the conditions of torchvision's published ones (metadata of its weights: "
+            "noise resized to 800 x 800, 1000 proposals, 91 outputs). The models of mrcnn do not "
+            "compute what is never used: deltas and masks of the background, and mask logits of "
+            "classes other than the detected one.",
             "",
             *comparison_table(),
         ]

@@ -175,7 +175,7 @@ WRONG = {
     "a score beyond 1": ("--out m.pt2 --score-threshold 2", r"--score-threshold must be in \[0"),
     "no detections": ("--out m.pt2 --max-dets 0", "--max-dets must be at least 1, got 0"),
     "a folder in its place": ("--out taken.pt2", "taken.pt2: cannot be written .it is a folder"),
-    "no weights": ("--out m.pt2 --weights nothing", "nothing: does not exist; name a checkpoint"),
+    "no weights": ("--out m.pt2 --weights nothing", "nothing: does not exist; give a checkpoint"),
 }
 
 
