@@ -89,7 +89,7 @@ for tool in $tools; do
   # Without PyTorch's cache every tensor has an allocation, and borders, of its own. Errors of CUDA
   # calls are not asked for: PyTorch probes with calls that may fail, and ours are checked.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited 230 "$sanitizer" --tool $tool --error-exitcode 99 \
-    --print-limit 20 --report-api-errors no "$python" tests/cuda_calls.py --calls $calls --large 1 \
+    --print-limit 20 --report-api-errors no "$python" tests/helpers/cuda_calls.py --calls $calls --large 1 \
     >"$temporary/$tool" 2>&1 &
   process[$tool]=$!
 done

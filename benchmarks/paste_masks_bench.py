@@ -40,7 +40,7 @@ except ImportError:
 host = library.load("mrcnn_host")
 CELLS, THRESHOLD = 28, 0.5
 # How far float32 may be from float64 in a coordinate of up to CELLS cells, along two axes; derived
-# in tests/test_paste_masks.py.
+# in tests/ops/test_paste_masks.py.
 TOLERANCE = 2 * (5 * CELLS + 3) * 2.0**-24
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common import torchvision
-from mrcnn.checkpoints.foreign import import_state_dict
+from mrcnn.checkpoints.foreign.convert import import_state_dict
 from mrcnn.config import ModelConfig
 from mrcnn.models import MaskRCNN, build
 from mrcnn.structures import ImageBatch

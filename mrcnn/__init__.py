@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from mrcnn.config import MODELS, ModelConfig
     from mrcnn.errors import UserError
     from mrcnn.inference.load import load
+    from mrcnn.inference.predictor import Predictor
+    from mrcnn.inference.results import Result
     from mrcnn.models import MaskRCNN, build
-    from mrcnn.predictor import Predictor
-    from mrcnn.results import Result
     from mrcnn.structures import DetectionBatch, Detections, ImageBatch, Targets
 
 # Modules of the public names, imported on first use: `mrcnn --help` must not wait for PyTorch.
@@ -23,8 +23,8 @@ _HOMES = {
     "UserError": "mrcnn.errors",
     "MaskRCNN": "mrcnn.models",
     "build": "mrcnn.models",
-    "Predictor": "mrcnn.predictor",
-    "Result": "mrcnn.results",
+    "Predictor": "mrcnn.inference.predictor",
+    "Result": "mrcnn.inference.results",
     "load": "mrcnn.inference.load",
     "DetectionBatch": "mrcnn.structures",
     "Detections": "mrcnn.structures",

@@ -2,6 +2,6 @@
 
 import sys
 
-from mrcnn.cli import main
+from mrcnn.cli.app import main
 
 sys.exit(main())

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from mrcnn.cli.flags import parse, run
+from mrcnn.cli.progress import ProgressLine
 from mrcnn.config import MODELS
 from mrcnn.data.checks.advice import Advice, advise
 from mrcnn.data.checks.check import run_checks
@@ -17,11 +19,9 @@ from mrcnn.data.checks.clean_copy import LOG, write_clean_copy
 from mrcnn.data.checks.findings import ERROR, WARNING, CheckedData, Finding, write_lines
 from mrcnn.data.checks.read import read_leniently
 from mrcnn.data.checks.statistics import Table, tables
-from mrcnn.data.coco_writer import check_target
+from mrcnn.data.coco.write import check_target
 from mrcnn.errors import UserError
-from mrcnn.files import check_writable
-from mrcnn.flags import parse, run
-from mrcnn.progress import ProgressLine
+from mrcnn.io.atomic import check_writable
 from mrcnn.reports.data_report import write_data_report
 
 PAGE, FINDINGS = "check.html", "findings.jsonl"

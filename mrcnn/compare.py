@@ -9,14 +9,14 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
 from mrcnn.evaluation.coco import Backend
 from mrcnn.evaluation.compare import Comparison
 from mrcnn.evaluation.evaluation import Protocol, score
 from mrcnn.evaluation.result_files import kinds_of, read_results, unknown_categories
 from mrcnn.evaluation.truth import read_truth
-from mrcnn.files import check_writable, write_json
-from mrcnn.flags import parse, run
+from mrcnn.io.atomic import check_writable, write_json
 from mrcnn.io.json_files import read_json
 
 

@@ -12,10 +12,10 @@ import torch
 from tyro.conf import Positional
 
 from mrcnn import checkpoints
-from mrcnn.checkpoints.exchange import export_checkpoint
+from mrcnn.checkpoints.foreign.write import export_checkpoint
+from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
-from mrcnn.files import check_writable, replacing
-from mrcnn.flags import parse, run
+from mrcnn.io.atomic import check_writable, replacing
 from mrcnn.models import build
 
 TARGETS = {"mrcnn": ".safetensors", "torchvision": ".pth", "detectron2": ".pth"}

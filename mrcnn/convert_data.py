@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from mrcnn.data.coco import CocoDataset, read_splits
-from mrcnn.data.coco_writer import check_target, write_coco
+from mrcnn.cli.flags import parse, run
+from mrcnn.data.coco.read import CocoDataset, read_splits
+from mrcnn.data.coco.write import check_target, write_coco
 from mrcnn.data.formats import find_splits
 from mrcnn.data.formats.split import DrawOptions, draw_validation
 from mrcnn.errors import UserError
-from mrcnn.flags import parse, run
 
 
 @dataclass(frozen=True)

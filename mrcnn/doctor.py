@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrcnn import __version__
-from mrcnn.flags import parse, run
+from mrcnn.cli.flags import parse, run
 
 # The hard dependencies except PyTorch.
 _LIBRARIES = (

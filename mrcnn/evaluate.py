@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 
 from mrcnn import checkpoints
+from mrcnn.cli.flags import parse, run
+from mrcnn.cli.progress import ProgressLine
 from mrcnn.data.formats import find_splits
 from mrcnn.errors import UserError
 from mrcnn.evaluation import Evaluation, Protocol, evaluate
@@ -19,10 +21,8 @@ from mrcnn.evaluation.evaluation import ProtocolName, score
 from mrcnn.evaluation.result_files import read_results, unknown_categories
 from mrcnn.evaluation.tables import format_metrics
 from mrcnn.evaluation.truth import read_image_ids, read_split, read_truth
-from mrcnn.files import check_writable, write_json
-from mrcnn.flags import parse, run
 from mrcnn.inference.load import load
-from mrcnn.progress import ProgressLine
+from mrcnn.io.atomic import check_writable, write_json
 from mrcnn.reports.sections import save_error_figure
 
 

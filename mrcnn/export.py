@@ -12,16 +12,16 @@ from typing import Literal
 import torch
 
 from mrcnn.checkpoints import find
+from mrcnn.cli.flags import parse, run
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.exporting.program import description, export_program, quiet, save_compiled, save_pt2
 from mrcnn.exporting.saved import SavedProgram
-from mrcnn.files import check_writable, replacing
-from mrcnn.flags import parse, run
 from mrcnn.inference.load import load
+from mrcnn.inference.sources import find_images
+from mrcnn.io.atomic import check_writable, replacing
 from mrcnn.models import MaskRCNN
 from mrcnn.models.layers import fold_norms
-from mrcnn.sources import find_images
 
 ONNX_LIBRARIES = ("onnx", "onnxscript")
 INT8_LIBRARIES = ("torchao",)

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from tyro.conf import Positional
 
+from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
-from mrcnn.flags import parse, run
 from mrcnn.inference.load import load
 from mrcnn.inference.predict_files import parse_thresholds, predict_files
-from mrcnn.prediction_files import RESULTS
-from mrcnn.sources import find_images
-from mrcnn.training.distributed import World, connected
+from mrcnn.inference.prediction_files import RESULTS
+from mrcnn.inference.sources import find_images
+from mrcnn.runtime.distributed import World, connected
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from mrcnn.cli.flags import parse, run
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.errors import UserError
 from mrcnn.evaluation.truth import read_split
-from mrcnn.flags import parse, run
 from mrcnn.io.json_files import read_json
 from mrcnn.reports.run_report import read_evaluation, write_report
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
-from mrcnn.flags import parse, run
 from mrcnn.inference.load import load
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from mrcnn.cli.flags import run
 from mrcnn.errors import UserError
-from mrcnn.flags import run
-from mrcnn.training.distributed import already_reported, connected
+from mrcnn.runtime.distributed import already_reported, connected
 from mrcnn.training.loggers import Logger
 from mrcnn.training.options import parse_options
 from mrcnn.training.setup import run_training

@@ -1,14 +1,14 @@
 """Weights in files: checkpoints of mrcnn, detectors of other frameworks, and backbones."""
 
-from mrcnn.checkpoints.files import PROGRAM, Checkpoint, find, load, save
-from mrcnn.checkpoints.published import PUBLISHED, Published
-from mrcnn.checkpoints.weights import (
+from mrcnn.checkpoints.checkpoint import PROGRAM, Checkpoint, find, load, save
+from mrcnn.checkpoints.initialize import (
     PretrainedWeights,
     config_to_train,
     load_backbone,
     load_pretrained,
     read_pretrained,
 )
+from mrcnn.checkpoints.published import PUBLISHED, Published
 
 __all__ = [
     "PROGRAM",

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.truth import Record
 from mrcnn.errors import UserError
 from mrcnn.evaluation.matching import Floats, Ints
 from mrcnn.evaluation.truth import GroundTruth
-from mrcnn.rle import decode
+from mrcnn.ops.rle import decode
 
 # Ids of the benchmark, from cityscapesscripts/helpers/labels.py of its tools, version 2.3.
 LABELS = {"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31,

@@ -11,10 +11,10 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn import rle
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.truth import Record
 from mrcnn.errors import UserError
 from mrcnn.evaluation.truth import GroundTruth
+from mrcnn.ops import rle
 
 Kind = Literal["bbox", "segm"]
 Backend = Literal["pycocotools", "hotcoco"]

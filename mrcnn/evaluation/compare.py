@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.data.coco import CocoDataset
+from mrcnn.data.coco.read import CocoDataset
 from mrcnn.evaluation.coco import KINDS
 from mrcnn.evaluation.evaluation import Evaluation
 from mrcnn.evaluation.tables import (

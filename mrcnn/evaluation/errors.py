@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.truth import Record
 from mrcnn.evaluation import matching
 from mrcnn.evaluation.coco import KINDS, Kind
 from mrcnn.evaluation.matching import (

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.truth import Record
 from mrcnn.errors import UserError
 from mrcnn.evaluation import cityscapes, lvis
 from mrcnn.evaluation.coco import Backend, Kind, coco_metrics

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.config import ModelConfig
-from mrcnn.data.coco import CocoDataset
-from mrcnn.data.coco_writer import coco_results
+from mrcnn.data.coco.read import CocoDataset
+from mrcnn.data.coco.write import coco_results
 from mrcnn.data.formats import find_splits
-from mrcnn.data.loader import eval_loader
+from mrcnn.data.loading.loader import eval_loader
 from mrcnn.evaluation.coco import Kind
 from mrcnn.evaluation.evaluation import COCO, Evaluation, Protocol, score
 from mrcnn.evaluation.result_files import check_entries
 from mrcnn.evaluation.truth import GroundTruth, read_split, select_images
-from mrcnn.files import check_writable, write_json
+from mrcnn.io.atomic import check_writable, write_json
+from mrcnn.runtime.distributed import ALONE, World
 from mrcnn.structures import Detections, ImageBatch
-from mrcnn.training.distributed import ALONE, World
 
 
 class Detector(typing.Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.truth import Record
 from mrcnn.errors import UserError
 from mrcnn.evaluation.coco import (
     AREAS,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn import rle
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.truth import Record
 from mrcnn.evaluation.coco import FIELDS, Kind
 from mrcnn.evaluation.truth import GroundTruth
+from mrcnn.ops import rle
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

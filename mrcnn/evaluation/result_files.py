@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.truth import Record
 from mrcnn.errors import UserError
 from mrcnn.evaluation.coco import FIELDS, Kind
 from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.io.json_files import read_json, shown
-from mrcnn.rle import parse_counts
+from mrcnn.ops.rle import parse_counts
 
 
 def read_results(file: Path, truth: GroundTruth, kinds: Sequence[Kind] = ()) -> list[Record]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mrcnn.data.coco import CocoDataset, read_coco
-from mrcnn.data.coco_truth import Record, as_coco, filled_truth, read_records
+from mrcnn.data.coco.read import CocoDataset, read_coco
+from mrcnn.data.coco.truth import Record, as_coco, filled_truth, read_records
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_json

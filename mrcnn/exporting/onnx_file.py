@@ -9,10 +9,10 @@ from onnxscript import ir, optimizer
 
 from mrcnn.config import ModelConfig
 from mrcnn.exporting.detector import OUTPUTS
+from mrcnn.exporting.onnx_ops import OPSET, TRANSLATIONS
 from mrcnn.exporting.onnx_pixels import prepare
 from mrcnn.exporting.program import description, export_program, quiet
 from mrcnn.models import MaskRCNN
-from mrcnn.ops.to_onnx import OPSET, TRANSLATIONS
 
 _NO_LIMIT = 1 << 40  # elements; the largest weights are folded with their norms, too
 

@@ -9,8 +9,8 @@ from typing import Any
 from mrcnn import checkpoints
 from mrcnn.errors import UserError
 from mrcnn.exporting.saved import load_program
+from mrcnn.inference.predictor import Predictor
 from mrcnn.models import build
-from mrcnn.predictor import Predictor
 from mrcnn.runtime.device import find_device
 
 

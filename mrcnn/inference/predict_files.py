@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import prediction_files
-from mrcnn.data.coco_writer import coco_results
+from mrcnn.cli.progress import ProgressLine
+from mrcnn.data.coco.write import coco_results
 from mrcnn.errors import UserError
-from mrcnn.files import replacing
-from mrcnn.pictures import ImageLike
-from mrcnn.predictor import Options, Outcome, Predictor
-from mrcnn.progress import ProgressLine
-from mrcnn.results import Result
-from mrcnn.sources import Source, overlay_names
-from mrcnn.training.distributed import ALONE, World
-from mrcnn.video import VideoReader, written_video
+from mrcnn.inference import prediction_files
+from mrcnn.inference.inputs import ImageLike
+from mrcnn.inference.predictor import Options, Outcome, Predictor
+from mrcnn.inference.results import Result
+from mrcnn.inference.sources import Source, overlay_names
+from mrcnn.inference.video import VideoReader, written_video
+from mrcnn.io.atomic import replacing
+from mrcnn.runtime.distributed import ALONE, World
 
 if TYPE_CHECKING:  # in typing itself since Python 3.11
     from typing_extensions import Unpack

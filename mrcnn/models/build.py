@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from mrcnn.config import ModelConfig
+from mrcnn.models.backbones.inception import INCEPTIONS, Inception
+from mrcnn.models.backbones.mobilenet import MOBILENETS, MobileNet
+from mrcnn.models.backbones.resnet import RESNETS, ResNet, make_stage
+from mrcnn.models.backbones.vgg import VGG, VGGS
 from mrcnn.models.box_head import BoxHead
 from mrcnn.models.fpn import FPN, SingleLevel
-from mrcnn.models.inception import INCEPTIONS, Inception
 from mrcnn.models.layers import check_choice
 from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.mask_rcnn import MaskRCNN
-from mrcnn.models.mobilenet import MOBILENETS, MobileNet
 from mrcnn.models.pooling import Conv5Pooler, Pooler, RoIPooler
-from mrcnn.models.resnet import RESNETS, ResNet, make_stage
 from mrcnn.models.rpn import RPN
-from mrcnn.models.vgg import VGG, VGGS
 from mrcnn.numerics import NUMERICS, Numerics
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {

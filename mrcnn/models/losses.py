@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mrcnn.boxes import box_area, decode_boxes, encode_boxes
+from mrcnn.ops.boxes import box_area, decode_boxes, encode_boxes
 
 BOX_LOSSES = ("smooth_l1", "giou")
 

@@ -11,10 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mrcnn.boxes import box_area
 from mrcnn.models.layers import check_choice
 from mrcnn.numerics import NUMERICS, Numerics
 from mrcnn.ops import multiscale_roi_align, roi_pool
+from mrcnn.ops.boxes import box_area
 from mrcnn.ops.roi_align import CANONICAL_LEVEL
 
 ROI_OPS = ("align", "pool")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mrcnn.boxes import clip_boxes
 from mrcnn.numerics import Numerics
+from mrcnn.ops.boxes import clip_boxes
 from mrcnn.ops.paste_masks import paste_masks_rle
 from mrcnn.structures import DetectionBatch, Detections
 

@@ -1,6 +1,6 @@
 """The performance-critical ops; of one name with torchvision.ops, of one meaning."""
 
-from mrcnn.boxes import box_iou
+from mrcnn.ops.boxes import box_iou
 from mrcnn.ops.mask_targets import mask_targets
 from mrcnn.ops.match_boxes import match_boxes
 from mrcnn.ops.nms import batched_nms, nms, segmented_nms

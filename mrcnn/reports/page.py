@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from mrcnn.files import replacing
+from mrcnn.io.atomic import replacing
 from mrcnn.visual.names import printable
 
 Tile = tuple[str, str, str]  # a headline number: name, value, note

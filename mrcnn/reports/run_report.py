@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from mrcnn.data.coco import CocoDataset
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.read import CocoDataset
+from mrcnn.data.coco.truth import Record
 from mrcnn.data.images import read_image
 from mrcnn.errors import UserError
 from mrcnn.evaluation import Evaluation

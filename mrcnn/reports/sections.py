@@ -14,17 +14,17 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from mrcnn.data.coco import CocoDataset
-from mrcnn.data.coco_truth import Record
+from mrcnn.data.coco.read import CocoDataset
+from mrcnn.data.coco.truth import Record
 from mrcnn.data.images import read_image
 from mrcnn.evaluation import Evaluation
 from mrcnn.evaluation.coco import KINDS
 from mrcnn.evaluation.errors import ErrorAnalysis
 from mrcnn.evaluation.matching import DETECTION_KINDS, OBJECT_KINDS, SIZES, Floats, Ints, size_of
 from mrcnn.evaluation.tables import MEANINGS
-from mrcnn.files import replacing
+from mrcnn.io.atomic import replacing
+from mrcnn.ops.rle import from_segmentation
 from mrcnn.reports.page import Section, embed
-from mrcnn.rle import from_segmentation
 from mrcnn.visual import draw_marked
 from mrcnn.visual.charts import (
     MATRIX_CLASSES,

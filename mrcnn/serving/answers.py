@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from mrcnn.data.images import read_image
-from mrcnn.predictor import Predictor
+from mrcnn.inference.predictor import Predictor
 from mrcnn.visual import instance_colours
 
 _log = logging.getLogger("mrcnn")

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mrcnn.errors import UserError
-from mrcnn.predictor import Predictor
+from mrcnn.inference.predictor import Predictor
 from mrcnn.serving.answers import describe, detect
 from mrcnn.serving.document import document
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.graphs import Graphs
 from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.runtime.cuda_graphs import Graphs
 from mrcnn.structures import ImageBatch, Targets
 
 Losses = dict[str, Tensor]

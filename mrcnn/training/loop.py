@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn.data.loader import TrainBatch
+from mrcnn.data.loading.loader import TrainBatch
 from mrcnn.errors import UserError
-from mrcnn.training.distributed import World
+from mrcnn.runtime.distributed import World
 from mrcnn.training.step import TrainStep
 
 logger = logging.getLogger("mrcnn")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.checkpoints import PretrainedWeights, config_to_train
+from mrcnn.cli.flags import parse
 from mrcnn.config import MODELS, ModelConfig
-from mrcnn.data.coco import CocoDataset
+from mrcnn.data.coco.read import CocoDataset
 from mrcnn.errors import UserError
-from mrcnn.flags import parse
 from mrcnn.training.config import TrainConfig, typed
 from mrcnn.training.recipes import RECIPES
 

@@ -15,7 +15,7 @@ import torch
 
 from mrcnn import __version__
 from mrcnn.errors import UserError
-from mrcnn.files import replacing, sweep_drafts
+from mrcnn.io.atomic import replacing, sweep_drafts
 from mrcnn.training.loop import LOSSES, StepRecord
 
 RESULTS, TIMING = "results.csv", "timing.csv"

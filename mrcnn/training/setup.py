@@ -15,21 +15,22 @@ from torch import nn
 
 from mrcnn.checkpoints import load_pretrained, read_pretrained
 from mrcnn.config import ModelConfig
-from mrcnn.data.coco import CocoDataset, read_splits
+from mrcnn.data.augment.transforms import Augmentation
+from mrcnn.data.augment.user_transform import load_transform
+from mrcnn.data.coco.read import CocoDataset, read_splits
 from mrcnn.data.formats import find_splits
-from mrcnn.data.shapes import write_shapes
-from mrcnn.data.transforms import Augmentation
-from mrcnn.data.user_transform import load_transform
+from mrcnn.data.synthetic import write_shapes
 from mrcnn.errors import UserError
-from mrcnn.files import write_json
 from mrcnn.inference.load import load
+from mrcnn.inference.predictor import Predictor
+from mrcnn.io.atomic import write_json
 from mrcnn.models import MaskRCNN, build
-from mrcnn.predictor import Predictor
 from mrcnn.runtime.device import find_device
+from mrcnn.runtime.distributed import World, connected, distribute
+from mrcnn.training.activation_checkpointing import checkpoint_stages
 from mrcnn.training.config import TrainConfig
-from mrcnn.training.distributed import World, connected, distribute
-from mrcnn.training.less_memory import checkpoint_stages
 from mrcnn.training.loggers import Logger, TensorBoard
+from mrcnn.training.optim import Ema, make_optimizer
 from mrcnn.training.options import (
     SHAPES_SIZE,
     make_options,
@@ -37,7 +38,6 @@ from mrcnn.training.options import (
     scale_to_batch_size,
 )
 from mrcnn.training.run_folder import environment, make_run_folder
-from mrcnn.training.solver import Ema, make_optimizer
 from mrcnn.training.state import TrainingState, load_state, sweep
 from mrcnn.training.step import TrainStep
 from mrcnn.training.trainer import Trainer

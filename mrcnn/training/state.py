@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from mrcnn.errors import UserError, check_format
-from mrcnn.files import sweep_drafts
-from mrcnn.tensor_files import DamagedError, read_tensors, write_tensors
-from mrcnn.training.solver import Ema
+from mrcnn.io.atomic import sweep_drafts
+from mrcnn.io.tensors import DamagedError, read_tensors, write_tensors
+from mrcnn.training.optim import Ema
 from mrcnn.training.step import TrainStep
 
 FORMAT = 1  # of the metadata; a reader refuses higher numbers

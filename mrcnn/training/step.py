@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from mrcnn.data.loader import TrainBatch
+from mrcnn.data.loading.loader import TrainBatch
 from mrcnn.models.losses import Normalizer, local_count
+from mrcnn.runtime.distributed import World
 from mrcnn.structures import ImageBatch, Targets
 from mrcnn.training.captured import CapturedLosses
-from mrcnn.training.distributed import World
-from mrcnn.training.solver import Ema, set_learning_rate
+from mrcnn.training.optim import Ema, set_learning_rate
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn import checkpoints
-from mrcnn.data.coco import CocoDataset
-from mrcnn.data.loader import TrainBatch, train_loader
-from mrcnn.data.transforms import Augmentation
+from mrcnn.cli.progress import ProgressLine
+from mrcnn.data.augment.transforms import Augmentation
+from mrcnn.data.coco.read import CocoDataset
+from mrcnn.data.loading.loader import TrainBatch, train_loader
 from mrcnn.errors import UserError
 from mrcnn.evaluation import Evaluation, evaluate
 from mrcnn.evaluation.truth import GroundTruth
-from mrcnn.files import replacing
-from mrcnn.predictor import Predictor
-from mrcnn.progress import ProgressLine
+from mrcnn.inference.predictor import Predictor
+from mrcnn.io.atomic import replacing
 from mrcnn.reports.run_report import read_evaluation, read_rows, write_report
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger
 from mrcnn.training.loop import StepRecord, is_out_of_memory, train_steps
+from mrcnn.training.optim import learning_rate
 from mrcnn.training.run_folder import (
     RESULTS,
     TIMING,
@@ -35,7 +36,6 @@ from mrcnn.training.run_folder import (
     results_row,
     timing_row,
 )
-from mrcnn.training.solver import learning_rate
 from mrcnn.training.state import TrainingState, restore, save_state, snapshot
 from mrcnn.training.step import TrainStep
 from mrcnn.training.stop import StopRequest

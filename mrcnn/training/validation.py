@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from mrcnn.config import ModelConfig
-from mrcnn.data.coco import CocoDataset
-from mrcnn.data.loader import eval_loader
+from mrcnn.data.coco.read import CocoDataset
+from mrcnn.data.loading.loader import eval_loader
 from mrcnn.training.step import TrainStep
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mrcnn import rle
+from mrcnn.ops import rle
 from mrcnn.structures import Detections
 from mrcnn.visual.names import short_name
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from mrcnn.data.checks.check import CHECKS
 from mrcnn.data.checks.findings import Change, CheckedData, CheckedSplit, write_lines
 from mrcnn.data.checks.repair import remove
-from mrcnn.data.coco import CocoDataset, read_coco
-from mrcnn.data.coco_writer import write_coco
+from mrcnn.data.coco.read import CocoDataset, read_coco
+from mrcnn.data.coco.write import write_coco
 from mrcnn.errors import UserError
 
 LOG = "changes.jsonl"  # in the copy, one change per line

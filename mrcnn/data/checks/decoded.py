@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrcnn.data.checks.findings import CheckedSplit, Violation
-from mrcnn.data.coco_truth import as_coco
+from mrcnn.data.coco.truth import as_coco
 from mrcnn.data.image_files import Size
 from mrcnn.data.images import read_image
 from mrcnn.data.problems import Problem
 from mrcnn.errors import FileError
-from mrcnn.rle import from_segmentation
+from mrcnn.ops.rle import from_segmentation
 
 _ORIENTATION = 0x0112  # in EXIF
 

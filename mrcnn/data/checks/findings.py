@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn.data.coco import CocoDataset
-from mrcnn.data.coco_tables import CocoRecords, Record, RecordTable, is_id
+from mrcnn.data.coco.read import CocoDataset
+from mrcnn.data.coco.tables import CocoRecords, Record, RecordTable, is_id
 from mrcnn.data.formats import Split
 from mrcnn.data.image_files import Size
 from mrcnn.data.problems import Problem
-from mrcnn.files import replacing
+from mrcnn.io.atomic import replacing
 
 ERROR, WARNING = "error", "warning"  # training refuses it or goes wrong; suspicious
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mrcnn import rle
 from mrcnn.data.checks.decoded import DecodedImage, DecodedObject
 from mrcnn.data.checks.findings import Violations
-from mrcnn.data.coco_annotations import is_number
+from mrcnn.data.coco.annotations import is_number
+from mrcnn.ops import rle
 
 FEW_PIXELS = 4  # a smaller mask is more likely a slip of the hand than an object
 LOOSE = 0.05  # fraction of its side (and 2 pixels) that a stated box may be off the mask

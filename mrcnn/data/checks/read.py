@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mrcnn.data.checks.findings import ERROR, CheckedData, CheckedSplit, Finding
 from mrcnn.data.checks.repair import merge_duplicate_images, repair_records
-from mrcnn.data.coco import read_coco, read_records
-from mrcnn.data.coco_tables import ids
+from mrcnn.data.coco.read import read_coco, read_records
+from mrcnn.data.coco.tables import ids
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.data.image_files import file_name_rule
 from mrcnn.data.problems import DatasetError, Problems

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mrcnn.data.checks.findings import CheckedSplit
-from mrcnn.data.coco_tables import Record, RecordTable, ids, is_id
+from mrcnn.data.coco.tables import Record, RecordTable, ids, is_id
 from mrcnn.data.image_files import Size, file_name_rule, stored_size
 from mrcnn.data.problems import Problem
 from mrcnn.errors import FileError

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrcnn.data.checks.findings import CheckedData, ImageSummary, Violation, Violations
-from mrcnn.data.coco_tables import ids
+from mrcnn.data.coco.tables import ids
 from mrcnn.data.images import SUFFIXES
 from mrcnn.data.problems import Problem
 

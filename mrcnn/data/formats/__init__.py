@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mrcnn.data.coco_tables import CocoRecords
+from mrcnn.data.coco.tables import CocoRecords
 from mrcnn.data.formats import cityscapes, labelme, mask_files, via, voc, yolo
 from mrcnn.data.formats.folder import Listing, list_files
 from mrcnn.data.formats.records import ParsedFolder, as_coco_records

@@ -16,7 +16,7 @@ from mrcnn.data.formats.outlines import check_stated_size, read_ring
 from mrcnn.data.formats.records import ImageRecord, ObjectRecord, ParsedFolder, read_in_threads
 from mrcnn.data.image_files import Size, read_sizes
 from mrcnn.data.problems import Problems
-from mrcnn.rle import encode_values
+from mrcnn.ops.rle import encode_values
 
 # The classes that are evaluated as instances, by the ids of cityscapesScripts' labels.py.
 CLASSES = {

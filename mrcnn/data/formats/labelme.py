@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mrcnn.data.coco_tables import is_id
+from mrcnn.data.coco.tables import is_id
 from mrcnn.data.formats.folder import Listing
 from mrcnn.data.formats.outlines import (
     REDRAW,
@@ -25,7 +25,7 @@ from mrcnn.data.formats.outlines import (
 from mrcnn.data.formats.records import ImageRecord, ObjectRecord, ParsedFolder, numbered
 from mrcnn.data.image_files import Size, file_name_rule, joined, read_sizes
 from mrcnn.data.problems import Problems
-from mrcnn.rle import encode_values
+from mrcnn.ops.rle import encode_values
 
 SHAPES = ("polygon", "rectangle", "circle", "mask")
 

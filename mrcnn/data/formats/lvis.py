@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mrcnn.data.coco_tables import CocoRecords, ids
+from mrcnn.data.coco.tables import CocoRecords, ids
 from mrcnn.data.image_files import file_name_rule
 from mrcnn.data.problems import Problems
 

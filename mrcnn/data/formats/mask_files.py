@@ -25,7 +25,7 @@ from mrcnn.data.image_files import Size, file_name_rule, read_sizes
 from mrcnn.data.images import read_stored
 from mrcnn.data.problems import Problems
 from mrcnn.errors import FileError
-from mrcnn.rle import encode_values
+from mrcnn.ops.rle import encode_values
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn import rle
-from mrcnn.data.coco_annotations import is_number
+from mrcnn.data.coco.annotations import is_number
 from mrcnn.data.image_files import Size
 from mrcnn.data.problems import Problems
+from mrcnn.ops import rle
 
 REDRAW = "draw it again or remove it"
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrcnn.data.coco_tables import CocoRecords
+from mrcnn.data.coco.tables import CocoRecords
 from mrcnn.data.image_files import Size
 from mrcnn.data.problems import Problem, Problems
 

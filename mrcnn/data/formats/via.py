@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from mrcnn.data.coco_annotations import is_number
+from mrcnn.data.coco.annotations import is_number
 from mrcnn.data.formats.folder import Listing
 from mrcnn.data.formats.outlines import REDRAW, ellipse, is_near, near_rule, rectangle
 from mrcnn.data.formats.records import ImageRecord, ObjectRecord, ParsedFolder, numbered

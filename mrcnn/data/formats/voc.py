@@ -19,7 +19,7 @@ from mrcnn.data.formats.records import (
 )
 from mrcnn.data.image_files import Size, file_name_rule, read_sizes
 from mrcnn.data.problems import Problems
-from mrcnn.rle import encode_values
+from mrcnn.ops.rle import encode_values
 
 NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -1,0 +1,248 @@
+"""Conversion of detectors between mrcnn and other frameworks.
+
+Tensors change in three ways, all of which are reversible. If pixels are BGR, the inputs of the
+first convolution are reversed. Pooled features are flattened as (row, column, channel) in mrcnn,
+and as (channel, row, column) elsewhere. Background is the last logit in mrcnn, without a box or a
+mask; elsewhere it may be class 0, with both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrcnn.checkpoints.foreign.infer import COUNTER, PIXELS, check_supported, infer_fields
+from mrcnn.checkpoints.foreign.layouts import LAYOUTS
+from mrcnn.checkpoints.foreign.naming import Evidence, Layout
+from mrcnn.config import ModelConfig
+from mrcnn.errors import UserError
+from mrcnn.models import build
+from mrcnn.models.build import BOX_BINS
+
+_FLATTENED = "box_head.layers.0.weight"
+_CLASSES = "box_head.class_logits."
+_PER_CLASS = {"box_head.deltas.": 4, "mask_head.mask_logits.": 1}  # rows per class
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class ImportedDetector:
+    """A detector of another framework, as an mrcnn model."""
+
+    state: dict[str, Tensor]
+    config: ModelConfig
+    # Tensors of the file that the model does not use, kept for exporting, under source names; rows
+    # of the background as NAME[background].
+    rest: dict[str, Tensor]
+    # Kept for exporting: "framework", whether its pixels are "bgr", and whether its live norms have
+    # "counters".
+    source: dict[str, Any]
+    notes: list[str]
+
+
+def detect_framework(state: Mapping[str, Tensor]) -> str | None:
+    """Return the key of `LAYOUTS` that these names belong to, or None."""
+    for name, layout in LAYOUTS.items():
+        if any(layout.signature.fullmatch(key) for key in state):
+            return name
+    return None
+
+
+def import_state_dict(
+    file: Path,
+    state: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    assumed: Mapping[str, Any],
+    bgr: bool | None = None,
+) -> ImportedDetector:
+    """Convert a state dict of another framework into one of mrcnn, with its configuration.
+
+    Args:
+        file: where the state comes from, for messages.
+        state: tensors under the names of the framework.
+        facts: values that the file has beside the tensors.
+        assumed: fields of `ModelConfig` that replace inferred ones.
+        bgr: whether pixels are BGR; None uses the framework's default.
+
+    Raises:
+        UserError: if the file holds another network, or a tensor is missing or has a wrong shape.
+    """
+    check_supported(file, state)
+    framework = detect_framework(state)
+    if framework is None:
+        raise UserError(
+            f"{file}: does not hold a known detector ({', '.join(LAYOUTS)}); "
+            f"its names begin with {', '.join(sorted(state)[:3])}"
+        )
+    layout = LAYOUTS[framework]
+    sources = _source_names(file, layout, state)
+    shapes = {name: tuple(state[source].shape) for name, source in sources.items()}
+    fields, classes = infer_fields(file, framework, layout, sources, shapes)
+    defaults, default_bgr = layout.defaults(Evidence(state, facts, fields, classes))
+    if len(assumed.get("class_names", ())) not in (0, classes):
+        raise UserError(
+            f"{file}: has {classes} classes; class_names must have as many, "
+            f"got {len(assumed['class_names'])}"
+        )
+    try:
+        config = ModelConfig(**{**fields, **defaults, **assumed})
+        with torch.device("meta"):
+            expected = build(config).state_dict()
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
+    if not all(0 < value < math.inf for value in config.pixel_std):
+        raise UserError(f"{file}: pixel_std must be positive, got {config.pixel_std}")
+
+    reverse = default_bgr if bgr is None else bgr
+    converted: dict[str, Tensor] = {}
+    rest: dict[str, Tensor] = {}
+    for name, meta in expected.items():
+        source = sources.get(name)
+        if source is None and name.endswith(COUNTER):
+            converted[name] = torch.zeros((), dtype=torch.int64)
+            continue
+        shape = tuple(_export_tensor(layout, True, name, meta, None).shape)
+        if source is None:
+            raise UserError(
+                f"{file}: lacks {layout.source_name(name, config) or name}, {shape}; "
+                "is the file complete?"
+            )
+        value, background = _import_tensor(layout, reverse, name, state[source])
+        if value is None or value.shape != meta.shape:
+            raise UserError(
+                f"{file}: {source} has shape {tuple(state[source].shape)}; the shape for a "
+                f"{config.backbone} with {classes} classes is {shape}"
+            )
+        converted[name] = value
+        if background is not None:
+            rest[f"{source}[background]"] = background
+    used = {sources[name] for name in expected if name in sources}
+    for source, value in state.items():
+        if source in used:
+            continue
+        if not layout.ignored.fullmatch(source):
+            raise UserError(
+                f"{file}: {source}, {tuple(value.shape)}, is not a tensor of the supported Mask "
+                f"R-CNNs of {framework}; it belongs to another network"
+            )
+        rest[source] = value
+    counters = any(source.endswith(COUNTER) for source in state)
+    origin = {"framework": framework, "bgr": reverse, "counters": counters}
+    notes = _notes(file, framework, config, reverse if bgr is None else None, assumed)
+    return ImportedDetector(converted, config, rest, origin, notes)
+
+
+def export_state_dict(
+    framework: str,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    rest: Mapping[str, Tensor],
+    bgr: bool,
+) -> dict[str, Tensor]:
+    """Convert a state dict of mrcnn into one of another framework; inverts `import_state_dict`.
+
+    Args:
+        framework: a key of `LAYOUTS`.
+        state: state dict of an mrcnn model.
+        config: configuration of that model.
+        rest: the unused tensors of a file of that framework; without them, background gets zeros.
+        bgr: whether the framework's pixels are BGR.
+
+    Raises:
+        ValueError: if the framework lacks one of the layers.
+    """
+    layout = LAYOUTS[framework]
+    exported: dict[str, Tensor] = {}
+    for name, value in state.items():
+        source = layout.source_name(name, config)
+        if source is None:
+            raise ValueError(f"{framework} does not have a layer for {name}")
+        background = rest.get(f"{source}[background]")
+        exported[source] = _export_tensor(layout, bgr, name, value, background)
+    return exported | {k: v for k, v in rest.items() if not k.endswith("[background]")}
+
+
+def _source_names(file: Path, layout: Layout, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the source names by mrcnn name."""
+    sources: dict[str, str] = {}
+    for source, value in state.items():
+        name = layout.mrcnn_name(source)
+        if name is None and not layout.ignored.fullmatch(source):
+            continue
+        dense = value.layout == torch.strided
+        if not dense or not (value.dtype in _FLOATS or source.endswith(COUNTER)):
+            kind = str(value.dtype if dense else value.layout).removeprefix("torch.")
+            raise UserError(
+                f"{file}: {source} holds {kind}; weights must be dense and of type "
+                f"{', '.join(str(dtype).removeprefix('torch.') for dtype in _FLOATS)}"
+            )
+        if name in sources:
+            raise UserError(f"{file}: {sources[name]} and {source} are the same tensor; remove one")
+        if name is not None:
+            sources[name] = source
+    return sources
+
+
+def _import_tensor(
+    layout: Layout, bgr: bool, name: str, value: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return a tensor and its background rows, if mrcnn drops these; None for a wrong shape."""
+    if name == PIXELS and bgr:
+        return value.flip(1) if value.dim() == 4 else None, None
+    if name == _FLATTENED:
+        if value.dim() != 2 or value.shape[1] % BOX_BINS**2:
+            return None, None
+        maps = value.reshape(len(value), -1, BOX_BINS, BOX_BINS)
+        return maps.permute(0, 2, 3, 1).flatten(1), None
+    if not layout.background_first or value.dim() == 0:
+        return value, None
+    if name.startswith(_CLASSES):
+        return value.roll(-1, 0), None
+    for layer, rows in _PER_CLASS.items():
+        if name.startswith(layer):
+            return value[rows:], value[:rows]
+    return value, None
+
+
+def _export_tensor(
+    layout: Layout, bgr: bool, name: str, value: Tensor, background: Tensor | None
+) -> Tensor:
+    if name == PIXELS and bgr:
+        return value.flip(1)
+    if name == _FLATTENED:
+        return value.reshape(len(value), BOX_BINS, BOX_BINS, -1).permute(0, 3, 1, 2).flatten(1)
+    if not layout.background_first:
+        return value
+    if name.startswith(_CLASSES):
+        return value.roll(1, 0)
+    for layer, rows in _PER_CLASS.items():
+        if name.startswith(layer):
+            if background is None:
+                background = value.new_zeros(rows, *value.shape[1:])
+            return torch.cat([background, value])
+    return value
+
+
+def _notes(
+    file: Path, framework: str, config: ModelConfig, bgr: bool | None, assumed: Mapping[str, Any]
+) -> list[str]:
+    """Describe what was recognized, and what was assumed because the file does not contain it."""
+    fields = ["norm_eps", "stride_in_1x1", "pixel_std"]
+    if config.norm.startswith("group"):
+        fields.remove("norm_eps")
+    guesses = [f"{name} {getattr(config, name)}" for name in fields if name not in assumed]
+    if bgr is not None:
+        guesses.append("pixels blue, green, red" if bgr else "pixels red, green, blue")
+    guesses.append(f"the sizes, thresholds and anchors of {config.numerics}")
+    neck = {"fpn": f"{config.fpn_levels}-level FPN", "c4": "C4", "dc5": "DC5"}[config.neck]
+    return [
+        f"{file}: {framework}, {config.backbone}, {neck}, {config.num_classes} classes"
+        + ("" if config.masks else ", boxes only"),
+        "not in the file, so assumed: " + ", ".join(guesses),
+    ]

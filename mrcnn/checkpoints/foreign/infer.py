@@ -1,0 +1,169 @@
+"""Inference of a detector's configuration from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mrcnn.checkpoints.foreign.naming import Fields, Layout
+from mrcnn.config import ModelConfig
+from mrcnn.errors import UserError
+from mrcnn.models.backbones.resnet import RESNETS, Shape
+
+PIXELS = "backbone.body.conv1.weight"  # the layer that reads the pixels
+COUNTER = ".num_batches_tracked"  # of live batch norm; nothing depends on it
+
+# Tensor names that only these networks have. Sources: the modules of torchvision, Detectron2,
+# MMDetection, maskrcnn-benchmark and DETR.
+_UNSUPPORTED = {
+    "a Cascade R-CNN": r"roi_heads\.box_(head|predictor)\.\d+\.[a-z]\w+\.\w+"
+    r"|roi_head\.bbox_head\.\d+\..+",
+    "a RetinaNet": r"head\.(classification_head|cls_subnet)\..+|bbox_head\.retina_.+"
+    r"|rpn\.head\.cls_tower\..+",
+    "a Keypoint R-CNN": r"roi_heads\.keypoint(_head|_predictor)?\..+",
+    "a panoptic model": r"sem_seg_head\..+|(roi_head\.)?semantic_head\..+",
+    "PointRend": r"(roi_heads\.mask_head|roi_head)\.point_head\..+",
+    "a network with deformable convolutions": r".+\.conv\d_offset\..+|.+\.conv2\.offset\..+",
+    "DETR": r"(detr\.)?transformer\..+|(decoder|bbox_head\.transformer)\..+|query_embed.*",
+    "a C4 model of maskrcnn-benchmark": r"roi_heads\.box\.feature_extractor\.head\..+",
+}
+_CLASSIFIER = r"(head\.)?fc\.weight|classifier\..+"
+
+
+def check_supported(file: Path, names: Iterable[str]) -> None:
+    """Refuse networks that are recognized but not supported.
+
+    Raises:
+        UserError: if a tensor name belongs to one; the message names the network.
+    """
+    for name in names:
+        for network, pattern in _UNSUPPORTED.items():
+            if re.fullmatch(pattern, name):
+                raise UserError(
+                    f"{file}: {name} is a tensor of {network}; "
+                    "the supported detectors are Mask R-CNN and Faster R-CNN"
+                )
+        if re.fullmatch(_CLASSIFIER, name):
+            raise UserError(
+                f"{file}: {name} is a tensor of a classification network, which does not detect "
+                "objects; to train a detector from it, use mrcnn train --weights"
+            )
+
+
+def infer_fields(
+    file: Path,
+    framework: str,
+    layout: Layout,
+    sources: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[Fields, int]:
+    """Infer fields of `ModelConfig` and the number of classes.
+
+    Args:
+        file: for messages.
+        framework: for messages.
+        layout: of the framework.
+        sources: source names by mrcnn name.
+        shapes: shapes by mrcnn name.
+
+    Raises:
+        UserError: if a tensor that every detector has is missing or has a wrong shape, or the
+            backbone is unknown.
+    """
+
+    def count(pattern: str) -> int:
+        return _count(shapes, pattern)
+
+    def need(name: str, dims: int) -> tuple[int, ...]:
+        source = sources.get(name)
+        if source is None:
+            example = layout.source_name(name, ModelConfig(class_names=("a",)))
+            raise UserError(f"{file}: lacks {example}, which every detector of {framework} has")
+        if len(shapes[name]) != dims or 0 in shapes[name]:
+            raise UserError(
+                f"{file}: {source} has shape {shapes[name]}; it must have {dims} dimensions, "
+                "none of them empty"
+            )
+        return shapes[name]
+
+    classes = need("box_head.class_logits.weight", 2)[0] - 1
+    if classes < 1:
+        raise UserError(
+            f"{file}: {sources['box_head.class_logits.weight']} has one row; "
+            "it must have one for background and one for each class"
+        )
+    box_rows = need("box_head.deltas.weight", 2)[0]
+    background = 1 if layout.background_first else 0
+    conv5 = "box_head.pooler.conv5.0.conv1.weight" in sources
+    # Only Detectron2 has models of one level, and their backbones have different names.
+    fpn = sources.get(PIXELS) != "backbone.stem.conv1.weight"
+    fields: Fields = {
+        "backbone": _backbone(file, sources, shapes, conv5),
+        "norm": _backbone_norm(shapes),
+        "neck": "fpn" if fpn else "c4" if conv5 else "dc5",
+        "rpn_convs": count(r"rpn\.convs\.(\d+)\.weight"),
+        "box_head_convs": count(r"box_head\.convs\.(\d+)\.weight"),
+        "box_head_layers": count(r"box_head\.layers\.(\d+)\.weight"),
+        "class_agnostic_boxes": box_rows == 4 * (1 + background) and classes > 1,
+        "masks": any(name.startswith("mask_head.") for name in shapes),
+    }
+    if fpn:
+        fields["fpn_channels"] = need("backbone.lateral.0.weight", 4)[0]
+        fields["fpn_levels"] = count(r"backbone\.lateral\.(\d+)\.weight")
+    else:
+        fields["anchor_sizes"] = ((32, 64, 128, 256, 512),)
+    if fields["box_head_convs"]:
+        fields["box_head_conv_width"] = need("box_head.convs.0.weight", 4)[0]
+    if fields["box_head_layers"]:
+        fields["box_head_width"] = need("box_head.layers.0.weight", 2)[0]
+    if fields["masks"]:
+        fields["mask_head_convs"] = count(r"mask_head\.convs\.(\d+)\.weight")
+        fields["mask_head_width"] = need("mask_head.upsample.weight", 4)[1]
+        mask_rows = need("mask_head.mask_logits.weight", 4)[0]
+        fields["class_agnostic_masks"] = mask_rows == 1 + background and classes > 1
+    elif conv5:
+        fields["mask_head_convs"] = 0
+    fields["head_norm"] = "none"
+    norms = [name for name in shapes if re.fullmatch(r"(?!backbone\.body).*\.norm\.(.*)", name)]
+    if norms:  # nobody freezes norms that are trained from scratch
+        live = any(name.endswith(".running_mean") for name in norms)
+        fields["head_norm"] = "batch" if live else "group"
+    return fields, classes
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    """Count the different numbers that the first group of a pattern has in these names."""
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
+
+
+def _backbone_norm(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    if "backbone.body.bn1.running_mean" not in shapes:
+        return "group"
+    return "batch" if "backbone.body.bn1" + COUNTER in shapes else "frozen_batch"
+
+
+def _backbone(
+    file: Path, sources: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], conv5: bool
+) -> str:
+    """Return the key of `RESNETS` with the same numbers of blocks and the same width."""
+    last = "box_head.pooler.conv5" if conv5 else "backbone.body.layer4"
+    stages = (*(f"backbone.body.layer{i}" for i in (1, 2, 3)), last)
+    depths = tuple(_count(shapes, re.escape(stage) + r"\.(\d+)\.") for stage in stages)
+    block = "backbone.body.layer1.0."
+    shape = shapes.get(block + "conv2.weight", (0, 0, 0, 0))
+    actual = (depths, block + "conv3.weight" in shapes, shape[:2])
+    for name, known in RESNETS.items():
+        if actual == (known.depths, known.bottleneck, _second_convolution(known)):
+            return name
+    source = sources.get(block + "conv2.weight", block + "conv2.weight")
+    raise UserError(
+        f"{file}: its backbone has {depths} blocks in its four stages, and {source} has shape "
+        f"{tuple(shape)}; that is none of {', '.join(RESNETS)}"
+    )
+
+
+def _second_convolution(shape: Shape) -> tuple[int, int]:
+    """Return the output channels, and the input channels per group, of a block's second conv."""
+    width = shape.groups * shape.group_width if shape.bottleneck else 64
+    return width, width // shape.groups

@@ -1,0 +1,69 @@
+"""The console command `mrcnn`, which runs one of its commands."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+# Command -> module with a `main(argv)`, and its line of help. Imported when it is run.
+COMMANDS = {
+    "train": ("mrcnn.train", "train on your own images, or on generated shapes"),
+    "predict": ("mrcnn.predict", "detect objects in images and videos: overlays and JSON"),
+    "serve": ("mrcnn.serve", "open a local web page that detects objects in dropped images"),
+    "evaluate": ("mrcnn.evaluate", "compute AP of boxes and masks on a data set"),
+    "compare": ("mrcnn.compare", "compare two runs or result files"),
+    "report": ("mrcnn.report", "write the report page of a run: curves, metrics, errors, images"),
+    "check-data": ("mrcnn.check_data", "find problems in a data set, and suggest training flags"),
+    "export": ("mrcnn.export", "export a trained model to one file: .pt2 or .onnx"),
+    "convert": ("mrcnn.convert", "convert detectors from and to other frameworks"),
+    "convert-data": ("mrcnn.convert_data", "convert a data set of any format to COCO files"),
+    "doctor": ("mrcnn.doctor", "print versions and built kernels, and how to fix what is missing"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from mrcnn import __version__
+
+        print(f"mrcnn {__version__}")
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"mrcnn: unknown command {command!r:.60}{hint}\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(COMMANDS[command][0])
+        from mrcnn.cli.flags import run
+    except ImportError as error:
+        print(_advice(error), file=sys.stderr)
+        return 2
+    return run(module.main, rest)
+
+
+def usage() -> str:
+    """Return the help text."""
+    commands = "\n".join(f"  {name:<13}{text}" for name, (_, text) in COMMANDS.items())
+    return (
+        f"usage: mrcnn COMMAND [flags]\n\n{commands}\n\n"
+        "mrcnn COMMAND --help shows the flags of a command, mrcnn --version the version."
+    )
+
+
+def _advice(error: ImportError) -> str:
+    """Return how to install a missing library; missing kernels bring their own advice."""
+    text = str(error)
+    if text.startswith("mrcnn: "):
+        return text
+    return f"mrcnn: a library is missing or broken: {text}\n  Run: pip install -r requirements.txt"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

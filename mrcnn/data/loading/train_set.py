@@ -1,0 +1,130 @@
+"""Training images: each is read, augmented, and given with its instances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from mrcnn.config import ModelConfig
+from mrcnn.data import instances
+from mrcnn.data.augment.copy_paste import NetworkImage, paste, select
+from mrcnn.data.augment.transforms import (
+    Augmentation,
+    augmented_part,
+    random_view,
+    view_instances,
+    view_pixels,
+    within,
+)
+from mrcnn.data.coco.read import CocoDataset
+from mrcnn.data.images import read_image
+from mrcnn.data.loading.batch_order import LOSSES, VIEW, Key, random_numbers
+from mrcnn.errors import UserError
+
+OnBadImage = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class TrainImage(NetworkImage):
+    """A training image, with its position in the data set and its seed."""
+
+    index: int  # in the data set
+    seed: int  # of random choices in the losses, 63 bits
+    notes: tuple[str, ...] = ()  # for the user
+
+
+class TrainSet(Dataset[TrainImage]):
+    """Random views of the images of a data set; the item of a `Key` is equal in every process.
+
+    Args:
+        dataset: images and annotations.
+        config: configuration of the model.
+        augmentation: random changes of the images.
+        seed: the view and the seed of the losses depend on this and the key alone. Hence a resumed
+            run sees the same views as an uninterrupted one.
+        on_bad_image: "skip" replaces an unreadable image by the next readable one and adds a note;
+            "stop" raises `UserError`.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        config: ModelConfig,
+        augmentation: Augmentation,
+        seed: int,
+        on_bad_image: OnBadImage = "stop",
+    ) -> None:
+        self.dataset, self.config = dataset, config
+        self.augmentation, self.seed = augmentation, seed
+        self.on_bad_image = on_bad_image
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> TrainImage:
+        rng = np.random.default_rng(random_numbers(VIEW, self.seed, *key))
+        index, image, notes = self._read(key.image)
+        view = self._view(index, image, rng)
+        if self.augmentation.copy_paste and rng.random() < self.augmentation.copy_paste:
+            other, image, more_notes = self._read(int(rng.integers(len(self.dataset))))
+            view = self._paste_instances(other, image, view, rng)
+            notes += more_notes
+        seed = random_numbers(LOSSES, self.seed, *key).generate_state(1, np.uint64)[0]
+        return TrainImage(**vars(view), index=index, seed=int(seed >> np.uint64(1)), notes=notes)
+
+    def _view(
+        self,
+        index: int,
+        image: NDArray[np.uint8],
+        rng: np.random.Generator,
+        size: tuple[int, int] | None = None,
+    ) -> NetworkImage:
+        """Draw a random view of an image, no larger than `size`, with its visible instances."""
+        targets = self.dataset.targets(index)
+        masks, boxes = instances.select(self.dataset.masks, targets), self.dataset.boxes[targets]
+        height, width = image.shape[:2]
+        view = random_view(height, width, boxes, self.config, self.augmentation, rng)
+        if size is not None:
+            view = within(view, *size)
+        masks, boxes, kept = view_instances(masks, boxes, view)
+        part, view = augmented_part(image, view, self.augmentation, rng)
+        pixels = view_pixels(part, view, self.config)
+        return NetworkImage(pixels, boxes, self.dataset.labels[targets[kept]], masks)
+
+    def _paste_instances(
+        self, index: int, image: NDArray[np.uint8], below: NetworkImage, rng: np.random.Generator
+    ) -> NetworkImage:
+        """Paste some instances of another image, drawn at random.
+
+        Under large-scale jitter the result may grow, within the square; otherwise the size stays.
+        """
+        height, width = below.pixels.shape[1:]
+        side = self.augmentation.jitter_size
+        above = self._view(index, image, rng, (side, side) if side else (height, width))
+        count = len(above.labels)
+        if not count:
+            return below
+        chosen = rng.permutation(count)[: rng.integers(1, count + 1)]
+        return paste(below, select(above, torch.from_numpy(np.sort(chosen))))
+
+    def _read(self, first: int) -> tuple[int, NDArray[np.uint8], tuple[str, ...]]:
+        """Read image `first`, or the next readable one; return its index, pixels and notes."""
+        errors: list[UserError] = []
+        for offset in range(len(self.dataset)):
+            path = self.dataset.path(index := (first + offset) % len(self.dataset))
+            try:
+                image = read_image(path)
+            except UserError as error:
+                if self.on_bad_image == "stop":
+                    raise
+                errors.append(error)
+            else:
+                notes = (f"{error}. {path.name} is used instead" for error in errors)
+                return index, image, tuple(notes)
+        reason = f"none of the images can be read; the first error is: {errors[0]}"
+        raise UserError(f"{self.dataset.folder}: {reason}")

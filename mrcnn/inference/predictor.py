@@ -1,0 +1,384 @@
+"""Prediction: `model = mrcnn.load("runs/1"); result = model.predict("street.jpg")`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mrcnn.config import ModelConfig
+from mrcnn.data.images import (
+    MAX_TILED_PIXELS,
+    empty_batch,
+    network_size,
+    unpadded_views,
+    write_view,
+)
+from mrcnn.errors import UserError
+from mrcnn.exporting.saved import SavedProgram
+from mrcnn.inference.inputs import ImageLike, InputImage, Pixels, read_input
+from mrcnn.inference.results import Result
+from mrcnn.inference.tiles import merge_tiles, tile_windows
+from mrcnn.inference.tta import detect_views
+from mrcnn.models import MaskRCNN
+from mrcnn.models.postprocess import to_detections
+from mrcnn.runtime.batching import bucket_by, prefetch
+from mrcnn.runtime.cuda_graphs import Graphs
+from mrcnn.structures import DetectionBatch, Detections, ImageBatch
+
+if TYPE_CHECKING:  # in typing itself since Python 3.11
+    from typing_extensions import Unpack
+
+    from mrcnn.data.coco.read import CocoDataset
+    from mrcnn.evaluation import Evaluation
+
+Outcome = Result | UserError  # the error of an image whose file cannot be read
+Size = tuple[int, int]  # (height, width)
+Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
+
+
+class Options(TypedDict, total=False):
+    """Options of passing images through the network."""
+
+    batch_size: int  # images or tiles per batch; 4 by default
+    # Side of a tile, image pixels. Larger images are processed in overlapping tiles, and the
+    # detections are merged. Each tile is resized like a whole image and gives at most
+    # `max_detections` objects.
+    tiles: int | None
+    tile_overlap: float  # fraction of their side that neighbouring tiles share; 0.25 by default
+    # Test-time augmentation: average over three sizes, each also mirrored; about six times the
+    # work. Images pass through the network one by one.
+    tta: bool
+
+
+class _Batch(NamedTuple):
+    positions: list[int]  # in the order of the input
+    errors: list[UserError]  # of unreadable images, which form separate batches
+    images: list[InputImage]
+    pixels: ImageBatch | None  # None for errors
+
+
+class Predictor:
+    """A model with its configuration, for images of any kind and size.
+
+    Args:
+        model: the network, or an exported program.
+        config: configuration of the model.
+        amp: compute convolutions and matrix products in bfloat16.
+        notes: assumptions that were made about a file of another framework.
+        capture: run as CUDA graphs, one for each padded size and number of images.
+    """
+
+    def __init__(
+        self,
+        model: MaskRCNN | SavedProgram,
+        config: ModelConfig,
+        amp: bool = False,
+        notes: Sequence[str] = (),
+        capture: bool = False,
+    ) -> None:
+        self.model, self.config, self.amp, self.notes = model, config, amp, list(notes)
+        self._run: Callable[[ImageBatch], DetectionBatch] = Graphs(model) if capture else model
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.model.device
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Category id of each class in the training annotations; 1, 2, … if there are none."""
+        return self.config.category_ids or tuple(range(1, self.config.num_classes + 1))
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """COCO category records of the classes."""
+        names = self.config.class_names
+        return [{"id": id, "name": name} for id, name in zip(self.category_ids, names, strict=True)]
+
+    # A str is also a sequence of str; the first overload must win.
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self,
+        image: ImageLike,
+        score_threshold: float = ...,
+        class_thresholds: Mapping[str, float] = ...,
+        **options: Unpack[Options],
+    ) -> Result: ...
+    @overload
+    def predict(
+        self,
+        image: Sequence[ImageLike],
+        score_threshold: float = ...,
+        class_thresholds: Mapping[str, float] = ...,
+        **options: Unpack[Options],
+    ) -> list[Result]: ...
+
+    def predict(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        score_threshold: float = 0.5,
+        class_thresholds: Mapping[str, float] = {},
+        **options: Unpack[Options],
+    ) -> Result | list[Result]:
+        """Detect the objects in an image, or in each image of a list.
+
+        The objects of an image do not depend on the other images: only images that are padded to
+        the same size share a batch. Rounding may differ in the last bits.
+
+        Args:
+            image: a file name, PIL image, (h, w, 3) RGB or (h, w) grey uint8 array, or (3, h, w)
+                RGB uint8 tensor; or a list of these.
+            score_threshold: lowest score to keep. The model already drops objects below its
+                configured `score_threshold`.
+            class_thresholds: lowest scores of some classes by name, instead of `score_threshold`.
+            **options: see `Options`.
+
+        Returns:
+            The objects of the image, best first, or a list with one result per image.
+
+        Raises:
+            UserError: if a file cannot be read, or a class name is unknown.
+
+        Example:
+            >>> result = model.predict("street.jpg", 0.6, {"dog": 0.8})
+            >>> result.boxes.shape, result.names[:2]
+            ((7, 4), ['car', 'dog'])
+        """
+        if isinstance(image, str | os.PathLike | Image.Image | np.ndarray | Tensor):
+            if options.keys() - {"batch_size"}:  # tiles or test-time augmentation
+                return next(self.stream([image], score_threshold, class_thresholds, **options))
+            thresholds = self.thresholds(score_threshold, class_thresholds)
+            loaded = read_input(image)
+            if isinstance(loaded, UserError):
+                raise loaded
+            batch = self._prepare([loaded], [network_size(*loaded.size, self.config)])
+            return self._results([loaded], batch, thresholds)[0]
+        return list(self.stream(image, score_threshold, class_thresholds, **options))
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        score_threshold: float = 0.5,
+        class_thresholds: Mapping[str, float] = {},
+        **options: Unpack[Options],
+    ) -> Iterator[Result]:
+        """Yield a result per image, in order; for lists that do not fit in memory.
+
+        The next batch is read while the current one is computed. About 3 * `batch_size` images are
+        in memory at a time. The arguments are those of `predict`.
+
+        Raises:
+            UserError: at the position of an image that cannot be read.
+
+        Example:
+            >>> for result in model.stream(Path("photos").glob("*.jpg"), batch_size=8):
+            ...     print(result.path, result.summary())
+        """
+        outcomes = self.try_stream(images, score_threshold, class_thresholds, **options)
+        return map(_raise_if_error, outcomes)
+
+    def try_stream(
+        self,
+        images: Iterable[ImageLike],
+        score_threshold: float = 0.5,
+        class_thresholds: Mapping[str, float] = {},
+        *,
+        batch_size: int = 4,
+        tiles: int | None = None,
+        tile_overlap: float = 0.25,
+        tta: bool = False,
+    ) -> Iterator[Outcome]:
+        """Run `stream`, but yield the error of an image that cannot be read and continue."""
+        thresholds = self.thresholds(score_threshold, class_thresholds)
+        if tiles is not None and (tiles < 1 or not 0 <= tile_overlap < 1):
+            raise ValueError(
+                "predict: tiles must be at least 1 and tile_overlap in [0, 1), "
+                f"got {tiles} and {tile_overlap}"
+            )
+
+        detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]] = (
+            partial(self._by_views, thresholds=thresholds)
+            if tta
+            else partial(self._by_batches, batch_size=batch_size, thresholds=thresholds)
+        )
+        if tiles is None:
+            return detect(images)
+        return (self._in_tiles(image, tiles, tile_overlap, detect) for image in images)
+
+    def _in_tiles(
+        self,
+        source: ImageLike,
+        size: int,
+        overlap: float,
+        detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]],
+    ) -> Outcome:
+        image = read_input(source, MAX_TILED_PIXELS)
+        if isinstance(image, UserError):
+            return image
+        windows = tile_windows(*image.size, size, overlap)
+        outcomes = detect([image.pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in windows])
+        return merge_tiles(image, windows, [_raise_if_error(outcome) for outcome in outcomes])
+
+    def _by_views(self, images: Iterable[ImageLike], thresholds: Thresholds) -> Iterator[Outcome]:
+        for image in prefetch(map(read_input, images)):
+            if isinstance(image, UserError):
+                yield image
+            else:
+                yield self._result(image, self._detect_views(image.pixels), thresholds)
+
+    def _by_batches(
+        self, images: Iterable[ImageLike], batch_size: int, thresholds: Thresholds
+    ) -> Iterator[Outcome]:
+        finished: dict[int, Outcome] = {}
+        next_position = 0
+        for batch in prefetch(self._batches(images, batch_size)):
+            outcomes: Sequence[Outcome] = batch.errors
+            if batch.pixels is not None:
+                outcomes = self._results(batch.images, batch.pixels, thresholds)
+            finished.update(zip(batch.positions, outcomes, strict=True))
+            del batch, outcomes
+            while next_position in finished:
+                yield finished.pop(next_position)
+                next_position += 1
+
+    def _batches(self, images: Iterable[ImageLike], batch_size: int) -> Iterator[_Batch]:
+        """Read images, and prepare those of equal padded size together."""
+
+        def read() -> Iterator[tuple[int, InputImage | UserError, Size]]:
+            for position, source in enumerate(images):
+                image = read_input(source)
+                if isinstance(image, UserError):
+                    yield position, image, (0, 0)
+                else:
+                    yield position, image, network_size(*image.size, self.config)
+
+        def padded_size(item: tuple[int, InputImage | UserError, Size]) -> tuple[int, ...]:
+            return tuple(-(-side // self.config.size_multiple) for side in item[2])
+
+        for group in bucket_by(read(), padded_size, batch_size):
+            positions, sizes = [item[0] for item in group], [item[2] for item in group]
+            errors = [image for _, image, _ in group if isinstance(image, UserError)]
+            readable = [image for _, image, _ in group if isinstance(image, InputImage)]
+            pixels = None if errors else self._prepare(readable, sizes)
+            yield _Batch(positions, errors, readable, pixels)
+
+    def _prepare(self, images: Sequence[InputImage], sizes: Sequence[Size]) -> ImageBatch:
+        """Resize images to `sizes`, normalise them and pad them to one size."""
+        batch = empty_batch(sizes, self.config.size_multiple)
+        for image, view in zip(images, unpadded_views(batch), strict=True):
+            height, width = image.size
+            write_view(image.pixels, (0, 0, width, height), view, self.config)
+        return batch
+
+    def _results(
+        self, images: Sequence[InputImage], batch: ImageBatch, thresholds: Thresholds
+    ) -> list[Result]:
+        detections = self.detect(batch, [image.size for image in images])
+        return [
+            self._result(image, objects, thresholds)
+            for image, objects in zip(images, detections, strict=True)
+        ]
+
+    def detect(
+        self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """Detect the objects of a prepared batch.
+
+        Args:
+            images: N images as the network expects them.
+            original_sizes: (height, width) of each image before it was resized.
+
+        Returns:
+            N detections, in pixels of the original images.
+        """
+        with self._inference():
+            images = images.to(self.device)
+            detections = self._run(images)
+            return to_detections(detections, images.sizes, original_sizes, self.config.conventions)
+
+    def evaluate(self, data: str | os.PathLike[str] | CocoDataset, **options: Any) -> Evaluation:
+        """Detect on every image of a data set, and score boxes and masks.
+
+        Args:
+            data: Folder of a data set, or a data set read with the class names of the model.
+            options: Those of `mrcnn.evaluation.evaluate`, such as `split` and `batch_size`.
+
+        Example:
+            >>> print(mrcnn.load("runs/1").evaluate("DIR", batch_size=4))
+        """
+        from mrcnn.evaluation import evaluate  # prediction alone does without pycocotools' scorer
+
+        return evaluate(self, data, **options)
+
+    def _detect_views(self, image: Pixels) -> Detections:
+        """Detect the objects of an image with test-time augmentation."""
+        if isinstance(self.model, SavedProgram):
+            raise UserError("--tta requires a checkpoint; a program (.pt2) has no separate layers")
+        with self._inference():
+            detections = detect_views(self.model, image, self.config, self.device)
+            size = image.shape[0], image.shape[1]
+            sizes = torch.tensor([size], device=self.device)
+            return to_detections(detections, sizes, [size], self.config.conventions)[0]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Put the model in inference mode, and restore its mode afterwards."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp),
+            ):
+                yield
+        finally:
+            self.model.train(was_training)
+
+    def thresholds(
+        self, score_threshold: float, class_thresholds: Mapping[str, float]
+    ) -> Thresholds:
+        """Return the lowest score to keep of each class, (C,).
+
+        Raises:
+            UserError: if a class name is unknown.
+        """
+        names = self.config.class_names
+        thresholds = np.full(len(names), score_threshold, np.float32)
+        for name, threshold in class_thresholds.items():
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or names[:8]
+                raise UserError(
+                    f"class threshold {name}={threshold}: the model has no class {name!r}; "
+                    f"use one of its classes, such as {', '.join(near)}"
+                )
+            thresholds[names.index(name)] = threshold
+        return thresholds
+
+    def _result(self, image: InputImage, detections: Detections, thresholds: Thresholds) -> Result:
+        result = Result(
+            image=image.pixels,
+            boxes=detections.boxes.numpy(),
+            scores=detections.scores.numpy(),
+            labels=detections.labels.numpy(),
+            rles=detections.masks,
+            class_names=self.config.class_names,
+            category_ids=self.category_ids,
+            path=image.path,
+        )
+        return result[result.scores >= thresholds[result.labels]]
+
+
+def _raise_if_error(outcome: Outcome) -> Result:
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome

@@ -1,0 +1,271 @@
+"""Checkpoints keep what was saved, replace files whole, and refuse what they did not write."""
+
+import dataclasses
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mrcnn import checkpoints
+from mrcnn.checkpoints import load, load_backbone, load_pretrained, read_pretrained, save
+from mrcnn.errors import UserError
+from mrcnn.io.atomic import replacing
+from mrcnn.models.backbones.resnet import ResNet
+from tests.helpers import tiny
+
+STATE = {"w": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3), "none": torch.zeros(0, 4)}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    transposed = {**STATE, "channels_last": torch.rand(2, 3, 4, 5).permute(0, 3, 1, 2)}
+    save(tmp_path / "new" / "a.safetensors", transposed, tiny.CONFIG, {"step": 3, "ap": 0.5})
+    state, config, extra, _ = load(tmp_path / "new" / "a.safetensors")
+    assert state.keys() == transposed.keys()
+    for name, tensor in transposed.items():
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=0)
+    assert config == tiny.CONFIG
+    assert extra == {"step": 3, "ap": 0.5}
+
+
+def test_others_may_read_the_file(tmp_path):
+    save(tmp_path / "a.safetensors", STATE, tiny.CONFIG, {})
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_run_means_its_best_then_its_last(tmp_path):
+    save(tmp_path / "last.safetensors", STATE, tiny.CONFIG, {"step": 2})
+    assert load(tmp_path).extra == {"step": 2}
+    save(tmp_path / "best.safetensors", STATE, tiny.CONFIG, {"step": 1})
+    assert load(tmp_path).extra == {"step": 1}
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, failing):
+    path = tmp_path / "a.safetensors"
+    save(path, STATE, tiny.CONFIG, {"step": 1})
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(UserError, match=r"a\.safetensors: cannot be written \(No space left"):
+        save(path, STATE, tiny.CONFIG, {"step": 2})
+    assert load(path).extra == {"step": 1}
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_the_draft_of_a_dead_writer_is_swept(tmp_path):
+    (tmp_path / ".draft-0123456789abcdef.safetensors").write_bytes(b"half")
+    with replacing(tmp_path / "b.safetensors") as draft:
+        save(tmp_path / "a.safetensors", STATE, tiny.CONFIG, {})
+        assert sorted(os.listdir(tmp_path)) == [draft.name, "a.safetensors"]
+
+
+def described(**changes) -> dict[str, str]:
+    model = {**tiny.CONFIG.to_dict(), **changes.pop("model", {})}
+    return {"mrcnn": json.dumps({"format": 1, "model": model, "extra": {}, **changes})}
+
+
+FOREIGN = {  # metadata of a safetensors file, what the message says
+    "no metadata": (None, "not a checkpoint of mrcnn"),
+    "another program's": ({"format": "pt"}, "not a checkpoint of mrcnn"),
+    "not JSON": ({"mrcnn": "{"}, "metadata cannot be read"),
+    "no object": ({"mrcnn": "[]"}, "metadata cannot be read"),
+    "no model": ({"mrcnn": '{"format": 1}'}, "metadata cannot be read"),
+    "newer format": (described(format=2), "format 2, this mrcnn reads up to 1; install a newer"),
+    "unknown field": (described(model={"depth": 3}), "unknown fields ['depth']"),
+    "unknown numerics": (described(model={"numerics": "exact"}), "got 'exact'"),
+    "model is a list": (described() | {"mrcnn": '{"format": 1, "model": [], "extra": {}}'}, "read"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_foreign_files(tmp_path, case):
+    metadata, message = FOREIGN[case]
+    save_file(STATE, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "a.safetensors")
+    assert str(tmp_path / "a.safetensors") in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, -1])
+def test_truncated_files(tmp_path, kept):
+    path = tmp_path / "best.safetensors"
+    save(path, STATE, tiny.CONFIG, {})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"best\.safetensors: is damaged"):
+        load(tmp_path)
+    save(tmp_path / "last.safetensors", STATE, tiny.CONFIG, {})
+    with pytest.raises(UserError, match=r"use another checkpoint of the run, such as .*last\."):
+        load(tmp_path)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(UserError, match="does not exist; give a checkpoint file, a run folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"not contain a checkpoint \(best\.safetensors or last"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pkl"])
+def test_no_code_of_a_pickle_is_run(tmp_path, name):
+    (tmp_path / name).write_bytes(Bomb.pickled(tmp_path))
+    with pytest.raises(UserError, match="is not a plain state dict"):
+        load(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "exploded"
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+    @classmethod
+    def pickled(cls, folder: Path) -> bytes:
+        return pickle.dumps(cls(folder))
+
+
+# Backbones
+
+
+def resnet(name: str = "resnet18", norm: str = "frozen_batch") -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(name, norm=norm)
+
+
+def test_backbone_with_a_missing_stage(shared_data):
+    path = shared_data / "weights" / "resnet18_imagenet_stem_to_layer3.pt"
+    backbone = resnet()
+    initial = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    notes = load_backbone(backbone, path)
+    stored = torch.load(path, weights_only=True)
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, stored.get(name, initial[name])), name
+    lacking = {name for name in initial if name not in stored}
+    assert lacking
+    assert {name.split(".")[0] for name in lacking} == {"layer4"}
+    assert any("initialised at random: layer4.0.conv1" in note for note in notes)
+    assert not any("folded" in note for note in notes)
+    notes = load_backbone(resnet(norm="batch"), path)
+    assert any("folded in this file: correct with frozen batch norm only" in note for note in notes)
+
+
+def test_a_whole_classifier(tmp_path):
+    """As torchvision stores it: counters of live batch norm, the ImageNet layer, a DDP prefix."""
+    full = {f"module.{k}": torch.rand_like(v.float()) for k, v in resnet().state_dict().items()}
+    full |= {"module.fc.weight": torch.rand(1000, 512), "module.fc.bias": torch.rand(1000)}
+    full["module.bn1.num_batches_tracked"] = torch.tensor(0)
+    torch.save(full, tmp_path / "resnet18.pth")
+    backbone = resnet()
+    notes = load_backbone(backbone, tmp_path / "resnet18.pth")
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, full[f"module.{name}"]), name
+    assert len(notes) == 1
+
+
+BAD_BACKBONES = {  # what is pickled, what the message says
+    "a list": ([1, 2], "does not hold a state dict (names and tensors) but list"),
+    "numbers": ({"conv1.weight": 3}, "does not hold a state dict"),
+    "other names": ({"stem.weight": torch.zeros(1)}, "does not hold any layer of the backbone"),
+    "other shapes": (
+        {"conv1.weight": torch.zeros(64, 1, 7, 7)},
+        "conv1.weight has shape (64, 1, 7, 7), the model needs (64, 3, 7, 7)",
+    ),
+    "nothing": ({}, "does not hold any layer of the backbone"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BACKBONES)
+def test_bad_backbones(tmp_path, case):
+    content, message = BAD_BACKBONES[case]
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError) as caught:
+        load_backbone(resnet(), tmp_path / "a.pt")
+    assert str(tmp_path / "a.pt") in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_backbone_file_runs_no_code(tmp_path):
+    torch.save({"conv1.weight": Bomb(tmp_path)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="objects that would run code"):
+        load_backbone(resnet(), tmp_path / "a.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut"])
+def test_damaged_backbones(tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.pt: "):
+        load_backbone(resnet(), tmp_path / "a.pt")
+
+
+# Starting from a checkpoint
+
+
+def test_the_same_classes_take_all_weights(tmp_path):
+    tiny.run(tmp_path)
+    model = tiny.model(seed=1)
+    assert load_pretrained(model, tiny.CONFIG, read_pretrained(tmp_path)) == [
+        f"weights from {tmp_path / 'last.safetensors'}"
+    ]
+    assert_same(model, tiny.model(), {name for name, _ in model.named_parameters()})
+
+
+def test_other_classes_take_all_but_the_last_layers(tmp_path):
+    tiny.run(tmp_path)
+    config = dataclasses.replace(tiny.CONFIG, class_names=("dog", "cat"))
+    model = tiny.model(config, seed=1)
+    notes = load_pretrained(model, config, read_pretrained(tmp_path))
+    assert "its classes are cat, dog, those of the data are dog, cat" in notes[1]
+    last = {"box_head.class_logits", "box_head.deltas", "mask_head.mask_logits"}
+    names = {name for name, _ in model.named_parameters()}
+    anew = {name for name in names if name.rpartition(".")[0] in last}
+    assert len(anew) == 6
+    assert_same(model, tiny.model(), names - anew)
+    assert_same(model, tiny.model(config, seed=1), anew)
+
+
+def assert_same(model: nn.Module, expected: nn.Module, names: set[str]) -> None:
+    own, wanted = model.state_dict(), expected.state_dict()
+    for name in names:
+        assert torch.equal(own[name], wanted[name]), name
+
+
+OTHER_MODELS = {
+    "backbone": ({"backbone": "resnet34"}, "holds a resnet18 with batch norm, the model to train"),
+    "norm": ({"norm": "frozen_batch"}, "the model to train is a resnet18 with frozen_batch norm"),
+    "width": ({"box_head_width": 32}, "box_head."),
+    "levels": ({"fpn_levels": 3, "anchor_sizes": (8, 16, 32, 64)}, "lacks backbone.body.layer3"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_MODELS)
+def test_another_model(tmp_path, case):
+    tiny.run(tmp_path)
+    changes, message = OTHER_MODELS[case]
+    config = dataclasses.replace(tiny.CONFIG, **changes)
+    with pytest.raises(UserError) as caught:
+        load_pretrained(tiny.model(config), config, read_pretrained(tmp_path))
+    assert message in str(caught.value)
+    assert "; choose the --model" in str(caught.value)
+
+
+def test_a_state_that_does_not_fit_its_own_configuration(tmp_path):
+    save(tmp_path / "a.safetensors", STATE, tiny.CONFIG, {})
+    from mrcnn.inference.load import load as load_predictor
+
+    with pytest.raises(UserError, match="weights do not fit the model it describes"):
+        load_predictor(tmp_path / "a.safetensors")
+    assert checkpoints.find(tmp_path / "a.safetensors") == tmp_path / "a.safetensors"

@@ -1,0 +1,205 @@
+"""Files for other frameworks: their classes, the settings needed, and what cannot be had there."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from mrcnn.checkpoints.checkpoint import Checkpoint
+from mrcnn.checkpoints.foreign.convert import import_state_dict
+from mrcnn.checkpoints.foreign.write import export_checkpoint, remap_classes
+from mrcnn.config import MODELS
+from mrcnn.data.coco.names import COCO_NAMES
+from mrcnn.errors import UserError
+from mrcnn.models import build
+from tests.helpers import foreign_states
+from tests.helpers.foreign_states import with_values, without_values
+from tests.helpers.layout_cases import FILE, shapes_of
+
+
+def as_checkpoint(found) -> Checkpoint:
+    return Checkpoint(found.state, found.config, {"source": found.source}, found.rest)
+
+
+def test_torchvisions_ids_to_detectron2_and_back():
+    """By category id: 80 of 90 keep their weights, and ten are never found."""
+    torchvision = with_values(foreign_states.torchvision(18))
+    there, told = export_checkpoint(
+        "detectron2", as_checkpoint(import_state_dict(FILE, torchvision, {}, {}))
+    )
+    assert "MODEL.ROI_HEADS.NUM_CLASSES 80" in told
+    assert {name: tuple(value.shape) for name, value in there.items()} == (
+        foreign_states.detectron2(18)
+    )
+    back, told = export_checkpoint(
+        "torchvision", as_checkpoint(import_state_dict(FILE, there, {}, {}))
+    )
+    assert "num_classes=91" in told[0]
+    head, other = "roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"
+    for kind in ("weight", "bias"):
+        scores, boxes = (torchvision[f"{head}.{x}.{kind}"] for x in ("cls_score", "bbox_pred"))
+        masks = torchvision[f"{other}.{kind}"]
+        for j, id in enumerate(COCO_NAMES):
+            assert torch.equal(there[f"{head}.cls_score.{kind}"][j], scores[id])
+            assert torch.equal(
+                there[f"{head}.bbox_pred.{kind}"][4 * j : 4 * j + 4], boxes[4 * id : 4 * id + 4]
+            )
+            assert torch.equal(there[f"roi_heads.mask_head.predictor.{kind}"][j], masks[id])
+            assert torch.equal(back[f"{head}.cls_score.{kind}"][id], scores[id])
+            assert torch.equal(back[f"{other}.{kind}"][id], masks[id])
+        assert torch.equal(there[f"{head}.cls_score.{kind}"][80], scores[0])
+        assert torch.equal(back[f"{head}.cls_score.{kind}"][0], scores[0])
+        assert not back[f"{head}.bbox_pred.{kind}"][:4].any()  # of background
+    unused = [id for id in range(1, 91) if id not in COCO_NAMES]
+    features = torch.randn(1024, generator=torch.Generator().manual_seed(0))
+    logits = back[f"{head}.cls_score.weight"] @ features + back[f"{head}.cls_score.bias"]
+    assert (logits.softmax(0)[unused] == 0).all()
+    for name, value in torchvision.items():
+        if not re.search("cls_score|bbox_pred|mask_fcn_logits", name):
+            assert torch.equal(back[name], value), name
+    assert torch.equal(back["rpn.head.bbox_pred.weight"], torchvision["rpn.head.bbox_pred.weight"])
+
+
+def test_class_agnostic_layers_have_no_classes_to_choose():
+    state = without_values(foreign_states.detectron2(agnostic_boxes=True, agnostic_masks=True))
+    found = import_state_dict(FILE, state, {}, {})
+    changed, config = remap_classes(found.state, found.config, range(1, 91))
+    assert changed["box_head.deltas.weight"].shape[0] == 4
+    assert changed["mask_head.mask_logits.weight"].shape[0] == 1
+    assert changed["box_head.class_logits.weight"].shape[0] == 91
+    assert config.num_classes == 90
+
+
+def from_scratch(**fields) -> Checkpoint:
+    """A model of ours, of random weights."""
+    config = dataclasses.replace(
+        MODELS["resnet18-fpn"], class_names=("cat", "dog"), category_ids=(3, 7), **fields
+    )
+    with torch.device("meta"):
+        state = build(config).state_dict()
+    return Checkpoint(state, config, {"step": 1}, {})
+
+
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2", "maskrcnn_benchmark",
+                                       "mmdetection"])  # fmt: skip
+def test_a_model_trained_from_scratch(framework):
+    written, _ = export_checkpoint(framework, from_scratch())
+    classes = {
+        "torchvision": {"outputs": 3},
+        "detectron2": {"classes": 2},
+        "maskrcnn_benchmark": {"outputs": 3, "anchors": False},
+        "mmdetection": {"classes": 2, "kind": "frozen"},
+    }
+    shapes = getattr(foreign_states, framework)(18, **classes[framework])
+    assert {name: tuple(value.shape) for name, value in written.items()} == shapes
+
+
+SMALL = {"fpn_levels": 3, "anchor_sizes": (16, 32, 64, 128), "min_size": 256, "max_size": 448}
+
+
+def test_settings_for_torchvision():
+    _, told = export_checkpoint("torchvision", from_scratch(**SMALL, max_detections=7, rpn_convs=2))
+    assert told == [
+        "MaskRCNN(resnet_fpn_backbone(backbone_name='resnet18', weights=None, "
+        "returned_layers=[1, 2, 3]), num_classes=3)",
+        "rpn_head=RPNHead(256, 3, conv_depth=2)",
+        "rpn_anchor_generator=AnchorGenerator(((16,), (32,), (64,), (128,)), "
+        "((0.5, 1.0, 2.0),) * 4)",
+        "min_size=256",
+        "max_size=448",
+        "box_detections_per_img=7",
+        "its results will differ slightly: it was trained with detectron2 numerics",
+    ]
+    found = import_state_dict(
+        FILE, without_values(foreign_states.detectron2(101)), {}, {"norm_eps": 0.01}
+    )
+    _, told = export_checkpoint("torchvision", as_checkpoint(found))
+    assert "resnet_fpn_backbone(backbone_name='resnet101', weights=None), num_classes=91" in told[0]
+    assert "image_mean=[0.485, 0.456, 0.406], image_std=[0.003922, 0.003922, 0.003922]" in told
+    assert any("overwrite_eps(model, 0.01)" in line for line in told)
+    assert any("conv1.stride = (2, 2); conv2.stride = (1, 1)" in line for line in told)
+
+
+def test_settings_for_detectron2():
+    _, told = export_checkpoint("detectron2", from_scratch(**SMALL, fpn_channels=64, scale=2.0))
+    for line in (
+        "configs/Base-RCNN-FPN.yaml",
+        "MODEL.RESNETS.DEPTH 18",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS 64",
+        "MODEL.RESNETS.NORM 'FrozenBN'",
+        "MODEL.FPN.IN_FEATURES ['res2', 'res3', 'res4']",
+        "MODEL.RPN.IN_FEATURES ['p2', 'p3', 'p4', 'p5']",
+        "MODEL.ROI_HEADS.IN_FEATURES ['p2', 'p3', 'p4']",
+        "MODEL.ANCHOR_GENERATOR.SIZES [[16], [32], [64], [128]]",
+        "MODEL.FPN.OUT_CHANNELS 64",
+        "INPUT.MIN_SIZE_TEST 256",
+        "MODEL.ROI_HEADS.NUM_CLASSES 2",
+        "images resized by the factor 2, not to a size",
+    ):
+        assert line in told
+    cases = {
+        "detectron2 X101": ("MODEL.RESNETS.NUM_GROUPS 32", "MODEL.RESNETS.WIDTH_PER_GROUP 8",
+                            "MODEL.RESNETS.STRIDE_IN_1X1 False",
+                            "MODEL.PIXEL_STD [57.375, 57.12, 58.395]", "INPUT.FORMAT 'BGR'"),
+        "detectron2 C4": ("configs/Base-RCNN-C4.yaml", "MODEL.RESNETS.DEPTH 50"),
+        "detectron2 DC5": ("configs/Base-RCNN-DilatedC5.yaml", "MODEL.ROI_BOX_HEAD.NUM_FC 2"),
+        "detectron2 GN": ("MODEL.FPN.NORM 'GN'", "MODEL.ROI_BOX_HEAD.NUM_CONV 4"),
+        "detectron2 LSJ": ("MODEL.RPN.CONV_DIMS [-1, -1]", "MODEL.RESNETS.NORM 'SyncBN'"),
+        "detectron2 class-agnostic": ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True",
+                                      "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True"),
+        "torchvision R50": ("INPUT.FORMAT 'BGR'", "MODEL.ROI_BOX_HEAD.POOLER_TYPE 'ROIAlign'",
+                            "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 2"),
+    }  # fmt: skip
+    for case, lines in cases.items():
+        found = import_state_dict(FILE, without_values(shapes_of(case)), {}, {})
+        _, told = export_checkpoint("detectron2", as_checkpoint(found))
+        assert set(lines) <= set(told)
+        assert not any(line.startswith(("INPUT.MIN_SIZE", "MODEL.RPN.PRE")) for line in told)
+
+
+@pytest.mark.parametrize(
+    ("framework", "case", "words"),
+    [
+        ("torchvision", "detectron2 C4", "a neck other than FPN"),
+        ("torchvision", "detectron2 class-agnostic boxes", "class-agnostic boxes or masks"),
+        ("torchvision", "detectron2 GN", "group norm in the backbone"),
+        ("torchvision", "mmdetection GN in the heads", "group norm in FPN and heads"),
+        (
+            "torchvision",
+            "detectron2 SyncBN",
+            "batch norm in FPN and heads, except as in",
+        ),
+        ("torchvision", {"box_head_convs": 2}, "a box head of 2 convolutions and 2 layers"),
+        ("torchvision", {"mask_head_convs": 3}, "a mask head of 3 convolutions"),
+        ("torchvision", {"fpn_channels": 64}, "64 channels in FPN, 1024 in the box and 256 in the"),
+        ("torchvision", {"norm": "group_of_8"}, "group_of_8 norm in the backbone"),
+        ("torchvision", {"roi_op": "pool"}, "roi_op 'pool'"),
+        ("torchvision", {"fpn_top": "conv"}, "torchvision does not have a layer for backbone.top"),
+        ("detectron2", {"box_bins": 5}, "box_bins 5"),
+        ("detectron2", {"neck": "single", "anchor_sizes": ((32,),)}, "neck 'single'"),
+        ("detectron2", {"norm": "group_of_8"}, "group_of_8 norm"),
+        (
+            "maskrcnn_benchmark",
+            "detectron2 GN",
+            "does not have a layer for .*norm",
+        ),
+        (
+            "maskrcnn_benchmark",
+            "detectron2 four convolutions",
+            "not have a layer for box_head.convs.0",
+        ),
+        (
+            "mmdetection",
+            "detectron2 C4",
+            "not have a layer for box_head.pooler.conv5",
+        ),
+    ],
+)
+def test_models_that_a_framework_cannot_have(framework, case, words):
+    if isinstance(case, dict):
+        checkpoint = from_scratch(**case)
+    else:
+        checkpoint = as_checkpoint(import_state_dict(FILE, without_values(shapes_of(case)), {}, {}))
+    with pytest.raises(UserError, match=f"convert --to {framework}: .*{words}"):
+        export_checkpoint(framework, checkpoint)

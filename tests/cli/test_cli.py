@@ -1,0 +1,156 @@
+"""The command line: verbs, flags from dataclasses, exit codes, and help without waiting."""
+
+import importlib
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+import mrcnn
+from mrcnn.cli import app
+from mrcnn.cli.flags import parse, run
+from mrcnn.errors import UserError
+
+
+def test_help(capsys):
+    assert app.main(["--help"]) == 0
+    output = capsys.readouterr().out
+    for verb, (_, text) in app.COMMANDS.items():
+        assert f"  {verb}" in output
+        assert text in output
+    assert app.main([]) == 2
+
+
+def test_help_does_not_wait_for_torch():
+    """Importing PyTorch takes two seconds, so help must not; nor may the package itself."""
+    script = (
+        "import sys; from mrcnn.cli.app import main; import mrcnn; code = main(['--help']); "
+        "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'tyro'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: mrcnn COMMAND")
+
+
+def test_version(capsys):
+    assert app.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mrcnn {mrcnn.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("trian", "did you mean train?"), ("evalute", "evaluate?"), ("7", "")]
+)
+def test_an_unknown_verb(capsys, word, hint):
+    assert app.main([word]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"mrcnn: unknown command {word!r}")
+    assert hint in output.err
+    assert output.out == ""
+
+
+def test_every_verb_has_its_help(capsys):
+    for verb in app.COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            app.main([verb, "--help"])
+        assert caught.value.code == 0
+        assert f"usage: mrcnn {verb} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ImportError("mrcnn: the kernels are not built\n  run: it"), "mrcnn: the kernels are not"),
+        (ModuleNotFoundError("No module named 'numpy'"), "missing or broken: No module named 'nu"),
+    ],
+)
+def test_a_library_that_does_not_load(capsys, monkeypatch, error, message):
+    def fail(name):
+        raise error
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    assert app.main(["train"]) == 2
+    output = capsys.readouterr().err
+    assert message in output
+    assert "run: " in output.lower()
+
+
+def test_the_verb_gets_the_rest(monkeypatch):
+    got = []
+    module = types.SimpleNamespace(main=lambda argv: got.append(argv))
+    monkeypatch.setattr(importlib, "import_module", lambda name: module)
+    assert app.main(["train", "--steps", "3"]) == 0
+    assert got == [["--steps", "3"]]
+
+
+# flags
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What it does."""
+
+    steps: int
+    """How many."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"--steps must be at least 1, got {self.steps}")
+
+
+def test_flags():
+    assert parse(Flags, ["--steps", "3", "--sizes", "1", "2"]) == Flags(3, "cosine", (1, 2))
+    with pytest.raises(UserError, match="--steps must be at least 1, got 0"):
+        parse(Flags, ["--steps", "0"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ([], ["--steps"]),
+        (["--steps", "many"], ["--steps", "many"]),
+        (["--steps", "3", "--step", "4"], ["--step", "--steps"]),
+        (["--steps", "3", "--schedule", "line"], ["line", "cosine"]),
+    ],
+)
+def test_wrong_flags(capsys, argv, parts):
+    with pytest.raises(SystemExit) as caught:
+        parse(Flags, argv)
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    for part in parts:
+        assert part in output.err
+    assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "message"),
+    [
+        (None, 0, ""),
+        (3, 3, ""),
+        (UserError("a.png: is empty; remove it"), 2, "mrcnn: a.png: is empty; remove it\n"),
+        (KeyboardInterrupt(), 130, "mrcnn: stopped\n"),
+    ],
+)
+def test_exit_codes(capsys, outcome, code, message):
+    def main(argv):
+        assert argv == ["x"]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    assert run(main, ["x"]) == code
+    assert capsys.readouterr().err == message
+
+
+def test_other_errors_keep_their_traceback():
+    def main(argv):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(main, [])

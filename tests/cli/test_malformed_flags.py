@@ -1,0 +1,121 @@
+"""Wrong command lines: exit code 2, one message with name, value and fix, and nothing written."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mrcnn.cli import app
+from tests.helpers import tiny
+
+# What is put in place of a word: a case names what it changes in a sound command line.
+SOUND = {
+    "train": {"--data": "data", "--out": "out", "--device": "cpu", "--steps": "1"},
+    "evaluate": {"--weights": "run", "--data": "data", "--out": "out.json", "--device": "cpu"},
+    "predict": {"--weights": "run", "images": "data/images", "--out": "out", "--device": "cpu"},
+}
+CASES = {  # verb, words changed (None leaves the flag out), what the message says
+    "no weights": ("predict", {"--weights": None}, ["--weights", "required"]),
+    "no images": ("predict", {"images": None}, ["name at least one image"]),
+    "unknown flag": ("train", {"--epoch": "3"}, ["--epoch"]),
+    "misspelt flag": ("evaluate", {"--max-det": "3"}, ["--max-det", "--max-dets"]),
+    "word for a number": ("train", {"--steps": "many"}, ["--steps", "many"]),
+    "fraction for a count": ("train", {"--steps": "1.5"}, ["--steps", "1.5"]),
+    "no steps": ("train", {"--steps": "0"}, ["--steps must be more than 0, got 0"]),
+    "rate that is no number": ("train", {"--lr": "nan"}, ["--lr must be more than 0, got nan"]),
+    "unknown model": ("train", {"--model": "resnet19"}, ["--model", "resnet19", "resnet18-fpn"]),
+    "anchors of other levels": (
+        "train", {"--anchor-sizes": "8"}, ["anchor_sizes", "sizes, one for each of", "got (8.0,)"]
+    ),
+    "no such device": ("train", {"--device": "gpu"}, ["--device gpu", "use cpu"]),
+    "device that is not there": ("predict", {"--device": "cuda:99"}, ["--device cuda:99", "cpu"]),
+    "no such data": ("train", {"--data": "nowhere"}, ["--data nowhere: does not exist"]),
+    "a file for data": ("evaluate", {"--data": "ids"}, ["--data ids: is a file, not a folder"]),
+    "run folder in use": ("train", {"--out": "run"}, ["--out run: ", "name a new folder"]),
+    "no such run": ("evaluate", {"--weights": "nowhere"}, ["nowhere: does not exist; give a"]),
+    "folder without a run": ("evaluate", {"--weights": "data"}, ["data: does not contain a"]),
+    "an image for weights": (
+        "predict", {"--weights": "data/images/a.png"}, ["a.png: is damaged, or not a safetensors"]
+    ),
+    "a pickle for weights": ("predict", {"--weights": "old.pkl"}, ["old.pkl: does not hold a"]),
+    "damaged backbone": ("train", {"--weights": "bad.pth"}, ["bad.pth: is damaged"]),
+    "threshold of 50": (
+        "predict", {"--score-threshold": "50"}, ["--score-threshold must be in [0, 1], got 50"]
+    ),
+    "no detections": ("evaluate", {"--max-dets": "0"}, ["--max-dets must be at least 1, got 0"]),
+    "no such split": ("evaluate", {"--split": "test"}, ["--split", "test", "val"]),
+    "ids that are names": ("evaluate", {"--image-ids": "ids"}, ["--image-ids ids", "got 'a.png'"]),
+    "no such ids": ("evaluate", {"--image-ids": "no.txt"}, ["--image-ids no.txt: cannot be read"]),
+    "no such image": ("predict", {"images": "data/b.png"}, ["data/b.png: does not exist"]),
+    "folder without images": ("predict", {"images": "run"}, ["run: has no images"]),
+    "output under a file": (
+        "predict", {"--out": "ids/out"}, ["ids/out/predictions.json: cannot be", "ids is a file"]
+    ),
+    "results over a folder": (
+        "evaluate", {"--out": "data"}, ["data: cannot be written (it is a folder)"]
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A sound data set and run, and a few files that are neither."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "data" / "images").mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(folder / "data" / "images" / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 3, "segmentation": [[9, 9, 30, 9, 30, 30]]}
+        ],
+    }
+    for split in ("train", "val"):
+        (folder / "data" / f"{split}.json").write_text(json.dumps(content))
+    tiny.run(folder / "run")
+    (folder / "ids").write_text("a.png\n")
+    (folder / "old.pkl").write_bytes(b"\x80\x04N.")
+    (folder / "bad.pth").write_bytes(b"\x80\x04")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    paths = sorted(folder.rglob("*"))
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_malformed_flags(place, case, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "200")
+    verb, changes, parts = CASES[case]
+    words = []
+    for name, value in {**SOUND[verb], **changes}.items():
+        if value is not None:
+            words += [name, value] if name.startswith("--") else [value]
+    before = contents(place)
+    try:
+        code = app.main([verb, *words])
+    except SystemExit as stop:  # from the parser of flags
+        code = stop.code
+    message = capsys.readouterr().err
+    assert code == 2
+    for part in parts:
+        assert part in message
+    assert "Traceback" not in message
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_the_sound_command_lines(place, verb, capsys, monkeypatch):
+    """What the cases change is sound, so it is the change that is refused."""
+    monkeypatch.chdir(place)
+    before = contents(place)
+    words = [word for pair in SOUND[verb].items() for word in pair if word != "images"]
+    assert app.main([verb, *words]) == 0
+    assert capsys.readouterr().err == ""
+    new = set(contents(place)) - set(before)
+    assert new
+    for path in sorted(map(Path, new), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()

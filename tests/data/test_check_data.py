@@ -1,0 +1,350 @@
+"""`mrcnn check-data`: every planted fault is found, sound data has none, copies come out clean."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mrcnn.cli import app
+from mrcnn.cli.flags import parse
+from mrcnn.config import MODELS, ModelConfig
+from mrcnn.data.checks.check import CHECKS, run_checks
+from mrcnn.data.checks.findings import ERROR, Finding
+from mrcnn.data.checks.read import read_leniently
+from mrcnn.training.config import TrainConfig
+from mrcnn.training.options import model_fields
+from tests.helpers import annotation_writers as writers
+from tests.helpers import planted_faults
+from tests.helpers.damaged_copy import Copy, Planted
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "check-data.md"
+# What the 139 real pictures have: COCO's own annotators left two slips.
+REAL = [
+    ("image without objects", 508, None),
+    ("image without objects", 58636, None),
+    ("image without objects", 226111, None),
+    ("mask of the whole image", 99053, 1966294),  # a dining table
+    ("area of something else", 329323, 900100329323),  # of a crowd
+]
+UNUSED = {"parking meter", "zebra", "surfboard", "orange", "hot dog", "hair drier"}
+
+
+def findings_of(folder: Path, workers: int = 0) -> list[Finding]:
+    data = read_leniently(folder)
+    run_checks(data, workers, lambda done: None)
+    return data.findings
+
+
+def place(finding: Finding) -> str:
+    """What a finding without ids is about."""
+    return finding.text.split(" must ")[0].rpartition(": ")[2]
+
+
+@pytest.fixture(scope="module")
+def damaged(shared_data, tmp_path_factory) -> tuple[Path, dict[str, list[Planted]]]:
+    copy = Copy(shared_data / "coco_mini", tmp_path_factory.mktemp("damaged") / "data")
+    return copy.folder, planted_faults.plant(copy)
+
+
+@pytest.fixture(scope="module")
+def found(damaged) -> list[Finding]:
+    return findings_of(damaged[0])
+
+
+@pytest.mark.parametrize("fault", planted_faults.FAULTS)
+def test_a_planted_fault_is_found(damaged, found, fault):
+    for kind, text, image, annotation, split in damaged[1][fault]:
+        same = [
+            f.text
+            for f in found
+            if (f.kind, f.image, f.annotation, f.split) == (kind, image, annotation, split)
+            if text in f.text
+        ]
+        assert len(same) == 1
+
+
+def test_nothing_else_is_found(damaged, found, shared_data):
+    """Besides the planted faults, there is what the real pictures have, and nothing more."""
+    _, planted = damaged
+    expected = Counter((p.kind, p.image, p.annotation) for ps in planted.values() for p in ps)
+    expected += Counter(REAL)
+    expected["gaps in category ids", None, None] += 2
+    content = json.loads((shared_data / "coco_mini" / "annotations.json").read_text())
+    train = {image["id"] for image in content["images"][:120]}
+    for is_train in (True, False):
+        used = {
+            a["category_id"]
+            for a in content["annotations"]
+            if (a["image_id"] in train) == is_train and not a["iscrowd"]
+        }
+        unused = sum(c["id"] not in used for c in content["categories"])
+        expected["class without instances", None, None] += unused
+    assert Counter((f.kind, f.image, f.annotation) for f in found) == expected
+
+
+def test_every_check_has_a_planted_fault_or_a_test_of_its_own(damaged):
+    planted = {p.kind for ps in damaged[1].values() for p in ps}
+    assert set(CHECKS) - planted == {"gaps in category ids", "missing split"}
+
+
+def test_every_check_is_documented():
+    text = PAGE.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith(("| error |", "| warning |"))]
+    listed = [tuple(cell.strip() for cell in row.split("|")[1:3]) for row in rows]
+    assert [row for row in listed if row[1] in CHECKS] == [
+        (check.severity, kind) for kind, check in CHECKS.items()
+    ]
+
+
+def test_real_pictures_have_no_other_faults(shared_data):
+    found = findings_of(shared_data / "coco_mini")
+    of_images = [f for f in found if f.image is not None]
+    assert sorted((f.kind, f.image, f.annotation) for f in of_images) == sorted(
+        REAL, key=lambda real: (real[0], real[1])
+    )
+    others = Counter((f.kind, place(f)) for f in found if f.image is None)
+    assert others == Counter(
+        [("class without instances", f"class {name!r}") for name in UNUSED]
+        + [("gaps in category ids", "id")]
+    )
+    assert not any(f.severity == ERROR for f in found)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_cleaned_copy_has_no_errors(damaged, found, tmp_path, capsys):
+    folder, _ = damaged
+    before = digests(folder)
+    assert app.main(["check-data", str(folder), "--fix", str(tmp_path / "clean")]) == 1
+    assert digests(folder) == before
+    told = capsys.readouterr().out
+    assert f"{sum(f.severity == ERROR for f in found)} errors" in told
+    left = findings_of(tmp_path / "clean")
+    assert [f for f in left if f.severity == ERROR] == []
+    kept = {(f.kind, f.image) for f in found if f.severity != ERROR and f.image is not None}
+    rewritten = {"loose box", "area of something else"}
+    assert {(kind, image) for kind, image in kept if kind not in rewritten} == {
+        (f.kind, f.image) for f in left if f.image is not None
+    }
+    lines = (tmp_path / "clean" / "changes.jsonl").read_text().splitlines()
+    changes = [json.loads(line) for line in lines]
+    assert f"{len(changes)} changes" in told
+    reasons = {change["reason"] for change in changes}
+    whole = "".join(reasons)
+    assert [f.text for f in found if f.severity == ERROR and f.text not in whole] == []
+    gone = {
+        (c["split"], c["id"])
+        for c in changes
+        if (c["table"], c["action"]) == ("annotations", "removed")
+    }
+    ids = [
+        (name, a["id"])
+        for name in ("train", "val")
+        for a in json.loads((tmp_path / "clean" / f"{name}.json").read_text())["annotations"]
+    ]
+    assert len(gone) > 50
+    assert not gone & set(ids)
+
+
+# Small sets
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    """Two images of 40 x 40 pixels in train.json, one in val.json, an object in each."""
+    folder = tmp_path / "tiny"
+    (folder / "images").mkdir(parents=True)
+    for name, numbers in (("train", (1, 2)), ("val", (3,))):
+        for i in numbers:
+            picture = Image.new("RGB", (40, 40), (i, 0, 0))
+            picture.putpixel((0, 0), (255, 255, 255))
+            picture.save(folder / "images" / f"{i}.png")
+        content = {
+            "images": [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 40}
+                       for i in numbers],
+            "annotations": [
+                {"id": i, "image_id": i, "category_id": 1, "area": 100, "bbox": [5, 5, 10, 10],
+                 "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]], "iscrowd": 0} for i in numbers],
+            "categories": [{"id": 1, "name": "cell"}],
+        }  # fmt: skip
+        writers.write_text(folder / f"{name}.json", content)
+    return folder
+
+
+def changed(file: Path, **fields: object) -> None:
+    """The first annotation with other fields."""
+    content = json.loads(file.read_text())
+    content["annotations"][0].update(fields)
+    file.write_text(json.dumps(content))
+
+
+def test_exit_codes(tiny, capsys):
+    assert app.main(["check-data", str(tiny)]) == 0
+    assert "0 warnings\n\n0 errors" in capsys.readouterr().out
+    changed(tiny / "train.json", area=9999)
+    assert app.main(["check-data", str(tiny)]) == 0
+    assert "1 warning\n  area of something else (1)" in capsys.readouterr().out
+    changed(tiny / "train.json", bbox=[20, 20, 10, 10])
+    assert app.main(["check-data", str(tiny)]) == 1
+    assert "1 error\n  box of something else (1)\n    train.json: ann" in capsys.readouterr().out
+    (tiny / "val.json").write_text("{")  # the other split is still checked
+    assert app.main(["check-data", str(tiny)]) == 1
+    assert "2 errors\n  file (1)\n    " in capsys.readouterr().out
+    (tiny / "train.json").write_text("{")
+    assert app.main(["check-data", str(tiny)]) == 2
+    assert capsys.readouterr().err.count("is not JSON") == 2
+
+
+def test_wrong_flags(tiny, tmp_path, capsys):
+    for flags, message in (
+        ([str(tiny), "--workers", "-1"], "--workers must be at least 0, got -1"),
+        ([str(tiny), "--fix", str(tiny / "out")], "out: is inside the source"),
+        ([str(tiny), "--fix", str(tiny.parent)], "is not empty; name a new folder"),
+        ([str(tmp_path / "none")], "none: does not exist"),
+    ):
+        assert app.main(["check-data", *flags]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_missing_split_is_told(tiny):
+    (tiny / "val.json").unlink()
+    (tiny / "images" / "3.png").unlink()
+    told = [(f.severity, f.kind, f.text) for f in findings_of(tiny)]
+    assert told == [
+        ("warning", "missing split", f"{tiny} must have annotations for val, got 'only train'; "
+         "rename the other to annotations.json, and `mrcnn convert-data` divides it")]  # fmt: skip
+
+
+def test_a_single_file_is_one_set_and_stays_one(tiny, tmp_path):
+    (tiny / "val.json").unlink()
+    (tiny / "images" / "3.png").unlink()
+    (tiny / "train.json").rename(tiny / "annotations.json")
+    assert findings_of(tiny) == []
+    changed(tiny / "annotations.json", segmentation=None)
+    assert app.main(["check-data", str(tiny), "--fix", str(tmp_path / "clean")]) == 1
+    kept = json.loads((tmp_path / "clean" / "annotations.json").read_text())
+    assert [a["id"] for a in kept["annotations"]] == [2]
+    assert (tmp_path / "clean" / "images" / "1.png").exists()
+
+
+def test_a_copy_without_images_is_not_written(tiny, tmp_path, capsys):
+    (tiny / "images" / "3.png").unlink()
+    assert app.main(["check-data", str(tiny), "--fix", str(tmp_path / "clean")]) == 2
+    assert "val.json: no image of it can be kept" in capsys.readouterr().err
+    assert not (tmp_path / "clean").exists()
+
+
+def test_the_page_is_whole(tiny, tmp_path, capsys):
+    changed(tiny / "train.json", bbox=[20, 20, 10, 10], area="<b>")
+    assert app.main(["check-data", str(tiny), "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().out
+    text = (tmp_path / "out" / "check.html").read_text(encoding="utf-8")
+    for part in (
+        "box of something else (1)",
+        "&lt;b&gt;",
+        "data:image/jpeg",
+        "Areas of objects",
+        "Suggested",
+    ):
+        assert part in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert f"--data {tiny} " in text
+    lines = (tmp_path / "out" / "findings.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == [
+        "box of something else", "area that is not a number"]  # fmt: skip
+    assert all(json.loads(line)["text"] in told for line in lines)
+
+
+def test_many_findings_are_cut_on_the_terminal(tiny, capsys):
+    content = json.loads((tiny / "train.json").read_text())
+    one = content["annotations"][0]
+    content["annotations"] += [{**one, "id": 10 + i} for i in range(9)]
+    (tiny / "train.json").write_text(json.dumps(content))
+    assert app.main(["check-data", str(tiny), "--show", "2"]) == 1
+    told = capsys.readouterr().out
+    assert "mask drawn twice (9)" in told
+    assert "and 7 more (--show, --out)" in told
+    assert told.count("must be drawn once") == 2
+
+
+# What to train with
+
+
+def write_squares(folder: Path, sides: list[int], size: int, count: int) -> None:
+    """Images of `size` pixels a side with `count` squares, of each of `sides` in turn."""
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for i, side in enumerate(sides):
+        picture = Image.new("RGB", (size, size), (i, 9, 9))
+        picture.putpixel((0, 0), (255, 255, 255))
+        picture.save(folder / "images" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": size, "height": size})
+        for k in range(count):
+            x, y = (k * side) % (size - side), (k * side) // (size - side) * side
+            annotations.append(
+                {"id": count * i + k + 1, "image_id": i, "category_id": 1,
+                 "segmentation": planted_faults.square(x, y, side)}
+            )  # fmt: skip
+    content = {"images": images, "annotations": annotations,
+               "categories": [{"id": 1, "name": "square"}]}  # fmt: skip
+    writers.write_text(folder / "annotations.json", content)
+
+
+def test_processes_find_the_same(tmp_path):
+    folder = tmp_path / "data"
+    write_squares(folder, [8, 1] * 20, 64, 3)
+    (folder / "images" / "7.png").write_bytes((folder / "images" / "9.png").read_bytes()[:-30])
+    found = findings_of(folder, workers=2)
+    assert {f.kind for f in found} >= {"unreadable image", "mask of few pixels"}
+    assert found == findings_of(folder, workers=0)
+
+
+def advised(folder: Path, capsys) -> list[ModelConfig]:
+    """The models of the printed commands, made by the trainer's own parser."""
+    app.main(["check-data", str(folder)])
+    lines = [x for x in capsys.readouterr().out.splitlines() if "python -m mrcnn.train" in x]
+    configs = []
+    for line in lines:
+        args = parse(TrainConfig, line.split()[3:], prog="mrcnn train")
+        fields = {
+            "anchor_sizes": args.anchor_sizes,
+            "max_detections": args.max_detections or 100,
+            "min_size": args.image_size or MODELS[args.model].min_size,
+            "scale": args.scale,
+        }
+        base = MODELS[args.model].to_dict()
+        configs.append(ModelConfig.from_dict({**base, **fields, **model_fields(args.set)}))
+    return configs
+
+
+def test_small_objects_are_enlarged_and_get_small_anchors(tmp_path, capsys):
+    write_squares(tmp_path / "data", [8, 8, 8, 8], 128, 130)
+    small, large = advised(tmp_path / "data", capsys)
+    assert small.min_size == large.min_size == 256  # twofold
+    assert any(abs(size - 16) < 1 for size in small.anchor_sizes)
+    assert len(large.anchor_sizes) == 5
+    assert small.max_detections == 150
+
+
+def test_objects_that_fit_need_no_change(tmp_path, capsys):
+    write_squares(tmp_path / "data", [16, 32, 64, 128], 256, 3)
+    small, _ = advised(tmp_path / "data", capsys)
+    assert (small.anchor_sizes, small.min_size) == ((16, 32, 64, 128), 256)
+
+
+@pytest.mark.slow
+def test_the_nuclei_take_less_than_half_a_minute(shared_data, capsys):
+    begun = time.perf_counter()
+    assert app.main(["check-data", str(shared_data / "nuclei"), "--workers", "2"]) == 0
+    assert time.perf_counter() - begun < 30
+    assert "0 warnings\n\n0 errors" in capsys.readouterr().out

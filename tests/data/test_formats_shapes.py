@@ -1,0 +1,378 @@
+"""What is particular to a format: its shapes, its groups, its ways of naming files and splits."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrcnn.data.coco.read import CocoDataset, read_splits
+from mrcnn.data.coco.truth import as_coco
+from mrcnn.data.formats import find_splits
+from mrcnn.data.formats.split import DrawOptions
+from mrcnn.errors import UserError
+from tests.helpers import annotation_writers as writers
+
+SIZE = (40, 60)
+
+
+def image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", SIZE[::-1]).save(path)
+    return path
+
+
+def read(folder: Path) -> dict[str, CocoDataset]:
+    return read_splits(find_splits(folder))
+
+
+def masks(dataset: CocoDataset) -> list[np.ndarray]:
+    content = as_coco(dataset)
+    record = {"height": SIZE[0], "width": SIZE[1]}
+    return [writers.bitmap(annotation, record) for annotation in content["annotations"]]
+
+
+def disc(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> np.ndarray:
+    """Pixels whose centres lie in an ellipse."""
+    ys, xs = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    cos, sin = math.cos(turn), math.sin(turn)
+    along, across = cos * (xs - x) + sin * (ys - y), cos * (ys - y) - sin * (xs - x)
+    return (along / rx) ** 2 + (across / ry) ** 2 <= 1
+
+
+def block(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return (a & b).sum() / (a | b).sum()
+
+
+def labelme(folder: Path, *shapes: dict, **fields: object) -> CocoDataset:
+    image(folder / "a.png")
+    content = {"shapes": [{"label": "a", **s} for s in shapes], "imagePath": "a.png", **fields}
+    writers.write_text(folder / "a.json", content)
+    return read(folder)["train"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "expected"),
+    [
+        ("rectangle", [[50, 30], [10, 5]], block(10, 5, 50, 30)),
+        ("rectangle", [[10, 5], [50, 5], [50, 30], [10, 30]], block(10, 5, 50, 30)),
+        ("circle", [[30, 20], [30, 8]], disc(30, 20, 12, 12)),
+        ("circle", [[55, 20], [40, 20]], disc(55, 20, 15, 15)),
+        ("polygon", [[10, 5], [50, 5], [50, 30], [10, 30]], block(10, 5, 50, 30)),
+    ],
+    ids=["rectangle", "rectangle of four", "circle", "circle over the border", "polygon"],
+)
+def test_shapes_of_labelme(tmp_path, kind, points, expected):
+    (mask,) = masks(labelme(tmp_path, {"shape_type": kind, "points": points}))
+    assert iou(mask, expected) > 0.98
+
+
+def test_shapes_of_a_group_and_label_are_one_instance(tmp_path):
+    bit = writers.png_text(np.ones((3, 4), bool))
+    dataset = labelme(
+        tmp_path,
+        {"points": [[0, 0], [5, 0], [5, 5], [0, 5]], "group_id": 1},
+        {"points": [[10, 0], [15, 0], [15, 5], [10, 5]], "group_id": 1},
+        {"points": [[20, 0], [25, 0], [25, 5], [20, 5]], "group_id": 1, "label": "b"},
+        {"points": [[30, 0], [35, 0], [35, 5], [30, 5]], "group_id": 2},
+        {"points": [[40, 0], [43, 2]], "shape_type": "mask", "mask": bit, "group_id": 2},
+        {"points": [[50, 0], [55, 0], [55, 5], [50, 5]]},
+    )
+    expected = [
+        block(0, 0, 5, 5) | block(10, 0, 15, 5),
+        block(20, 0, 25, 5),
+        block(30, 0, 35, 5) | block(40, 0, 44, 3),
+        block(50, 0, 55, 5),
+    ]
+    assert dataset.class_names == ("a", "b")
+    assert dataset.labels.tolist() == [0, 1, 0, 0]
+    assert all(np.array_equal(*pair) for pair in zip(masks(dataset), expected, strict=True))
+
+
+def test_labelme_files_apart_from_their_images(tmp_path):
+    image(tmp_path / "images" / "a.png")
+    image(tmp_path / "images" / "b.png")
+    shape = {"label": "a", "points": [[0, 0], [5, 0], [5, 5]]}
+    for name, path in (("x", "..\\images\\a.png"), ("y", "../images/b.png")):
+        writers.write_text(
+            tmp_path / "labels" / f"{name}.json", {"shapes": [shape], "imagePath": path}
+        )
+    names = [d.path(0).name for d in read(tmp_path).values()]
+    assert sorted(names) == ["a.png", "b.png"]
+
+
+def test_an_image_without_a_labelme_file_is_left_out_and_this_is_said(tmp_path):
+    image(tmp_path / "b.png")
+    dataset = labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]})
+    assert len(dataset) == 1
+    assert "1 images have no JSON file and are left out (b.png" in " ".join(dataset.notes)
+
+
+def test_the_list_of_classes_orders_them_and_keeps_empty_ones(tmp_path):
+    (tmp_path / "labels.txt").write_text("__ignore__\n_background_\nz\na\n")
+    dataset = labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]})
+    assert dataset.class_names == ("z", "a")
+    assert dataset.labels.tolist() == [1]
+
+
+def via(folder: Path, *regions: tuple[dict, dict], version: int = 2) -> CocoDataset:
+    image(folder / "a.png")
+    drawn = [{"shape_attributes": s, "region_attributes": a} for s, a in regions]
+    listed = drawn if version == 2 else {str(i): region for i, region in enumerate(drawn)}
+    entry = {"filename": "a.png", "size": 1, "regions": listed, "file_attributes": {}}
+    writers.write_text(folder / "via_region_data.json", {"a.png1": entry})
+    return read(folder)["train"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ({"name": "rect", "x": 10, "y": 5, "width": 40, "height": 25}, block(10, 5, 50, 30)),
+        ({"name": "circle", "cx": 30, "cy": 20, "r": 12}, disc(30, 20, 12, 12)),
+        ({"name": "ellipse", "cx": 30, "cy": 20, "rx": 20, "ry": 9}, disc(30, 20, 20, 9)),
+        (
+            {"name": "ellipse", "cx": 30, "cy": 20, "rx": 18, "ry": 9, "theta": 0.5},
+            disc(30, 20, 18, 9, 0.5),
+        ),
+        (
+            {"name": "polygon", "all_points_x": [10, 50, 50, 10], "all_points_y": [5, 5, 30, 30]},
+            block(10, 5, 50, 30),
+        ),
+    ],
+    ids=["rect", "circle", "ellipse", "turned ellipse", "polygon"],
+)
+def test_shapes_of_via(tmp_path, version, shape, expected):
+    (mask,) = masks(via(tmp_path, (shape, {"class": "a"}), version=version))
+    assert iou(mask, expected) > 0.97  # the turned ellipse has 509 pixels, and 100 on its border
+
+
+CIRCLE = {"name": "circle", "cx": 30, "cy": 20, "r": 12}
+ATTRIBUTES = {  # of two regions, expected classes
+    "none": ([{}, {}], ("object",)),
+    "one": ([{"kind": "b"}, {"kind": "a"}], ("a", "b")),
+    "a usual one": ([{"x": "1", "label": "b"}, {"x": "2", "label": "a"}], ("a", "b")),
+    "boxes to tick": ([{"kind": {"b": True}}, {"kind": {"a": True, "b": False}}], ("a", "b")),
+}
+
+
+@pytest.mark.parametrize("case", ATTRIBUTES)
+def test_where_via_keeps_the_class(tmp_path, case):
+    attributes, names = ATTRIBUTES[case]
+    dataset = via(tmp_path, *((CIRCLE, own) for own in attributes))
+    assert dataset.class_names == names
+    assert any("no attributes" in note for note in dataset.notes) == (case == "none")
+
+
+def test_train_and_val_of_the_balloons(tmp_path):
+    via(tmp_path / "train", (CIRCLE, {}))
+    via(tmp_path / "val", (CIRCLE, {}), (CIRCLE, {}))
+    datasets = read(tmp_path)
+    assert [len(d.labels) for d in datasets.values()] == [1, 2]
+    assert datasets["val"].path(0) == tmp_path / "val" / "a.png"
+
+
+SQUARE = "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n"
+YOLO = {  # content of data.yaml, folders of train and val images
+    "as Ultralytics": (
+        "path: ../datasets/x\ntrain: images/train\nval: images/val\nnames:\n  0: a\n",
+        ("images/train", "images/val"),
+    ),
+    "as Roboflow": (
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 1\nnames: ['a']",
+        ("train/images", "valid/images"),
+    ),
+    "by folders alone": ("names: [a]", ("images/train", "images/val")),
+    "lists of files": ("train: a.txt\nval: b.txt\nnames: [a]", ("images/x", "images/y")),
+    "below a path": (
+        "path: d\ntrain: images/x\nval: images/y\nnames: [a]", ("d/images/x", "d/images/y")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", YOLO)
+def test_layouts_of_yolo(tmp_path, case):
+    text, folders = YOLO[case]
+    for folder, names in zip(folders, ("ab", "c"), strict=True):
+        for name in names:
+            image(tmp_path / folder / f"{name}.png")
+            labels = "labels".join(f"{folder}/{name}".rsplit("images", 1))
+            writers.write_text(tmp_path / f"{labels}.txt", SQUARE)
+    writers.write_text(tmp_path / "data.yaml", text)
+    writers.write_text(tmp_path / "a.txt", "./images/x/a.png\nimages/x/b.png\n")
+    writers.write_text(tmp_path / "b.txt", "images/y/c.png")
+    datasets = read(tmp_path)
+    assert [len(d) for d in datasets.values()] == [2, 1]
+    assert datasets["train"].boxes[0].tolist() == pytest.approx([6, 4, 30, 20])
+
+
+def test_one_set_of_yolo_for_both_is_said_to_show_memory(tmp_path):
+    image(tmp_path / "images" / "a.png")
+    writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)
+    writers.write_text(tmp_path / "d.yaml", "train: images\nval: images\nnames: [a]")
+    datasets = read(tmp_path)
+    assert [len(d) for d in datasets.values()] == [1, 1]
+    assert "metrics only show memorization" in datasets["val"].notes[0]
+
+
+def test_a_yolo_image_without_labels_has_no_objects_and_this_is_said(tmp_path):
+    for name in "ab":
+        image(tmp_path / "images" / f"{name}.png")
+    writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)
+    writers.write_text(tmp_path / "labels" / "classes.txt", "a\nb\n")
+    datasets = read(tmp_path)
+    assert sum(len(d.labels) for d in datasets.values()) == 1
+    assert datasets["train"].class_names == ("a", "b")
+    assert "1 images have no text file" in " ".join(datasets["train"].notes)
+
+
+def test_polygons_of_cityscapes_hide_each_other(tmp_path):
+    names = ["leftImg8bit/train/c/a_leftImg8bit.png", "leftImg8bit/val/c/b_leftImg8bit.png"]
+    for name in names:
+        image(tmp_path / name)
+    objects = [
+        ("road", [[0, 0], [59, 0], [59, 39], [0, 39]]),
+        ("car", [[0, 0], [29, 0], [29, 19], [0, 19]]),
+        ("car", [[10, 5], [39, 5], [39, 24], [10, 24]]),
+        ("license plate", [[11, 6], [12, 6], [12, 8]]),
+        ("pole", [[20, 0], [24, 0], [24, 39], [20, 39]]),
+        ("cargroup", [[50, 0], [59, 0], [59, 9], [50, 9]]),
+        ("train", [[50, 30], [59, 30], [59, 39], [50, 39]]),
+        ("bus", [[0, 30], [9, 30], [9, 39], [0, 39]]),
+    ]
+    drawn = [{"label": label, "polygon": polygon} for label, polygon in objects]
+    drawn[-1]["deleted"] = 1
+    content = {"imgHeight": 40, "imgWidth": 60, "objects": drawn}
+    for base in ("train/c/a", "val/c/b"):
+        writers.write_text(tmp_path / f"gtFine/{base}_gtFine_polygons.json", content)
+    dataset = read(tmp_path)["train"]
+    first, second, pole = block(0, 0, 30, 20), block(10, 5, 40, 25), block(20, 0, 25, 40)
+    expected = {
+        ("car", False): [first & ~second & ~pole, second & ~pole],
+        ("car", True): [block(50, 0, 60, 10)],
+        ("train", False): [block(50, 30, 60, 40)],
+    }
+    actual = {}
+    for label, crowd, mask in zip(dataset.labels, dataset.crowd, masks(dataset), strict=True):
+        actual.setdefault((dataset.class_names[label], bool(crowd)), []).append(mask)
+    assert set(actual) == set(expected)
+    for key, found in expected.items():
+        assert all(np.array_equal(*pair) for pair in zip(actual[key], found, strict=True)), key
+    assert dataset.category_ids == (24, 25, 26, 27, 28, 31, 32, 33)
+
+
+@pytest.mark.parametrize("classes", [1203, 1230])
+def test_lvis_with_all_its_classes(tmp_path, classes):
+    image(tmp_path / "val2017" / "1.png")
+    record = {"id": 1, "width": 60, "height": 40, "neg_category_ids": [classes],
+              "file_name": "COCO_val2014_1.png", "not_exhaustive_category_ids": [3],
+              "coco_url": "http://images.cocodataset.org/val2017/1.png"}  # fmt: skip
+    categories = [{"id": i, "name": f"c{i}", "frequency": "rcf"[i % 3]}
+                  for i in range(1, classes + 1)]  # fmt: skip
+    drawn = {"id": 1, "image_id": 1, "category_id": 7, "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    content = {"images": [record], "annotations": [drawn], "categories": categories}
+    writers.write_text(tmp_path / "annotations" / "lvis_v1_val.json", content)
+    dataset = read_splits(find_splits(tmp_path, needs=["val"]))["val"]
+    assert (len(dataset.class_names), dataset.labels.tolist()) == (classes, [6])
+    assert dataset.path(0) == tmp_path / "val2017" / "1.png"
+    assert "AP is COCO's" in dataset.notes[0]
+
+
+def test_masks_of_any_mode(tmp_path):
+    mask = block(10, 5, 50, 30)
+    folder = tmp_path / "1"
+    image(folder / "images" / "1.png")
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    modes = {mode: grey.convert(mode) for mode in ("1", "L", "RGB", "LA", "RGBA")}
+    modes["I;16"] = Image.fromarray(mask.astype(np.uint16))
+    modes["P"] = grey.point(lambda value: value // 255)
+    modes["P"].putpalette([9, 9, 9, 9, 9, 9])
+    (folder / "masks").mkdir()
+    for name, picture in modes.items():
+        picture.save(folder / "masks" / f"{name}.png")
+    found = masks(read(tmp_path)["train"])
+    assert len(found) == len(modes)
+    assert all(np.array_equal(other, mask) for other in found)
+
+
+def test_a_sample_without_masks_needs_their_folder(tmp_path):
+    for name in "abc":
+        image(tmp_path / name / "images" / f"{name}.png")
+    writers.save_values(block(1, 1, 5, 5), tmp_path / "a" / "masks" / "x.png")
+    (tmp_path / "b" / "masks").mkdir()
+    datasets = read(tmp_path)
+    names = {d.path(i).name for d in datasets.values() for i in range(len(d))}
+    assert names == {"a.png", "b.png"}
+    assert "1 images have no folder of masks and are left out (c/" in datasets["val"].notes[1]
+
+
+def draw(folder: Path, options: DrawOptions) -> dict[str, set[str]]:
+    datasets = read_splits(find_splits(folder, options=options))
+    return {name: {d.path(i).name for i in range(len(d))} for name, d in datasets.items()}
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    """Four images each of five patients."""
+    shape = {"label": "a", "points": [[0, 0], [5, 0], [5, 5]]}
+    for number in range(20):
+        name = f"p{number // 4}_{number}"
+        image(tmp_path / f"{name}.png")
+        content = {"shapes": [shape], "imagePath": f"{name}.png"}
+        writers.write_text(tmp_path / f"{name}.json", content)
+    return tmp_path
+
+
+def test_the_draw_depends_on_the_seed_and_keeps_groups_together(patients):
+    one, again, other = (draw(patients, DrawOptions(0.25, seed)) for seed in (0, 0, 1))
+    assert one == again != other
+    assert (len(one["train"]), len(one["val"])) == (15, 5)
+    grouped = draw(patients, DrawOptions(0.2, 0, r"^(p\d+)_"))
+    groups = {name: {file.split("_")[0] for file in files} for name, files in grouped.items()}
+    assert (len(groups["train"]), len(groups["val"])) == (4, 1)
+    assert not groups["train"] & groups["val"]
+
+
+def test_the_draw_is_told(patients):
+    notes = read(patients)["train"].notes
+    assert "16 images for training and 4 for validation are drawn with seed 0" in notes[0]
+
+
+def test_an_image_more_moves_no_other_by_itself(patients):
+    before = draw(patients, DrawOptions(0.2, 0))
+    image(patients / "new.png")
+    writers.write_text(patients / "new.json", {"shapes": [], "imagePath": "new.png"})
+    after = draw(patients, DrawOptions(0.2, 0))
+    assert len(before["val"] - after["val"]) <= 1
+
+
+def test_a_group_that_matches_not_all_names(patients):
+    with pytest.raises(UserError, match=r"--group 'p\[0-3\]': must match the name of every image"):
+        draw(patients, DrawOptions(0.2, 0, "p[0-3]"))
+
+
+def test_ids_are_the_same_in_every_draw(patients):
+    found = []
+    for seed in (0, 1):
+        datasets = read_splits(find_splits(patients, options=DrawOptions(0.2, seed)))
+        found.append({d.path(i).name: int(d.image_ids[i]) for d in datasets.values()
+                      for i in range(len(d))})  # fmt: skip
+        assert torch.cat([d.annotation_ids for d in datasets.values()]).unique().numel() == 20
+    assert found[0] == found[1]
+
+
+def test_data_sets_of_coco_are_found_before_others(tmp_path):
+    labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]})
+    (tmp_path / "images").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({}))
+    assert find_splits(tmp_path)["train"].records is None

@@ -1,0 +1,395 @@
+"""Broken data sets: each is refused with the file, the place, the value and the fix."""
+
+import copy
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mrcnn.data.coco.read import CocoDataset, read_coco
+from mrcnn.data.problems import SHOWN, DatasetError
+from mrcnn.errors import UserError
+
+NAN, INF = float("nan"), float("inf")
+
+
+def sound() -> dict:
+    """Two images of 8 x 6 pixels, polygons, runs as text and as list, a crowd region."""
+    square = [1, 1, 5, 1, 5, 4, 1, 4]
+    runs = {"size": [6, 8], "counts": [7, 4, 37]}
+    text = {"size": [6, 8], "counts": "74U1"}
+    return {
+        "images": [
+            {"id": 1, "file_name": "a.png", "width": 8, "height": 6},
+            {"id": 2, "file_name": "sub/b.png", "width": 8, "height": 6},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+        "annotations": [
+            {"id": 10, "image_id": 1, "category_id": 3, "segmentation": [square],
+             "bbox": [1, 1, 4, 3], "area": 12, "iscrowd": 0},
+            {"id": 11, "image_id": 1, "category_id": 7, "segmentation": text},
+            {"id": 12, "image_id": 2, "category_id": 7, "segmentation": runs, "iscrowd": 1},
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        Image.new("RGB", (8, 6)).save(tmp_path / "images" / name)
+    return tmp_path
+
+
+def read(folder: Path, content: object) -> CocoDataset:
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (folder / "train.json").write_bytes(text)
+    return read_coco(folder / "train.json", folder / "images")
+
+
+def test_the_sound_data_set_is_read(folder):
+    dataset = read(folder, sound())
+    assert len(dataset) == 2
+    assert dataset.boxes.tolist() == [[1, 1, 5, 4], [1, 1, 2, 5], [1, 1, 2, 5]]
+
+
+def test_points_a_little_outside_and_missing_boxes_are_tolerated(folder):
+    content = sound()
+    polygon([-1, -1, 16, -1, 16, 12, -1, 12])(content)
+    for key in ("bbox", "area", "iscrowd"):
+        without("annotations", key)(content)
+    assert read(folder, content).boxes[0].tolist() == [0, 0, 8, 6]
+
+
+UNREADABLE = {  # content of the file, what the message says
+    "empty": (b"", ["is empty (0 bytes)"]),
+    "blank": (b" \n ", ["is empty (3 bytes)"]),
+    "truncated": (json.dumps(sound()).encode()[:300], ["is not JSON", "line 1, column"]),
+    "cut inside a value": (b'{"images": ', ["Expecting value", "cut short?"]),
+    "cut inside a text": (b'{"images": "a', ["Unterminated string", "cut short?"]),
+    "not JSON": (b"<xml/>", ["is not JSON", "line 1, column 1"]),
+    "two documents": (b"{}\n{}", ["Extra data", "line 2, column 1"]),
+    "trailing comma": (b'{"images": [],}', ["is not JSON", "column"]),
+    "Latin-1": ('{"name": "café"}'.encode("latin-1"), ["byte 13 (0xe9) is not UTF-8"]),
+    "UTF-16": (json.dumps(sound()).encode("utf-16"), ["byte 0 (0xff) is not UTF-8"]),
+    "nested 100,000 deep": (b"[" * 100_000 + b"]" * 100_000, ["nested too deeply"]),
+    "number of 100,000 digits": (b'{"images": ' + b"9" * 100_000 + b"}", ["number", "digits"]),
+    "a list": (b"[]", ["the file must hold a JSON object, got []", "COCO"]),
+    "null": (b"null", ["the file must hold a JSON object, got None"]),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_unreadable_json(folder, case):
+    content, parts = UNREADABLE[case]
+    with pytest.raises(UserError) as caught:
+        read(folder, content)
+    for part in [str(folder / "train.json"), *parts]:
+        assert part in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_byte_order_mark_is_tolerated(folder):
+    assert len(read(folder, b"\xef\xbb\xbf" + json.dumps(sound()).encode())) == 2
+
+
+def test_missing_file_and_folders(folder):
+    for annotations, images, part in (
+        ("none.json", "images", "none.json: does not exist"),
+        ("images", "images", "images: cannot be read (Is a directory)"),
+        ("train.json", "pictures", "pictures: no such folder of images"),
+    ):
+        (folder / "train.json").write_text(json.dumps(sound()))
+        with pytest.raises(UserError) as caught:
+            read_coco(folder / annotations, folder / images)
+        assert part in str(caught.value)
+
+
+def image(**changes):
+    return lambda content: content["images"][0].update(changes)
+
+
+def annotation(**changes):
+    return lambda content: content["annotations"][0].update(changes)
+
+
+def category(**changes):
+    return lambda content: content["categories"][0].update(changes)
+
+
+def without(table: str, key: str):
+    return lambda content: content[table][0].pop(key)
+
+
+def polygon(*rings):
+    return annotation(segmentation=[*rings])
+
+
+def runs(counts, size=(6, 8)):
+    return annotation(segmentation={"size": [*size], "counts": counts})
+
+
+IMAGE, ANNOTATION = "images[0] (id 1): ", "annotations[0] (id 10): "
+RECORDS = {  # what is done to the sound data set, what the message says
+    "no images": (lambda c: c.pop("images"), ["images must be a list, got 'no such key'"]),
+    "no annotations": (lambda c: c.pop("annotations"), ["annotations must be a list"]),
+    "no categories": (lambda c: c.pop("categories"), ["categories must be a list"]),
+    "images is an object": (lambda c: c.update(images={}), ["images must be a list, got {}"]),
+    "images is empty": (lambda c: c.update(images=[]), ["images must hold at least one object"]),
+    "categories is empty": (lambda c: c.update(categories=[]), ["categories must hold"]),
+    "an image is a text": (
+        lambda c: c["images"].append("x.png"), ["images[2] must be an object, got 'x.png'"]),
+    "an annotation is null": (
+        lambda c: c["annotations"].append(None), ["annotations[3] must be an object, got None"]),
+    "image without id": (without("images", "id"), ["images[0] (id None): id must", "got None"]),
+    "image id a text": (image(id="1"), ["images[0] (id '1'): id must", "got '1'"]),
+    "image id a fraction": (image(id=1.5), ["id must be a whole number >= 0, got 1.5"]),
+    "image id negative": (image(id=-1), ["id must be a whole number >= 0, got -1"]),
+    "image id beyond 64 bits": (image(id=2**63), ["id must be a whole number", str(2**63)]),
+    "image id twice": (image(id=2), ["images[1] (id 2): id must be unique", "[0] (id 2) has it"]),
+    "image without width": (without("images", "width"), [IMAGE + "width must", "got None"]),
+    "image height a text": (image(height="6"), [IMAGE + "height must", "got '6'"]),
+    "image height 0": (image(height=0), [IMAGE + "height must be a whole number > 0, got 0"]),
+    "image width true": (image(width=True), [IMAGE + "width must", "got True"]),
+    "image of 10^12 pixels": (image(width=10**6, height=10**6), ["must be at most", "10000"]),
+    "image size not the file's": (
+        image(width=9), [IMAGE + "size must be the 8 x 6 of", "a.png, got '9 x 6'"]),
+    "image size turned": (image(width=6, height=8), ["got '6 x 8'", "EXIF orientation"]),
+    "image without file_name": (without("images", "file_name"), [IMAGE + "file_name must"]),
+    "file_name empty": (image(file_name=""), [IMAGE + "file_name must be a non-empty", "got ''"]),
+    "file_name a number": (image(file_name=3), [IMAGE + "file_name must", "got 3"]),
+    "file missing": (image(file_name="z.png"), [IMAGE + "file_name: ", "z.png: does not exist"]),
+    "file a folder": (image(file_name="sub"), [IMAGE + "file_name: ", "sub: is not a file"]),
+    "file no image": (image(file_name="c.png"), ["c.png: is not an image of a known format"]),
+    "file name too long": (image(file_name="z" * 5000), [IMAGE + "file_name must have at most"]),
+    "category without name": (without("categories", "name"), ["categories[0] (id 3): name must"]),
+    "category name blank": (category(name=" "), ["categories[0] (id 3): name must", "got ' '"]),
+    "category id a text": (category(id="3"), ["categories[0] (id '3'): id must", "got '3'"]),
+    "category id twice": (category(id=7), ["categories[1] (id 7): id must be unique"]),
+    "category name twice": (category(name="dog"), ["categories[1] (id 7): name must be unique"]),
+    "annotation without id": (without("annotations", "id"), ["annotations[0] (id None): id must"]),
+    "annotation id a text": (annotation(id="x"), ["annotations[0] (id 'x'): id must"]),
+    "annotation id twice": (
+        annotation(id=11), ["annotations[1] (id 11): id must be unique", "[0] (id 11) has it"]),
+    "annotation without image_id": (
+        without("annotations", "image_id"), [ANNOTATION + "image_id must", "got None"]),
+    "image_id unknown": (annotation(image_id=99), [ANNOTATION + "image_id must", "got 99"]),
+    "image_id a text": (annotation(image_id="1"), [ANNOTATION + "image_id must", "got '1'"]),
+    "category_id unknown": (
+        annotation(category_id=4), [ANNOTATION + "category_id must", "got 4"]),
+    "category_id 0": (annotation(category_id=0), [ANNOTATION + "category_id must", "got 0"]),
+    "category_id a list": (annotation(category_id=[3]), [ANNOTATION + "category_id", "got [3]"]),
+    "iscrowd 2": (annotation(iscrowd=2), [ANNOTATION + "iscrowd must be 0 or 1, got 2"]),
+    "iscrowd a text": (annotation(iscrowd="no"), [ANNOTATION + "iscrowd must", "got 'no'"]),
+    "bbox null": (annotation(bbox=None), [ANNOTATION + "bbox must be four", "got None"]),
+    "bbox of three": (annotation(bbox=[1, 2, 3]), [ANNOTATION + "bbox", "got [1, 2, 3]"]),
+    "bbox of texts": (annotation(bbox=["1", 2, 3, 4]), [ANNOTATION + "bbox", "['1', 2, 3, 4]"]),
+    "bbox NaN": (annotation(bbox=[NAN, 1, 2, 2]), [ANNOTATION + "bbox", "[nan, 1, 2, 2]"]),
+    "bbox infinite": (annotation(bbox=[1, 1, INF, 2]), [ANNOTATION + "bbox", "inf"]),
+    "bbox without area": (
+        annotation(bbox=[1, 1, 0, 2]), [ANNOTATION + "bbox must have a width and height > 0"]),
+    "bbox negative": (annotation(bbox=[1, 1, 2, -2]), [ANNOTATION + "bbox must have", "-2"]),
+    "bbox outside": (
+        annotation(bbox=[8, 1, 2, 2]), [ANNOTATION + "bbox must be inside its image of 8 x 6"]),
+    "bbox huge": (annotation(bbox=[1, 1, 10**400, 2]), [ANNOTATION + "bbox must"]),
+    "no segmentation": (
+        without("annotations", "segmentation"), [ANNOTATION + "segmentation must", "got None"]),
+    "segmentation empty": (polygon(), [ANNOTATION + "segmentation must", "got []", "draw"]),
+    "segmentation a text": (annotation(segmentation="x"), [ANNOTATION + "segmentation", "'x'"]),
+    "polygon empty": (polygon([]), [ANNOTATION + "segmentation[0] must hold x and y", "0 numbers"]),
+    "polygon of two points": (polygon([1, 1, 2, 2]), ["at least 3 points, got '4 numbers'"]),
+    "polygon of seven numbers": (polygon([1, 1, 2, 2, 1, 2, 1]), ["got '7 numbers'"]),
+    "polygon not nested": (annotation(segmentation=[1, 1, 2, 2, 1, 2]),
+        [ANNOTATION + "segmentation[0] must be a list of numbers, got 1"]),
+    "polygon of texts": (polygon([1, 1, "2", 2, 1, 2]), ["segmentation[0]", "got '2'"]),
+    "polygon with null": (polygon([1, 1, None, 2, 1, 2]), ["segmentation[0]", "got None"]),
+    "polygon with an integer past floats": (
+        polygon([1, 1, 10**400, 2, 1, 2]), ["segmentation[0] must hold numbers only, got 1000"]),
+    "polygon with NaN": (
+        polygon([1, 1, 4, 1, 4, 4], [1, 1, NAN, 2, 1, 2]), ["segmentation[1]", "[nan, 2.0]"]),
+    "polygon with infinity": (polygon([1, 1, INF, 2, 1, 2]), ["segmentation[0]", "[inf, 2.0]"]),
+    "polygon at 1e9": (polygon([1, 1, 1e9, 2, 1, 2]), ["image of 8 x 6", "[1000000000.0, 2.0]"]),
+    "polygon past twice its image": (
+        polygon([1, 1, 16.1, 2, 1, 2]), ["segmentation[0]", "got [16.1, 2.0]"]),
+    "polygon outside": (polygon([9, 1, 12, 1, 12, 4]), [ANNOTATION + "segmentation must enclose"]),
+    "polygon a line": (polygon([1, 1, 3, 1, 5, 1]), [ANNOTATION + "segmentation must enclose"]),
+    "runs without size": (
+        annotation(segmentation={"counts": [48]}), ["segmentation.size must be [6, 8]", "None"]),
+    "runs of another size": (runs([48], (8, 6)), ["segmentation.size must be [6, 8]", "[8, 6]"]),
+    "runs without counts": (annotation(segmentation={"size": [6, 8]}), ["segmentation.counts"]),
+    "runs too short": (runs([7, 4]), ["segmentation.counts must", "48, got 11", "got [7, 4]"]),
+    "runs too long": (runs([7, 4, 38]), ["segmentation.counts must", "got more", "[7, 4, 38]"]),
+    "runs negative": (runs([-1, 49]), ["run 0 must not be negative, got -1"]),
+    "runs of fractions": (runs([7.5, 4, 36.5]), ["segmentation.counts must", "float"]),
+    "runs of texts": (runs(["48"]), ["segmentation.counts must", "got ['48']"]),
+    "runs past 64 bits": (runs([2**64]), ["segmentation.counts must", str(2**64)]),
+    "runs a number": (runs(48), ["segmentation.counts must", "got 48"]),
+    "runs without foreground": (runs([48]), [ANNOTATION + "segmentation must enclose"]),
+    "text too short": (runs("74"), ["segmentation.counts must", "got 11", "'74'"]),
+    "text cut inside a run": (runs("74U"), ["ends in the middle of a run", "'74U'"]),
+    "text with bad characters": (runs("7 4"), ["character 1 must be one of", "'7 4'"]),
+    "text of another mask": (runs("o" * 100), ["run 0 is too large", "encode the mask again"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_bad_record(folder, case):
+    change, parts = RECORDS[case]
+    content = sound()
+    change(content)
+    (folder / "images" / "c.png").write_text("no picture")
+    with pytest.raises(DatasetError) as caught:
+        read(folder, content)
+    for part in [f"{folder / 'train.json'}: ", *parts, "; "]:
+        assert part in str(caught.value)
+    assert len(str(caught.value)) < 2000
+
+
+ESCAPES = [
+    "../a.png", "sub/../../a.png", "..", "sub/..", "/etc/passwd", "//host/share/a.png",
+    "\\\\host\\share\\a.png", "..\\a.png", "sub\\..\\..\\a.png", "C:\\a.png", "c:a.png", "C:/a.png",
+    "http://example.org/a.png", "https://example.org/a.png", "file:///etc/passwd",
+    "s3://bucket/a.png", "a.png\0.jpg", "\0", "a\n.png", "\ud800.png", "link.png", "linked/a.png",
+    "loop.png", ".", "/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ESCAPES, ids=ascii)
+def test_a_file_name_stays_in_its_folder(folder, name):
+    images = folder / "images"
+    Image.new("RGB", (8, 6)).save(folder / "a.png")
+    os.symlink(folder / "a.png", images / "link.png")
+    os.symlink(folder, images / "linked")
+    os.symlink(images / "loop.png", images / "loop.png")
+    content = sound()
+    image(file_name=name)(content)
+    with pytest.raises(DatasetError) as caught:
+        read(folder, content)
+    assert f"{folder / 'train.json'}: 1 problem\n  {IMAGE}file_name" in str(caught.value)
+    str(caught.value).encode()  # can be printed
+
+
+def test_links_inside_the_folder_and_a_linked_folder_are_fine(folder):
+    os.symlink(folder / "images" / "a.png", folder / "images" / "link.png")
+    os.symlink(folder / "images", folder / "pictures")
+    content = sound()
+    image(file_name="link.png")(content)
+    (folder / "train.json").write_text(json.dumps(content))
+    assert len(read_coco(folder / "train.json", folder / "pictures")) == 2
+
+
+def test_all_problems_are_told_at_once(folder):
+    content = sound()
+    image(width=-1)(content)
+    content["images"][1]["file_name"] = "none.png"
+    category(name=None)(content)
+    annotation(category_id=99, bbox=[0, 0, 0, 0])(content)
+    content["annotations"][2]["segmentation"]["counts"] = [1]
+    with pytest.raises(DatasetError) as caught:
+        read(folder, content)
+    for part in (
+        "train.json: 5 problems",
+        "categories[0] (id 3): name",
+        "images[0] (id 1): width",
+        "images[1] (id 2): file_name",
+        "annotations[0] (id 10): category_id",
+        "annotations[2] (id 12): segmentation.counts",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_long_list_is_cut_but_kept(folder):
+    content = sound()
+    content["annotations"] = [
+        content["annotations"][0] | {"id": i, "segmentation": [[NAN] * 6]} for i in range(1, 1001)
+    ]
+    with pytest.raises(DatasetError) as caught:
+        read(folder, content)
+    assert len(caught.value.problems) == 1000
+    assert len(str(caught.value).splitlines()) == SHOWN + 2
+    assert f"and {1000 - SHOWN} more" in str(caught.value)
+    assert caught.value.problems[-1].label == "annotations[999] (id 1000)"
+
+
+def test_bad_image_files_are_named_with_their_record(folder):
+    path = folder / "images" / "a.png"
+    for content, part in ((b"", "is empty"), (b"GIF89a", "is not an image")):
+        path.write_bytes(content)
+        with pytest.raises(DatasetError) as caught:
+            read(folder, sound())
+        assert f"{IMAGE}file_name: {path}: {part}" in str(caught.value)
+
+
+STRANGE = [
+    None, True, 0, -1, 2**31, 2**63, 10**400, 1.5, 1e308, NAN, INF, -INF, "", "a", "\0", "\ud800",
+    [], {}, [[]], [{}], {"size": [6, 8]}, {"counts": ""}, [1, 2, 3, 4], [1, 2, 3, 4, 5, 6], "../x",
+]  # fmt: skip
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """Paths of everything inside a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, item in inner:
+        found.append((*path, key))
+        if isinstance(item, (dict, list)):
+            found += places(item, (*path, key))
+    return found
+
+
+def mutate(content: dict, rng: random.Random) -> bytes:
+    """One to three values lost, repeated, misspelt or replaced; now and then a broken byte."""
+    for _ in range(rng.randint(1, 3)):
+        if not (found := places(content)):
+            break
+        *path, key = rng.choice(found)
+        parent = content
+        for step in path:
+            parent = parent[step]
+        kind, value = rng.random(), parent[key]
+        if kind < 0.2:
+            del parent[key]
+        elif kind < 0.3 and isinstance(parent, list):
+            parent.insert(key, copy.deepcopy(value))
+        elif kind < 0.5 and isinstance(value, str) and value:
+            at = rng.randrange(len(value))
+            parent[key] = value[:at] + rng.choice("\0/0@Popé€") + value[at + rng.randint(0, 1) :]
+        else:
+            parent[key] = copy.deepcopy(rng.choice(STRANGE))
+    raw = bytearray(json.dumps(content).encode())
+    if rng.random() < 0.1:
+        raw[rng.randrange(len(raw))] = rng.randrange(256)
+    return bytes(raw)
+
+
+def check_mutations(folder: Path, seeds: range) -> None:
+    outcomes = {"read": 0, "refused": 0, "unnamed": 0}
+    for seed in seeds:
+        raw = mutate(sound(), random.Random(seed))
+        began = time.process_time()
+        try:
+            dataset = read(folder, raw)
+        except UserError as error:
+            named = str(folder / "train.json") in str(error)
+            outcomes["refused" if named else "unnamed"] += 1
+        else:
+            outcomes["read"] += 1
+            assert torch.isfinite(dataset.boxes).all()
+            assert (dataset.boxes[:, 2:] > dataset.boxes[:, :2]).all()
+        assert time.process_time() - began < 2, seed
+    assert outcomes["unnamed"] == 0
+    assert min(outcomes["read"], outcomes["refused"]) > len(seeds) / 100
+
+
+def test_random_changes_are_read_or_refused(folder):
+    check_mutations(folder, range(400))
+
+
+@pytest.mark.slow
+def test_many_random_changes_are_read_or_refused(folder):
+    check_mutations(folder, range(400, 10_400))

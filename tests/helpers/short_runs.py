@@ -1,0 +1,110 @@
+"""Training runs of seconds: a tiny model on a few small drawn images."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+
+from mrcnn import train
+from mrcnn.cli import flags
+from mrcnn.data.synthetic import write_shapes
+
+# 9 images in batches of 2: epochs end in the middle of batches, and after steps 9 and 18.
+IMAGES = 9
+FLAGS = (
+    "--device cpu --image-size 64 --batch-size 2 --steps 20 --print-every 3 --eval-every 8 "
+    "--save-every 5 --ema 0.9 --warmup 4 --set fpn_levels=2 anchor_sizes=[16,32,64] fpn_channels=8 "
+    "box_head_width=16 mask_head_width=8 post_nms_top_k=50 training_post_nms_top_k=50"
+).split()
+
+
+def write_data(folder: Path) -> Path:
+    """A data set for `FLAGS`."""
+    write_shapes(folder, train=IMAGES, val=3, size=64)
+    return folder
+
+
+def arguments(data: Path, out: Path, *flags: str) -> list[str]:
+    return ["--data", str(data), "--out", str(out), *FLAGS, *flags]
+
+
+def start(argv: Sequence[str], **options) -> subprocess.Popen:
+    """The command in a process of its own."""
+    words = [sys.executable, "-m", "mrcnn.train", *argv]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def run(data: Path, out: Path, *flags: str) -> int:
+    """The command in this process."""
+    return train.main(arguments(data, out, *flags))
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """All that a finished run must have to the bit: tensors of its last state, and its table."""
+    newest = max((folder / "state").glob("*.safetensors"))
+    with safe_open(newest, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found: dict[str, object] = {
+        name: (tensor.dtype, tensor.shape, tensor.numpy().tobytes())
+        for name, tensor in tensors.items()
+    }
+    return {**found, "state": newest.name, "results.csv": (folder / "results.csv").read_bytes()}
+
+
+def torchrun(argv: Sequence[str], *flags: str) -> subprocess.Popen:
+    """The command in two processes, started by torchrun with `flags`."""
+    agent = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
+    words = [sys.executable, *agent, *flags, "-m", "mrcnn.train", *argv]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120.0) -> None:
+    """Until a file is there; fails where the process ends before."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.02)
+
+
+def fork(argv: Sequence[str], output: Path, before: Callable[[], None] = lambda: None) -> int:
+    """The command in a copy of this process, which need import nothing; its number.
+
+    Args:
+        output: the file that it speaks to.
+        before: done first in the copy.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 99
+    try:
+        signal.alarm(120)  # none goes on for ever
+        sys.stdout = sys.stderr = output.open("w", buffering=1)
+        os.dup2(sys.stdout.fileno(), 2)
+        logging.basicConfig(format="%(message)s", force=True)
+        before()
+        code = flags.run(train.main, list(argv))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid: int) -> int:
+    """Of a copy that `fork` made, once it has ended; negative where a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def without_pictures(patch: Callable[[str, object], None]) -> None:
+    """Leave out what takes most of the time of a short run."""
+    patch("mrcnn.training.trainer.save_training_curves", lambda *_: None)
+    patch("mrcnn.training.trainer.Trainer._write_report", lambda _: None)
+    patch("mrcnn.training.trainer.Trainer._draw_predictions", lambda _: None)

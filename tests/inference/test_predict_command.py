@@ -1,0 +1,355 @@
+"""`mrcnn predict`: from files of all kinds to overlays and one COCO file."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+import mrcnn
+from mrcnn import predict as verb
+from mrcnn.data.images import read_size
+from mrcnn.errors import UserError
+from mrcnn.inference import prediction_files
+from mrcnn.inference.sources import Source, overlay_names
+from tests.helpers import tiny
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny models are slower with more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return tiny.run(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder of seven images, two of them a folder deeper."""
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    for seed, name in enumerate(["a", "b", "c", "d", "e", "deeper/a", "deeper/f"]):
+        size = (90, 30) if name == "c" else (40, 60)
+        Image.fromarray(noise(*size, seed)).save(folder / f"{name}.png")
+    return folder
+
+
+def predict(weights: Path, out: Path, *words: object) -> int:
+    flags = ["--weights", weights, "--out", out, "--score-threshold", 0, "--device", "cpu"]
+    return verb.main([str(word) for word in [*words, *flags]])
+
+
+def read(out: Path) -> dict:
+    return json.loads((out / "predictions.json").read_text())
+
+
+def names(out: Path) -> list[str]:
+    return [Path(image["file_name"]).name for image in read(out)["images"]]
+
+
+def test_a_folder_with_broken_files(tmp_path, weights, capsys):
+    """Every sound image gets its overlay, every broken one its message; exit code 2 says so."""
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "deeper/a.png"):
+        Image.fromarray(noise(40, 60)).save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").write_text("no image, and not asked for")
+    out = tmp_path / "out"
+    assert predict(weights, out, folder, folder / "deeper" / "a.png") == 2
+    output = capsys.readouterr()
+    assert "2 of 5 images failed" in output.err
+    assert f"{folder / 'broken.png'}: cannot be read" in output.err
+    assert f"{folder / 'empty.jpg'}: is empty" in output.err
+    assert f"[1/5] {folder / 'a.png'}: " in output.out
+    assert f"3 overlays and predictions.json in {out}" in output.out
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a.jpg", "a_2.jpg", "b.jpg", "predictions.json", "predictions.jsonl"
+    ]  # fmt: skip
+
+    content = json.loads((out / "predictions.json").read_text())
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    assert list(files.values()) == [
+        str(folder / name) for name in ("a.png", "b.jpg", "deeper/a.png")
+    ]
+    assert len(content["annotations"]) == 60
+    assert {entry["image_id"] for entry in content["annotations"]} == set(files)
+    assert content["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+    read = COCO(out / "predictions.json")
+    assert read.annToMask(content["annotations"][0]).shape == (40, 60)
+
+
+def test_an_input_is_never_overwritten(tmp_path, weights):
+    Image.fromarray(noise(40, 60)).save(tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    for place in (tmp_path, tmp_path / "a.jpg"):
+        with pytest.raises(UserError, match=r"would overwrite .*a\.jpg; choose another folder"):
+            predict(weights, tmp_path, place)
+    assert (tmp_path / "a.jpg").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.jpg"]
+
+
+def test_where_nothing_is_found_a_threshold_is_named(images, weights, tmp_path, capsys):
+    assert predict(weights, tmp_path, images / "a.png", "--class-threshold", "cat=1", "dog=1") == 0
+    assert (
+        "no detections above the score threshold; lower --score-threshold"
+        in capsys.readouterr().out
+    )
+    assert predict(weights, tmp_path, images / "a.png") == 0
+    assert "--score-threshold" not in capsys.readouterr().out
+
+
+def test_batches_give_the_same_file(images, weights, tmp_path):
+    """Up to roundings, whatever goes through the network together; in the order of the names."""
+    outs = [tmp_path / str(size) for size in (1, 3)]
+    for size, out in zip((1, 3), outs, strict=True):
+        assert predict(weights, out, images, "--no-overlays", "--batch-size", size) == 0
+        assert {path.name for path in out.iterdir()} == {"predictions.json", "predictions.jsonl"}
+    one, three = (read(out) for out in outs)
+    assert one["images"] == three["images"]
+    for a, b in zip(one["annotations"], three["annotations"], strict=True):
+        assert (a["id"], a["image_id"], a["category_id"]) == (
+            b["id"], b["image_id"], b["category_id"]
+        )  # fmt: skip
+        assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-2)
+
+
+def test_folders_in_folders(images, weights, tmp_path):
+    """Overlays lie in the same folders; what was drawn before is not looked at."""
+    out = images / "found"
+    for _ in range(2):
+        assert predict(weights, out, images, "--recursive") == 0
+        assert names(out) == ["a.png", "b.png", "c.png", "d.png", "a.png", "f.png", "e.png"]
+        assert (out / "deeper" / "a.jpg").is_file()
+        assert (out / "a.jpg").is_file()
+
+
+def test_patterns_and_lists(images, weights, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    assert predict(weights, out, images / "**" / "a.*", "--no-overlays") == 0
+    assert names(out) == ["a.png", "a.png"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{images / 'b.png'}\n\n{images / 'a.png'}\n"))
+    assert predict(weights, out, "-", "--no-overlays") == 0
+    assert names(out) == ["b.png", "a.png"]
+    for listed in ("", "-\n"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(listed))
+        with pytest.raises(UserError, match="standard input must list files"):
+            predict(weights, out, "-")
+    with pytest.raises(UserError, match=r"\*\.gif: matches no images"):
+        predict(weights, out, images / "*.gif")
+    (images / "deeper").rename(images.parent / "deeper")
+    (images / "empty" / "inner").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"has no images .*--recursive"):
+        predict(weights, out, images / "empty")
+
+
+def test_thresholds_of_classes(images, weights, tmp_path):
+    predict(weights, tmp_path, images / "a.png", "--no-overlays")
+    scores = sorted(entry["score"] for entry in read(tmp_path)["annotations"])
+    assert predict(
+        weights, tmp_path, images / "a.png", "--no-overlays",
+        "--class-threshold", f"cat={scores[0]}", f"dog={scores[-3]}",
+    ) == 0  # fmt: skip
+    found = read(tmp_path)["annotations"]
+    assert sum(entry["category_id"] == 7 for entry in found) <= 3 <= len(found)
+
+
+@pytest.mark.parametrize("flags", [("--tiles", 32), ("--tta",), ("--tiles", 40, "--tta")])
+def test_tiles_and_views(images, weights, tmp_path, flags):
+    """What Python gives for the same options."""
+    assert predict(weights, tmp_path, images / "a.png", "--no-overlays", *flags) == 0
+    options = {"tiles": flags[1]} if flags[0] == "--tiles" else {}
+    model = mrcnn.load(weights, score_threshold=0.0)
+    found = model.predict(images / "a.png", 0, tta=flags[-1] == "--tta", **options)
+    expected = [(entry["category_id"], entry["bbox"]) for entry in found.to_coco(1)]
+    entries = read(tmp_path)["annotations"]
+    assert [(entry["category_id"], entry["bbox"]) for entry in entries] == expected
+
+
+BAD_THRESHOLDS = {
+    "no number": ("cat=high", "--class-threshold cat=high: must be name=score"),
+    "no name": ("0.5", "must be name=score, with a score in [0, 1]"),
+    "percent": ("cat=70", "--class-threshold cat=70: must be"),
+    "unknown class": (
+        "cta=0.5",
+        "the model has no class 'cta'; use one of its classes, such as cat",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_THRESHOLDS)
+def test_bad_thresholds(images, weights, tmp_path, case):
+    word, message = BAD_THRESHOLDS[case]
+    with pytest.raises(UserError) as error:
+        predict(weights, tmp_path / "out", images, "--class-threshold", word)
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_overlays():
+    sources = [Source(Path(name), Path(name)) for name in ("a.png", "A.jpg", "b/a.png", "a.x.gif")]
+    assert overlay_names(sources) == ["a.jpg", "A_2.jpg", "b/a.jpg", "a.x.jpg"]
+    assert overlay_names(sources[:1], ["A.jpg", "a_2.jpg"]) == ["a_3.jpg"]
+
+
+# Interrupted
+
+
+def interrupted_after(count: int, monkeypatch, run) -> None:
+    """Call `run`, stopped from the keyboard when `count` lines are written, in the next one."""
+    add = prediction_files.Lines.add
+
+    def limited(lines, *arguments):
+        nonlocal count
+        if count == 0:
+            lines.file.write(b'{"image": {"file_na')
+            raise KeyboardInterrupt
+        count -= 1
+        add(lines, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_files.Lines, "add", limited)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_an_interrupted_batch_is_resumed(images, weights, tmp_path, monkeypatch, capsys, count):
+    """What was written is kept, and the file is to the byte that of a run without a break."""
+    predict(weights, tmp_path / "whole", images)
+    out = tmp_path / "out"
+    interrupted_after(count, monkeypatch, lambda: predict(weights, out, images))
+    assert not (out / "predictions.json").exists()
+    assert len((out / "predictions.jsonl").read_bytes().splitlines()) == count + 2
+    capsys.readouterr()
+    assert predict(weights, out, images, "--resume") == 0
+    said = capsys.readouterr().out
+    assert said.count("img/s") == 5 - count
+    assert said.endswith(f", {count} images were already finished\n" if count else f"in {out}\n")
+    for name in ("predictions.json", "predictions.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(list(out.glob("*.jpg"))) == 5
+
+
+def test_new_images_join(images, weights, tmp_path):
+    """Also one whose overlay would have the name of another's; one that failed is tried again."""
+    (images / "empty.png").touch()
+    assert predict(weights, tmp_path / "out", images) == 2
+    first = (tmp_path / "out" / "a.jpg").read_bytes()
+    Image.fromarray(noise(40, 60, 9)).save(images / "a.bmp")
+    Image.fromarray(noise(40, 60, 8)).save(images / "empty.png")
+    assert predict(weights, tmp_path / "out", images, "--resume") == 0
+    assert names(tmp_path / "out") == [
+        "a.bmp", "a.png", "b.png", "c.png", "d.png", "e.png", "empty.png"
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == first
+    assert (tmp_path / "out" / "a_2.jpg").is_file()
+
+
+def test_resuming_takes_the_same_settings(images, weights, tmp_path):
+    predict(weights, tmp_path / "out", images / "a.png")
+    before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"made with --max-dets None; use the same"):
+        predict(weights, tmp_path / "out", images, "--resume", "--max-dets", 3)
+    assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
+
+
+def test_damaged_lines_are_named(images, weights, tmp_path):
+    predict(weights, tmp_path / "out", images)
+    lines = tmp_path / "out" / "predictions.jsonl"
+    lines.write_bytes(lines.read_bytes().replace(b'"file_name"', b'"file', 1))
+    with pytest.raises(UserError, match=r"predictions\.jsonl: line 2 is damaged"):
+        predict(weights, tmp_path / "out", images, "--resume")
+
+
+def test_lines_of_several_processes(tmp_path):
+    """Those that a crash left beside those of the main one are kept, but for a torn one."""
+    settings = {"--max-dets": 3}
+    prediction_files.begin(tmp_path, settings)
+    for rank, files in enumerate((["b", "c"], ["a", "d"])):
+        lines = prediction_files.Lines(tmp_path, rank)
+        for name in files:
+            entry = {"category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5, "area": 12}
+            lines.add({"file_name": name, "height": 9, "width": 9}, [entry], f"{name}.jpg")
+        lines.close()
+    with (tmp_path / "predictions.1.jsonl").open("ab") as file:
+        file.write(b'{"image"')
+    done = prediction_files.resume(tmp_path, settings)
+    assert done == {name: f"{name}.jpg" for name in "abcd"}
+    assert not (tmp_path / "predictions.1.jsonl").exists()
+    categories = [{"id": 1, "name": "cat"}]
+    assert prediction_files.finish(tmp_path, ["a", "b", "c"], categories) == 4
+    content = read(tmp_path)
+    assert [image["file_name"] for image in content["images"]] == ["a", "b", "c", "d"]
+    assert [image["id"] for image in content["images"]] == [1, 2, 3, 4]
+    assert [(e["id"], e["image_id"]) for e in content["annotations"]] == [
+        (1, 1), (2, 2), (3, 3), (4, 4)
+    ]  # fmt: skip
+    assert content["categories"] == categories
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images(images, weights, tmp_path):
+    """Their file is that of one process."""
+    assert predict(weights, tmp_path / "one", images) == 0
+    words = ["--weights", weights, "--out", tmp_path / "two", "--score-threshold", 0]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2,
+        "-m", "mrcnn.predict", images, *words, "--device", "cpu",
+    ]  # fmt: skip
+    done = subprocess.run(map(str, command), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"5 overlays and predictions.json in {tmp_path / 'two'}" in done.stdout
+    expected = (tmp_path / "one" / "predictions.json").read_bytes()
+    assert (tmp_path / "two" / "predictions.json").read_bytes() == expected
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )
+
+
+MEASURED = """
+import resource, sys
+from mrcnn import predict
+code = predict.main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(shared_data, weights, tmp_path):
+    """139 pictures, and the same under two more names: the rest costs less than keeping a tenth."""
+    pictures = sorted((shared_data / "coco_mini" / "images").iterdir())
+    assert len(pictures) == 139
+    for copy in "abc":
+        (tmp_path / copy).mkdir()
+        for path in pictures:
+            (tmp_path / copy / path.name).symlink_to(path)
+    peaks = []
+    for number, folders in enumerate(("a", "abc")):
+        words = [*(tmp_path / name for name in folders), "--out", tmp_path / str(number)]
+        words += ["--weights", weights, "--score-threshold", 0, "--batch-size", 4]
+        command = [sys.executable, "-c", MEASURED, *map(str, words), "--device", "cpu"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(read(tmp_path / str(number))["annotations"]) == 20 * 139 * len(folders)
+        peaks.append(int(done.stdout.split("peak ")[1]) * 1024)
+    pixels = sum(3 * np.prod(read_size(path)) for path in pictures)
+    assert peaks[1] - peaks[0] < 2 * pixels / 10

@@ -1,0 +1,194 @@
+"""Videos and cameras in `mrcnn predict`: by OpenCV where it is installed, and by a stand-in."""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mrcnn
+from mrcnn import predict as verb
+from mrcnn.errors import UserError
+from mrcnn.inference import predict_files, prediction_files
+from mrcnn.inference.sources import Source, overlay_names
+from mrcnn.inference.video import VideoReader, written_video
+from tests.helpers import tiny
+
+
+class Capture:
+    """Reads what `Writer` wrote; a camera shows a frame for ever."""
+
+    def __init__(self, place):
+        self.left = iter([])
+        self.count = 0
+        if isinstance(place, int):
+            self.left = itertools.repeat(np.zeros((40, 60, 3), np.uint8))
+        elif Path(place).stat().st_size:
+            with open(place, "rb") as file:
+                frames = np.load(file)
+            self.left, self.count = iter(frames), len(frames)
+
+    def read(self):
+        frame = next(self.left, None)
+        return frame is not None, frame
+
+    def get(self, what):
+        return {"rate": 10.0, "count": self.count}[what]
+
+    def release(self):
+        pass
+
+
+class Writer:
+    def __init__(self, path, codec, rate, size):
+        self.path, self.size, self.frames = path, size, []
+
+    @staticmethod
+    def fourcc(*letters):
+        return "".join(letters)
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def write(self, frame):
+        assert frame.shape[1::-1] == self.size
+        self.frames.append(frame)
+
+    def release(self):
+        with open(self.path, "wb") as file:
+            np.save(file, np.stack(self.frames))
+
+
+STAND_IN = SimpleNamespace(
+    VideoCapture=Capture, VideoWriter=Writer, CAP_PROP_FPS="rate", CAP_PROP_FRAME_COUNT="count"
+)
+
+
+@pytest.fixture(params=["stand-in", "OpenCV"])
+def opencv(request, monkeypatch):
+    if request.param == "stand-in":
+        monkeypatch.setitem(sys.modules, "cv2", STAND_IN)
+    else:
+        pytest.importorskip("cv2", reason="OpenCV, the extra `video`, is not installed")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return tiny.run(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def clip(opencv, tmp_path) -> Path:
+    """Five frames, each brighter than the one before."""
+    with written_video(tmp_path / "clip.mp4", 10.0) as video:
+        for frame in range(5):
+            video.add(np.full((40, 60, 3), [40 * frame, 20, 30 * frame], np.uint8))
+    return tmp_path / "clip.mp4"
+
+
+def predict(weights: Path, out: Path, *words: object) -> int:
+    flags = ["--weights", weights, "--out", out, "--score-threshold", 0, "--device", "cpu"]
+    return verb.main([str(word) for word in [*words, *flags]])
+
+
+def read(out: Path) -> dict:
+    return json.loads((out / "predictions.json").read_text())
+
+
+def test_what_is_written_can_be_read(clip):
+    """Up to what the codec changes."""
+    reader = VideoReader(clip)
+    frames = list(reader)
+    assert (len(frames), reader.count, reader.rate) == (5, 5, 10)
+    for number, frame in enumerate(frames):
+        assert frame.shape == (40, 60, 3)
+        np.testing.assert_allclose(frame.mean((0, 1)), [40 * number, 20, 30 * number], atol=6)
+
+
+def test_a_video(clip, weights, tmp_path, capsys, monkeypatch):
+    """Beside an image: a line and a picture a frame, whatever the batches."""
+    monkeypatch.setattr(predict_files, "FRAMES_PER_LINE", 2)
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    assert predict(weights, out, clip, tmp_path / "a.png", "--batch-size", 2) == 0
+    said = capsys.readouterr().out
+    assert f"[2/2] {clip}: 4 of 5 frames" in said
+    assert f"[2/2] {clip}: 5 frames" in said
+    images = read(out)["images"]
+    assert [image.get("frame") for image in images] == [0, 1, 2, 3, 4, None]
+    assert [image["id"] for image in images] == [1, 2, 3, 4, 5, 6]
+    assert {image["file_name"] for image in images[:5]} == {str(clip)}
+    model = mrcnn.load(weights, score_threshold=0.0)
+    expected = [e for f in model.predict(list(VideoReader(clip)), 0) for e in f.to_coco(0)]
+    found = [entry for entry in read(out)["annotations"] if entry["image_id"] < 6]
+    assert [entry["category_id"] for entry in found] == [e["category_id"] for e in expected]
+    np.testing.assert_allclose([e["bbox"] for e in found], [e["bbox"] for e in expected], atol=0.01)
+    drawn = list(VideoReader(out / "clip.mp4"))
+    assert len(drawn) == 5
+    assert drawn[0].shape == (360, 540, 3)  # small frames are enlarged
+
+
+def test_an_interrupted_video_is_begun_anew(clip, weights, tmp_path, monkeypatch, capsys):
+    predict(weights, tmp_path / "whole", clip)
+    out, add, left = tmp_path / "out", prediction_files.Lines.add, [None] * 3
+
+    def limited(lines, *arguments):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        add(lines, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_files.Lines, "add", limited)
+        with pytest.raises(KeyboardInterrupt):
+            predict(weights, out, clip)
+    assert not (out / "clip.mp4").exists()
+    for frames in (5, 0):
+        capsys.readouterr()
+        assert predict(weights, out, clip, "--resume") == 0
+        assert (": 5 frames" in capsys.readouterr().out) == bool(frames)
+        assert read(out) == read(tmp_path / "whole")
+        assert (out / "clip.mp4").exists()
+
+
+def test_a_broken_video_ends_nothing(clip, weights, tmp_path, capsys):
+    (tmp_path / "empty.mp4").touch()
+    assert predict(weights, tmp_path / "out", tmp_path / "*.mp4", "--no-overlays") == 2
+    assert "empty.mp4: OpenCV cannot read a frame of it" in capsys.readouterr().err
+    assert len(read(tmp_path / "out")["images"]) == 5
+
+
+def test_a_camera_until_it_is_stopped(weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", STAND_IN)
+    add = prediction_files.Lines.add
+
+    def limited(lines, image, *arguments):
+        if image["frame"] == 3:
+            raise KeyboardInterrupt
+        add(lines, image, *arguments)
+
+    monkeypatch.setattr(prediction_files.Lines, "add", limited)
+    assert predict(weights, tmp_path, "camera:0") == 0
+    assert [image["frame"] for image in read(tmp_path)["images"]] == [0, 1, 2]
+    assert (tmp_path / "camera0.mp4").exists()
+
+
+def test_no_such_camera():
+    with pytest.raises(UserError, match="camera:front: must be camera: and a number"):
+        VideoReader(Path("camera:front"))
+
+
+def test_without_opencv(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match="run: pip install opencv-python-headless"):
+        VideoReader(tmp_path / "a.mp4")
+
+
+def test_names_of_videos():
+    paths = [Path(name) for name in ("a.png", "b/a.avi", "a.mp4", "camera:0")]
+    sources = [Source(path, Path(path.name)) for path in paths]
+    assert overlay_names(sources) == ["a.jpg", "a.mp4", "a_2.mp4", "camera0.mp4"]

@@ -1,0 +1,276 @@
+"""The training command: what a run leaves behind, and how it ends when something is wrong."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mrcnn
+from mrcnn import train
+from mrcnn.checkpoints import load, load_backbone
+from mrcnn.config import MODELS
+from mrcnn.data.augment.transforms import Augmentation
+from mrcnn.data.coco.read import read_coco
+from mrcnn.data.loading.loader import train_loader
+from mrcnn.data.synthetic import write_shapes
+from mrcnn.errors import UserError
+from mrcnn.evaluation import evaluate
+from mrcnn.inference.predictor import Predictor
+from mrcnn.models import build
+from mrcnn.models.fpn import FPN
+from mrcnn.runtime.distributed import ALONE
+from mrcnn.training.loop import train_steps
+from mrcnn.training.optim import learning_rate, make_optimizer
+from mrcnn.training.step import TrainStep
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes(folder, train=8, val=4, size=64)
+    return folder
+
+
+FLAGS = (
+    "--steps 4 --batch-size 2 --image-size 64 --eval-every 2 --print-every 2 --device cpu".split()
+)
+
+
+@pytest.fixture(scope="module")
+def finished(shapes, tmp_path_factory):
+    """A run of four steps."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    train.main(["--data", str(shapes), "--out", str(out), *FLAGS])
+    return out
+
+
+def test_a_run_leaves_all_it_promises(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "config.json",
+        "environment.json",
+        "state",
+        "last_results.json",
+        "val_results.json",
+        "report.html",
+        "results.csv",
+        "timing.csv",
+        "curves.png",
+        "train_batch.jpg",
+        "val_predictions.jpg",
+        "last.safetensors",
+        "best.safetensors",
+    }
+    with (finished / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4"]
+    parts = sum(float(rows[0][name]) for name in rows[0] if name.startswith("loss_"))
+    assert float(rows[0]["loss"]) == pytest.approx(parts, rel=1e-4)
+    assert all(row["segm_AP"] for row in rows)
+    for picture in ("curves.png", "train_batch.jpg", "val_predictions.jpg"):
+        assert np.asarray(Image.open(finished / picture)).std() > 10  # something is drawn
+    config = json.loads((finished / "config.json").read_text())
+    assert config["train"]["steps"] == 4
+    assert config["model"]["class_names"][0] == "circle"
+
+
+def test_a_run_loads_as_a_predictor(finished, shapes):
+    model = mrcnn.load(finished)
+    assert model.config.min_size == 64
+    result = model.predict(next(iter(sorted((shapes / "images").glob("val*")))), 0.0)
+    assert len(result.to_coco()) == len(result)
+
+
+def test_equal_seeds_give_equal_weights(finished, shapes, tmp_path):
+    again = tmp_path / "again"
+    train.main(["--data", str(shapes), "--out", str(again), *FLAGS])
+    first, second = mrcnn.load(finished).model, mrcnn.load(again).model
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_run_never_overwrites_another(finished, shapes):
+    before = sorted(path.stat().st_mtime_ns for path in finished.iterdir())
+    with pytest.raises(UserError, match="is not empty; name a new folder"):
+        train.main(["--data", str(shapes), "--out", str(finished), "--steps", "1"])
+    assert sorted(path.stat().st_mtime_ns for path in finished.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps", "0"], "--steps must be more than 0, got 0"),
+        (["--batch-size", "-1"], "--batch-size must be more than 0, got -1"),
+        (["--warmup", "-5"], "--warmup must be 0 or more, got -5"),
+        (["--seed", "-1"], "--seed must be 0 or more, got -1"),
+        (["--multi-scale", "128", "0"], "--multi-scale must be more than 0 each"),
+        (["--lr", "nan"], "--lr must be more than 0, got nan"),
+        (["--device", "warp"], "--device warp"),
+        (["--anchor-sizes", "8", "16"], "anchor_sizes must hold 4 sizes"),
+        (
+            ["--anchor-sizes", "8", "16", "-1", "2"],
+            "value of anchor_sizes must be more than 0",
+        ),
+        (["--image-size", "0"], "--image-size must be more than 0, got 0"),
+        (["--crop", "0"], "--crop must be more than 0, got 0"),
+        (["--max-detections", "0"], "--max-detections must be more than 0, got 0"),
+        (["--scale", "-1"], "--scale must be more than 0, got -1"),
+        (["--weights", "absent.safetensors"], "absent.safetensors"),
+    ],
+)
+def test_wrong_flags_are_named_before_anything_is_written(flags, words, shapes, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(UserError) as error:
+        train.main(["--data", str(shapes), "--out", str(out), "--device", "cpu", *flags])
+    assert words in str(error.value)
+    assert not out.exists()
+
+
+def test_a_loss_that_is_not_finite_names_step_part_and_images(shapes):
+    dataset = read_coco(shapes / "train.json", shapes / "images")
+    config = dataclasses.replace(MODELS["small"], class_names=dataset.class_names, min_size=64)
+    model = build(config)
+    batches = train_loader(dataset, config, Augmentation(), batch_size=2, steps=3)
+
+    def poisoned():
+        for step, batch in enumerate(batches):
+            if step == 1:
+                torch.nn.init.constant_(model.mask_head.mask_logits.bias, math.nan)
+            yield batch
+
+    take_step = TrainStep(
+        model,
+        model,
+        make_optimizer(model, "sgd", 0.01, momentum=0.9, weight_decay=0.0),
+        device=torch.device("cpu"),
+        world=ALONE,
+    )
+    records = train_steps(
+        take_step,
+        poisoned(),
+        lambda step: 0.01,
+        steps=3,
+        read_at=lambda step: False,
+        name_of=lambda index: str(dataset.path(index)),
+    )
+    with pytest.raises(UserError) as error:
+        next(records)
+    message = str(error.value)
+    assert message.startswith("step 2: loss_mask, loss, gradient_norm is no longer finite")
+    assert message.count(".png") == 2
+
+
+def test_amp_trains_and_evaluates_in_bfloat16(shapes, tmp_path, monkeypatch):
+    seen = []
+    forward = FPN.forward
+
+    def watched(self, pixels):
+        maps = forward(self, pixels)
+        seen.extend((self.training, m.dtype) for m in maps.values())
+        return maps
+
+    monkeypatch.setattr(FPN, "forward", watched)
+    train.main(["--data", str(shapes), "--out", str(tmp_path / "run"), *FLAGS, "--amp", "bf16"])
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    state = load(tmp_path / "run").state
+    assert {t.dtype for t in state.values()} == {torch.float32}
+
+
+def test_learning_rate_warms_up_and_falls():
+    rates = [learning_rate(s, 90, lr=1.0, warmup=10, schedule="step") for s in range(90)]
+    assert rates[0] == pytest.approx(0.001)
+    assert rates[5] == pytest.approx(0.5 + 0.5 * 0.001)
+    assert rates[10:60] == [1.0] * 50
+    assert rates[60:80] == pytest.approx([0.1] * 20)
+    assert rates[80:] == pytest.approx([0.01] * 10)
+    cosine = [learning_rate(s, 100, lr=1.0, warmup=0, schedule="cosine") for s in range(100)]
+    assert cosine[50] == pytest.approx(0.5)
+    assert cosine == sorted(cosine, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_norms_and_biases_are_not_decayed(name):
+    model = build(dataclasses.replace(MODELS["small"], class_names=("disc",)))
+    optimizer = make_optimizer(model, name, 0.1, momentum=0.9, weight_decay=1e-4)
+    decayed, plain = optimizer.param_groups
+    assert decayed["weight_decay"] == 1e-4
+    assert plain["weight_decay"] == 0
+    assert {p.dim() for p in plain["params"]} == {1}
+    count = sum(len(group["params"]) for group in (decayed, plain))
+    assert count == len(list(model.parameters()))
+
+
+@pytest.mark.slow
+def test_overfits_eight_real_images(shared_data, tmp_path):
+    """ResNet-18-FPN reaches segm AP 0.8 on the images it was shown."""
+    source = shared_data / "coco_mini"
+    content = json.loads((source / "annotations.json").read_text())
+    counts: dict[int, int] = {}
+    for annotation in content["annotations"]:
+        counts[annotation["image_id"]] = counts.get(annotation["image_id"], 0) + 1
+    chosen = [image for image in content["images"] if 1 <= counts.get(image["id"], 0) <= 6][:8]
+    ids = {image["id"] for image in chosen}
+    content["images"] = chosen
+    content["annotations"] = [
+        a for a in content["annotations"] if a["image_id"] in ids and not a["iscrowd"]
+    ]
+    (tmp_path / "few.json").write_text(json.dumps(content))
+    dataset = read_coco(tmp_path / "few.json", source / "images")
+    config = dataclasses.replace(
+        MODELS["small-imagenet"],
+        class_names=dataset.class_names,
+        category_ids=dataset.category_ids,
+        anchor_sizes=(24, 64, 128, 256),
+        min_size=256,
+        max_size=384,
+    )
+    torch.manual_seed(0)
+    model = build(config)
+    load_backbone(
+        model.backbone.body, shared_data / "weights" / "resnet18_imagenet_stem_to_layer3.pt"
+    )
+    steps, lr = 1100, 1e-3
+    take_step = TrainStep(
+        model,
+        model,
+        make_optimizer(model, "adamw", lr, momentum=0.9, weight_decay=1e-4),
+        device=torch.device("cpu"),
+        world=ALONE,
+        clip_norm=5.0,
+    )
+    plain = Augmentation(horizontal_flip=False)
+    for _ in train_steps(
+        take_step,
+        train_loader(dataset, config, plain, batch_size=2, steps=steps),
+        lambda step: learning_rate(step, steps, lr=lr, warmup=50, schedule="cosine"),
+        steps=steps,
+        read_at=lambda step: step % 100 == 0,
+    ):
+        pass
+    assert evaluate(Predictor(model, config), dataset).metrics["segm_AP"] >= 0.8
+
+
+@pytest.mark.slow
+def test_resnet50_trains_and_predicts_at_full_size():
+    """800 x 1344, 80 classes: finite losses, a gradient for all that is not frozen."""
+    from mrcnn.structures import ImageBatch
+    from tests.models.test_fixed_shapes import square_targets
+
+    torch.manual_seed(0)
+    names = tuple(f"class {i}" for i in range(80))
+    model = build(dataclasses.replace(MODELS["resnet50-fpn"], class_names=names))
+    batch = ImageBatch(torch.randn(2, 3, 800, 1344), torch.tensor([[800, 1344], [750, 1333]]))
+    losses = model(batch, square_targets())
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    model.eval()
+    with torch.no_grad():
+        found = model(batch)
+    assert found.boxes.shape == (2, 100, 4)
