@@ -110,30 +110,31 @@ def published_table(lines: list[Line]) -> list[str]:
 
 
 def comparison_table() -> list[str]:
-    """Markdown: our counts and the published ones, with the arithmetic between them."""
+    """Markdown: the counts of mrcnn and the published ones, with the arithmetic between them."""
     rows = [
         "| | mrcnn, 90 classes | torchvision only | sum | published |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, (parameters, gflops, detections) in TORCHVISION.items():
-        ours = as_torchvision(name)
+        counts = as_torchvision(name)
         rows.append(
-            f"| `{name}`, parameters | {ours.parameters:,} | {ours.background:,} of the background "
-            f"| {ours.parameters + ours.background:,} | {parameters:,} |"
+            f"| `{name}`, parameters | {counts.parameters:,} "
+            f"| {counts.background:,} of the background "
+            f"| {counts.parameters + counts.background:,} | {parameters:,} |"
         )
-        beyond = f"{ours.background_gflops:.3f} of the background"
+        beyond = f"{counts.background_gflops:.3f} of the background"
         if detections:
-            beyond += f", {ours.other_masks_gflops:.3f} of masks of other classes"
-        total = ours.gflops + ours.background_gflops + ours.other_masks_gflops
+            beyond += f", {counts.other_masks_gflops:.3f} of masks of other classes"
+        total = counts.gflops + counts.background_gflops + counts.other_masks_gflops
         rows.append(
-            f"| `{name}`, GFLOPs with {detections} detections | {ours.gflops:.3f} | {beyond} "
+            f"| `{name}`, GFLOPs with {detections} detections | {counts.gflops:.3f} | {beyond} "
             f"| {total:.3f} | {gflops} |"
         )
     return rows
 
 
 def conditions(lines: list[Line], facts: dict[str, Any]) -> list[str]:
-    """Markdown: what the figures of the first table mean."""
+    """Markdown: what the numbers of the first table mean."""
     text = [
         f"With {CLASSES} classes. Parameters are counted whether they are frozen or not; "
         "statistics, scales and shifts of frozen batch norms are buffers and not counted. GFLOPs "

@@ -45,8 +45,7 @@ class ExportConfig:
     preprocess: bool = False
     """Include resizing, normalising and padding, so that the input is an image (onnx only)."""
     int8: Path | None = None
-    """Quantize convolutions and linear layers to 8 bits (aoti only). Value ranges are calibrated on
-    32 images from this folder, which should be like those to be processed."""
+    """Quantize layers to 8 bits, calibrated on 32 typical images from this folder (aoti only)."""
     score_threshold: float | None = None
     """Minimum score of detections (default: the model's own threshold)."""
     max_dets: int | None = None
@@ -122,10 +121,8 @@ def _write(model: MaskRCNN, config: ModelConfig, args: ExportConfig, path: Path)
 
 def _check_libraries(flag: str, names: Sequence[str], extra: str) -> None:
     if missing := [name for name in names if importlib.util.find_spec(name) is None]:
-        raise UserError(
-            f"{flag} requires {' and '.join(missing)}, which this Python does not have; "
-            f'run: pip install "mrcnn[{extra}]"'
-        )
+        libraries = " and ".join(missing)
+        raise UserError(f'{flag} requires {libraries}; run: pip install "mrcnn[{extra}]"')
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Box head: classifies each RoI and refines its box (Fast R-CNN, section 2).
 
+Features are (N, channels, H_l, W_l) per level, fine to coarse. Boxes are xyxy in image pixels.
+
 N images, R RoIs and D detections per image, C classes.
 """
 
@@ -92,10 +94,7 @@ class BoxHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return class logits (N, R, C + 1) and deltas (N, R, 4 C), or (N, R, 4) if class-agnostic.
 
-        Args:
-            features: per level (N, channels, H_l, W_l), fine to coarse.
-            boxes: (N, R, 4) xyxy in image pixels.
-            valid: (N, R) bool, False in padded slots.
+        `valid`, (N, R) bool, is False in padded slots of the boxes, (N, R, 4).
         """
         x = self.pooler(features, boxes, valid)
         for layer in self.convs:
@@ -114,14 +113,7 @@ class BoxHead(nn.Module):
         targets: Targets,
         normalizer: Normalizer = local_count,
     ) -> dict[str, Tensor]:
-        """Return the class and box losses, each a mean over the RoIs (Fast R-CNN, section 2.3).
-
-        Args:
-            features: per level (N, channels, H_l, W_l), fine to coarse.
-            rois: sampled RoIs of each image, positives first.
-            targets: of each image.
-            normalizer: returns what the sums of losses are divided by.
-        """
+        """Return the class and box losses, each a mean over the RoIs (Fast R-CNN, section 2.3)."""
         class_logits, deltas = self(features, rois.boxes, rois.labels >= 0)
         count = normalizer((rois.labels >= 0).sum())
         loss_classifier = F.cross_entropy(
@@ -151,10 +143,7 @@ class BoxHead(nn.Module):
     ) -> DetectionBatch:
         """Return the D highest-scoring boxes of each image after NMS per class, without masks.
 
-        Args:
-            features: per level (N, channels, H_l, W_l), fine to coarse.
-            proposals: of each image.
-            sizes: (N, 2) (height, width) of the images before padding; boxes are clipped to them.
+        Boxes are clipped to `sizes`, (N, 2) (height, width) of the images before padding.
         """
         valid = proposals.scores > -torch.inf
         class_logits, deltas = self(features, proposals.boxes, valid)

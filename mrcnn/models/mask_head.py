@@ -1,5 +1,7 @@
 """Mask head: one M x M mask per class for each RoI (Mask R-CNN, section 3 and figure 4).
 
+Features are (N, channels, H_l, W_l) per level, fine to coarse. Boxes are xyxy in image pixels.
+
 N images, R RoIs and D detections per image, C classes.
 """
 
@@ -69,12 +71,9 @@ class MaskHead(nn.Module):
         return self._pooler[0]
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
-        """Return mask logits (N, R, M, M), for each box those of its class.
+        """Return mask logits (N, R, M, M) of boxes (N, R, 4), for each box those of its label.
 
-        Args:
-            features: per level (N, channels, H_l, W_l), fine to coarse.
-            boxes: (N, R, 4) xyxy in image pixels.
-            labels: (N, R) int64, -1 in padded slots.
+        Labels, (N, R) int64, are -1 in padded slots.
         """
         valid = labels >= 0
         x = self.pooler(features, boxes, valid)
@@ -102,14 +101,7 @@ class MaskHead(nn.Module):
         targets: Targets,
         normalizer: Normalizer = local_count,
     ) -> dict[str, Tensor]:
-        """Return the mask loss: mean binary cross-entropy over the masks of the positive RoIs.
-
-        Args:
-            features: per level (N, channels, H_l, W_l), fine to coarse.
-            rois: sampled RoIs of each image, positives first.
-            targets: of each image.
-            normalizer: returns what the sum of losses per pixel is divided by.
-        """
+        """Return the mask loss: mean binary cross-entropy over the masks of the positive RoIs."""
         positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
         boxes, labels = rois.boxes[:, :positives], rois.labels[:, :positives]
         labels = torch.where(labels < self.num_classes, labels, -1)
@@ -130,12 +122,7 @@ class MaskHead(nn.Module):
         return {"loss_mask": loss / count}
 
     def detect(self, features: dict[str, Tensor], detections: DetectionBatch) -> DetectionBatch:
-        """Return the detections with a mask of probabilities for the class of each.
-
-        Args:
-            features: per level (N, channels, H_l, W_l), fine to coarse.
-            detections: boxes and labels of each image.
-        """
+        """Return the detections with a mask of probabilities for the class of each."""
         slots = _used_slots(detections.labels)
         boxes, labels = detections.boxes[:, :slots], detections.labels[:, :slots]
         masks = self(features, boxes, labels).float().sigmoid()

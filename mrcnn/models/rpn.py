@@ -1,5 +1,8 @@
 """Region proposal network (Faster R-CNN, section 3.1).
 
+Features are (N, channels, H_l, W_l) per level, fine to coarse. For each of their cells there are A
+logits and deltas: (N, A, H_l, W_l) and (N, 4 A, H_l, W_l) per level.
+
 N images, L levels, A anchors per cell, P proposals and S sampled anchors per image.
 """
 
@@ -73,14 +76,7 @@ class RPN(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the objectness logits and deltas of every level.
-
-        Args:
-            features: per level (N, channels, H_l, W_l), fine to coarse.
-
-        Returns:
-            Per level (N, A, H_l, W_l), and per level (N, 4 A, H_l, W_l).
-        """
+        """Return the objectness logits and the deltas of every level."""
         hidden = list(features.values())
         for layer in self.convs:
             hidden = [conv(x, layer, relu=True) for x in hidden]
@@ -104,11 +100,8 @@ class RPN(nn.Module):
     ) -> Proposals:
         """Return the P highest-scoring boxes of each image after NMS per level.
 
-        Args:
-            logits: per level (N, A, H_l, W_l).
-            deltas: per level (N, 4 A, H_l, W_l).
-            sizes: (N, 2) (height, width) of the images before padding; boxes are clipped to them.
-            training: use the numbers for training; gradients do not flow through either way.
+        Boxes are clipped to `sizes`, (N, 2) (height, width) of the images before padding. They
+        carry no gradients.
         """
         boxes, scores = select_proposals(
             logits,
@@ -138,14 +131,7 @@ class RPN(nn.Module):
         targets: Targets,
         normalizer: Normalizer = local_count,
     ) -> dict[str, Tensor]:
-        """Return the objectness and box losses, each a mean over the sampled anchors (3.1.2).
-
-        Args:
-            logits: per level (N, A, H_l, W_l).
-            deltas: per level (N, 4 A, H_l, W_l).
-            targets: of each image.
-            normalizer: returns what the sums of losses are divided by.
-        """
+        """Return the objectness and box losses, each a mean over the sampled anchors (3.1.2)."""
         shapes = [(x.shape[2], x.shape[3]) for x in logits]
         anchors = grid_anchors(self.cell_anchors, self._anchor_strides(logits), shapes)
         flat_logits = _flatten(logits, 1)[..., 0]  # (N, anchors)
