@@ -1,9 +1,10 @@
-"""The table of README.md and docs/benchmarks.png from benchmarks/results/cpu/*.json.
+"""Write the table of docs/benchmarks.md and its figure from benchmarks/results/cpu/*.json.
 
-Every file is the `--out` of the benchmark of its name. All must come from one machine and set of
-versions, and none from a quick run; where commits differ, the line below the table names them.
+Each file is the `--out` of the benchmark with the same name. All must be measured on one machine
+with the same versions, and not with --quick. If commits differ, the line below the table names
+them.
 
-    python benchmarks/report.py
+    python -m benchmarks.report
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
-# Which cases of a benchmark are shown, as file name patterns; all, of one that is not listed.
+# Cases to show, as patterns like those of file names; all cases of a benchmark not listed here.
 CHOSEN = {
     "inference": ("*end to end",),
-    "mask_targets": ("*of polygons",),
-    "match": ("* x 100",),
+    "mask_targets": ("*from polygons",),
+    "match_boxes": ("* x 100",),
     "nms": ("* clustered*",),
     "paste_masks": ("100 masks*",),
     "roi_align": (
@@ -37,18 +38,18 @@ CHOSEN = {
     "roi_pool": ("*forward*",),
 }
 
-END_TO_END = ("inference", "training")  # shown for every number of threads
+END_TO_END = ("inference", "training")  # shown for all numbers of threads
 
-SAME = ("machine", "cores", "torch", "torchvision", "allocator")  # in all files
-REQUIRED = {"case": str, "threads": int, "ours_ms": (int, float)}
+SAME = ("machine", "cores", "torch", "torchvision", "allocator")  # must agree in all files
+REQUIRED = {"case": str, "threads": int, "mrcnn_ms": (int, float)}
 OPTIONAL = {"peer": str, **dict.fromkeys(("peer_ms", "ratio", "percent_of_floor"), (int, float))}
 
-# Two colours of Okabe and Ito's set, apart for every kind of colour vision.
+# Two colours of Okabe and Ito's palette, distinct for all kinds of colour vision.
 FASTER, SLOWER = "#0072B2", "#D55E00"
 
 
 class ReportError(Exception):
-    """Results that cannot be shown; the message says which and why."""
+    """Results that cannot be shown; the message names the file and the reason."""
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Line:
     bench: str
     case: str
     threads: int
-    ours_ms: float
+    mrcnn_ms: float
     peer: str | None
     peer_ms: float | None
     ratio: float | None
@@ -66,10 +67,10 @@ class Line:
 
 
 def read_results(folder: Path) -> tuple[dict[str, Any], list[Line]]:
-    """What all files were measured on, and the chosen cases in the order of the files' names.
+    """Read the common facts of all files, and the chosen cases in the order of file names.
 
     Raises:
-        ReportError: if a file is damaged or a quick run, or they do not fit together.
+        ReportError: if a file is damaged or a quick run, or files do not fit together.
     """
     paths = sorted(folder.glob("*.json"))
     if not paths:
@@ -103,13 +104,13 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Line]]:
 
 
 def name_commits(commits: dict[str, list[str]]) -> str:
-    """The commit that most files are from, and each other one with its benchmarks."""
+    """Name the commit of most files, and all other commits with their benchmarks."""
     main, *others = sorted(commits, key=lambda commit: -len(commits[commit]))
     return ", ".join([main, *(f"{other} ({', '.join(commits[other])})" for other in others)])
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], list[Line]]:
-    """`about` and the rows of one file, checked."""
+    """Read and check `about` and the rows of one file."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -121,14 +122,14 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[Line]]:
     lines = []
     for i, row in enumerate(content["rows"]):
         if not isinstance(row, dict):
-            raise ReportError(f"{path.name}: damaged: row {i} is no object")
+            raise ReportError(f"{path.name}: damaged: row {i} is not an object")
         for key, kind in REQUIRED.items():
             if not isinstance(row.get(key), kind):
                 raise ReportError(f"{path.name}: damaged: row {i} has {key} = {row.get(key)!r}")
         for key, kind in OPTIONAL.items():
             if row.get(key) is not None and not isinstance(row[key], kind):
                 raise ReportError(f"{path.name}: damaged: row {i} has {key} = {row[key]!r}")
-        for key in ("ours_ms", "peer_ms", "ratio"):
+        for key in ("mrcnn_ms", "peer_ms", "ratio"):
             if row.get(key) is not None and not 0 < row[key] < math.inf:
                 raise ReportError(f"{path.name}: damaged: row {i} has {key} = {row[key]!r}")
         if len({row.get(key) is None for key in ("peer", "peer_ms", "ratio")}) > 1:
@@ -141,11 +142,11 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[Line]]:
 
 
 def chosen(path: Path, lines: list[Line]) -> list[Line]:
-    """The lines that the benchmark's patterns name; of an operator those of one thread."""
+    """Select the lines that match the benchmark's patterns; for operators, with one thread."""
     patterns = CHOSEN.get(path.stem, ("*",))
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(line.case, pattern) for line in lines):
-            raise ReportError(f"{path.name}: no case is like {pattern!r}, which is to be shown")
+            raise ReportError(f"{path.name}: no case matches {pattern!r}, which the report shows")
     threads = {line.threads for line in lines}
     if path.stem not in END_TO_END:
         threads = {min(threads)}
@@ -158,28 +159,28 @@ def chosen(path: Path, lines: list[Line]) -> list[Line]:
 
 
 def milliseconds(value: float) -> str:
-    """Three digits that count, all before the point."""
+    """Format with three significant digits, and all digits before the point."""
     digits = max(0, 2 - math.floor(math.log10(value)))
     return f"{value:,.{digits}f}"
 
 
 def times(ratio: float) -> str:
-    """Two digits that count, all before the point."""
+    """Format with two significant digits, and all digits before the point."""
     return f"{ratio:.2f}x" if ratio < 1 else f"{ratio:.1f}x" if ratio < 10 else f"{ratio:,.0f}x"
 
 
 def table(about: dict[str, Any], lines: list[Line]) -> str:
-    """The README's table in Markdown, and below it what it was measured on."""
+    """Return the table in Markdown, and below it machine, commit and versions."""
     rows = [
-        "| op | case | threads | ours, ms | peer | peer, ms | ratio | of floor |",
+        "| benchmark | case | threads | mrcnn, ms | peer | peer, ms | ratio | of floor |",
         "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
     for line in lines:
         cells = [
-            line.bench.replace("_", " "),
+            f"`{line.bench}`",
             line.case.replace("|", "\\|"),
             str(line.threads),
-            milliseconds(line.ours_ms),
+            milliseconds(line.mrcnn_ms),
             line.peer or "",
             milliseconds(line.peer_ms) if line.peer_ms is not None else "",
             f"**{times(line.ratio)}**" if line.ratio is not None else "",
@@ -190,7 +191,7 @@ def table(about: dict[str, Any], lines: list[Line]) -> str:
 
 
 def footer(about: dict[str, Any]) -> str:
-    """One line: machine, commit, versions, allocator."""
+    """Return one line with machine, commit, versions and allocator."""
     peer = f", torchvision {about['torchvision']}" if about["torchvision"] else ""
     options = " ".join(f"{k}={v}" for k, v in sorted(about["allocator"].items()))
     return (
@@ -199,19 +200,19 @@ def footer(about: dict[str, Any]) -> str:
     )
 
 
-def with_table(readme: Path, text: str) -> str:
-    """The README with `text` between its two markers."""
-    content = readme.read_text()
+def with_table(page: Path, text: str) -> str:
+    """Return the content of `page` with `text` between its two markers."""
+    content = page.read_text()
     if content.count(BEGIN) != 1 or content.count(END) != 1:
-        raise ReportError(f"{readme}: must hold one line {BEGIN} and one {END}")
+        raise ReportError(f"{page}: must contain one line {BEGIN} and one {END}")
     head, rest = content.split(BEGIN)
     if END not in rest:
-        raise ReportError(f"{readme}: {END} stands before {BEGIN}")
+        raise ReportError(f"{page}: {END} comes before {BEGIN}")
     return f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
 
 
 def draw(about: dict[str, Any], lines: list[Line], path: Path) -> None:
-    """Bars of how many times faster, on a logarithmic axis; cases without a peer are left out."""
+    """Draw bars of the ratios on a logarithmic axis; cases without a peer are left out."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -222,40 +223,40 @@ def draw(about: dict[str, Any], lines: list[Line], path: Path) -> None:
     if not lines:
         raise ReportError("no case was measured beside a peer: nothing to draw")
     many_threads = len({line.threads for line in lines}) > 1
-    names, at, places = [], 0.0, []
+    names, y, positions = [], 0.0, []
     for i, line in enumerate(lines):
-        at += 1.0 if i == 0 or line.bench == lines[i - 1].bench else 1.7  # a gap between ops
-        places.append(at)
+        y += 1.0 if i == 0 or line.bench == lines[i - 1].bench else 1.7  # gap between benchmarks
+        positions.append(y)
         threads = f", {line.threads} thread{'s' * (line.threads > 1)}" if many_threads else ""
         names.append(f"{line.case}{threads}")
     ratios = [line.ratio or 1.0 for line in lines]
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.26 * at), layout="constrained")
-    # A bar starts at 1, as fast as the peer, and ends at the ratio.
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.26 * y), layout="constrained")
+    # A bar starts at 1 (as fast as the peer) and ends at the ratio.
     axes.barh(
-        places,
+        positions,
         [ratio - 1 for ratio in ratios],
         left=1,
         height=0.72,
         color=[FASTER if ratio >= 1 else SLOWER for ratio in ratios],
     )
     low, high = min(1.0, *ratios), max(1.0, *ratios)
-    for place, line, ratio in zip(places, lines, ratios, strict=True):
+    for position, line, ratio in zip(positions, lines, ratios, strict=True):
         text = (
-            f"{times(ratio)}   {milliseconds(line.ours_ms)} / {milliseconds(line.peer_ms or 0)} ms"
+            f"{times(ratio)}   {milliseconds(line.mrcnn_ms)} / {milliseconds(line.peer_ms or 0)} ms"
         )
         axes.annotate(
-            text, (max(ratio, 1.0), place), xytext=(4, 0), textcoords="offset points",
+            text, (max(ratio, 1.0), position), xytext=(4, 0), textcoords="offset points",
             va="center", fontsize=8.5,
         )  # fmt: skip
     axes.set_xscale("log")
-    # Room for the text behind the longest bar: it takes about 0.3 of the width.
+    # Leave room for the text behind the longest bar: it takes about 0.3 of the width.
     axes.set_xlim(low * 0.9, high * (high / low) ** 0.42 * 1.1)
-    axes.set_yticks(places, names, fontsize=8.5)
-    axes.set_ylim(at + 0.7, places[0] - 0.7)
-    for place, line, previous in zip(places, lines, [None, *lines], strict=False):
+    axes.set_yticks(positions, names, fontsize=8.5)
+    axes.set_ylim(y + 0.7, positions[0] - 0.7)
+    for position, line, previous in zip(positions, lines, [None, *lines], strict=False):
         if previous is None or previous.bench != line.bench:
             axes.annotate(
-                line.bench.replace("_", " "), (0, place - 0.85), xycoords=("axes fraction", "data"),
+                line.bench, (0, position - 0.85), xycoords=("axes fraction", "data"),
                 xytext=(-4, 0), textcoords="offset points", ha="right", va="center",
                 fontsize=8.5, fontweight="bold",
             )  # fmt: skip
@@ -270,9 +271,9 @@ def draw(about: dict[str, Any], lines: list[Line], path: Path) -> None:
         axes.spines[side].set_visible(False)
     peers = ", ".join(sorted({line.peer.split()[0] for line in lines if line.peer}))
     figure.suptitle(
-        f"Times faster than {peers}  (behind each bar: time of ours / theirs)", fontsize=10
+        f"Times faster than {peers}  (behind each bar: ratio, time of mrcnn / peer)", fontsize=10
     )
-    # Over the whole figure: the line is longer than the axes.
+    # Across the whole figure: the line is longer than the axes.
     figure.supxlabel(textwrap.fill(footer(about), 150), fontsize=7, color="0.35", x=0.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160, metadata={"Software": None})
@@ -284,15 +285,15 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "cpu")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "benchmarks.png")
     args = parser.parse_args(argv)
     try:
         about, lines = read_results(args.results)
         text = table(about, lines)
-        content = with_table(args.readme, text)
+        content = with_table(args.page, text)
         draw(about, lines, args.plot)
-        args.readme.write_text(content)
+        args.page.write_text(content)
     except ReportError as error:
         print(f"report: {error}", file=sys.stderr)
         return 1

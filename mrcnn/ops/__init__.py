@@ -1,4 +1,7 @@
-"""The performance-critical ops; of one name with torchvision.ops, of one meaning."""
+"""Detection operators.
+
+Those that share a name with `torchvision.ops` are drop-in replacements.
+"""
 
 from mrcnn.ops.boxes import box_iou
 from mrcnn.ops.mask_targets import mask_targets

@@ -1,7 +1,7 @@
 """Box arithmetic on tensors: areas, overlaps, deltas, clipping.
 
-Boxes are xyxy, right and bottom exclusive; a reversed box is empty. All functions take any leading
-dimensions, are differentiable, and let NaN through.
+Boxes are xyxy, right and bottom exclusive; a reversed box is empty. All functions accept any
+leading dimensions, are differentiable, and propagate NaN.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MAX_LOG_GROWTH = math.log(1000 / 16)  # dw, dh are limited to it, so that exp cannot overflow
+MAX_LOG_GROWTH = math.log(1000 / 16)  # upper limit of dw and dh, so that exp cannot overflow
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Areas (...) of boxes (..., 4)."""
+    """Compute the areas (...) of boxes (..., 4)."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
     return width * height
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Overlap of every pair, intersection over union; as `torchvision.ops.box_iou`.
+    """Compute the IoU of every pair of boxes; drop-in replacement for `torchvision.ops.box_iou`.
 
-    Computed in float32 (float64 for float64). Two boxes without area overlap by 0.
+    Computed in float32 (float64 for float64). Two boxes without area have an IoU of 0.
 
     Args:
-        boxes1: (..., A, 4) xyxy.
-        boxes2: (..., B, 4) xyxy.
+        boxes1: (..., A, 4) xyxy, any floating dtype.
+        boxes2: (..., B, 4) xyxy, in the same frame.
+
     Returns:
         (..., A, B) in [0, 1].
+
+    Example:
+        >>> box_iou(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 0, 15, 10]]))
+        tensor([[0.3333]])
     """
     boxes1, boxes2 = (b if b.dtype == torch.float64 else b.float() for b in (boxes1, boxes2))
     low = torch.maximum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])  # (..., A, B, 2)
@@ -46,14 +51,15 @@ def encode_boxes(
     references: Tensor,
     weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Tensor:
-    """Deltas that turn each reference into its target (R-CNN, appendix C).
+    """Compute the deltas that turn each reference into its target (R-CNN, appendix C).
 
-    Without extent, a target gives -inf and a reference inf or NaN.
+    A target without extent gives -inf, and a reference without extent inf or NaN.
 
     Args:
         targets: (..., 4) xyxy.
-        references: (..., 4) xyxy, anchors or RoIs.
+        references: (..., 4) xyxy, anchors or RoIs in the same frame.
         weights: factors of dx, dy, dw, dh.
+
     Returns:
         (..., 4) as (dx, dy, dw, dh).
     """
@@ -70,16 +76,17 @@ def decode_boxes(
     references: Tensor,
     weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Tensor:
-    """Boxes from references and deltas, the inverse of `encode_boxes`.
+    """Apply deltas to references, the inverse of `encode_boxes`.
 
-    A side grows by at most 1000 / 16, as in both peers.
+    A side grows by a factor of at most 1000 / 16, as in Detectron2 and torchvision.
 
     Args:
         deltas: (..., 4) as (dx, dy, dw, dh).
         references: (..., 4) xyxy, anchors or RoIs.
         weights: factors of dx, dy, dw, dh, the same as for encoding.
+
     Returns:
-        (..., 4) xyxy.
+        (..., 4) xyxy in the frame of `references`.
     """
     dx, dy, dw, dh = (delta / w for delta, w in zip(deltas.unbind(-1), weights, strict=True))
     center, extent = _center_extent(references)
@@ -89,13 +96,14 @@ def decode_boxes(
 
 
 def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Boxes cut off at the borders of their images.
+    """Clip boxes at the borders of their images.
 
     Args:
         boxes: (..., K, 4) xyxy in image pixels.
         sizes: (..., 2) (height, width) in pixels.
+
     Returns:
-        (..., K, 4); a box outside its image keeps no area.
+        (..., K, 4); a box outside its image has no area.
     """
     width_height = sizes.flip(-1).to(boxes.dtype)
     high = torch.cat([width_height, width_height], dim=-1)[..., None, :]  # (..., 1, 4)
@@ -103,6 +111,6 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _center_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres and (width, height) of boxes (..., 4), each (..., 2)."""
+    """Compute the centres and (width, height) of boxes (..., 4), each (..., 2)."""
     extent = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * extent, extent

@@ -1,31 +1,34 @@
-"""Contracts of the ops, checked where they are called, in words that name the fix."""
+"""Checks of the arguments of operators; messages name operator, argument, rule and value."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 def check_shape(op: str, name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
-    """Raise ValueError unless `tensor` fits `shape`; a letter stands for any size."""
+    """Raise ValueError unless `tensor` has this shape; a letter allows any size."""
     fits = tensor.dim() == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, tensor.shape, strict=True)
+        isinstance(size, str) or size == actual
+        for size, actual in zip(shape, tensor.shape, strict=True)
     )
     if not fits:
-        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        raise ValueError(f"{op}: {name} must have shape ({wanted}), got {tuple(tensor.shape)}")
+        expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{op}: {name} must have shape ({expected}), got {tuple(tensor.shape)}")
 
 
 def check_dtype(op: str, name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
     """Raise TypeError unless the dtype of `tensor` is one of `dtypes`."""
     if tensor.dtype not in dtypes:
-        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        got = str(tensor.dtype).removeprefix("torch.")
-        raise TypeError(f"{op}: {name} must be {wanted}, got {got}")
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        actual = str(tensor.dtype).removeprefix("torch.")
+        raise TypeError(f"{op}: {name} must be {expected}, got {actual}")
 
 
 def check_at_least(op: str, least: int, **values: int) -> None:
-    """Raise ValueError unless all numbers reach `least`."""
+    """Raise ValueError unless all values are at least `least`."""
     for name, value in values.items():
         if value < least:
             raise ValueError(f"{op}: {name} must be at least {least}, got {value}")
@@ -40,6 +43,3 @@ def check_same_device(op: str, **tensors: Tensor) -> None:
                 f"{op}: {name} must be on the device of {first}, {reference.device}, "
                 f"got {tensor.device}"
             )
-
-
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

@@ -1,8 +1,8 @@
-"""Convolutions and matrix products that end in a sum or a ReLU, in one pass where PyTorch has it.
+"""Convolutions and matrix products fused with a following sum or ReLU, if PyTorch supports it.
 
-Without gradients, in eager mode, in float32 on CPU, oneDNN applies what follows a product while the
-result is in registers. PyTorch offers that to its compiler as `torch.ops.mkldnn`; everywhere else
-the same is computed step by step.
+For float32 on CPU, in eager mode and without gradients, oneDNN applies the following operations
+while the result is in registers. PyTorch offers that to its compiler as `torch.ops.mkldnn`. In all
+other cases, the same result is computed step by step.
 """
 
 from __future__ import annotations
@@ -24,23 +24,30 @@ def conv2d(
     add: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """`relu(conv2d(x, weight, bias) + add)`.
+    """Compute `relu(conv2d(x, weight, bias) + add)`.
 
     Args:
         x: (N, C, H, W).
         weight: (channels, C / groups, h, w).
         bias: (channels,) or None.
-        add: of the result's shape, a value that nobody needs afterwards: it may be overwritten.
+        stride: (vertical, horizontal), like `padding` and `dilation`.
+        padding: zeros on each side.
+        dilation: steps between the cells of the kernel.
+        groups: number of channel groups.
+        add: a tensor with the shape of the result; it may be overwritten.
+        relu: whether to apply the ReLU.
     """
     if _fuses(x, weight, bias, add):
-        how = (weight, bias, padding, stride, dilation, groups)
+        arguments = (weight, bias, padding, stride, dilation, groups)
         mkldnn = torch.ops.mkldnn
         fused: Tensor
         if add is None:
-            fused = mkldnn._convolution_pointwise(x, *how, "relu" if relu else "none", [], None)
+            fused = mkldnn._convolution_pointwise(
+                x, *arguments, "relu" if relu else "none", [], None
+            )
         else:
             last = "relu" if relu else None
-            fused = mkldnn._convolution_pointwise_(add, x, *how, "add", 1.0, last, [], None)
+            fused = mkldnn._convolution_pointwise_(add, x, *arguments, "add", 1.0, last, [], None)
         return fused
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     if add is not None:
@@ -49,12 +56,13 @@ def conv2d(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
-    """`relu(x @ weight.T + bias)`.
+    """Compute `relu(x @ weight.T + bias)`.
 
     Args:
         x: (rows, inputs).
         weight: (outputs, inputs).
         bias: (outputs,).
+        relu: whether to apply the ReLU.
     """
     if _fuses(x, weight, bias):
         last = "relu" if relu else "none"
@@ -65,7 +73,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Te
 
 
 def _fuses(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether oneDNN can take `x`; fake tensors, which have no values, are of another type."""
+    """Return whether oneDNN can fuse these tensors; fake tensors have a different type."""
     needs_grad = any(tensor is not None and tensor.requires_grad for tensor in (x, *others))
     return (
         type(x) is Tensor

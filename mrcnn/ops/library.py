@@ -1,4 +1,4 @@
-"""Loads the compiled kernels, and says in a few lines what to do where that fails."""
+"""Loading of the compiled kernels; an error names the command that fixes it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import NoReturn
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]  # the repository, where mrcnn runs from one
+ROOT = Path(__file__).resolve().parents[2]  # the repository, if mrcnn runs from one
 BUILD_COMMAND = "pip install --no-build-isolation --no-deps ."
-LIBRARIES = ("mrcnn_C", "mrcnn_host", "mrcnn_CUDA")  # the last one where PyTorch has CUDA
+LIBRARIES = ("mrcnn_C", "mrcnn_host", "mrcnn_CUDA")  # mrcnn_CUDA only if PyTorch has CUDA
 OPS = (
     "roi_align",
     "roi_align_backward",
@@ -32,11 +32,11 @@ OPS = (
 
 
 class KernelError(ImportError):
-    """The compiled kernels cannot be used; the message holds the command that mends it."""
+    """The compiled kernels cannot be used; the message names the command that fixes it."""
 
 
 def source_hash(root: Path = ROOT) -> str | None:
-    """The hash of `csrc/` that setup.py embeds in every library; None where sources are absent."""
+    """Return the hash of `csrc/` that setup.py embeds in all libraries; None without sources."""
     csrc = root / "csrc"
     if not csrc.is_dir():
         return None
@@ -50,9 +50,12 @@ def source_hash(root: Path = ROOT) -> str | None:
 def load(name: str) -> ModuleType:
     """Import one compiled library.
 
+    Args:
+        name: one of `LIBRARIES`.
+
     Raises:
-        KernelError: if it is missing, does not load, or is older than its sources; the message
-            holds the command that mends it.
+        KernelError: if it is missing, does not load, or was built from other sources; the message
+            names the command that fixes it.
     """
     try:
         library = importlib.import_module(name)
@@ -62,24 +65,24 @@ def load(name: str) -> ModuleType:
         kernels = "CUDA kernels" if name == "mrcnn_CUDA" else "kernels"
         raise KernelError(
             f"mrcnn: the {kernels} are not built: no module {name} for this Python.\n"
-            f"  {_how_to_build(name)}"
+            f"  {_build_advice(name)}"
         ) from None
     except ImportError as error:
         raise KernelError(
             f"mrcnn: {name} does not load beside PyTorch {torch.__version__}: {error}\n"
-            f"  It is of another environment. {_how_to_build(name)}"
+            f"  It was built for another environment. {_build_advice(name)}"
         ) from error
     built, current = build_info(name, library).split()[0], source_hash()
     if current is not None and built != current:
         raise KernelError(
             f"mrcnn: {name} was built from other sources than those in {ROOT / 'csrc'}\n"
             f"  (built {built}, now {current}; library {library.__file__}).\n"
-            f"  {_how_to_build(name)}"
+            f"  {_build_advice(name)}"
         )
     return library
 
 
-def _how_to_build(name: str) -> str:
+def _build_advice(name: str) -> str:
     if name != "mrcnn_CUDA":
         return f"In the repository, run: {BUILD_COMMAND}"
     nvcc = f"nvcc of CUDA {torch.version.cuda}"
@@ -87,13 +90,13 @@ def _how_to_build(name: str) -> str:
 
 
 def build_info(name: str, library: ModuleType) -> str:
-    """Source hash, PyTorch version and machine that a library was built with."""
+    """Return source hash, PyTorch version and machine of a library's build."""
     info = torch.ops.mrcnn.build_info() if name == "mrcnn_C" else library.build_info()
     return str(info)
 
 
 def build_report() -> dict[str, str]:
-    """For each library one line on what it was built for, or why it is absent and what to do."""
+    """Describe in one line per library what it was built for, or why it is absent and the fix."""
     report = {}
     for name in LIBRARIES:
         if name == "mrcnn_CUDA" and torch.version.cuda is None:
@@ -105,14 +108,15 @@ def build_report() -> dict[str, str]:
         except ImportError as error:
             report[name] = str(error)
             if name == "mrcnn_CUDA" and not torch.cuda.is_available():
-                report[name] = f"{report[name].splitlines()[0]} Nothing here needs it: no GPU."
+                report[name] = f"{report[name].splitlines()[0]} It is not needed here: no GPU."
     return report
 
 
 def load_cuda() -> None:
-    """Load the CUDA kernels; where that fails, let every op say so when a CUDA tensor reaches it.
+    """Load the CUDA kernels; if that fails, every op raises the error when it gets a CUDA tensor.
 
-    Not at import, since PyTorch with CUDA is also what most machines without a GPU have.
+    The error is not raised at import, because most machines without a GPU also have a PyTorch with
+    CUDA.
     """
     try:
         load("mrcnn_CUDA")
@@ -125,13 +129,13 @@ def load_cuda() -> None:
         raise KernelError(problem)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that stale kernels are replaced is meant
+        warnings.simplefilter("ignore")  # replacing stale kernels is intended
         for op in OPS:
             torch.library.impl(f"mrcnn::{op}", "cuda", refuse)
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """An exception hook: of kernels that cannot be used the message says all."""
+    """Print only the message of a KernelError, without a traceback; an exception hook."""
     if isinstance(error, KernelError):
         sys.stderr.write(f"{error}\n")
     else:

@@ -1,4 +1,4 @@
-"""Which ground-truth box each anchor or proposal answers for."""
+"""Matching of anchors and proposals to ground-truth boxes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,36 @@ def match_boxes(
     high_threshold: float,
     low_quality: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Match boxes to the target they overlap most (Faster R-CNN, section 3.1.2).
+    """Match boxes to the target that they overlap most (Faster R-CNN, section 3.1.2).
 
     The (boxes x targets) matrix of overlaps is never stored. Ties go to the lower target. A box
     with NaN matches nothing. Overlaps are float32, and thresholds are rounded to it. Not
     differentiable.
 
     Args:
-        boxes: (N, A, 4) xyxy in image pixels, or (1, A, 4) shared by all images.
-        targets: (N, G, 4) xyxy in image pixels.
+        boxes: (N, A, 4) xyxy in image pixels, or (1, A, 4) for all images; any floating dtype.
+        targets: (N, G, 4) xyxy in image pixels, any floating dtype.
         valid: (N, G) bool, False in padded slots.
-        low_threshold: boxes below this IoU are negative.
-        high_threshold: boxes from this IoU on are positive.
-        low_quality: also make positive the boxes that overlap a target most, however little; they
-            still answer for the target that they overlap most.
+        low_threshold: boxes with a lower IoU are negative.
+        high_threshold: boxes with at least this IoU are positive.
+        low_quality: also make those boxes positive that overlap a target most, however little.
+            Their target is still the one that they overlap most.
+
     Returns:
-        The target of each box, (N, A) int64, 0 where none overlaps it; and its role, (N, A) int8:
+        The target of each box, (N, A) int64, 0 if none overlaps it; and its role, (N, A) int8:
         1 positive, 0 negative, -1 neither.
+
     Raises:
         ValueError: if a shape or device does not fit.
         TypeError: if a dtype does not fit.
+
+    Example:
+        >>> anchors = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 60, 60]]])
+        >>> targets = torch.tensor([[[0.0, 0, 9, 10]]])
+        >>> valid = torch.tensor([[True]])
+        >>> match_boxes(anchors, targets, valid, low_threshold=0.3, high_threshold=0.7,
+        ...             low_quality=True)
+        (tensor([[0, 0]]), tensor([[1, 0]], dtype=torch.int8))
     """
     op = "match_boxes"
     check_shape(op, "targets", targets, ("N", "G", 4))

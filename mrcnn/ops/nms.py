@@ -1,4 +1,4 @@
-"""Non-maximum suppression: of boxes that overlap, keep the one with the best score."""
+"""Non-maximum suppression (NMS): among boxes that overlap, keep the one with the best score."""
 
 from __future__ import annotations
 
@@ -6,48 +6,59 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import (
-    FLOATING,
-    check_at_least,
-    check_dtype,
-    check_same_device,
-    check_shape,
-)
+from mrcnn.ops.check import FLOATING, check_at_least, check_dtype, check_same_device, check_shape
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Indices of the boxes that survive, best score first; as `torchvision.ops.nms`.
+    """Drop boxes that overlap a better one; drop-in replacement for `torchvision.ops.nms`.
 
-    A box is dropped if a better one overlaps it by more than the threshold; an overlap of exactly
-    the threshold, both rounded to the type of the boxes, is kept. Ties go to the lower index. A
-    NaN score or coordinate drops its box. Boxes without area are all kept.
+    A box is dropped if its IoU with a better box that is kept exceeds the threshold. It is kept if
+    both are equal, rounded to the dtype of the boxes. Ties of scores go to the lower index. A NaN
+    score or coordinate drops its box. Boxes without area are all kept.
 
     Args:
         boxes: (K, 4) xyxy, any floating dtype; compared in float32 (float64 for float64).
-        scores: (K,)
+        scores: (K,) any floating dtype.
         iou_threshold: in [0, 1].
+
     Returns:
-        (kept,) int64.
+        (kept,) int64 indices into `boxes`, best score first.
+
     Raises:
         ValueError: if a shape or device does not fit.
         TypeError: if a dtype does not fit.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 10, 10], [20, 0, 30, 10]])
+        >>> nms(boxes, torch.tensor([0.8, 0.9, 0.7]), iou_threshold=0.5)
+        tensor([1, 2])
     """
     return batched_nms(boxes, scores, boxes.new_empty(0, dtype=torch.int64), iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """NMS within each group; as `torchvision.ops.batched_nms`, without its coordinate offsets.
+    """Run NMS within each group; drop-in replacement for `torchvision.ops.batched_nms`.
+
+    Boxes of different groups never compete. Coordinates are not offset per group, so they are not
+    rounded. Ties and NaN are handled as in `nms`.
 
     Args:
-        boxes: (K, 4) xyxy.
-        scores: (K,)
-        idxs: (K,) int64, the group of each box; empty puts all in one.
+        boxes: (K, 4) xyxy, any floating dtype.
+        scores: (K,) any floating dtype.
+        idxs: (K,) int64, the group of each box; an empty tensor puts all in one group.
         iou_threshold: in [0, 1].
+
     Returns:
-        (kept,) int64, best score first.
+        (kept,) int64 indices into `boxes`, best score first.
+
     Raises:
         ValueError: if a shape or device does not fit.
         TypeError: if a dtype does not fit.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 10, 10]])
+        >>> batched_nms(boxes, torch.tensor([0.8, 0.9]), torch.tensor([0, 1]), iou_threshold=0.5)
+        tensor([1, 0])
     """
     check_shape("nms", "boxes", boxes, ("K", 4))
     check_shape("nms", "scores", scores, (boxes.shape[0],))
@@ -62,20 +73,27 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 def segmented_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_keep: int
 ) -> tuple[Tensor, Tensor]:
-    """NMS of S independent segments, with outputs whose shape does not depend on the values.
+    """Run NMS on S independent segments, with output shapes that do not depend on the values.
 
     Args:
-        boxes: (S, K, 4) xyxy.
+        boxes: (S, K, 4) xyxy, any floating dtype.
         scores: (S, K); -inf marks a padded slot.
         groups: (S, K) int64, boxes of different groups never compete; (S, 0) for one group.
         iou_threshold: in [0, 1].
-        max_keep: at most so many survive in a segment.
+        max_keep: upper bound on the boxes kept per segment.
+
     Returns:
-        (S, max_keep) int64 indices into K, best score first, -1 in padded slots; and their
-        counts, (S,) int64.
+        Indices into K, (S, max_keep) int64, best score first, -1 in padded slots; and the number of
+        boxes kept, (S,) int64.
+
     Raises:
         ValueError: if a shape, the device or `max_keep` does not fit.
         TypeError: if a dtype does not fit.
+
+    Example:
+        >>> boxes, scores = torch.rand(2, 100, 4), torch.rand(2, 100)
+        >>> one_group = torch.empty(2, 0, dtype=torch.int64)
+        >>> indices, counts = segmented_nms(boxes, scores, one_group, 0.5, max_keep=10)
     """
     check_shape("nms", "boxes", boxes, ("S", "K", 4))
     check_shape("nms", "scores", scores, tuple(boxes.shape[:2]))

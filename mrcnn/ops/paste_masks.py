@@ -1,4 +1,4 @@
-"""Masks predicted inside boxes, pasted into the image: as pixels, bits, or straight as runs."""
+"""Pasting of predicted masks into the image: as pixels, as packed bits, or directly as RLE."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ _host = library.load("mrcnn_host")
 def paste_masks(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
 ) -> Tensor:
-    """Paste masks into the image by bilinear interpolation at pixel centres, as Detectron2.
+    """Paste masks into the image by bilinear interpolation at pixel centres, as Detectron2 does.
 
-    Outside the box the outermost cells fade to 0 over half a cell. Computed in float32. A box with
+    Outside the box, the outermost cells fade to 0 over half a cell. Computed in float32. A box with
     NaN, infinity or no area gives an empty mask. Not differentiable.
 
     Args:
         masks: (D, M, M) probabilities inside each box, any floating dtype.
         boxes: (D, 4) xyxy in image pixels, float32.
-        height: of the image, pixels.
-        width: of the image, pixels.
-        threshold: above 0; pixels from this probability on are inside.
+        height: of the image, in pixels.
+        width: of the image, in pixels; height * width < 2^31.
+        threshold: pixels with at least this probability are inside; above 0.
+
     Returns:
         (D, height, width) bool.
+
     Raises:
         ValueError: if a shape, the device or a number does not fit.
         TypeError: if a dtype does not fit.
+
+    Example:
+        >>> masks, boxes = torch.rand(1, 28, 28), torch.tensor([[10.0, 20, 50, 80]])
+        >>> paste_masks(masks, boxes, height=100, width=120).shape
+        torch.Size([1, 100, 120])
     """
     _check(masks, boxes, height, width, threshold)
     pasted: Tensor = torch.ops.mrcnn.paste_masks(masks, boxes, height, width, threshold)
@@ -39,21 +46,17 @@ def paste_masks(
 def paste_masks_packed(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
 ) -> Tensor:
-    """`paste_masks` with eight pixels a byte, an eighth of the memory.
+    """Paste masks as `paste_masks` does, with eight pixels per byte: an eighth of the memory.
 
-    Args:
-        masks: (D, M, M) probabilities inside each box, any floating dtype.
-        boxes: (D, 4) xyxy in image pixels, float32.
-        height: of the image, pixels.
-        width: of the image, pixels.
-        threshold: above 0; pixels from this probability on are inside.
+    Arguments and errors are those of `paste_masks`.
+
     Returns:
         (D, height, ceil(width / 8)) uint8 in the order of `numpy.packbits`: the highest bit of a
         byte is its leftmost pixel, and bits beyond the image are 0.
-        `numpy.unpackbits(packed, axis=2, count=width)` gives the pixels back.
-    Raises:
-        ValueError: if a shape, the device or a number does not fit.
-        TypeError: if a dtype does not fit.
+
+    Example:
+        >>> packed = paste_masks_packed(masks, boxes, height=100, width=120)
+        >>> pixels = numpy.unpackbits(packed.numpy(), axis=2, count=120)
     """
     _check(masks, boxes, height, width, threshold)
     packed: Tensor = torch.ops.mrcnn.paste_masks_packed(masks, boxes, height, width, threshold)
@@ -63,20 +66,16 @@ def paste_masks_packed(
 def paste_masks_rle(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
 ) -> list[dict[str, object]]:
-    """`paste_masks` as COCO run lengths, found without visiting the pixels.
+    """Paste masks as `paste_masks` does, directly as COCO RLE and without visiting the pixels.
 
-    Args:
-        masks: (D, M, M) probabilities inside each box, any floating dtype.
-        boxes: (D, 4) xyxy in image pixels, float32.
-        height: of the image, pixels.
-        width: of the image, pixels; height * width < 2^31.
-        threshold: above 0; pixels from this probability on are inside.
+    Arguments and errors are those of `paste_masks`.
+
     Returns:
-        D of {"size": [height, width], "counts": text}, equal to the encoding by pycocotools of
-        what `paste_masks` returns.
-    Raises:
-        ValueError: if a shape, the device or a number does not fit.
-        TypeError: if a dtype does not fit.
+        D dicts {"size": [height, width], "counts": text}, equal to pycocotools' encoding of the
+        result of `paste_masks`.
+
+    Example:
+        >>> segmentations = paste_masks_rle(masks, boxes, height=100, width=120)
     """
     _check(masks, boxes, height, width, threshold)
     counts, starts = torch.ops.mrcnn.paste_masks_rle(masks, boxes, height, width, threshold)
@@ -114,9 +113,9 @@ def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
 
 @torch.library.register_fake("mrcnn::paste_masks_rle")
 def _(masks, boxes, height, width, threshold):  # type: ignore[no-untyped-def]
-    # Mask d has the runs counts[starts[d] : starts[d + 1]]. On CPU there are no others. On CUDA
-    # that size would have to be read back, so `counts` is as long as it can get, by the bound that
-    # the kernel derives, and undefined from starts[D] on.
+    # Mask d has the runs counts[starts[d] : starts[d + 1]]. On CPU, `counts` ends at starts[D]. On
+    # CUDA, the host would have to read that size back. So `counts` has the largest possible size,
+    # by the bound that the kernel derives, and is undefined from starts[D] on.
     count, cells = masks.shape[0], masks.shape[1]
     if masks.device.type == "cuda":
         swaps = 2 * torch.sym_min(cells + 1, (height + 1) // 2)  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""What the ops compute, in slow plain PyTorch: their specification, for tests and benchmarks only.
+"""Specification of the ops in slow, plain PyTorch, for tests and benchmarks only.
 
-Values are computed in float64. Decisions of `nms` and `match_boxes` hang on single bits of an IoU,
-so these two compute it as the ops promise: in float32 (float64 for float64 boxes), one rounding
-after each operation, thresholds rounded likewise.
+Values are computed in float64. Decisions of `nms` and `match_boxes` depend on single bits of an
+IoU. So these two compute it exactly as the ops do: in float32 (float64 for float64 boxes), with one
+rounding after each operation and thresholds rounded likewise.
 
-N images, L levels, A anchors a cell, K boxes, S segments, G targets, R RoIs, C classes.
+N images, L levels, A anchors per cell, K boxes, S segments, G targets, R RoIs, C classes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MAX_SAMPLES_PER_BIN = 1024  # of adaptive sampling, along one axis
-MAX_CELL = 2**30  # RoIPool takes cells further away as this one
+MAX_SAMPLES_PER_BIN = 1024  # limit of adaptive sampling along one axis
+MAX_CELL = 2**30  # RoIPool clamps indices of cells to it
 MAX_LOG_GROWTH = math.log(1000 / 16)
 
 
@@ -32,13 +32,13 @@ def roi_align(
     canonical_size: float = 224.0,
     canonical_level: int = 2,
 ) -> Tensor:
-    """As `multiscale_roi_align`, in float64; of one map, with one level."""
+    """Compute `multiscale_roi_align`, in float64; with one level also `roi_align`."""
     maps = [feature.double() for feature in features]
-    nothing = maps[0].new_zeros((maps[0].shape[1], *size))
+    zeros = maps[0].new_zeros((maps[0].shape[1], *size))
     pooled = []
     for corners, image in zip(boxes.tolist(), image_index.tolist(), strict=True):
         if image < 0 or not all(map(math.isfinite, corners)):
-            pooled.append(nothing)
+            pooled.append(zeros)
             continue
         level = roi_level(corners, len(maps), canonical_size, canonical_level)
         x1, y1, x2, y2 = (corner * scales[level] for corner in corners)
@@ -46,13 +46,13 @@ def roi_align(
         rows = averaging_matrix(y1, y2, size[0], height, sampling_ratio, aligned)
         columns = averaging_matrix(x1, x2, size[1], width, sampling_ratio, aligned)
         pooled.append(rows @ maps[level][image] @ columns.T)  # (C, bins_h, bins_w)
-    return torch.stack(pooled) if pooled else nothing[None][:0]
+    return torch.stack(pooled) if pooled else zeros[None][:0]
 
 
 def roi_level(
     box: Sequence[float], levels: int, canonical_size: float, canonical_level: int
 ) -> int:
-    """FPN, equation 1: floor(k0 + log2(sqrt(area) / canonical size)), limited to the levels."""
+    """Compute floor(k0 + log2(sqrt(area) / canonical size)), clamped to the levels (FPN, eq. 1)."""
     area = max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
     level = canonical_level + math.log2(math.sqrt(area) / canonical_size + 1e-8)
     return int(min(max(level, 0), levels - 1))
@@ -61,11 +61,11 @@ def roi_level(
 def averaging_matrix(
     low: float, high: float, bins: int, cells: int, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """One axis of RoIAlign: the weight of each cell in each bin, (bins, cells).
+    """Compute the weight of each cell in each bin along one axis of RoIAlign, (bins, cells).
 
-    A bin is the mean of evenly spaced samples. A sample at p interpolates linearly, so that cell i
-    weighs max(0, 1 - |p - i|); p is moved to the nearest cell centre first where it lies beyond
-    the outermost ones, and counts as zero more than one cell outside the map.
+    A bin is the mean of evenly spaced samples. A sample at p is interpolated linearly, so cell i
+    has weight max(0, 1 - |p - i|). A sample beyond the outermost cell centres is moved to the
+    nearest one; more than one cell outside the map, it counts as zero.
     """
     if aligned:
         low, high = low - 0.5, high - 0.5
@@ -92,8 +92,11 @@ def roi_pool(
     scale: float,
     size: tuple[int, int],
 ) -> Tensor:
-    """As `roi_pool`. Cells are found in float32 (float64 for float64 maps), as in torchvision: a
-    rounding decides whether a bin touches one more cell."""
+    """Compute `roi_pool`.
+
+    Cells are found in float32 (float64 for float64 maps), as in torchvision: a rounding decides
+    whether a bin touches one more cell.
+    """
     maps = features.double()
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     pooled = maps.new_zeros((len(boxes), maps.shape[1], *size))
@@ -117,7 +120,7 @@ def roi_pool(
 def touched_cells(
     first: int, last: int, bins: int, cells: int, dtype: torch.dtype
 ) -> list[list[int]]:
-    """One axis of RoIPool: the cells of each bin, from the first up to the second number."""
+    """Compute the cells of each bin along one axis of RoIPool, as [first, last + 1]."""
     bin_size = torch.tensor(max(last - first + 1, 1), dtype=dtype) / bins
     begin = (torch.arange(bins, dtype=dtype) * bin_size).floor().long() + first
     end = (torch.arange(1, bins + 1, dtype=dtype) * bin_size).ceil().long() + first
@@ -125,7 +128,10 @@ def touched_cells(
 
 
 def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """(A, B) overlaps of (A, 4) and (B, 4); NaN of two boxes without area, or of a box with NaN."""
+    """Compute the (A, B) IoUs of (A, 4) and (B, 4) boxes.
+
+    NaN for two boxes without area, or for a box with NaN.
+    """
     x1, y1 = (torch.maximum(boxes1[:, None, i], boxes2[None, :, i]) for i in (0, 1))
     x2, y2 = (torch.minimum(boxes1[:, None, i], boxes2[None, :, i]) for i in (2, 3))
     overlap = (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
@@ -139,13 +145,13 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 def nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_keep: int
 ) -> tuple[Tensor, Tensor]:
-    """As `segmented_nms`."""
+    """Compute `segmented_nms`."""
     if boxes.dtype != torch.float64:
         boxes = boxes.float()
     indices = torch.full((len(boxes), max_keep), -1)
     counts = torch.zeros(len(boxes), dtype=torch.int64)
     for s in range(len(boxes)):
-        # A tensor meets a Python number in the dtype of the tensor.
+        # Comparing a tensor with a Python number uses the dtype of the tensor.
         excess = (pairwise_iou(boxes[s], boxes[s]) > iou_threshold).tolist()
         score = scores[s].to(boxes.dtype).tolist()
         group = groups[s].tolist() or [0] * len(score)
@@ -166,7 +172,7 @@ def nms(
 
 
 def decode(deltas: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
-    """R-CNN, appendix C: centres move by deltas of the extent, extents grow by factors exp(delta).
+    """Move centres by dx, dy extents and scale extents by exp(dw), exp(dh) (R-CNN, appendix C).
 
     Deltas and references are (..., 4), float64.
     """
@@ -178,7 +184,7 @@ def decode(deltas: Tensor, references: Tensor, weights: Sequence[float]) -> Tens
 
 
 def clip(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes (..., 4) cut off at the borders of an image of (height, width)."""
+    """Clip boxes (..., 4) at the borders of an image of (height, width)."""
     height, width = size
     x1, y1, x2, y2 = boxes.unbind(-1)
     x1, x2 = x1.clamp(0, width), x2.clamp(0, width)
@@ -187,7 +193,7 @@ def clip(boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def longer_than(boxes: Tensor, min_side: float) -> Tensor:
-    """Whether both sides of boxes (..., 4) are longer; False with NaN."""
+    """Return whether both sides of boxes (..., 4) are longer; False with NaN."""
     return (boxes[..., 2] - boxes[..., 0] > min_side) & (boxes[..., 3] - boxes[..., 1] > min_side)
 
 
@@ -203,12 +209,12 @@ def select_proposals(
     nms_threshold: float,
     min_side: float,
 ) -> tuple[Tensor, Tensor]:
-    """As `select_proposals` of the ops, with float64 boxes: every anchor is made and decoded."""
+    """Compute `select_proposals` with float64 boxes: all anchors are made and decoded."""
     images = len(logits[0])
     boxes = torch.zeros(images, post_nms_top_k, 4, dtype=torch.float64)
     scores = torch.full((images, post_nms_top_k), -math.inf, dtype=torch.float64)
     for n in range(images):
-        found = []
+        candidates = []
         for level, (step_y, step_x) in enumerate(strides):
             anchors, height, width = logits[level].shape[1:]
             y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -227,9 +233,9 @@ def select_proposals(
             kept, counts = nms(
                 box[None, top], top_scores[None], torch.empty(1, 0), nms_threshold, len(top)
             )
-            found += [(score[top[i]], box[top[i]]) for i in kept[0, : counts[0]].tolist()]
-        found.sort(key=lambda proposal: -proposal[0])  # stable: ties go to the finer level
-        for slot, (value, corners) in enumerate(found[:post_nms_top_k]):
+            candidates += [(score[top[i]], box[top[i]]) for i in kept[0, : counts[0]].tolist()]
+        candidates.sort(key=lambda pair: -pair[0])  # stable: ties go to the finer level
+        for slot, (value, corners) in enumerate(candidates[:post_nms_top_k]):
             boxes[n, slot], scores[n, slot] = corners, value
     return boxes, scores
 
@@ -247,7 +253,7 @@ def select_detections(
     min_side: float,
     max_detections: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `select_detections` of the ops, with float64 boxes: every pair is decoded."""
+    """Compute `select_detections` with float64 boxes: all pairs are decoded."""
     images, rois, classes = scores.shape
     passes = scores.float() > score_threshold
     out_boxes = torch.zeros(images, max_detections, 4, dtype=torch.float64)
@@ -283,7 +289,7 @@ def match_boxes(
     high_threshold: float,
     low_quality: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `match_boxes` of the ops, by the matrix of all overlaps."""
+    """Compute `match_boxes` from the matrix of all overlaps."""
     low, high = torch.tensor([low_threshold, high_threshold]).tolist()  # rounded to float32
     images, count = len(targets), boxes.shape[1]
     matched = torch.zeros(images, count, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What the mask ops mean: slow, plain float64 PyTorch, for tests and benchmarks alone.
+"""Specification of the mask ops in slow, plain float64 PyTorch, for tests and benchmarks only.
 
 R RoIs, D detections, M the side of a target or predicted mask.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops.instance_masks import InstanceMasks
 
-TIE = 1e-9  # a cover within rounding of one half counts as one half
+TIE = 1e-9  # a coverage within rounding of one half counts as one half
 
 
 def mask_targets(masks: InstanceMasks, boxes: Tensor, instance: Tensor, size: int) -> Tensor:
-    """(R, M, M) float32 targets; see `mrcnn.ops.mask_targets`."""
+    """Compute the (R, M, M) float32 targets of `mask_targets`."""
     targets = torch.zeros(len(boxes), size, size)
     for target, box, i in zip(targets, boxes.double(), instance.tolist(), strict=True):
         if i < 0 or not box.isfinite().all() or (box[2:] <= box[:2]).any():
             continue
         if masks.instance_count[i] < masks.instance_count[i + 1]:
-            target.copy_(run_length_cover(masks, box, i, size) >= 0.5 - TIE)
+            target.copy_(rle_coverage(masks, box, i, size) >= 0.5 - TIE)
         for q in range(int(masks.instance_ring[i]), int(masks.instance_ring[i + 1])):
             ring = masks.points[masks.ring_start[q] : masks.ring_start[q + 1]]
             scale, shift = masks.transform[i].view(2, 2)
@@ -30,7 +30,7 @@ def mask_targets(masks: InstanceMasks, boxes: Tensor, instance: Tensor, size: in
 
 
 def draw_ring(ring: Tensor, size: int) -> Tensor:
-    """(M, M) bool inside of a closed ring of corners (V, 2) in target pixels, by COCO's rule.
+    """Draw a closed ring of corners (V, 2) in target pixels as COCO does, (M, M) bool.
 
     Corners are rounded to fifths of a pixel and joined by a point for every fifth along the
     longer axis. Two neighbours on both sides of a column's centre line toggle all pixels of the
@@ -56,8 +56,8 @@ def draw_ring(ring: Tensor, size: int) -> Tensor:
     return inside
 
 
-def run_length_cover(masks: InstanceMasks, box: Tensor, i: int, size: int) -> Tensor:
-    """(M, M) float64 share of each bin of `box` (4,), image pixels, that instance `i` covers."""
+def rle_coverage(masks: InstanceMasks, box: Tensor, i: int, size: int) -> Tensor:
+    """Compute the share of each bin of `box` (4,) that instance `i` covers, (M, M) float64."""
     height, width = masks.frame[i].tolist()
     runs = masks.counts[masks.instance_count[i] : masks.instance_count[i + 1]]
     values = torch.arange(len(runs)) % 2
@@ -68,9 +68,9 @@ def run_length_cover(masks: InstanceMasks, box: Tensor, i: int, size: int) -> Te
 
 
 def bin_weights(start: float, stop: float, bins: int, cells: int) -> Tensor:
-    """(bins, cells) float64 weights of aligned RoIAlign with adaptive sampling along one axis.
+    """Compute the (bins, cells) weights of aligned RoIAlign with adaptive sampling along one axis.
 
-    A `stop` below `start` reads from the far end to the near one.
+    If `stop` is below `start`, bins run from the far end to the near one.
     """
     bin_size = (stop - start) / bins
     samples = max(1, torch.tensor(abs(bin_size)).ceil().int().item())
@@ -83,13 +83,13 @@ def bin_weights(start: float, stop: float, bins: int, cells: int) -> Tensor:
 
 
 def tent(positions: Tensor, cells: int) -> Tensor:
-    """(..., cells) weights of linear interpolation at `positions` (...); cells outside are 0."""
+    """Compute the (..., cells) weights of linear interpolation at `positions` (...); 0 outside."""
     centres = torch.arange(cells, dtype=torch.float64)
     return (1 - (positions[..., None] - centres).abs()).clamp(min=0)
 
 
 def paste_values(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """(D, height, width) float64 probabilities of `mrcnn.ops.paste_masks` before the threshold."""
+    """Compute the (D, height, width) probabilities of `paste_masks` before the threshold."""
     values = torch.zeros(len(boxes), height, width, dtype=torch.float64)
     cells = masks.shape[-1]
     for value, mask, box in zip(values, masks.double(), boxes.double(), strict=True):
@@ -106,5 +106,5 @@ def paste_values(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tenso
 def paste_masks(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5
 ) -> Tensor:
-    """(D, height, width) bool; see `mrcnn.ops.paste_masks`."""
+    """Compute the (D, height, width) bool masks of `paste_masks`."""
     return paste_values(masks, boxes, height, width) >= threshold

@@ -1,4 +1,4 @@
-"""RoIAlign: features of a box, averaged over a grid of bins (Mask R-CNN, section 3).
+"""RoIAlign: average the features of each box over a grid of bins (Mask R-CNN, section 3).
 
 N images, C channels, K boxes.
 """
@@ -12,18 +12,12 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import (
-    FLOATING,
-    check_at_least,
-    check_dtype,
-    check_same_device,
-    check_shape,
-)
+from mrcnn.ops.check import FLOATING, check_at_least, check_dtype, check_same_device, check_shape
 
-# FPN, equation 1: a box of ImageNet's crop size is pooled from P4, the map of stride 16.
+# FPN, equation 1: a box with the size of ImageNet's crops is pooled from P4, with stride 16.
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
-MAX_SAMPLING_RATIO = 1024  # adaptive sampling is limited to the same number
-MAX_LEVEL = 64  # of canonical_level, either way
+MAX_SAMPLING_RATIO = 1024  # also the limit of adaptive sampling
+MAX_LEVEL = 64  # limit of abs(canonical_level)
 
 
 def roi_align(
@@ -34,27 +28,35 @@ def roi_align(
     sampling_ratio: int = -1,
     aligned: bool = False,
 ) -> Tensor:
-    """Pool the features of each box from one map; as `torchvision.ops.roi_align`.
+    """Pool each box from one map; drop-in replacement for `torchvision.ops.roi_align`.
 
-    A box with NaN or infinity pools to zero and gets no gradient; so does an empty box where
-    sampling is adaptive and `aligned` (otherwise boxes are at least one cell wide and high).
-    Gradients flow to `input` only and are the same bits for any number of threads. Under autocast
-    the op keeps the dtype it gets; sums are taken in float32 (float64 for float64).
+    A box with NaN or infinity pools to zero and gets no gradient. So does an empty box if sampling
+    is adaptive and `aligned` is set; otherwise boxes are at least one cell wide and high. Gradients
+    flow to `input` only and are bit-identical for any number of threads. Under autocast, the op
+    keeps its input's dtype; sums are taken in float32 (float64 for float64).
 
     Args:
         input: (N, C, H, W), any floating dtype; channels_last is used without a copy.
         boxes: (K, 5) as (image index, x1, y1, x2, y2), or a list of N tensors (K_i, 4) xyxy, in
-            the frame that `spatial_scale` maps to the map.
+            the frame that `spatial_scale` maps to cells of `input`.
         output_size: bins, one number or (rows, columns).
-        spatial_scale: cells of the map per unit of the boxes, 1 / stride.
+        spatial_scale: cells of `input` per unit of the boxes, 1 / stride.
         sampling_ratio: samples per bin and axis, at most 1024; 0 or less takes one per cell,
             rounded up, within the same limit.
-        aligned: shift boxes by half a cell, so that cell centres lie at + 0.5.
+        aligned: shift boxes by half a cell, so that cell centres are at + 0.5.
+
     Returns:
         (K, C, rows, columns) in the dtype of `input`, channels_last.
+
     Raises:
         ValueError: if a shape, the device or an image index does not fit.
         TypeError: if a dtype does not fit.
+
+    Example:
+        >>> features = torch.randn(1, 256, 50, 76)  # stride 16
+        >>> boxes = [torch.tensor([[10.0, 20, 300, 400]])]  # in image pixels
+        >>> roi_align(features, boxes, 7, spatial_scale=1 / 16, aligned=True).shape
+        torch.Size([1, 256, 7, 7])
     """
     corners, image_index = rois_of("roi_align", input, boxes)
     rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
@@ -70,7 +72,7 @@ def roi_align(
 
 
 def rois_of(op: str, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The boxes (K, 4) and image indices (K,) of an op with torchvision's arguments."""
+    """Convert boxes as torchvision takes them to boxes (K, 4) and image indices (K,)."""
     check_shape(op, "input", input, ("N", "C", "H", "W"))
     if isinstance(boxes, Tensor):
         check_shape(op, "boxes", boxes, ("K", 5))
@@ -78,16 +80,16 @@ def rois_of(op: str, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> tuple[T
     else:
         if len(boxes) != input.shape[0]:
             raise ValueError(
-                f"{op}: boxes must be a list of {input.shape[0]} tensors, one an image, "
+                f"{op}: boxes must be a list of {input.shape[0]} tensors, one per image, "
                 f"got {len(boxes)}"
             )
-        for of_image in boxes:
-            check_shape(op, "boxes of an image", of_image, ("K", 4))
+        for image_boxes in boxes:
+            check_shape(op, "boxes of an image", image_boxes, ("K", 4))
         corners = torch.cat(list(boxes)) if boxes else input.new_empty((0, 4))
-        # Made where it is used: a list of counts would have to be copied there.
+        # Created on the device of the boxes: a list of counts would have to be copied there.
         index = [b.new_full((len(b),), image, dtype=torch.int64) for image, b in enumerate(boxes)]
         image_index = torch.cat(index) if boxes else corners.new_empty(0, dtype=torch.int64)
-    # Fake tensors, a subclass, have no values to read.
+    # Fake tensors, instances of a subclass, have no values to read.
     readable = type(image_index) is Tensor and image_index.device.type == "cpu"
     if readable and not torch.compiler.is_compiling() and len(image_index):
         low, high = int(image_index.min()), int(image_index.max())
@@ -114,24 +116,33 @@ def multiscale_roi_align(
     """Pool each box from the pyramid level that fits its size (FPN, section 4.2).
 
     The level is `canonical_level + log2(sqrt(area) / canonical_size)`, rounded down and limited to
-    the levels at hand. See `roi_align` for what else holds.
+    the given levels. NaN, empty boxes and gradients are handled as in `roi_align`.
 
     Args:
-        features: per level (N, C, H_l, W_l), fine to coarse.
+        features: per level (N, C, H_l, W_l), fine to coarse, any floating dtype.
         boxes: (K, 4) xyxy in image pixels; float32 is kept whatever the dtype of the features.
         image_index: (K,) int64 in [0, N); -1 marks a padded slot, which pools to zero.
         scales: per level, cells per image pixel.
         size: bins, (rows, columns).
         sampling_ratio: samples per bin and axis; 0 or less takes one per cell, rounded up.
         aligned: shift boxes by half a cell.
-        canonical_size: a box of this side, in pixels, goes to `canonical_level`.
+        canonical_size: side in image pixels of a box that is pooled from `canonical_level`.
         canonical_level: an index into `features`.
+
     Returns:
         (K, C, rows, columns) in the dtype of the features, channels_last.
+
     Raises:
         ValueError: if a shape or device does not fit.
         TypeError: if a dtype does not fit.
         RuntimeError: if an image index is out of range (on CPU).
+
+    Example:
+        >>> features = [torch.randn(1, 256, 800 // s, 1216 // s) for s in (4, 8, 16, 32)]
+        >>> boxes, image_index = torch.tensor([[10.0, 20, 300, 400]]), torch.tensor([0])
+        >>> scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+        >>> multiscale_roi_align(features, boxes, image_index, scales=scales, size=(7, 7)).shape
+        torch.Size([1, 256, 7, 7])
     """
     op = "multiscale_roi_align"
     if not features or len(features) != len(scales):

@@ -1,4 +1,4 @@
-"""RoIPool: the largest features of a box on a grid of bins (Fast R-CNN, section 2.1).
+"""RoIPool: take the largest feature of each box in a grid of bins (Fast R-CNN, section 2.1).
 
 N images, C channels, K boxes.
 """
@@ -22,24 +22,23 @@ def roi_pool(
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
 ) -> Tensor:
-    """Pool the features of each box from one map; as `torchvision.ops.roi_pool`.
+    """Pool each box from one map; drop-in replacement for `torchvision.ops.roi_pool`.
 
-    Boxes are rounded to whole cells, last cell included. A bin without cells pools to zero, and so
-    does a box with NaN or infinity. NaN features never win; a bin that holds nothing else, or only
-    -inf, pools to -inf without gradient. Gradients flow to `input` only, to the first of equal
-    cells, and are the same bits for any number of threads.
+    Arguments, shapes and errors are those of `roi_align`, without `sampling_ratio` and `aligned`.
 
-    Args:
-        input: (N, C, H, W), any floating dtype; channels_last is used without a copy.
-        boxes: (K, 5) as (image index, x1, y1, x2, y2), or a list of N tensors (K_i, 4) xyxy, in
-            the frame that `spatial_scale` maps to the map.
-        output_size: bins, one number or (rows, columns).
-        spatial_scale: cells of the map per unit of the boxes, 1 / stride.
+    Boxes are rounded to whole cells, and the last cell belongs to the box. A bin without cells
+    pools to zero, and so does a box with NaN or infinity. NaN features are ignored. A bin that has
+    only NaN and -inf pools to -inf, without gradient. Gradients flow to `input` only, to the first
+    of equal cells, and are bit-identical for any number of threads.
+
     Returns:
         (K, C, rows, columns) in the dtype of `input`, channels_last.
-    Raises:
-        ValueError: if a shape, the device or an image index does not fit.
-        TypeError: if a dtype does not fit.
+
+    Example:
+        >>> features = torch.randn(1, 512, 50, 76)  # stride 16
+        >>> boxes = [torch.tensor([[10.0, 20, 300, 400]])]  # in image pixels
+        >>> roi_pool(features, boxes, 7, spatial_scale=1 / 16).shape
+        torch.Size([1, 512, 7, 7])
     """
     corners, image_index = rois_of("roi_pool", input, boxes)
     check_dtype("roi_pool", "input", input, FLOATING)
@@ -95,7 +94,7 @@ def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -
 
 
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    # The backward is linear: its derivative reads the map where the largest values were.
+    # The backward is linear: its derivative reads the map at the positions of the largest values.
     argmax, image_index = ctx.saved_tensors
     if grad.shape[2:].numel() == 0:
         return torch.zeros_like(argmax, dtype=grad.dtype), *[None] * 5

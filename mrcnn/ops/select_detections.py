@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import (
-    FLOATING,
-    check_at_least,
-    check_dtype,
-    check_same_device,
-    check_shape,
-)
+from mrcnn.ops.check import FLOATING, check_at_least, check_dtype, check_same_device, check_shape
 
 
 def select_detections(
@@ -31,28 +25,40 @@ def select_detections(
     min_side: float,
     max_detections: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Detections of each image from class scores and box deltas (Fast R-CNN, section 3.1).
+    """Select the detections of each image (Fast R-CNN, section 3.1).
 
-    Every (RoI, class) pair above the threshold is decoded and clipped; NMS runs within each class;
-    the best pairs of an image are kept. Not differentiable.
+    Each (RoI, class) pair above the score threshold is decoded and clipped. NMS runs within each
+    class, and the best pairs of an image are kept. Not differentiable.
 
     Args:
-        scores: (N, R, C) in [0, 1], without background.
-        deltas: (N, R, 4 C) class-major, or (N, R, 4) for all classes.
+        scores: (N, R, C) in [0, 1], without background, any floating dtype.
+        deltas: (N, R, 4 C) class-major, or (N, R, 4) shared by all classes.
         boxes: (N, R, 4) xyxy in image pixels.
         valid: (N, R) bool, False in padded slots.
         sizes: (N, 2) int64 (height, width) of the images before padding.
-        delta_weights: what dx, dy, dw, dh are divided by.
-        score_threshold: pairs must exceed it.
-        nms_threshold: IoU above which the worse of two boxes of a class goes.
-        min_side: pixels; both sides must be longer.
-        max_detections: D.
+        delta_weights: divisors of dx, dy, dw, dh.
+        score_threshold: scores must be higher.
+        nms_threshold: IoU above which NMS drops the worse of two boxes of a class.
+        min_side: both sides of a box must be longer, in image pixels.
+        max_detections: D, upper bound on the detections per image.
+
     Returns:
-        boxes (N, D, 4), scores (N, D), labels (N, D), the RoI of each detection (N, D) and counts
-        (N,); best first, padded slots hold 0, 0, -1 and -1.
+        Boxes (N, D, 4) float32 in image pixels, scores (N, D) float32, labels (N, D) int64, the RoI
+        of each detection (N, D) int64, and the number of detections (N,) int64. Best first; padded
+        slots are 0, 0, -1 and -1.
+
     Raises:
         ValueError: if a shape, device or count does not fit.
         TypeError: if a dtype does not fit.
+
+    Example:
+        >>> scores, deltas = torch.rand(1, 50, 3), torch.randn(1, 50, 12)
+        >>> rois = torch.tensor([[[10.0, 10, 90, 60]]]).repeat(1, 50, 1)
+        >>> valid, sizes = torch.ones(1, 50, dtype=torch.bool), torch.tensor([[80, 120]])
+        >>> boxes, scores, labels, roi, counts = select_detections(
+        ...     scores, deltas, rois, valid, sizes, delta_weights=(10.0, 10.0, 5.0, 5.0),
+        ...     score_threshold=0.5, nms_threshold=0.5, min_side=0.0, max_detections=100,
+        ... )
     """
     op = "select_detections"
     check_shape(op, "scores", scores, ("N", "R", "C"))

@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import (
-    FLOATING,
-    check_at_least,
-    check_dtype,
-    check_same_device,
-    check_shape,
-)
+from mrcnn.ops.check import FLOATING, check_at_least, check_dtype, check_same_device, check_shape
 
 
 def select_proposals(
@@ -32,33 +26,45 @@ def select_proposals(
     nms_threshold: float,
     min_side: float,
 ) -> tuple[Tensor, Tensor]:
-    """Proposals of each image (Faster R-CNN, section 3.1).
+    """Select the proposals of each image (Faster R-CNN, section 3.1).
 
-    Per level the best logits are chosen (ties to the lower index, NaN and -inf never), only they
-    are decoded from anchors computed from their index, clipped to the image, dropped unless both
-    sides exceed `min_side`, and thinned by NMS; then the best of all levels are kept. Not
-    differentiable.
+    On each level, the best logits are chosen (ties go to the lower index; NaN and -inf are never
+    chosen). Only these are decoded, from anchors computed from their index, and clipped to the
+    image. Boxes with a side of at most `min_side` are dropped, and NMS thins the rest. Then the
+    best of all levels are kept. Not differentiable.
 
     Args:
-        logits: per level (N, A, H_l, W_l) objectness.
+        logits: per level (N, A, H_l, W_l) objectness, any floating dtype.
         deltas: per level (N, 4 A, H_l, W_l): (dx, dy, dw, dh) of anchor 0, then of anchor 1, …
         cell_anchors: (L, A, 4) xyxy around a cell's corner, image pixels.
         strides: per level, image pixels per cell, (y, x).
         sizes: (N, 2) int64 (height, width) of the images before padding.
-        pre_nms_top_k: at most so many of a level enter NMS.
-        post_nms_top_k: P.
-        nms_threshold: IoU above which the worse of two boxes goes.
-        min_side: pixels; both sides must be longer.
+        pre_nms_top_k: upper bound on the boxes per level that enter NMS.
+        post_nms_top_k: P, upper bound on the proposals per image.
+        nms_threshold: IoU above which NMS drops the worse of two boxes.
+        min_side: both sides of a box must be longer, in image pixels.
+
     Returns:
-        Boxes (N, P, 4) float32 and logits (N, P) float32, best first; padded slots hold 0 and -inf.
+        Boxes (N, P, 4) float32 in image pixels and logits (N, P) float32, best first; padded slots
+        are 0 and -inf.
+
     Raises:
         ValueError: if a shape, device or count does not fit.
         TypeError: if a dtype does not fit.
+
+    Example:
+        >>> logits, deltas = [torch.randn(2, 3, 25, 38)], [torch.randn(2, 12, 25, 38)]
+        >>> anchors = torch.tensor([[[-16.0, -16, 16, 16], [-23, -11, 23, 11], [-11, -23, 11, 23]]])
+        >>> sizes = torch.tensor([[800, 1200], [736, 1216]])
+        >>> boxes, scores = select_proposals(
+        ...     logits, deltas, anchors, [(32, 32)], sizes, pre_nms_top_k=1000, post_nms_top_k=100,
+        ...     nms_threshold=0.7, min_side=0.0,
+        ... )
     """
     op, levels = "select_proposals", len(logits)
     if not levels or len(deltas) != levels or len(strides) != levels:
         raise ValueError(
-            f"{op}: logits, deltas and strides must have one entry a level, "
+            f"{op}: logits, deltas and strides must have one entry per level, "
             f"got {levels}, {len(deltas)}, {len(strides)}"
         )
     check_shape(op, "logits[0]", logits[0], ("N", "A", "H", "W"))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.runtime.cuda_graphs import Graphs
 from mrcnn.structures import ImageBatch, Targets
 

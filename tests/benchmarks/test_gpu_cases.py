@@ -1,23 +1,18 @@
-"""The cases of the GPU's benchmarks, called on the CPU: that inputs and ops fit each other."""
-
-import sys
-from pathlib import Path
+"""The cases of the GPU benchmarks, called on the CPU: inputs and ops fit each other."""
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("suppression", "proposals", "detections", "matching", "pasting", "targets_of_masks")
+from benchmarks.gpu import op_cases
+
+OPS = [name.removesuffix("_cases") for name in vars(op_cases) if name.endswith("_cases")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NAMES, "roi_align_forward", "roi_align_backward"])
-def test_cases_can_be_called(name, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path, str(BENCHMARKS)])
-    import gpu_cases
-
-    monkeypatch.setattr(gpu_cases, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu_cases, "SETS", 1)
-    cases = list(getattr(gpu_cases, name)(True))
+@pytest.mark.parametrize("op", OPS)
+def test_cases_can_be_called(op, monkeypatch):
+    monkeypatch.setattr(op_cases, "DEVICE", "cpu")
+    monkeypatch.setattr(op_cases, "SETS", 1)
+    cases = list(getattr(op_cases, f"{op}_cases")(True))
     assert cases
     for case in cases:
         case.calls[0]()

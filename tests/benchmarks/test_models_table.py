@@ -1,23 +1,20 @@
-"""What benchmarks/models_table.py counts, and docs/models.md."""
+"""The counts of benchmarks/models/table.py, and docs/models.md."""
 
 import dataclasses
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import mrcnn
+from benchmarks import report
+from benchmarks.models import facts as model_facts
+from benchmarks.models import table as models_table
 from mrcnn.config import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "models.md"
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import model_facts  # noqa: E402
-import models_table  # noqa: E402
-import report  # noqa: E402
 
 # Of the weights' metadata in torchvision 0.29: num_params and _ops.
 PUBLISHED = {"resnet50-fpn": (44_401_393, 134.38), "resnet50-fpn-v2": (46_359_409, 333.577)}
@@ -98,7 +95,7 @@ def test_a_document_without_place_is_refused_first(tmp_path, capsys):
 
 
 def test_the_document_lists_every_model():
-    """A new name needs: python benchmarks/models_table.py --out docs/models.md"""
+    """A new name needs: python -m benchmarks.models.table --out docs/models.md"""
     table = DOCUMENT.read_text().split(report.BEGIN)[1].split("\n\n")[0]
     assert re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE) == list(MODELS)
 

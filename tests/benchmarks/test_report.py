@@ -1,4 +1,4 @@
-"""The README's table and the plot from results; benchmarks that start."""
+"""The table of docs/benchmarks.md and its figure from result files; benchmarks that start."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = sorted((ROOT / "benchmarks").glob("*_bench.py"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
+from benchmarks import report
 
-import report  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
+OPS = [f"ops.{path.stem}" for path in sorted((ROOT / "benchmarks/ops").glob("[!_]*.py"))]
+MODELS = ["models.inference", "models.training", "models.variants"]
 
 ABOUT = {
     "commit": "1234567",
@@ -28,9 +28,9 @@ ABOUT = {
 FAST = {
     "case": "1000 boxes",
     "threads": 1,
-    "ours_ms": 0.5,
-    "ours_min_ms": 0.4,
-    "ours_cpu_ms": 0.5,
+    "mrcnn_ms": 0.5,
+    "mrcnn_min_ms": 0.4,
+    "mrcnn_cpu_ms": 0.5,
     "peer": "torchvision",
     "peer_ms": 61.725,
     "ratio": 123.45,
@@ -39,89 +39,89 @@ FAST = {
     "error": 0.0,
 }
 ALONE = FAST | dict.fromkeys(("peer", "peer_ms", "ratio", "floor_ms", "percent_of_floor"))
-README = f"# Title\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n"
+PAGE = f"# Title\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n"
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with a README and, below it, two good results; every case is shown."""
+def folder(tmp_path, monkeypatch):
+    """A folder with a page and two good results; every case is shown."""
     monkeypatch.setattr(report, "CHOSEN", {})
     monkeypatch.setattr(report, "END_TO_END", ("roi_align",))
-    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "page.md").write_text(PAGE)
     (tmp_path / "results").mkdir()
     write(tmp_path, "roi_align", [FAST, FAST | {"case": "slow", "ratio": 0.5, "threads": 2}])
-    write(tmp_path, "match", [ALONE | {"case": "a | b"}])
+    write(tmp_path, "match_boxes", [ALONE | {"case": "a | b"}])
     return tmp_path
 
 
-def write(place, name, rows, **changes):
+def write(folder, name, rows, **changes):
     content = {"about": ABOUT | changes, "rows": rows, "notes": []}
-    (place / "results" / f"{name}.json").write_text(json.dumps(content))
+    (folder / "results" / f"{name}.json").write_text(json.dumps(content))
 
 
-def run(place):
+def run(folder):
     return report.main(
         [
-            f"--results={place / 'results'}",
-            f"--readme={place / 'README.md'}",
-            f"--plot={place / 'docs' / 'benchmarks.png'}",
+            f"--results={folder / 'results'}",
+            f"--page={folder / 'page.md'}",
+            f"--plot={folder / 'docs' / 'benchmarks.png'}",
         ]
     )
 
 
-def test_table_stands_between_the_markers(place):
-    assert run(place) == 0
-    text = (place / "README.md").read_text()
+def test_table_stands_between_the_markers(folder):
+    assert run(folder) == 0
+    text = (folder / "page.md").read_text()
     before, rest = text.split(report.BEGIN)
     table, after = rest.split(report.END)
     assert before == "# Title\n\nbefore\n\n"
     assert after == "\n\nafter\n"
     lines = table.strip().splitlines()
     assert lines[2:5] == [
-        "| match | a \\| b | 1 | 0.500 |  |  |  |  |",
-        "| roi align | 1000 boxes | 1 | 0.500 | torchvision | 61.7 | **123x** | 10% |",
-        "| roi align | slow | 2 | 0.500 | torchvision | 61.7 | **0.50x** | 10% |",
+        "| `match_boxes` | a \\| b | 1 | 0.500 |  |  |  |  |",
+        "| `roi_align` | 1000 boxes | 1 | 0.500 | torchvision | 61.7 | **123x** | 10% |",
+        "| `roi_align` | slow | 2 | 0.500 | torchvision | 61.7 | **0.50x** | 10% |",
     ]
     assert lines[6:] == [
         "Some CPU, 2 cores; commit 1234567; PyTorch 2.13.0, torchvision 0.29.2; allocator default."
     ]
-    assert run(place) == 0
-    assert (place / "README.md").read_text() == text
-    assert (place / "docs" / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+    assert run(folder) == 0
+    assert (folder / "page.md").read_text() == text
+    assert (folder / "docs" / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_operators_are_shown_with_one_thread(place, monkeypatch):
+def test_operators_are_shown_with_one_thread(folder, monkeypatch):
     monkeypatch.setattr(report, "END_TO_END", ())
-    assert run(place) == 0
-    text = (place / "README.md").read_text()
-    assert "| roi align | 1000 boxes | 1 |" in text
+    assert run(folder) == 0
+    text = (folder / "page.md").read_text()
+    assert "| `roi_align` | 1000 boxes | 1 |" in text
     assert "slow" not in text
 
 
-def test_other_commits_are_named(place):
-    write(place, "match", [FAST], commit="7654321")
-    write(place, "nms", [FAST])
-    assert run(place) == 0
-    assert "commit 1234567, 7654321 (match); " in (place / "README.md").read_text()
+def test_other_commits_are_named(folder):
+    write(folder, "match_boxes", [FAST], commit="7654321")
+    write(folder, "nms", [FAST])
+    assert run(folder) == 0
+    assert "commit 1234567, 7654321 (match_boxes); " in (folder / "page.md").read_text()
 
 
-def test_allocator_and_absent_torchvision_are_told(place):
-    for path in (place / "results").iterdir():
+def test_allocator_and_absent_torchvision_are_reported(folder):
+    for path in (folder / "results").iterdir():
         path.unlink()
-    write(place, "match", [FAST], allocator={"B": "1", "A": "x"}, torchvision=None)
-    assert run(place) == 0
-    assert "PyTorch 2.13.0; allocator A=x B=1." in (place / "README.md").read_text()
+    write(folder, "match_boxes", [FAST], allocator={"B": "1", "A": "x"}, torchvision=None)
+    assert run(folder) == 0
+    assert "PyTorch 2.13.0; allocator A=x B=1." in (folder / "page.md").read_text()
 
 
-def test_chosen_cases_only(place, monkeypatch):
+def test_chosen_cases_only(folder, monkeypatch):
     monkeypatch.setitem(report.CHOSEN, "roi_align", ("1000 *",))
-    assert run(place) == 0
-    assert "slow" not in (place / "README.md").read_text()
+    assert run(folder) == 0
+    assert "slow" not in (folder / "page.md").read_text()
 
 
-def spoil(place, change):
-    """Changes the content of one file."""
-    path = place / "results" / "roi_align.json"
+def spoil(folder, change):
+    """Change the content of one file."""
+    path = folder / "results" / "roi_align.json"
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
@@ -134,7 +134,7 @@ DAMAGES = {
     ),
     "another machine": (
         lambda c: c["about"].update(machine="Other"),
-        "results of different machine: match.json has 'Some CPU', roi_align.json has 'Other'",
+        "results of different machine: match_boxes.json has 'Some CPU', roi_align.json has 'Other'",
     ),
     "a quick run": (
         lambda c: c["about"].update(quick=True), "roi_align.json: measured with --quick",
@@ -144,24 +144,24 @@ DAMAGES = {
     ),
     "no about": (lambda c: c.pop("about"), "roi_align.json: damaged: no object with 'about'"),
     "no rows": (lambda c: c.update(rows=[]), "roi_align.json: damaged: no rows"),
-    "a row that is none": (
-        lambda c: c["rows"].append(3), "roi_align.json: damaged: row 2 is no object",
+    "a row that is not an object": (
+        lambda c: c["rows"].append(3), "roi_align.json: damaged: row 2 is not an object",
     ),
     "no threads": (
         lambda c: c["rows"][1].pop("threads"),
         "roi_align.json: damaged: row 1 has threads = None",
     ),
     "time in words": (
-        lambda c: c["rows"][0].update(ours_ms="fast"),
-        "roi_align.json: damaged: row 0 has ours_ms = 'fast'",
+        lambda c: c["rows"][0].update(mrcnn_ms="fast"),
+        "roi_align.json: damaged: row 0 has mrcnn_ms = 'fast'",
     ),
     "NaN": (
         lambda c: c["rows"][0].update(ratio=float("nan")),
         "roi_align.json: damaged: row 0 has ratio = nan",
     ),
     "no time at all": (
-        lambda c: c["rows"][0].update(ours_ms=0),
-        "roi_align.json: damaged: row 0 has ours_ms = 0",
+        lambda c: c["rows"][0].update(mrcnn_ms=0),
+        "roi_align.json: damaged: row 0 has mrcnn_ms = 0",
     ),
     "a ratio to nothing": (
         lambda c: c["rows"][0].update(peer=None),
@@ -171,51 +171,52 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("case", DAMAGES)
-def test_damaged_results_change_nothing(place, case, capsys):
+def test_damaged_results_change_nothing(folder, case, capsys):
     change, message = DAMAGES[case]
-    spoil(place, change)
-    assert run(place) == 1
+    spoil(folder, change)
+    assert run(folder) == 1
     assert f"report: {message}" in capsys.readouterr().err
-    assert (place / "README.md").read_text() == README
-    assert not (place / "docs").exists()
+    assert (folder / "page.md").read_text() == PAGE
+    assert not (folder / "docs").exists()
 
 
-def test_a_file_that_is_no_json(place, capsys):
-    (place / "results" / "nms.json").write_text('{"about": {')
-    assert run(place) == 1
+def test_a_file_that_is_not_json(folder, capsys):
+    (folder / "results" / "nms.json").write_text('{"about": {')
+    assert run(folder) == 1
     assert "report: nms.json: damaged: " in capsys.readouterr().err
 
 
-def test_a_chosen_case_that_is_absent(place, capsys, monkeypatch):
-    monkeypatch.setitem(report.CHOSEN, "match", ("large *",))
-    assert run(place) == 1
-    assert "match.json: no case is like 'large *'" in capsys.readouterr().err
+def test_a_chosen_case_that_is_absent(folder, capsys, monkeypatch):
+    monkeypatch.setitem(report.CHOSEN, "match_boxes", ("large *",))
+    assert run(folder) == 1
+    assert "match_boxes.json: no case matches 'large *'" in capsys.readouterr().err
 
 
-def test_no_results(place, capsys):
-    for path in (place / "results").iterdir():
+def test_no_results(folder, capsys):
+    for path in (folder / "results").iterdir():
         path.unlink()
-    assert run(place) == 1
+    assert run(folder) == 1
     assert "report: no results:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("readme", ["", report.BEGIN, f"{report.END}\n{report.BEGIN}", README * 2])
-def test_a_readme_without_place(place, readme, capsys):
-    (place / "README.md").write_text(readme)
-    assert run(place) == 1
+@pytest.mark.parametrize("text", ["", report.BEGIN, f"{report.END}\n{report.BEGIN}", PAGE * 2])
+def test_a_page_without_markers(folder, text, capsys):
+    (folder / "page.md").write_text(text)
+    assert run(folder) == 1
     assert str(report.BEGIN) in capsys.readouterr().err
-    assert (place / "README.md").read_text() == readme
-    assert not (place / "docs").exists()
+    assert (folder / "page.md").read_text() == text
+    assert not (folder / "docs").exists()
 
 
-def test_the_readme_has_a_place():
-    text = (ROOT / "README.md").read_text()
-    assert text.count(report.BEGIN) == text.count(report.END) == 1
+def test_the_page_shows_the_results():
+    table = report.table(*report.read_results(ROOT / "benchmarks" / "results" / "cpu"))
+    page = ROOT / "docs" / "benchmarks.md"
+    assert report.with_table(page, table) == page.read_text()
 
 
-def start(script, *options):
+def start(module, *options):
     return subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / script, *options],
+        [sys.executable, "-m", f"benchmarks.{module}", *options],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -224,24 +225,28 @@ def start(script, *options):
     )
 
 
-@pytest.mark.parametrize("script", [*(path.name for path in BENCHMARKS), "report.py"])
-def test_help(script):
-    done = start(script, "--help")
+@pytest.mark.parametrize(
+    "module", [*OPS, *MODELS, "models.table", "gpu.measure", "coco_metrics", "report"]
+)
+def test_help(module):
+    done = start(module, "--help")
     assert done.returncode == 0, done.stderr
-    assert f"python benchmarks/{script}" in done.stdout
+    assert f"python -m benchmarks.{module}" in done.stdout
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu_is_said():
-    done = start("gpu_bench.py", "--quick")
+def test_a_missing_gpu_is_reported():
+    done = start("gpu.measure", "--quick")
     assert done.returncode == 1
-    assert done.stderr == (f"no GPU: PyTorch {torch.__version__} finds none; nothing is measured\n")
+    assert done.stderr == (
+        f"no GPU: PyTorch {torch.__version__} does not find one; nothing is measured\n"
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_check_of_a_gpu_stops_where_there_is_none(tmp_path):
     done = subprocess.run(
-        ["bash", ROOT / "benchmarks/gpu_check.sh", tmp_path / "out"],
+        ["bash", ROOT / "benchmarks/gpu/check.sh", tmp_path / "out"],
         env=os.environ | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,
@@ -253,10 +258,10 @@ def test_the_check_of_a_gpu_stops_where_there_is_none(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [p.name for p in BENCHMARKS if p.name != "gpu_bench.py"])
-def test_quick_runs_write_what_the_report_reads(script, tmp_path):
-    out = tmp_path / "found.json"
-    done = start(script, "--quick", "--threads", "1", "--out", str(out))
+@pytest.mark.parametrize("module", [*OPS, *MODELS])
+def test_quick_runs_write_what_the_report_reads(module, tmp_path):
+    out = tmp_path / "results.json"
+    done = start(module, "--quick", "--threads", "1", "--out", str(out))
     assert done.returncode == 0, done.stderr
     facts, lines = report.read_file(out)
     assert facts["quick"]

@@ -10,10 +10,10 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from mrcnn.data import instances
 from mrcnn.data.coco.read import read_coco, read_splits
 from mrcnn.data.formats import Split
 from mrcnn.errors import UserError
+from mrcnn.ops import instance_masks
 
 REAL = {
     "nuclei": ("nuclei/val.json", "nuclei/images"),
@@ -21,7 +21,7 @@ REAL = {
 }
 
 
-def decode(masks: instances.InstanceMasks, i: int) -> np.ndarray:
+def decode(masks: instance_masks.InstanceMasks, i: int) -> np.ndarray:
     """Bitmap (h, w) of instance `i`, which must have counts."""
     counts = masks.counts[masks.instance_count[i] : masks.instance_count[i + 1]].numpy()
     height, width = masks.frame[i].tolist()
@@ -168,10 +168,10 @@ def test_problems_of_all_splits_are_told_at_once(tmp_path):
         assert part in str(caught.value)
 
 
-def masks_of(*instances_: tuple[list[list[float]], list[int]]) -> instances.InstanceMasks:
+def masks_of(*instances_: tuple[list[list[float]], list[int]]) -> instance_masks.InstanceMasks:
     """Instances given as (rings, counts), in a frame of 10 x 10."""
     parts = [
-        instances.InstanceMasks(
+        instance_masks.InstanceMasks(
             points=torch.tensor([v for ring in rings for v in ring]).double().view(-1, 2),
             ring_start=torch.tensor(np.cumsum([0, *(len(ring) // 2 for ring in rings)])),
             instance_ring=torch.tensor([0, len(rings)]),
@@ -182,7 +182,7 @@ def masks_of(*instances_: tuple[list[list[float]], list[int]]) -> instances.Inst
         )
         for rings, counts in instances_
     ]
-    return instances.concatenate(parts)
+    return instance_masks.concatenate(parts)
 
 
 def test_select_and_concatenate_keep_every_instance_whole():
@@ -191,14 +191,16 @@ def test_select_and_concatenate_keep_every_instance_whole():
     masks = masks_of(A, B, C, D)
     for index in ([0, 1, 2, 3], [3, 0], [1], [2, 2, 1, 0, 0], []):
         expected = masks_of(*((A, B, C, D)[i] for i in index))
-        actual = instances.select(masks, torch.tensor(index, dtype=torch.int64))
+        actual = instance_masks.select(masks, torch.tensor(index, dtype=torch.int64))
         for field in ("points", "ring_start", "instance_ring", "counts", "instance_count"):
             assert torch.equal(getattr(actual, field), getattr(expected, field)), field
-    assert instances.mask_boxes(masks).tolist() == [
+    assert instance_masks.mask_boxes(masks).tolist() == [
         [0, 0, 6, 9], [1, 1, 2, 4], [0, 0, 0, 0], [1, 1, 2, 3]]  # fmt: skip
 
 
 def test_transformed_composes():
     masks = masks_of(([[0, 0, 4, 0, 4, 4]], []))
-    twice = instances.transformed(instances.transformed(masks, (2, 3), (5, 7)), (-1, 0.5), (10, 0))
+    twice = instance_masks.transformed(
+        instance_masks.transformed(masks, (2, 3), (5, 7)), (-1, 0.5), (10, 0)
+    )
     assert twice.transform.tolist() == [[-2, 1.5, 5, 3.5]]

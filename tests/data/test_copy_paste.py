@@ -8,12 +8,12 @@ import torch
 from pycocotools import mask as rle_codec
 
 from mrcnn.config import ModelConfig
-from mrcnn.data import instances
 from mrcnn.data.augment.copy_paste import MIN_LEFT, NetworkImage, bitmap, paste, select
 from mrcnn.data.augment.transforms import Augmentation, View, view_instances
 from mrcnn.data.coco.read import read_coco
 from mrcnn.data.loading.batch_order import Key
 from mrcnn.data.loading.train_set import TrainSet
+from mrcnn.ops import instance_masks
 from tests.data.test_transforms import bounds, random_masks, sampled
 
 RING = [[1.5, 2, 30.25, 4, 22, 31.5], [20, 20, 39.5, 22, 25, 33]]
@@ -33,10 +33,10 @@ def frames(picture: NetworkImage, size: tuple[int, int]) -> np.ndarray:
     return np.array([bitmap(picture.masks, i, whole) for i in range(len(picture.masks))])
 
 
-def polygons(rings: list[list[float]]) -> instances.InstanceMasks:
+def polygons(rings: list[list[float]]) -> instance_masks.InstanceMasks:
     ends = np.cumsum([0, *(len(ring) // 2 for ring in rings)])
     return replace(
-        instances.empty(),
+        instance_masks.empty(),
         points=torch.tensor(np.concatenate(rings)).double().view(-1, 2),
         ring_start=torch.tensor(ends),
         instance_ring=torch.tensor([0, len(rings)]),
@@ -79,7 +79,7 @@ def test_what_lies_above_hides_what_lies_below(name, count):
         assert result.boxes[i].tolist() == expected_box
     assert hidden.any() or count < 12  # else nothing was tried
 
-    pasted = instances.select(result.masks, torch.arange(kept.sum(), len(result.labels)))
+    pasted = instance_masks.select(result.masks, torch.arange(kept.sum(), len(result.labels)))
     for field, tensor in above.masks.tensors().items():
         assert torch.equal(getattr(pasted, field), tensor)
     assert torch.equal(result.boxes[kept.sum() :], above.boxes)
@@ -93,11 +93,11 @@ def block(x1: int, x2: int) -> NetworkImage:
 
 
 def test_untouched_instances_keep_their_masks_to_the_point():
-    masks = instances.transformed(polygons(RING), (2.0, 1.5), (0.25, 3.0))
+    masks = instance_masks.transformed(polygons(RING), (2.0, 1.5), (0.25, 3.0))
     box = torch.tensor([[3.0, 6, 80, 53]])
     below = NetworkImage(torch.zeros(3, 80, 120), box, torch.tensor([4]), masks)
     for above, touched in ((block(100, 110), False), (block(30, 40), True)):
-        first = instances.select(paste(below, above).masks, torch.tensor([0]))
+        first = instance_masks.select(paste(below, above).masks, torch.tensor([0]))
         assert (len(first.counts) > 0) == touched
         if not touched:
             assert torch.equal(first.points, masks.points)
@@ -109,7 +109,7 @@ def test_untouched_instances_keep_their_masks_to_the_point():
     [((1, 1), (0, 0), (1, 2, 40, 33)), ((-1.5, 0.75), (70.5, -4), (11, 0, 69, 21))],
 )
 def test_polygons_are_drawn_as_coco_draws_them(scale, shift, box):
-    masks = instances.transformed(polygons(RING), scale, shift)
+    masks = instance_masks.transformed(polygons(RING), scale, shift)
     moved = [(np.reshape(ring, (-1, 2)) * scale + shift).ravel().tolist() for ring in RING]
     whole = rle_codec.decode(rle_codec.merge(rle_codec.frPyObjects(moved, 50, 90)))
     assert np.array_equal(bitmap(masks, 0, (0, 0, 90, 50)), whole)
@@ -120,7 +120,7 @@ def test_polygons_are_drawn_as_coco_draws_them(scale, shift, box):
 def test_run_lengths_are_taken_under_pixel_centres():
     bitmaps, masks = random_masks(3)
     view = View((5, 3, 55, 33), (75, 80), mirror_x=True, mirror_y=True)
-    masks = instances.transformed(masks, view.scale, view.shift)
+    masks = instance_masks.transformed(masks, view.scale, view.shift)
     for i in range(3):
         expected = sampled(bitmaps[i], masks.transform[i], view.size)
         assert np.array_equal(bitmap(masks, i, (0, 0, 80, 75)), expected)

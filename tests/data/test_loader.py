@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from mrcnn.config import ModelConfig
-from mrcnn.data import instances
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import CocoDataset, read_coco
 from mrcnn.data.loading.batch_order import Key
 from mrcnn.data.loading.loader import TrainSet, collate, eval_loader, train_loader
 from mrcnn.errors import UserError
+from mrcnn.ops import instance_masks
 
 CONFIG = ModelConfig(scale=1.0)
 AUGMENTATION = Augmentation(crop=24, scale_range=(0.8, 1.5))
@@ -192,7 +192,7 @@ def test_slots_grow_in_steps_of_16(dataset):
             sample,
             boxes=sample.boxes.repeat(repeats, 1),
             labels=sample.labels.repeat(repeats),
-            masks=instances.concatenate([sample.masks] * repeats),
+            masks=instance_masks.concatenate([sample.masks] * repeats),
         )
         assert collate([many], 32).targets.boxes.shape == (1, slots, 4)
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from mrcnn.config import ModelConfig
-from mrcnn.data import instances
 from mrcnn.data.augment.transforms import (
     Augmentation,
     View,
@@ -17,12 +16,13 @@ from mrcnn.data.augment.transforms import (
     whole_view,
     within,
 )
+from mrcnn.ops import instance_masks
 
 CONFIG = ModelConfig(pixel_mean=(0, 0, 0), pixel_std=(1, 1, 1), scale=1.0)
 HEIGHT, WIDTH = 40, 60
 
 
-def random_masks(count: int, seed: int = 0) -> tuple[np.ndarray, instances.InstanceMasks]:
+def random_masks(count: int, seed: int = 0) -> tuple[np.ndarray, instance_masks.InstanceMasks]:
     """Rectangles with holes as bitmaps (count, HEIGHT, WIDTH), and the same as run lengths."""
     rng = np.random.default_rng(seed)
     bitmaps = np.zeros((count, HEIGHT, WIDTH), bool)
@@ -35,7 +35,7 @@ def random_masks(count: int, seed: int = 0) -> tuple[np.ndarray, instances.Insta
     for bitmap in bitmaps:
         edges = np.flatnonzero(np.diff(bitmap.ravel(order="F"), prepend=False))
         counts.append(np.diff([0, *edges, bitmap.size]))
-    return bitmaps, instances.InstanceMasks(
+    return bitmaps, instance_masks.InstanceMasks(
         points=torch.zeros(0, 2).double(),
         ring_start=torch.zeros(1, dtype=torch.int64),
         instance_ring=torch.zeros(count + 1, dtype=torch.int64),
@@ -113,7 +113,7 @@ def test_pixels_of_a_large_view_keep_their_centre_of_mass():
 
 def test_a_polygon_is_cut_to_the_window_and_slivers_are_left_out():
     ring = torch.tensor([[0.0, 0], [20, 0], [20, 20], [0, 20]]).double()
-    masks = instances.InstanceMasks(
+    masks = instance_masks.InstanceMasks(
         points=ring,
         ring_start=torch.tensor([0, 4]),
         instance_ring=torch.tensor([0, 1]),
@@ -132,7 +132,7 @@ def test_a_polygon_is_cut_to_the_window_and_slivers_are_left_out():
 
 def test_no_instances():
     _, masks = random_masks(1)
-    none = instances.select(masks, torch.zeros(0, dtype=torch.int64))
+    none = instance_masks.select(masks, torch.zeros(0, dtype=torch.int64))
     for view in VIEWS.values():
         taken, boxes, kept = view_instances(none, torch.zeros(0, 4), view)
         assert (len(taken), boxes.shape, kept.shape) == (0, (0, 4), (0,))

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from mrcnn.data.loading import workers
 from mrcnn.data.loading.workers import batches
 from mrcnn.errors import UserError
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.structures import ImageBatch, Targets
 
 NUMBERS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12, 13], [14, 15]]

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from pycocotools import mask as coco
 
-from mrcnn.data.instances import host
+from mrcnn.ops import library
 from mrcnn.ops.mask_targets import mask_targets
 from tests.ops.test_host import decode, random_mask
 from tests.ops.test_mask_targets import draw_by_coco, instance_masks, random_rings
+
+host = library.load("mrcnn_host")
 
 Rng = np.random.Generator
 BROKEN = (np.nan, np.inf, -np.inf, 1e300, -1e300, 1e30, 1e9, -1e9, 5e-324, -0.0)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops.instance_masks import InstanceMasks
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BROKEN = (math.nan, math.inf, -math.inf, 1e30, -1e30, 3e38, 1e-40, -1e-40, 1e5, -0.0)

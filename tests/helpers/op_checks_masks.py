@@ -30,7 +30,7 @@ def check_mask_targets(given: Arguments, targets: Tensor) -> float:
         if len(runs):
             decided = runs_decided(given, k, i)
             if decided:
-                cover = reference_masks.run_length_cover(masks, box, i, size)
+                cover = reference_masks.rle_coverage(masks, box, i, size)
                 certain = (cover - 0.5).abs() > 1e-6  # as in test_mask_targets.py
                 assert torch.equal(targets[k][certain], (cover >= 0.5).float()[certain]), "runs"
         else:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mrcnn import ops
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops.instance_masks import InstanceMasks
 from tests.helpers.op_calls import (
     Arguments,
     Draw,

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mrcnn.config import MODELS
 from mrcnn.data.loading.loader import TrainBatch
 from mrcnn.models import build, mask_head
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.runtime import cuda_graphs
 from mrcnn.runtime.distributed import ALONE
 from mrcnn.structures import ImageBatch, Targets

@@ -236,7 +236,7 @@ WRONG = {  # face, what is wrong: change of the arguments, error, message
     ),
     ("roi_align", "a list of the wrong length"): (
         changed("boxes", lambda x: [x[:, 1:]]), ValueError,
-        r"roi_align: boxes must be a list of 2 tensors, one an image, got 1",
+        r"roi_align: boxes must be a list of 2 tensors, one per image, got 1",
     ),
     ("roi_align", "an index in boxes of a list"): (
         changed("boxes", lambda x: [x, x]), ValueError,
@@ -336,7 +336,7 @@ WRONG = {  # face, what is wrong: change of the arguments, error, message
     ),
     ("select_proposals", "a stride too few"): (
         changed("strides", lambda x: x[:1]), ValueError,
-        r"select_proposals: logits, deltas and strides must have one entry a level, got 2, 2, 1",
+        r"select_proposals: logits, deltas and strides must have one entry per level, got 2, 2, 1",
     ),
     ("select_proposals", "deltas of half the anchors"): (
         changed("deltas", lambda x: [d[:, :2] for d in x]), ValueError,

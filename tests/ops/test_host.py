@@ -7,7 +7,9 @@ import pytest
 import torch  # noqa: F401  brings the libraries that the module links to
 from pycocotools import mask as judge
 
-from mrcnn.data.instances import host
+from mrcnn.ops import library
+
+host = library.load("mrcnn_host")
 
 
 def random_mask(rng: np.random.Generator) -> np.ndarray:

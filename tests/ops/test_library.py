@@ -138,7 +138,7 @@ def test_broken_cuda_kernels_are_told_at_the_first_call_on_a_gpu(tmp_path):
     (tmp_path / f"mrcnn_CUDA{suffix}").write_bytes(b"not a library")
     first, last = on_cuda(tmp_path)
     assert first.startswith(f"mrcnn: mrcnn_CUDA does not load beside PyTorch {torch.__version__}: ")
-    assert last == f"  It is of another environment. {COMMAND.strip()}"
+    assert last == f"  It was built for another environment. {COMMAND.strip()}"
 
 
 def test_stale_cuda_kernels_are_told_at_the_first_call_on_a_gpu(tmp_path):
@@ -174,7 +174,7 @@ def test_the_report_of_cuda_kernels(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     # One line: nothing to mend.
     assert library.build_report()["mrcnn_CUDA"] == (
-        "mrcnn: they are not built. Nothing here needs it: no GPU."
+        "mrcnn: they are not built. It is not needed here: no GPU."
     )
 
 

@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 from torch.testing import assert_close
 
 from mrcnn.ops import reference_masks as reference
-from mrcnn.ops.mask_targets import InstanceMasks, mask_targets
+from mrcnn.ops.instance_masks import InstanceMasks
+from mrcnn.ops.mask_targets import mask_targets
 
 # Raised inside pycocotools.mask.decode by numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -142,7 +143,7 @@ def assert_equal_but_near_ties(masks, boxes, instance, size):
     actual = mask_targets(masks, boxes, instance, size)
     expected = reference.mask_targets(masks, boxes, instance, size)
     for r in (actual != expected).flatten(1).any(1).nonzero().flatten().tolist():
-        cover = reference.run_length_cover(masks, boxes[r].double(), int(instance[r]), size)
+        cover = reference.rle_coverage(masks, boxes[r].double(), int(instance[r]), size)
         assert ((cover - 0.5).abs()[actual[r] != expected[r]] < 1e-6).all()
     return actual
 
@@ -227,7 +228,7 @@ def test_reference_averages_whole_pixels():
     masks = instance_masks(runs=[runs], frame=(60, 60))
     box = torch.tensor([6.0, 9.0, 48.0, 51.0], dtype=torch.float64)
     expected = torch.from_numpy(bitmap[9:51, 6:48]).double().view(14, 3, 14, 3).mean(dim=(1, 3))
-    assert_close(reference.run_length_cover(masks, box, 0, 14), expected)
+    assert_close(reference.rle_coverage(masks, box, 0, 14), expected)
 
 
 def test_mirrored_run_lengths_give_mirrored_targets():

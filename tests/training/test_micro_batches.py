@@ -15,12 +15,12 @@ import torch
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from mrcnn.data import instances
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import read_coco
 from mrcnn.data.loading.loader import train_loader
 from mrcnn.data.synthetic import write_shapes
 from mrcnn.models import build
+from mrcnn.ops import instance_masks
 from mrcnn.runtime.distributed import ALONE, World, join, leave
 from mrcnn.training.optim import Ema, make_optimizer
 from mrcnn.training.step import TrainStep
@@ -90,7 +90,7 @@ def without_instances(dataset):
         labels=nothing,
         boxes=dataset.boxes[:0],
         crowd=dataset.crowd[:0],
-        masks=instances.empty(),
+        masks=instance_masks.empty(),
     )
 
 

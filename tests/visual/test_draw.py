@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as rle_codec
 
-from mrcnn.data import instances
+from mrcnn.ops import instance_masks
 from mrcnn.structures import Detections, ImageBatch, Targets
 from mrcnn.visual import (
     draw,
@@ -235,7 +235,7 @@ def test_targets_are_drawn_as_the_network_sees_them():
     pixels = torch.zeros(1, 3, 544, 640)
     pixels[0, :, :512, :600] = ((torch.tensor(image) - mean) / std).permute(2, 0, 1)
     counts = torch.tensor([100 * 512 + 50, 200, *[312, 200] * 99, 512 * 400 + 262])
-    masks = instances.empty()
+    masks = instance_masks.empty()
     masks = type(masks)(
         points=masks.points,
         ring_start=masks.ring_start,
@@ -246,7 +246,7 @@ def test_targets_are_drawn_as_the_network_sees_them():
         transform=torch.tensor([[1.0, 1, 0, 0]], dtype=torch.float64),
     )
     assert int(counts.sum()) == 512 * 600
-    masks = instances.transformed(masks, (-1, 1), (600, 0))
+    masks = instance_masks.transformed(masks, (-1, 1), (600, 0))
     targets = Targets(
         boxes=torch.tensor([[[400.0, 50, 500, 250], [0, 0, 0, 0]]]),
         labels=torch.tensor([[1, -1]]),

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrcnn.data import instances
-from mrcnn.ops import rle
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops import instance_masks, rle
+from mrcnn.ops.instance_masks import InstanceMasks
 
 Bools = NDArray[np.bool_]
 Bounds = tuple[int, int, int, int]  # (x1, y1, x2, y2), whole pixels
@@ -35,7 +34,7 @@ class NetworkImage:
 
 def select(image: NetworkImage, index: Tensor) -> NetworkImage:
     """Keep only the instances at `index` (K,) int64."""
-    masks = instances.select(image.masks, index)
+    masks = instance_masks.select(image.masks, index)
     return NetworkImage(image.pixels, image.boxes[index], image.labels[index], masks)
 
 
@@ -80,7 +79,7 @@ def paste(below: NetworkImage, above: NetworkImage) -> NetworkImage:
         changed.append(i)
         runs.append(_counts(left, bounds, size))
 
-    masks = instances.concatenate([below.masks, _from_runs(runs, size), above.masks])
+    masks = instance_masks.concatenate([below.masks, _from_runs(runs, size), above.masks])
     order = torch.arange(len(below.labels))
     order[changed] = len(below.labels) + torch.arange(len(changed))
     pasted = len(below.labels) + len(changed) + torch.arange(len(above.labels))
@@ -88,7 +87,7 @@ def paste(below: NetworkImage, above: NetworkImage) -> NetworkImage:
         pixels=pixels,
         boxes=torch.cat([boxes[kept], above.boxes]),
         labels=torch.cat([below.labels[kept], above.labels]),
-        masks=instances.select(masks, torch.cat([order[kept], pasted])),
+        masks=instance_masks.select(masks, torch.cat([order[kept], pasted])),
     )
 
 
@@ -145,7 +144,7 @@ def _counts(part: Bools, bounds: Bounds, size: tuple[int, int]) -> NDArray[np.in
 def _from_runs(runs: list[NDArray[np.int64]], size: tuple[int, int]) -> InstanceMasks:
     """Make masks from RLE counts in a frame of `size`."""
     count = len(runs)
-    empty = instances.empty()
+    empty = instance_masks.empty()
     return InstanceMasks(
         points=empty.points,
         ring_start=empty.ring_start,

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrcnn.config import ModelConfig
-from mrcnn.data import instances
 from mrcnn.data.augment.colour import random_colours
 from mrcnn.data.augment.user_transform import Transform, apply_transform
 from mrcnn.data.images import network_size, write_view
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops import instance_masks
+from mrcnn.ops.instance_masks import InstanceMasks
 
 CROP_TRIES = 10  # positions drawn until a crop contains the centre of an object
 COLOURS = ("brightness", "contrast", "saturation", "hue")
@@ -233,8 +233,8 @@ def view_instances(
     """
     kept = torch.arange(len(masks))
     if len(masks) and view.window != (0, 0, *masks.frame[0].flip(0).tolist()):
-        visible = instances.mask_boxes(masks, torch.tensor(view.window))
+        visible = instance_masks.mask_boxes(masks, torch.tensor(view.window))
         kept = torch.nonzero(((visible[:, 2:] - visible[:, :2]) >= MIN_VISIBLE).all(1)).squeeze(1)
-        masks, boxes = instances.select(masks, kept), visible[kept]
-    masks = instances.transformed(masks, view.scale, view.shift)
+        masks, boxes = instance_masks.select(masks, kept), visible[kept]
+    masks = instance_masks.transformed(masks, view.scale, view.shift)
     return masks, view_boxes(boxes, view), kept

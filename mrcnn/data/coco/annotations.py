@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrcnn.data import instances
 from mrcnn.data.coco.tables import Classes, Images, Record, RecordTable, is_id
 from mrcnn.data.image_files import Size
 from mrcnn.data.problems import Problems
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops import instance_masks
+from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.ops.rle import parse_counts
 
 _REMOVE = "correct it or remove the annotation"
@@ -96,7 +96,7 @@ def read_annotations(
 def mask_bounds(masks: InstanceMasks, table: RecordTable, problems: Problems) -> Tensor:
     """Return the (I, 4) float64 bounds of the masks in file pixels. An empty mask is a problem."""
     far = _far_points(masks, table, problems)
-    boxes = instances.mask_boxes(masks)
+    boxes = instance_masks.mask_boxes(masks)
     stated = (masks.instance_ring.diff() > 0) | (masks.instance_count.diff() > 0)
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
     for i in torch.nonzero(stated & empty & ~far).flatten().tolist():

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrcnn.data import instances
 from mrcnn.data.coco.annotations import mask_bounds, read_annotations
 from mrcnn.data.coco.tables import CocoRecords, RecordTable, ids, read_categories, read_images
 from mrcnn.data.formats import Split, lvis
 from mrcnn.data.problems import Problems
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_json
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops import instance_masks
+from mrcnn.ops.instance_masks import InstanceMasks
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class CocoDataset:
     def subset(self, index: Sequence[int]) -> CocoDataset:
         """Return the images at the positions `index`, in that order, with their instances."""
         images = torch.tensor(index, dtype=torch.int64)
-        rows, start = instances.take(self.start, images)
-        characters, name_start = instances.take(self.name_start, images)
+        rows, start = instance_masks.take(self.start, images)
+        characters, name_start = instance_masks.take(self.name_start, images)
         return replace(
             self,
             image_ids=self.image_ids[images],
@@ -78,7 +78,7 @@ class CocoDataset:
             boxes=self.boxes[rows],
             labels=self.labels[rows],
             crowd=self.crowd[rows],
-            masks=instances.select(self.masks, rows),
+            masks=instance_masks.select(self.masks, rows),
         )
 
 
@@ -144,7 +144,7 @@ def read_coco(
         boxes=boxes[order].float(),
         labels=torch.tensor(flat.label, dtype=torch.int64)[order],
         crowd=torch.tensor(flat.crowd, dtype=torch.bool)[order],
-        masks=instances.select(masks, order),
+        masks=instance_masks.select(masks, order),
     )
 
 

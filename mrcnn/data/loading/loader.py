@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mrcnn.config import ModelConfig
-from mrcnn.data import instances
 from mrcnn.data.augment.transforms import Augmentation, view_pixels, whole_view
 from mrcnn.data.coco.read import CocoDataset
 from mrcnn.data.images import pad_images, read_image
 from mrcnn.data.loading.batch_order import Key, batch_keys, image_repeats, orientations
 from mrcnn.data.loading.train_set import OnBadImage, TrainImage, TrainSet
 from mrcnn.data.loading.workers import batches as make_batches
+from mrcnn.ops import instance_masks
 from mrcnn.structures import ImageBatch, Targets
 
 SLOT_MULTIPLE = 16  # divides G, to limit the number of different shapes
@@ -64,7 +64,7 @@ def collate(views: list[TrainImage], size_multiple: int, side: int = 1) -> Train
         labels[n, :count] = view.labels
         mask_index[n, :count] = torch.arange(first, first + count)
         first += count
-    masks = instances.concatenate([view.masks for view in views])
+    masks = instance_masks.concatenate([view.masks for view in views])
     seeds = torch.tensor([view.seed for view in views])
     images = pad_images([view.pixels for view in views], size_multiple)
     side = -(-side // size_multiple) * size_multiple

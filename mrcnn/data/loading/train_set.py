@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mrcnn.config import ModelConfig
-from mrcnn.data import instances
 from mrcnn.data.augment.copy_paste import NetworkImage, paste, select
 from mrcnn.data.augment.transforms import (
     Augmentation,
@@ -25,6 +24,7 @@ from mrcnn.data.coco.read import CocoDataset
 from mrcnn.data.images import read_image
 from mrcnn.data.loading.batch_order import LOSSES, VIEW, Key, random_numbers
 from mrcnn.errors import UserError
+from mrcnn.ops import instance_masks
 
 OnBadImage = Literal["stop", "skip"]
 
@@ -86,7 +86,10 @@ class TrainSet(Dataset[TrainImage]):
     ) -> NetworkImage:
         """Draw a random view of an image, no larger than `size`, with its visible instances."""
         targets = self.dataset.targets(index)
-        masks, boxes = instances.select(self.dataset.masks, targets), self.dataset.boxes[targets]
+        masks, boxes = (
+            instance_masks.select(self.dataset.masks, targets),
+            self.dataset.boxes[targets],
+        )
         height, width = image.shape[:2]
         view = random_view(height, width, boxes, self.config, self.augmentation, rng)
         if size is not None:

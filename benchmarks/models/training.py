@@ -1,18 +1,18 @@
-"""One training step of Mask R-CNN R50-FPN, eager and compiled: ours against torchvision's.
+"""Time one training step of Mask R-CNN R50-FPN, eager and compiled, against torchvision.
 
-Forward, backward and a step of SGD with momentum on two 800 x 1216 images
-with 10 objects each, in float32, with the same weights (see twins.py), the same trainable layers
-and torchvision's sampling: 256 anchors and 512 RoIs an image (with --quick 128 x 192
-pixels and 32 RoIs). Masks are polygons for ours and, as
-its models require, bitmaps for torchvision; drawing those bitmaps is not timed. Both keep as many
-proposals an image, 1000; torchvision would keep 2000 in training.
+A step is forward, backward and SGD with momentum on two 800 x 1216 images with 10 objects each, in
+float32. Both sides have the same weights (see benchmarks/models/twins.py), the same trainable
+layers and torchvision's sampling: 256 anchors and 512 RoIs per image (with --quick 128 x 192 pixels
+and 32 RoIs). Masks are polygons for mrcnn and bitmaps for torchvision, as its models require;
+drawing the bitmaps is not timed. Both keep 1000 proposals per image; torchvision's default in
+training is 2000.
 
-The learning rate is 0, so that both see the same weights at every step. The losses are printed next
-to each other: each draws its samples with random numbers of its own, so that they agree only
-roughly, and nothing is timed where their sums differ by more than half. Compiling takes some
-minutes; the peer of each line is the faster of torchvision eager and compiled.
+The learning rate is 0, so that the weights stay the same. The losses are printed next to each
+other: each side draws its own random samples, so they agree only roughly. Nothing is timed if their
+sums differ by more than half. Compiling takes some minutes. The peer of each line is the faster of
+torchvision eager and compiled.
 
-    python benchmarks/training_bench.py --threads 2
+    python -m benchmarks.models.training --threads 2
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import math
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
-from twins import CLASSES, build_twins
 
-from common import about, finish, measure, parse, row
+from benchmarks.harness import about, finish, measure, parse, row
+from benchmarks.models.twins import CLASSES, build_twins
 from mrcnn.models import MaskRCNN
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.structures import ImageBatch, Targets
 
 PEER = "torchvision"
@@ -35,10 +35,10 @@ IMAGES, OBJECTS, CORNERS = 2, 10, 32
 
 
 def make_objects(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ellipses anywhere, up to half as wide and high as the image.
+    """Draw ellipses anywhere, up to half as wide and high as the image.
 
     Returns:
-        boxes (N, G, 4), labels (N, G) and polygons (N, G, CORNERS, 2).
+        Boxes (N, G, 4), labels (N, G) and polygons (N, G, CORNERS, 2).
     """
     frame = torch.tensor([width, height], dtype=torch.float32)
     size = (0.05 + 0.45 * torch.rand(IMAGES, OBJECTS, 2)) * frame
@@ -50,7 +50,7 @@ def make_objects(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat([corner, corner + size], dim=2), labels, polygons
 
 
-def our_targets(
+def mrcnn_targets(
     boxes: Tensor, labels: Tensor, polygons: Tensor, height: int, width: int
 ) -> Targets:
     count = IMAGES * OBJECTS
@@ -66,7 +66,7 @@ def our_targets(
     return Targets(boxes, labels, torch.arange(count).view(IMAGES, OBJECTS), masks)
 
 
-def their_targets(
+def torchvision_targets(
     boxes: Tensor, labels: Tensor, polygons: Tensor, height: int, width: int
 ) -> list[dict[str, Tensor]]:
     def bitmaps(rings: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def their_targets(
 
 
 class Step:
-    """Forward, backward, update; keeps the losses."""
+    """Forward, backward and update; keeps the losses."""
 
     def __init__(self, model: nn.Module, compile: bool = False) -> None:
         self.model = model.train()
@@ -101,7 +101,7 @@ class Step:
         self.optimizer.step()
 
 
-class OurStep(Step):
+class MrcnnStep(Step):
     def __init__(
         self, model: MaskRCNN, pixels: Tensor, targets: Targets, compile: bool = False
     ) -> None:
@@ -113,7 +113,7 @@ class OurStep(Step):
         return self.model(self.images, self.targets)
 
 
-class TheirStep(Step):
+class TorchvisionStep(Step):
     def __init__(
         self,
         model: nn.Module,
@@ -131,32 +131,32 @@ class TheirStep(Step):
         features = self.model.backbone(self.images.tensors)
         proposals, losses = self.model.rpn(self.images, features, self.targets)
         sizes = self.images.image_sizes
-        _, of_heads = self.model.roi_heads(features, proposals, sizes, self.targets)
-        return {**losses, **of_heads}
+        _, head_losses = self.model.roi_heads(features, proposals, sizes, self.targets)
+        return {**losses, **head_losses}
 
 
 def main() -> None:
     args = parse(__doc__, threads=(2,), repeats=5, ways=WAYS)
-    torch._dynamo.config.recompile_limit = 64  # torchvision's graph is in many parts
+    torch._dynamo.config.recompile_limit = 64  # torchvision's graph has many breaks
     height, width = (128, 192) if args.quick else (800, 1216)
     facts = about(args)
     torch.set_num_threads(max(args.threads))
     pixels = torch.randn(IMAGES, 3, height, width)
-    our_model, _, their_model = build_twins(pixels[:1], roi_samples=32 if args.quick else 512)
+    model, _, peer_model = build_twins(pixels[:1], roi_samples=32 if args.quick else 512)
     objects = make_objects(height, width)
-    targets = our_targets(*objects, height, width)
+    targets = mrcnn_targets(*objects, height, width)
     sides: dict[str, Step] = {}
     for way in args.ways:
-        sides[way] = OurStep(our_model, pixels, targets, way == "compiled")
-        if their_model is not None:
-            bitmaps = their_targets(*objects, height, width)
-            sides[f"{PEER} {way}"] = TheirStep(their_model, pixels, bitmaps, way == "compiled")
+        sides[way] = MrcnnStep(model, pixels, targets, way == "compiled")
+        if peer_model is not None:
+            bitmaps = torchvision_targets(*objects, height, width)
+            sides[f"{PEER} {way}"] = TorchvisionStep(peer_model, pixels, bitmaps, way == "compiled")
     notes = []
     for name, step in sides.items():
         step()
         notes.append(f"losses of {name}: " + _listed(step.losses))
     sums = {name: sum(step.losses.values()).item() for name, step in sides.items()}
-    for way in args.ways if their_model is not None else ():
+    for way in args.ways if peer_model is not None else ():
         assert abs(sums[way] - sums[f"{PEER} {way}"]) < 0.5 * sums[f"{PEER} {way}"], notes
     rows = []
     for threads in args.threads:
@@ -165,11 +165,11 @@ def main() -> None:
         peers = [name for name in times if name.startswith(PEER)]
         peer = min(peers, key=lambda name: times[name].median, default=None)
         for way in args.ways:
-            chosen = {"ours": times[way]} | ({peer: times[peer]} if peer else {})
+            chosen = {"mrcnn": times[way]} | ({peer: times[peer]} if peer else {})
             rows.append(row(f"step, {IMAGES} x {height} x {width}, {way}", chosen, peer=peer))
         if peers:
-            told = (f"{name} {1e3 * times[name].median:.0f} ms" for name in peers)
-            notes.append(f"{threads} threads: " + ", ".join(told))
+            readings = (f"{name} {1e3 * times[name].median:.0f} ms" for name in peers)
+            notes.append(f"{threads} threads: " + ", ".join(readings))
     finish(args, facts, rows, notes)
 
 

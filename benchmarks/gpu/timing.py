@@ -1,7 +1,7 @@
-"""How gpu_bench.py times: CUDA events around batches, graph replays, wall time, kernels by name.
+"""Time GPU calls: CUDA events around batches, graph replays, wall time, kernels by name.
 
-Calls of a case rotate over several sets of inputs, so that large ones do not lie in the L2 cache
-from the call before ("cold"); "hot" repeats the first set.
+The calls of a case rotate over several sets of inputs, so that large inputs are not in the L2 cache
+from the previous call ("cold"). "hot" repeats the first set.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ Call = Callable[[], object]
 
 @dataclass
 class Row:
-    """One line of the table, microseconds a call; None where there is nothing to say."""
+    """One line of the table, microseconds per call; None if not measured."""
 
     case: str
-    graph_us: float | None = None  # replayed, inputs cold
-    hot_us: float | None = None  # replayed, one set of inputs
-    wall_us: float | None = None  # as called from Python, with a synchronisation
-    kernels: int | None = None  # launched by a call
+    graph_us: float | None = None  # replayed in a graph, cold inputs
+    hot_us: float | None = None  # replayed in a graph, one set of inputs
+    wall_us: float | None = None  # called from Python, with a synchronisation
+    kernels: int | None = None  # launched per call
     goal_us: float | None = None
     aim_us: float | None = None
     floor_us: float | None = None
     percent_of_floor: float | None = None
     peer: str | None = None
     peer_wall_us: float | None = None
-    peer_kernels_us: float | None = None  # the sum of its kernels, without what is between them
+    peer_kernels_us: float | None = None  # sum of its kernels, without the gaps between them
     ratio_wall: float | None = None
-    ratio_kernels: float | None = None  # of that sum to our replay
+    ratio_kernels: float | None = None  # that sum to graph_us
     error: float | None = None
     peak_mb: float | None = None
     failure: str | None = None
 
 
 def event_us(run: Call, calls: int = 1) -> float:
-    """Median time of one of the `calls` that `run` makes, by events around batches."""
+    """Return the median time of one of the `calls` that `run` makes, by events around batches."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def batch_us(size: int) -> float:
@@ -57,17 +57,17 @@ def event_us(run: Call, calls: int = 1) -> float:
         end.synchronize()
         return 1e3 * start.elapsed_time(end)
 
-    one = batch_us(1)
-    for _ in range(min(-(-WARM_UPS // calls), max(1, int(2e5 / max(one, 1.0))))):
-        one = min(one, batch_us(1))
-    size = max(1, -(-int(BATCH_US) // max(int(one), 1)))
-    wanted = max(9, -(-CALLS // (size * calls)))
-    batches = max(3, min(wanted, int(1e6 * WALL_SECONDS / (max(one, 1.0) * size))))
+    single = batch_us(1)
+    for _ in range(min(-(-WARM_UPS // calls), max(1, int(2e5 / max(single, 1.0))))):
+        single = min(single, batch_us(1))
+    size = max(1, -(-int(BATCH_US) // max(int(single), 1)))
+    enough = max(9, -(-CALLS // (size * calls)))
+    batches = max(3, min(enough, int(1e6 * WALL_SECONDS / (max(single, 1.0) * size))))
     return statistics.median(batch_us(size) for _ in range(batches)) / (size * calls)
 
 
 def graph_us(calls: Sequence[Call]) -> float:
-    """Time of one call when all are captured, in turn, in one graph."""
+    """Return the time of one call when all calls are captured in turn in one graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -75,7 +75,7 @@ def graph_us(calls: Sequence[Call]) -> float:
             call()
         estimate = event_us(calls[0])
     torch.cuda.current_stream().wait_stream(stream)
-    # Long enough that starting the graph does not count.
+    # Long enough to make the cost of launching the graph negligible.
     count = len(calls) * max(1, min(16, int(4 * BATCH_US / (estimate * len(calls)))))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -85,7 +85,7 @@ def graph_us(calls: Sequence[Call]) -> float:
 
 
 def wall_us(calls: Sequence[Call]) -> float:
-    """Median wall time of a call and the synchronisation after it."""
+    """Return the median wall time of a call and the synchronisation after it."""
     torch.cuda.synchronize()
     seconds: list[float] = []
     rotation, begin = cycle(calls), time.perf_counter()
@@ -101,7 +101,7 @@ def wall_us(calls: Sequence[Call]) -> float:
 
 
 def kernels_of(calls: Sequence[Call]) -> tuple[int | None, float | None]:
-    """How many kernels a call launches and the sum of their times; None without a profiler."""
+    """Return the number of kernels per call and the sum of their times; None without a profiler."""
     calls = list(islice(cycle(calls), 5))
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
@@ -116,7 +116,7 @@ def kernels_of(calls: Sequence[Call]) -> tuple[int | None, float | None]:
 
 
 def peak_mb(call: Call) -> float:
-    """What a call takes beyond its inputs, its result included, MB."""
+    """Return the memory that a call takes beyond its inputs, including its result, in MB."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -127,24 +127,24 @@ def peak_mb(call: Call) -> float:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and write counted, of copying 1 GB."""
+    """Measure bytes per second (read and written) when 1 GB is copied."""
     source = torch.ones(250_000_000, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.nbytes / (1e-6 * event_us(lambda: target.copy_(source)))
 
 
 def gpu_facts() -> dict[str, object]:
-    """The GPU, its driver and its clocks, as they are found."""
+    """Return the GPU, its driver and its clocks."""
     about = torch.cuda.get_device_properties(0)
     query = "driver_version,clocks.sm,clocks.mem,power.limit,compute_mode"
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             ["nvidia-smi", "-i", "0", f"--query-gpu={query}", "--format=csv,noheader"],
             capture_output=True, text=True, check=False, timeout=30,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
-        said = ""
-    values = [value.strip() for value in said.split(",")]
+        output = ""
+    values = [value.strip() for value in output.split(",")]
     return {
         "device": "cuda",
         "machine": about.name,

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# All that a machine with a GPU can say, within nine minutes: build, CUDA tests, compute-sanitizer,
-# benchmarks, and a summary last. Every step runs, also after one that failed; the exit status tells.
+# Check everything that needs a GPU, within nine minutes: build, CUDA tests, compute-sanitizer,
+# benchmarks and a summary. All steps run even if one fails; the exit status is 1 if any failed.
 #
-#     bash benchmarks/gpu_check.sh OUTDIR
+#     bash benchmarks/gpu/check.sh OUTDIR
 set -uo pipefail
 
 if [ $# -ne 1 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
@@ -11,14 +11,14 @@ if [ $# -ne 1 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
 fi
 mkdir -p "$1/results" || exit 2
 out=$(cd "$1" && pwd)
-cd "$(dirname "$0")/.." || exit 2
+cd "$(dirname "$0")/../.." || exit 2
 python=${PYTHON:-python3}
 budget=520 # seconds in all
 
 if ! "$python" -c '
 import sys, torch
 if not torch.cuda.is_available():
-    sys.exit(f"gpu_check: no GPU: PyTorch {torch.__version__} (CUDA {torch.version.cuda}) finds none")
+    sys.exit(f"gpu_check: no GPU: PyTorch {torch.__version__} (CUDA {torch.version.cuda}) does not find one")
 print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}")
 '; then
   exit 3
@@ -30,7 +30,7 @@ trap 'rm -rf "$temporary"' EXIT
 report="$temporary/report"
 failed=0
 
-# limited SECONDS COMMAND...: within this time, and within what is left of all.
+# limited SECONDS COMMAND...: run within this time and within the rest of the budget.
 limited() {
   local seconds=$1 left=$((budget - SECONDS))
   shift
@@ -39,8 +39,8 @@ limited() {
   timeout -k 10 "$seconds" "$@"
 }
 
-# tell STEP STATUS START NOTE: one line of the summary.
-tell() {
+# record STEP STATUS START NOTE: add one line to the summary.
+record() {
   local word=ok
   [ "$2" -eq 124 ] || [ "$2" -eq 137 ] && word="OUT OF TIME"
   [ "$word" = ok ] && [ "$2" -ne 0 ] && word="FAILED ($2)"
@@ -57,26 +57,26 @@ print(*(package for name, package in names.items() if importlib.util.find_spec(n
 PYTHON
 )
 if [ -n "$missing" ]; then
-  tell packages 1 "$start" "missing: $missing; what needs them fails below"
+  record packages 1 "$start" "missing: $missing; steps that need them will fail"
 else
-  tell packages 0 "$start" "all there"
+  record packages 0 "$start" "complete"
 fi
 
 # Line numbers for compute-sanitizer; the code is the same.
 export FORCE_CUDA=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -lineinfo"
 start=$SECONDS
 if "$python" -c 'from mrcnn.ops import library; library.load("mrcnn_CUDA")' >"$out/build.log" 2>&1; then
-  tell build 0 "$start" "left out: the kernels are there, built from these sources"
+  record build 0 "$start" "skipped: the kernels are built from these sources"
 else
   build=(-m pip install --no-build-isolation --no-deps .)
   # Libraries in the repository would hide installed ones.
   compgen -G 'mrcnn_C*.so' >/dev/null && build=(setup.py build_ext --inplace)
   limited 240 "$python" "${build[@]}" >"$out/build.log" 2>&1
-  tell build $? "$start" "${build[*]}: $(tail -n 1 "$out/build.log" | cut -c 1-120)"
+  record build $? "$start" "${build[*]}: $(tail -n 1 "$out/build.log" | cut -c 1-120)"
 fi
 limited 60 "$python" -m mrcnn.doctor >>"$out/build.log" 2>&1
 
-# The sanitizers beside the tests, and nothing beside the benchmarks.
+# Run the sanitizers in parallel with the tests, and nothing in parallel with the benchmarks.
 : >"$out/sanitizers.log"
 tools="memcheck racecheck initcheck synccheck"
 sanitizer=$(command -v compute-sanitizer || ls {"${CUDA_HOME:-/usr/local/cuda}",/usr/local/cuda*}/bin/compute-sanitizer 2>/dev/null | head -n 1)
@@ -86,8 +86,8 @@ for tool in $tools; do
   calls=12
   [ $tool = racecheck ] && calls=6
   began[$tool]=$SECONDS
-  # Without PyTorch's cache every tensor has an allocation, and borders, of its own. Errors of CUDA
-  # calls are not asked for: PyTorch probes with calls that may fail, and ours are checked.
+  # Without PyTorch's cache, each tensor is a separate allocation with its own bounds. Errors of CUDA
+  # calls are not reported: PyTorch probes with calls that may fail, and the kernels check theirs.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited 230 "$sanitizer" --tool $tool --error-exitcode 99 \
     --print-limit 20 --report-api-errors no "$python" tests/helpers/cuda_calls.py --calls $calls --large 1 \
     >"$temporary/$tool" 2>&1 &
@@ -97,22 +97,22 @@ done
 start=$SECONDS
 limited 230 "$python" -m pytest -q -m cuda --continue-on-collection-errors -p no:cacheprovider \
   --durations=10 tests >"$out/pytest.log" 2>&1
-tell pytest $? "$start" "$(tail -n 1 "$out/pytest.log" | cut -c 1-150)"
+record pytest $? "$start" "$(tail -n 1 "$out/pytest.log" | cut -c 1-150)"
 
 if [ -z "$sanitizer" ]; then
-  echo "sanitizers   left out: compute-sanitizer is not on this machine" | tee -a "$report"
+  echo "sanitizers   skipped: compute-sanitizer is not installed" | tee -a "$report"
 fi
 for tool in $tools; do
   [ -z "$sanitizer" ] && break
   wait "${process[$tool]}"
   status=$?
   { echo "== $tool"; head -c 200000 "$temporary/$tool"; } >>"$out/sanitizers.log"
-  tell $tool $status "${began[$tool]}" "$(grep -aE 'SUMMARY' "$temporary/$tool" | tail -n 1 | cut -c 1-150)"
+  record $tool $status "${began[$tool]}" "$(grep -aE 'SUMMARY' "$temporary/$tool" | tail -n 1 | cut -c 1-150)"
 done
 
 start=$SECONDS
-limited 170 "$python" benchmarks/gpu_bench.py --out "$out/results/gpu.json" >"$out/bench.log" 2>"$temporary/errors"
-tell benchmarks $? "$start" "$(tail -n 1 "$temporary/errors" | cut -c 1-150)"
+limited 170 "$python" -m benchmarks.gpu.measure --out "$out/results/gpu.json" >"$out/bench.log" 2>"$temporary/errors"
+record benchmarks $? "$start" "$(tail -n 1 "$temporary/errors" | cut -c 1-150)"
 
 {
   echo "gpu_check, $SECONDS s"

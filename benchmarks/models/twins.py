@@ -1,9 +1,9 @@
-"""Mask R-CNN FPN of ours and of torchvision with the same weights, for end-to-end benchmarks.
+"""Build the same Mask R-CNN FPN in mrcnn and in torchvision, with the same random weights.
 
-Weights are random, from one seed. So that work flows as in a trained model, the norms of the
-backbone get random statistics that keep activations bounded, and the layers that predict are
-rescaled until their outputs over the image at hand have the standard deviations of `SPREAD`; then
-about 1000 proposals and 100 detections pass.
+Random weights would give no detections. So the norms of the backbone get random statistics that
+keep activations bounded, and the layers that predict are rescaled until their outputs for the given
+image have the standard deviations of `SPREAD`. Then about 1000 proposals and 100 detections pass,
+as in a trained model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common import torchvision
+from benchmarks.harness import torchvision
 from mrcnn.checkpoints.foreign.convert import import_state_dict
 from mrcnn.config import ModelConfig
 from mrcnn.models import MaskRCNN, build
@@ -31,15 +31,17 @@ def build_twins(
     detections: int = 100,
     roi_samples: int = 512,
 ) -> tuple[MaskRCNN, ModelConfig, nn.Module | None]:
-    """Our model, its configuration, and torchvision's where it is installed, in evaluation mode.
+    """Build the mrcnn model, its configuration, and torchvision's model (None if not installed).
 
-    Three stages of the backbone are trainable in both, and its norms are frozen.
+    Both are in evaluation mode. Three stages of the backbone are trainable, and its norms are
+    frozen.
 
     Args:
-        pixels: (1, 3, H, W), the image to rescale the outputs for.
-        backbone: a ResNet.
-        proposals, detections: of an image.
-        roi_samples: RoIs an image in training.
+        pixels: (1, 3, H, W), the image for which outputs are rescaled.
+        backbone: name of a ResNet.
+        proposals: per image.
+        detections: per image.
+        roi_samples: RoIs per image in training.
     """
     torch.manual_seed(0)
     config = ModelConfig(
@@ -50,10 +52,10 @@ def build_twins(
         max_detections=detections,
         roi_samples=roi_samples,
     )
-    ours = build(config).eval()
-    theirs = None
+    model = build(config).eval()
+    peer = None
     if torchvision is not None:
-        from torchvision.models.detection import MaskRCNN as TheirMaskRCNN
+        from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
         from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
         body = resnet_fpn_backbone(
@@ -62,7 +64,7 @@ def build_twins(
             norm_layer=torchvision.ops.FrozenBatchNorm2d,
             trainable_layers=3,
         )
-        theirs = TheirMaskRCNN(
+        peer = TorchvisionMaskRCNN(
             body,
             CLASSES + 1,
             rpn_post_nms_top_n_train=proposals,
@@ -70,22 +72,22 @@ def build_twins(
             box_detections_per_img=detections,
             box_batch_size_per_image=roi_samples,
         ).eval()
-    model = ours if theirs is None else theirs
-    last = "bn2" if backbone in ("resnet18", "resnet34") else "bn3"  # where a block ends
-    for name in model.state_dict():
+    source = model if peer is None else peer
+    last = "bn2" if backbone in ("resnet18", "resnet34") else "bn3"  # the last norm of a block
+    for name in source.state_dict():
         if name.endswith((".running_mean", ".running_var")):
             norm = name.rpartition(".")[0]
-            _randomise(model.get_submodule(norm), last=norm.endswith(last))
-    if theirs is not None:
-        ours.load_state_dict(
-            import_state_dict(Path("torchvision"), theirs.state_dict(), {}, {}).state
+            _randomise(source.get_submodule(norm), last=norm.endswith(last))
+    if peer is not None:
+        model.load_state_dict(
+            import_state_dict(Path("torchvision"), peer.state_dict(), {}, {}).state
         )
-    rescale(ours, theirs, pixels)
-    return ours, config, theirs
+    rescale(model, peer, pixels)
+    return model, config, peer
 
 
 def _randomise(norm: nn.Module, last: bool) -> None:
-    """Statistics and affine values; small ones where a block ends, so that sums stay bounded."""
+    """Draw statistics and affine values, small ones for a block's last norm: sums stay bounded."""
     for name, value in norm.state_dict().items():
         low, high = {
             "weight": (0.1, 0.3) if last else (0.5, 1.5),
@@ -95,21 +97,21 @@ def _randomise(norm: nn.Module, last: bool) -> None:
 
 
 @torch.no_grad()
-def rescale(
-    ours: MaskRCNN, theirs: nn.Module | None, pixels: Tensor, *, heads: bool = True
-) -> None:
-    """Give the outputs over `pixels` (1, 3, H, W) the deviations of `SPREAD`, in both models; those
-    of the RPN alone, without `heads`."""
+def rescale(model: MaskRCNN, peer: nn.Module | None, pixels: Tensor, *, heads: bool = True) -> None:
+    """Rescale the outputs for `pixels` (1, 3, H, W) to the deviations of `SPREAD`, in both models.
+
+    Without `heads`, only the outputs of the RPN are rescaled.
+    """
     sizes = torch.tensor([pixels.shape[2:]])
 
-    def apply(name: str, values: Tensor, layer: nn.Module, twin: str) -> None:
+    def apply(name: str, values: Tensor, layer: nn.Module, peer_layer: str) -> None:
         factor = SPREAD[name] / values.std()
         layer.weight.mul_(factor)
-        if theirs is not None:
-            theirs.get_submodule(twin).weight.mul_(factor)
+        if peer is not None:
+            peer.get_submodule(peer_layer).weight.mul_(factor)
 
-    rpn, box_head, mask_head = ours.rpn, ours.box_head, ours.mask_head
-    features = ours.backbone(pixels)
+    rpn, box_head, mask_head = model.rpn, model.box_head, model.mask_head
+    features = model.backbone(pixels)
     logits, deltas = (torch.cat([x.flatten() for x in maps]) for maps in rpn(features))
     apply("objectness", logits, rpn.objectness_logits, "rpn.head.cls_logits")
     apply("rpn deltas", deltas, rpn.deltas, "rpn.head.bbox_pred")
@@ -121,6 +123,6 @@ def rescale(
     apply("deltas", deltas, box_head.deltas, "roi_heads.box_predictor.bbox_pred")
     if mask_head is None:
         return
-    found = ours(ImageBatch(pixels, sizes))
-    masks = found.masks[:, : int(found.counts[0])].logit()
+    detections = model(ImageBatch(pixels, sizes))
+    masks = detections.masks[:, : int(detections.counts[0])].logit()
     apply("masks", masks, mask_head.mask_logits, "roi_heads.mask_predictor.mask_fcn_logits")

@@ -1,16 +1,16 @@
-"""All ops and the whole model on a GPU: time, goal, floor, and torchvision in the same run.
+"""Time all operators and the whole model on a GPU, with goal, floor, and torchvision in one run.
 
-The inputs are those of the benchmark of each op. "replay" is the time of a call in a CUDA graph
-whose calls rotate over eight sets of inputs, which together exceed the L2 cache where they are
-large; "hot" repeats one set. "wall" is a call from Python and the synchronisation after it. Before
-anything is timed, the result is compared with that of the CPU kernels or the float64 reference.
+The inputs are those of each operator's own benchmark. "replay" is the time of a call in a CUDA
+graph whose calls rotate over eight sets of inputs; if these are large, they exceed the L2 cache.
+"hot" repeats one set. "wall" is a call from Python and the synchronisation after it. Before
+anything is timed, the result is compared with the CPU kernels or the float64 reference.
 
 The goals and aims are this project's own, for an H100 or H200. The floor is the memory that must
 move at least once, at the bandwidth of a copy measured in the same run. torchvision gets contiguous
-maps, in float16 where ours are bfloat16, which its kernels do not take; of its calls, which cannot
-be captured, the table has the wall time and the sum of its kernels.
+maps. Where mrcnn runs in bfloat16, which torchvision's kernels do not take, it runs in float16. Its
+calls cannot be captured: the table has their wall time and the sum of their kernels.
 
-    python benchmarks/gpu_bench.py --out gpu.json
+    python -m benchmarks.gpu.measure --out gpu.json
 """
 
 from __future__ import annotations
@@ -26,25 +26,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gpu_cases
-import gpu_model_cases
 import torch
-from gpu_cases import Case
-from gpu_timing import Row, copy_bandwidth, gpu_facts, graph_us, kernels_of, peak_mb, wall_us
 
-import common
+from benchmarks import harness
+from benchmarks.gpu import model_cases, op_cases
+from benchmarks.gpu.op_cases import Case
+from benchmarks.gpu.timing import (
+    Row,
+    copy_bandwidth,
+    gpu_facts,
+    graph_us,
+    kernels_of,
+    peak_mb,
+    wall_us,
+)
 
 CASES: dict[str, Callable[[bool], Iterator[Case]]] = {
-    "roi_align": gpu_cases.roi_align_forward,
-    "roi_align_backward": gpu_cases.roi_align_backward,
-    "nms": gpu_cases.suppression,
-    "proposals": gpu_cases.proposals,
-    "detections": gpu_cases.detections,
-    "match": gpu_cases.matching,
-    "paste_masks": gpu_cases.pasting,
-    "mask_targets": gpu_cases.targets_of_masks,
-    "inference": gpu_model_cases.inference,
-    "training": gpu_model_cases.training,
+    "roi_align": op_cases.roi_align_cases,
+    "roi_align_backward": op_cases.roi_align_backward_cases,
+    "nms": op_cases.nms_cases,
+    "select_proposals": op_cases.select_proposals_cases,
+    "select_detections": op_cases.select_detections_cases,
+    "match_boxes": op_cases.match_boxes_cases,
+    "paste_masks": op_cases.paste_masks_cases,
+    "mask_targets": op_cases.mask_targets_cases,
+    "inference": model_cases.inference,
+    "training": model_cases.training,
 }
 
 
@@ -87,10 +94,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit(f"no GPU: PyTorch {torch.__version__} finds none; nothing is measured")
+        sys.exit(f"no GPU: PyTorch {torch.__version__} does not find one; nothing is measured")
     args.threads, args.repeats = [torch.get_num_threads()], None
     kernels = importlib.import_module("mrcnn_CUDA").build_info()
-    facts = common.about(args) | gpu_facts() | {"cuda_kernels": kernels}
+    facts = harness.about(args) | gpu_facts() | {"cuda_kernels": kernels}
     bandwidth = copy_bandwidth()
     facts["copy_gb_per_s"] = round(bandwidth / 1e9)
     show_head(facts)
@@ -100,11 +107,11 @@ def main() -> None:
         for row in measure_all(CASES[name], args.quick, bandwidth, name):
             rows.append(row)
             show(row)
-            if args.out:  # as far as it came, should the rest be cut off
+            if args.out:  # after each row, in case the run is cut off
                 write(args.out, facts, rows)
         torch.cuda.empty_cache()
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    print("* meets its goal. of floor: the share of the time that its bytes would take.")
+    print("* meets its goal. of floor: time to move the bytes once, as a share of the time taken.")
     if failed := [row.case for row in rows if row.failure]:
         sys.exit(f"failed: {', '.join(failed)}")
 
@@ -112,7 +119,7 @@ def main() -> None:
 def measure_all(
     cases: Callable[[bool], Iterator[Case]], quick: bool, bandwidth: float, name: str
 ) -> Iterator[Row]:
-    """The rows of one benchmark; one that fails does not end the others."""
+    """Yield the rows of one benchmark; a failure does not stop the others."""
     try:
         for case in cases(quick):
             try:
@@ -136,11 +143,11 @@ def write(path: Path, facts: dict[str, Any], rows: list[Row]) -> None:
 
 
 def show_head(facts: dict[str, Any]) -> None:
-    """What was measured on, and the head of the table."""
+    """Print the machine, the versions and the head of the table."""
     print(
         f"{facts['machine']}, driver {facts.get('driver_version')}, torch {facts['torch']}, "
         f"torchvision {facts['torchvision']}, commit {facts['commit'] or 'unknown'}, "
-        f"copy {facts['copy_gb_per_s']} GB/s; microseconds a call"
+        f"copy {facts['copy_gb_per_s']} GB/s; microseconds per call"
     )
     print(
         f"{'case':<{CASE_WIDTH}}  replay     hot    wall kernels   goal/aim of floor "
@@ -149,14 +156,14 @@ def show_head(facts: dict[str, Any]) -> None:
 
 
 def show(row: Row) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     goal = "" if row.goal_us is None else f"{row.goal_us:.0f}/"
     goal += "" if row.aim_us is None else f"{row.aim_us:.0f}"
-    met = "*" if row.goal_us and row.graph_us and row.graph_us <= row.goal_us else ""
+    reached = "*" if row.goal_us and row.graph_us and row.graph_us <= row.goal_us else ""
     error = "" if row.error is None else f"{row.error:.0e}"
     print(
         f"{row.case:<{CASE_WIDTH}}{_number(row.graph_us, 8)}{_number(row.hot_us, 8)}"
-        f"{_number(row.wall_us, 8)}{_number(row.kernels, 8)}{goal + met:>11}"
+        f"{_number(row.wall_us, 8)}{_number(row.kernels, 8)}{goal + reached:>11}"
         f"{_number(row.percent_of_floor, 9, '%')} | {_number(row.peer_wall_us, 9)}"
         f"{_number(row.peer_kernels_us, 8)} | {_number(row.ratio_wall, 10, 'x')}"
         f"{_number(row.ratio_kernels, 8, 'x')} |{error:>7}{_number(row.peak_mb, 8)}",

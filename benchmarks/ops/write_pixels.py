@@ -1,18 +1,17 @@
-"""An image in memory to its pixels in a padded batch: window, resize, mirror, normalise.
+"""Time preparing an image for the network: crop, resize, mirror, normalise, write into the batch.
 
-The peers are the passes of libraries one after the other, as data loaders run them. Pillow: its
-bilinear `resize`, then PyTorch's subtraction, division and flip, then the copy into the batch.
-torchvision: the image as floats from 0 to 1, `normalize` and `resize` of its detection transform,
-which interpolates floats, a flip, and the same copy. Ours writes into the batch. One thread, as in
-the worker of a loader; the batch is allocated before.
+The peers do this in several passes, as data loaders do. Pillow: bilinear `resize`, then PyTorch's
+subtraction, division and flip, then a copy into the batch. torchvision: the image as floats from 0
+to 1, `normalize` and `resize` of its detection transform, a flip, and the same copy. mrcnn writes
+into the batch in one pass. One thread, as in a loader's worker; the batch is allocated before.
 
-With Pillow's filter both must agree to the bit. With torchvision's the error is the largest
-difference, and must stay within what roundings can do.
+With Pillow's filter, results must be equal. With torchvision's, the error is the largest
+difference, which must stay within rounding.
 
 The floor is reading the image and writing its pixels once, at the bandwidth of a copy measured in
 the same run.
 
-    python benchmarks/prepare_image_bench.py
+    python -m benchmarks.ops.write_pixels
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from common import Row, about, copy_bandwidth, finish, measure, parse, row
+from benchmarks.harness import Row, about, copy_bandwidth, finish, measure, parse, row
 from mrcnn.config import ModelConfig
 from mrcnn.data.images import empty_batch, unpadded_views, write_view
 
@@ -42,7 +41,7 @@ UNIT = 2.0**-24  # half the distance between 1 and the next float32
 
 @dataclass
 class Case:
-    """(height, width) of the image and of its pixels."""
+    """(height, width) of the image and of its resized pixels."""
 
     image_size: tuple[int, int]
     size: tuple[int, int]
@@ -60,12 +59,12 @@ CASES = [
 ]
 
 
-def ours(image: NDArray[np.uint8], case: Case, config: ModelConfig, slot: Tensor) -> None:
+def run_mrcnn(image: NDArray[np.uint8], case: Case, config: ModelConfig, slot: Tensor) -> None:
     height, width = case.image_size
     write_view(image, (0, 0, width, height), slot, config, mirror_x=case.mirror)
 
 
-def by_pillow(image: NDArray[np.uint8], case: Case, config: ModelConfig, slot: Tensor) -> None:
+def run_pillow(image: NDArray[np.uint8], case: Case, config: ModelConfig, slot: Tensor) -> None:
     small = Image.fromarray(image).resize(case.size[::-1], Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(small)).float()
     pixels = pixels.sub_(torch.tensor(config.pixel_mean)).div_(torch.tensor(config.pixel_std))
@@ -73,7 +72,9 @@ def by_pillow(image: NDArray[np.uint8], case: Case, config: ModelConfig, slot: T
     slot.copy_(pixels.flip(2) if case.mirror else pixels)
 
 
-def by_torchvision(image: NDArray[np.uint8], case: Case, config: ModelConfig, slot: Tensor) -> None:
+def run_torchvision(
+    image: NDArray[np.uint8], case: Case, config: ModelConfig, slot: Tensor
+) -> None:
     transform = GeneralizedRCNNTransform(
         config.min_size,
         config.max_size,
@@ -88,29 +89,29 @@ def by_torchvision(image: NDArray[np.uint8], case: Case, config: ModelConfig, sl
 def compare(
     case: Case, config: ModelConfig, peer: Callable[..., None], image: NDArray[np.uint8]
 ) -> tuple[float, Tensor]:
-    """The largest difference, and a slot to write into; stops on a wrong result."""
-    found, wanted = (unpadded_views(empty_batch([case.size], 32))[0] for _ in range(2))
-    ours(image, case, config, found)
-    peer(image, case, config, wanted)
-    difference = float((found - wanted).abs().max())
-    # Positions 3 roundings apart on a slope of at most twice the largest value; 12 roundings of a
-    # value on either side, and 5 of its normalisation, which in torchvision starts from [0, 1] with
-    # steps of 255 / std.
-    largest = float(wanted.abs().max())
+    """Return the largest difference, and a slot to write into; stop on a wrong result."""
+    pixels, expected = (unpadded_views(empty_batch([case.size], 32))[0] for _ in range(2))
+    run_mrcnn(image, case, config, pixels)
+    peer(image, case, config, expected)
+    difference = float((pixels - expected).abs().max())
+    # Positions differ by up to 3 roundings, on a slope of at most twice the largest value. Values
+    # are rounded up to 12 times on either side, and 5 times when they are normalised, which in
+    # torchvision starts from [0, 1] with steps of 255 / std.
+    largest = float(expected.abs().max())
     scale = 255 / min(config.pixel_std)
     allowed = UNIT * (largest * (6 * sum(case.image_size) + 24) + 5 * scale)
-    if difference > (0 if peer is by_pillow else allowed):
+    if difference > (0 if peer is run_pillow else allowed):
         raise AssertionError(f"{case}: {difference} from {peer.__name__}")
-    return difference, found
+    return difference, pixels
 
 
 def main() -> None:
     args = parse(__doc__, threads=(1,))
     facts = about(args)
     rng = np.random.default_rng(0)
-    peers = {"Pillow": ("detectron2", by_pillow)}
+    peers = {"Pillow": ("detectron2", run_pillow)}
     if GeneralizedRCNNTransform is not None:
-        peers["torchvision"] = ("torchvision", by_torchvision)
+        peers["torchvision"] = ("torchvision", run_torchvision)
     rows: list[Row] = []
     for threads in args.threads:
         torch.set_num_threads(threads)
@@ -121,7 +122,7 @@ def main() -> None:
                 config = ModelConfig(numerics=numerics)
                 difference, slot = compare(case, config, peer, image)
                 sides = {
-                    "ours": partial(ours, image, case, config, slot),
+                    "mrcnn": partial(run_mrcnn, image, case, config, slot),
                     name: partial(peer, image, case, config, slot),
                 }
                 rows.append(

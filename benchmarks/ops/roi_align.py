@@ -1,15 +1,15 @@
-"""RoIAlign over a feature pyramid: ours against torchvision's, forward and backward.
+"""Time RoIAlign over a feature pyramid against torchvision's, forward and backward.
 
-Boxes are those of an 800 x 1344 image: sqrt(area) log-uniform from 16 to 600 pixels, aspect 1/2 to
-2, centres uniform; 256 channels on P2 to P5. torchvision gets contiguous maps and its own
-`MultiScaleRoIAlign`, ours channels_last maps, except where the case says NCHW: then ours gets
-contiguous maps, too, and converts them.
+Boxes are in an 800 x 1344 image: sqrt(area) is log-uniform from 16 to 600 pixels, aspect ratios are
+1/2 to 2, centres uniform; 256 channels on P2 to P5. torchvision's `MultiScaleRoIAlign` gets
+contiguous maps, mrcnn channels_last maps. In cases named NCHW, mrcnn gets contiguous maps, too, and
+converts them.
 
-"fresh" is a call as it comes: its output is new memory, which the system maps page by page.
-"reused" keeps freed memory in the process (glibc's mallopt), so that later outputs lie where
-earlier ones did; torchvision is measured under the same setting.
+"fresh" is a call with the default allocator: its output is new memory, which the system maps page
+by page. "reused" keeps freed memory in the process (glibc's mallopt), so that outputs reuse it;
+torchvision is measured under the same setting.
 
-    python benchmarks/roi_align_bench.py --threads 1 2
+    python -m benchmarks.ops.roi_align --threads 1 2
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-import common
+from benchmarks import harness
 from mrcnn.ops import multiscale_roi_align
 from mrcnn.ops.reference import roi_align as reference_roi_align
 
-if common.torchvision:
+if harness.torchvision:
     from torchvision.ops import MultiScaleRoIAlign
 
 STRIDES = (4, 8, 16, 32)
@@ -35,12 +35,12 @@ Pool = Callable[[list[Tensor]], Tensor]
 
 
 def touched_bytes(boxes: Tensor, channels: int) -> int:
-    """The cells that the boxes cover, each once, in float32."""
+    """Return the bytes of all cells that the boxes cover, each counted once, in float32."""
     size = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
     level = (4 + torch.log2(size / 224)).floor().clamp(2, 5).long() - 2
     cells = 0
     for i, stride in enumerate(STRIDES):
-        covered = torch.zeros(common.HEIGHT // stride, common.WIDTH // stride, dtype=torch.bool)
+        covered = torch.zeros(harness.HEIGHT // stride, harness.WIDTH // stride, dtype=torch.bool)
         for x1, y1, x2, y2 in (boxes[level == i] / stride).tolist():
             covered[max(int(y1), 0) : int(y2) + 2, max(int(x1), 0) : int(x2) + 2] = True
         cells += int(covered.sum())
@@ -48,7 +48,7 @@ def touched_bytes(boxes: Tensor, channels: int) -> int:
 
 
 def make_maps(channels: int) -> list[Tensor]:
-    sizes = [(common.HEIGHT // s, common.WIDTH // s) for s in STRIDES]
+    sizes = [(harness.HEIGHT // s, harness.WIDTH // s) for s in STRIDES]
     return [torch.randn(1, channels, *size) for size in sizes]
 
 
@@ -56,7 +56,7 @@ def channels_last(maps: list[Tensor]) -> list[Tensor]:
     return [m.contiguous(memory_format=torch.channels_last) for m in maps]
 
 
-def ours(boxes: Tensor, bins: int, sampling_ratio: int = 2) -> Pool:
+def mrcnn_pool(boxes: Tensor, bins: int, sampling_ratio: int = 2) -> Pool:
     options = {"scales": SCALES, "size": (bins, bins), "aligned": False}
     index = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     return lambda maps: multiscale_roi_align(
@@ -64,26 +64,25 @@ def ours(boxes: Tensor, bins: int, sampling_ratio: int = 2) -> Pool:
     )
 
 
-def peer(boxes: Tensor, bins: int, sampling_ratio: int = 2) -> Pool:
+def peer_pool(boxes: Tensor, bins: int, sampling_ratio: int = 2) -> Pool:
     names = [str(i) for i in range(len(STRIDES))]
-    # Sampling ratio 0 is adaptive here, 0 or less there.
     pooler = MultiScaleRoIAlign(names, bins, sampling_ratio)
-    size = [(common.HEIGHT, common.WIDTH)]
+    size = [(harness.HEIGHT, harness.WIDTH)]
     return lambda maps: pooler(dict(zip(names, maps, strict=True)), [boxes], size)
 
 
 def check(
     pool: Callable[[Tensor, int], Pool], maps: list[Tensor], boxes: Tensor, bins: int
 ) -> float:
-    """The largest error of a few boxes against the float64 reference."""
+    """Return the largest error of a few boxes against the float64 reference."""
     few = boxes[:8]
     expected = reference_roi_align(
         [m.double() for m in maps], few.double(), torch.zeros(len(few), dtype=torch.int64),
         scales=SCALES, size=(bins, bins), sampling_ratio=2, aligned=False,
     )  # fmt: skip
     error = float((pool(few, bins)(maps).double() - expected).abs().max())
-    # float32 rounds coordinates of up to 336 cells, which the slope of the map multiplies; bfloat16
-    # rounds the result to 8 bits.
+    # float32 rounds coordinates of up to 336 cells, and the slope of the map multiplies that error.
+    # bfloat16 rounds the result to 8 bits.
     largest = max(float(m.abs().max()) for m in maps)
     bound = 2e-4 * largest if maps[0].dtype == torch.float32 else 2**-8 * largest
     if not error <= bound:
@@ -93,79 +92,81 @@ def check(
 
 def measure_case(
     name: str, count: int, bins: int, memory: str, repeats: int, bandwidth: float
-) -> list[common.Row]:
-    """Forward, backward, from NCHW, bfloat16 and, on fresh memory, adaptive sampling."""
-    boxes = common.make_boxes(count)
+) -> list[harness.Row]:
+    """Time forward, backward, NCHW input, bfloat16 and, on fresh memory, adaptive sampling."""
+    boxes = harness.make_boxes(count)
     maps = make_maps(CHANNELS)
     last = channels_last(maps)
     halves = [m.bfloat16() for m in last]
-    error = check(ours, last, boxes, bins)
-    half_error = check(ours, halves, boxes, bins)
+    error = check(mrcnn_pool, last, boxes, bins)
+    half_error = check(mrcnn_pool, halves, boxes, bins)
     title = f"{name}: {count} x {bins} x {bins}"
     output = 4 * CHANNELS * count * bins * bins
     touched = touched_bytes(boxes, CHANNELS) + output
     every_map = sum(m.nbytes for m in maps)
 
-    def row(what: str, mine: Callable, theirs: Callable | None, floor: float, error: float):
-        sides = {"ours": mine}
-        if common.torchvision and theirs:
-            sides["torchvision"] = theirs
-        times = common.measure(sides, repeats)
-        return common.row(
-            f"{title} {what}, {memory}", times, peer="torchvision", floor_bytes=floor,
+    def row(step: str, run: Callable, peer: Callable | None, floor: float, error: float):
+        sides = {"mrcnn": run}
+        if harness.torchvision and peer:
+            sides["torchvision"] = peer
+        times = harness.measure(sides, repeats)
+        return harness.row(
+            f"{title} {step}, {memory}", times, peer="torchvision", floor_bytes=floor,
             bandwidth=bandwidth, error=error,
         )  # fmt: skip
 
-    pool = ours(boxes, bins)
-    pool_peer = peer(boxes, bins) if common.torchvision else None
-    forward_peer = partial(pool_peer, maps) if pool_peer else None
-    backward_peer = common.backward_of(pool_peer, maps) if pool_peer else None
+    pool = mrcnn_pool(boxes, bins)
+    peer = peer_pool(boxes, bins) if harness.torchvision else None
+    forward_peer = partial(peer, maps) if peer else None
+    backward_peer = harness.backward_of(peer, maps) if peer else None
     rows = [
         row("forward", partial(pool, last), forward_peer, touched, error),
-        row("backward", common.backward_of(pool, last), backward_peer, every_map + output, error),
+        row("backward", harness.backward_of(pool, last), backward_peer, every_map + output, error),
         row("forward from NCHW", partial(pool, maps), forward_peer, 2 * every_map + touched, error),
         row("forward bfloat16", partial(pool, halves), None, touched / 2, half_error),
     ]
     if memory == "fresh" and repeats > 3:  # not in a quick run
-        adaptive_peer = partial(peer(boxes, bins, 0), maps) if common.torchvision else None
-        adaptive = partial(ours(boxes, bins, 0), last)
+        adaptive_peer = partial(peer_pool(boxes, bins, 0), maps) if peer else None
+        adaptive = partial(mrcnn_pool(boxes, bins, 0), last)
         rows.append(row("forward adaptive", adaptive, adaptive_peer, touched, error))
     return rows
 
 
-def measure_growth(repeats: int) -> list[common.Row]:
-    """How time grows with boxes and channels, on reused memory."""
+def measure_growth(repeats: int) -> list[harness.Row]:
+    """Time different numbers of boxes and channels, on reused memory."""
     rows = []
     for count, channels in ((250, 256), (500, 256), (1000, 64), (1000, 128), (2000, 256)):
         maps = channels_last(make_maps(channels))
-        times = common.measure({"ours": partial(ours(common.make_boxes(count), 7), maps)}, repeats)
-        rows.append(common.row(f"{count} x 7 x 7, {channels} channels, forward, reused", times))
+        pool = mrcnn_pool(harness.make_boxes(count), 7)
+        times = harness.measure({"mrcnn": partial(pool, maps)}, repeats)
+        rows.append(harness.row(f"{count} x 7 x 7, {channels} channels, forward, reused", times))
     return rows
 
 
-def measure_scaling(repeats: int) -> list[common.Row]:
-    """Two threads against one, in turn, on reused memory."""
+def measure_scaling(repeats: int) -> list[harness.Row]:
+    """Time two threads against one, alternately, on reused memory."""
     rows = []
     for name, (count, bins) in CASES.items():
-        maps, pool = channels_last(make_maps(CHANNELS)), ours(common.make_boxes(count), bins)
-        directions = {"forward": partial(pool, maps), "backward": common.backward_of(pool, maps)}
+        maps = channels_last(make_maps(CHANNELS))
+        pool = mrcnn_pool(harness.make_boxes(count), bins)
+        directions = {"forward": partial(pool, maps), "backward": harness.backward_of(pool, maps)}
         for direction, run in directions.items():
 
             def on(threads: int, run: Callable = run) -> object:
                 torch.set_num_threads(threads)
                 return run()
 
-            sides = {"ours on 1 thread": partial(on, 1), "ours": partial(on, 2)}
-            times = common.measure(sides, repeats)
+            sides = {"mrcnn on 1 thread": partial(on, 1), "mrcnn": partial(on, 2)}
+            times = harness.measure(sides, repeats)
             title = f"{name}: {direction}, 2 threads against 1, reused"
-            rows.append(common.row(title, times, peer="ours on 1 thread"))
+            rows.append(harness.row(title, times, peer="mrcnn on 1 thread"))
     return rows
 
 
 def main() -> None:
-    args = common.parse(__doc__)
-    facts, rows = common.about(args), []
-    for memory, bandwidth in common.settings(args):
+    args = harness.parse(__doc__)
+    facts, rows = harness.about(args), []
+    for memory, bandwidth in harness.settings(args):
         for name, (count, bins) in CASES.items():
             torch.manual_seed(0)
             count = count // 20 if args.quick else count
@@ -174,7 +175,7 @@ def main() -> None:
             rows += measure_growth(args.repeats)
     if memory == "reused" and len(args.threads) > 1 and not args.quick:
         rows += measure_scaling(args.repeats)
-    common.finish(args, facts, rows)
+    harness.finish(args, facts, rows)
 
 
 if __name__ == "__main__":

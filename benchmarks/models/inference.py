@@ -1,15 +1,15 @@
-"""Mask R-CNN R50-FPN from padded pixels to detections with masks: ours against torchvision's.
+"""Time Mask R-CNN R50-FPN from padded pixels to detections with masks, against torchvision.
 
-One 800 x 1216 image in float32 (with --quick 256 x 384, 100 proposals and 10 detections), the same
-weights (see twins.py).
-Torchvision pastes its masks into the image as floats, as its model does; ours are run lengths, the
-default. Its resizing and normalising of the image, and our reading of files, are left out.
+One 800 x 1216 image in float32 (with --quick 256 x 384, 100 proposals and 10 detections), with the
+same weights (see benchmarks/models/twins.py). torchvision pastes its masks into the image as
+floats, as its model does; mrcnn returns RLE, its default. Reading, resizing and normalising the
+image are not part of either time.
 
-Before anything is timed, both are compared with torchvision's model in float64: detections that it
-has, too (same class, corners within a pixel), must be as many, but for ties of scores that rounding
-decides, and their errors no larger than four times torchvision's own.
+Before anything is timed, both are compared with torchvision's model in float64. Both must have as
+many of its detections (same class, corners within a pixel), except for ties of scores that rounding
+decides. Errors of mrcnn must be at most four times those of torchvision in float32.
 
-    python benchmarks/inference_bench.py --threads 1 2
+    python -m benchmarks.models.inference --threads 1 2
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from twins import build_twins
 
-from common import Row, Timing, about, finish, measure, parse, row
+from benchmarks.harness import Row, Timing, about, finish, measure, parse, row
+from benchmarks.models.twins import build_twins
 from mrcnn.models import MaskRCNN
 from mrcnn.models.postprocess import to_detections
 from mrcnn.numerics import NUMERICS
@@ -46,14 +46,16 @@ STAGES = (
 
 
 class Stopwatch:
-    """Wall and CPU seconds of each stage, without those of stages called within it."""
+    """Wall and CPU seconds of each stage, without the stages that it calls."""
 
     def __init__(self) -> None:
         self.runs: list[dict[str, tuple[float, float]]] = []
-        self.open: list[tuple[float, float]] = []  # spent inside the calls that are running
+        self.open: list[
+            tuple[float, float]
+        ] = []  # time spent in inner stages of the calls that are running
 
     def wrap(self, owner: Any, method: str, stage: str) -> None:
-        """Time a method of one object."""
+        """Time a method of an object."""
         setattr(owner, method, self.timed(getattr(owner, method), stage))
 
     def timed(self, run: Callable[..., Any], stage: str) -> Callable[..., Any]:
@@ -64,8 +66,8 @@ class Stopwatch:
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             inner_wall, inner_cpu = self.open.pop()
             before_wall, before_cpu = self.runs[-1].get(stage, (0.0, 0.0))
-            own = (before_wall + wall - inner_wall, before_cpu + cpu - inner_cpu)
-            self.runs[-1][stage] = own
+            outer = (before_wall + wall - inner_wall, before_cpu + cpu - inner_cpu)
+            self.runs[-1][stage] = outer
             if self.open:
                 outer_wall, outer_cpu = self.open.pop()
                 self.open.append((outer_wall + wall, outer_cpu + cpu))
@@ -74,16 +76,16 @@ class Stopwatch:
         return timed_run
 
     def timing(self, stage: str, repeats: int) -> Timing:
-        found = [run.get(stage, (0.0, 0.0)) for run in self.runs[-repeats:]]
+        times = [run.get(stage, (0.0, 0.0)) for run in self.runs[-repeats:]]
         return Timing(
-            statistics.median(wall for wall, _ in found),
-            min(wall for wall, _ in found),
-            statistics.median(cpu for _, cpu in found),
+            statistics.median(wall for wall, _ in times),
+            min(wall for wall, _ in times),
+            statistics.median(cpu for _, cpu in times),
         )
 
 
-class Ours:
-    """Our model with a stopwatch on its stages."""
+class MrcnnRun:
+    """The mrcnn model with a stopwatch on its stages."""
 
     def __init__(self, model: MaskRCNN, pixels: Tensor) -> None:
         self.model, self.watch = model, Stopwatch()
@@ -107,14 +109,14 @@ class Ours:
     @torch.inference_mode()
     def detect(self) -> list[dict[str, Tensor]]:
         self.watch.runs.append({})
-        found = self.batch = self.model(self.images)
-        count = slice(int(found.counts[0]))
+        batch = self.batch = self.model(self.images)
+        count = slice(int(batch.counts[0]))
         return [
             {
-                "boxes": found.boxes[0, count],
-                "scores": found.scores[0, count],
-                "labels": found.labels[0, count] + 1,
-                "masks": found.masks[0, count, None],
+                "boxes": batch.boxes[0, count],
+                "scores": batch.scores[0, count],
+                "labels": batch.labels[0, count] + 1,
+                "masks": batch.masks[0, count, None],
             }
         ]
 
@@ -125,8 +127,8 @@ class Ours:
         return self.paste(self.batch, self.images.sizes, [self.size], numerics)
 
 
-class Theirs:
-    """Torchvision's model with a stopwatch on its stages."""
+class TorchvisionRun:
+    """The torchvision model with a stopwatch on its stages."""
 
     def __init__(self, model: nn.Module, pixels: Tensor) -> None:
         from torchvision.models.detection.image_list import ImageList
@@ -154,9 +156,9 @@ class Theirs:
         self.watch.runs.append({})
         features = self.model.backbone(self.images.tensors)
         proposals, _ = self.model.rpn(self.images, features)
-        found: list[dict[str, Tensor]]
-        found, _ = self.model.roi_heads(features, proposals, self.images.image_sizes)
-        return found
+        detections: list[dict[str, Tensor]]
+        detections, _ = self.model.roi_heads(features, proposals, self.images.image_sizes)
+        return detections
 
     @torch.inference_mode()
     def __call__(self) -> object:
@@ -164,41 +166,48 @@ class Theirs:
         return self.model.transform.postprocess(self.detect(), sizes, sizes)
 
 
-def compare(found: dict[str, Tensor], exact: dict[str, Tensor]) -> tuple[int, dict[str, float]]:
-    """How many detections are in `exact`, too, and the largest errors of these."""
-    distance = (found["boxes"][:, None] - exact["boxes"]).abs().amax(2)
-    distance[found["labels"][:, None] != exact["labels"]] = torch.inf
+def compare(
+    detections: dict[str, Tensor], exact: dict[str, Tensor]
+) -> tuple[int, dict[str, float]]:
+    """Count the detections that are also in `exact`, and return their largest errors."""
+    distance = (detections["boxes"][:, None] - exact["boxes"]).abs().amax(2)
+    distance[detections["labels"][:, None] != exact["labels"]] = torch.inf
     nearest, index = distance.min(1)
     same = nearest < 1
     errors = {
-        name: float((found[name][same] - exact[name][index[same]]).abs().max())
+        name: float((detections[name][same] - exact[name][index[same]]).abs().max())
         for name in ("boxes", "scores", "masks")
     }
     return int(same.sum()), errors
 
 
-def check(ours: Ours, theirs: Theirs, exact: dict[str, Tensor]) -> tuple[list[str], float]:
-    """Sentences about the agreement with `exact`, and our largest error of a score.
+def check(
+    mrcnn: MrcnnRun, peer: TorchvisionRun, exact: dict[str, Tensor]
+) -> tuple[list[str], float]:
+    """Compare both with `exact`.
+
+    Returns:
+        Notes for the table, and the largest error of a score of mrcnn.
 
     Raises:
-        AssertionError: if it is worse than the module's docstring says.
+        AssertionError: if the agreement is worse than the module's docstring promises.
     """
     total = len(exact["scores"])
-    our_count, our_errors = compare(ours.detect()[0], exact)
-    their_count, their_errors = compare(theirs.detect()[0], exact)
+    count, errors = compare(mrcnn.detect()[0], exact)
+    peer_count, peer_errors = compare(peer.detect()[0], exact)
     notes = [
-        f"of {total} detections of torchvision in float64, ours in float32 has {our_count}, "
-        f"torchvision in float32 {their_count}"
+        f"of {total} detections of torchvision in float64, mrcnn in float32 has {count}, "
+        f"torchvision in float32 {peer_count}"
     ]
-    for name, error in our_errors.items():
-        theirs_too = their_errors[name]
-        notes.append(f"largest error of {name}: ours {error:.1e}, torchvision {theirs_too:.1e}")
-        assert error <= 4 * theirs_too, notes[-1]
-    # Of detections whose scores lie within rounding of the last one kept, either may be kept.
+    for name, error in errors.items():
+        peer_error = peer_errors[name]
+        notes.append(f"largest error of {name}: mrcnn {error:.1e}, torchvision {peer_error:.1e}")
+        assert error <= 4 * peer_error, notes[-1]
+    # Rounding decides among detections whose scores are within rounding of the last one kept.
     last = exact["scores"].min()
-    ties = int((exact["scores"] - last <= 2 * our_errors["scores"]).sum())
-    assert our_count >= their_count - ties, notes[0]
-    return notes, our_errors["scores"]
+    ties = int((exact["scores"] - last <= 2 * errors["scores"]).sum())
+    assert count >= peer_count - ties, notes[0]
+    return notes, errors["scores"]
 
 
 def main() -> None:
@@ -208,23 +217,23 @@ def main() -> None:
     torch.set_num_threads(max(args.threads))
     pixels = torch.randn(1, 3, height, width)
     small = {"proposals": 100, "detections": 10} if args.quick else {}
-    our_model, _, their_model = build_twins(pixels, **small)
-    ours = Ours(our_model, pixels)
-    sides: dict[str, Ours | Theirs] = {"ours": ours}
+    model, _, peer_model = build_twins(pixels, **small)
+    mrcnn = MrcnnRun(model, pixels)
+    sides: dict[str, MrcnnRun | TorchvisionRun] = {"mrcnn": mrcnn}
     notes: list[str] = []
     error = None
-    if their_model is not None:
-        exact = Theirs(copy.deepcopy(their_model).double(), pixels.double()).detect()[0]
-        sides[PEER] = theirs = Theirs(their_model, pixels)
-        notes, error = check(ours, theirs, exact)
+    if peer_model is not None:
+        exact = TorchvisionRun(copy.deepcopy(peer_model).double(), pixels.double()).detect()[0]
+        sides[PEER] = peer = TorchvisionRun(peer_model, pixels)
+        notes, error = check(mrcnn, peer, exact)
     rows: list[Row] = []
     for threads in args.threads:
         torch.set_num_threads(threads)
         times = measure(sides, args.repeats)
         rows.append(row(f"{height} x {width} end to end", times, peer=PEER, error=error))
         for stage in STAGES:
-            parts = {name: side.watch.timing(stage, args.repeats) for name, side in sides.items()}
-            rows.append(row(f"  {stage}", parts, peer=PEER))
+            stages = {name: side.watch.timing(stage, args.repeats) for name, side in sides.items()}
+            rows.append(row(f"  {stage}", stages, peer=PEER))
     finish(args, facts, rows, notes)
 
 

@@ -1,6 +1,6 @@
 """Time COCO's metrics by pycocotools and by hotcoco, on random results.
 
-    python benchmarks/scores_bench.py --images 2000
+    python -m benchmarks.coco_metrics --images 2000
 
 Boxes and masks of 80 classes, with 7 objects and 36 detections per image. The metrics are compared
 first: a backend that differs is not timed.
@@ -86,10 +86,14 @@ def detection(image: int, category: int, ellipse: np.ndarray, score: float) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--ground-truth", type=Path, help="a real file, instead of drawn ones")
-    parser.add_argument("--results", type=Path, help="results for --ground-truth")
+    parser.add_argument(
+        "--ground-truth", type=Path, help="annotation file to use instead of random ellipses"
+    )
+    parser.add_argument("--results", type=Path, help="result file for --ground-truth")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     if args.ground_truth:

@@ -1,11 +1,10 @@
-"""The table of docs/models.md: every named model's parameters, multiply-adds, CPU time, memory of a
-training step, and the AP that others published for the same layers.
+"""Write the table of docs/models.md: size, speed, memory and published AP of all named models.
 
-Models have the 80 classes of COCO. Multiply-adds are counted on tensors without values; what a
-convolution or a matrix product takes counts, nothing else. Time and memory are those of random
-weights, each measured in a process of its own, on one thread.
+Models have the 80 classes of COCO. Multiply-adds of convolutions and matrix products are counted on
+tensors without values. Time and memory are measured with random weights, each in a new process, on
+one thread.
 
-    python benchmarks/models_table.py --out docs/models.md
+    python -m benchmarks.models.table --out docs/models.md
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import report
-from model_facts import (
+from benchmarks import report
+from benchmarks.harness import HEIGHT, WIDTH, about
+from benchmarks.models.facts import (
     CLASSES,
     PARTS,
     REPEATS,
@@ -33,30 +33,28 @@ from model_facts import (
     time_forward,
     with_classes,
 )
-from training_bench import IMAGES, OBJECTS
-
-from common import HEIGHT, WIDTH, about
+from benchmarks.models.training import IMAGES, OBJECTS
 from mrcnn.checkpoints import PUBLISHED
 from mrcnn.config import MODELS
 
-MARK = "†"  # of checkpoints whose strides are in the 1 x 1 convolutions
+MARK = "†"  # marks checkpoints with strides in the 1 x 1 convolutions
 
 
 @dataclass
 class Line:
-    """What is known of one model; None was not measured."""
+    """Measurements of one model; None was not measured."""
 
     name: str
     parameters: int
     gflops: dict[str, float]  # 10^9 multiply-adds by part
-    checkpoints: list[tuple[str, bool]]  # published for the same layers; strides in the 1 x 1
+    checkpoints: list[tuple[str, bool]]  # same layers; strides in the 1 x 1
     milliseconds: float | None = None
     detections: int | None = None
     step_gib: float | None = None
 
 
 def examine(name: str, quick: bool) -> Line:
-    """One row of the table."""
+    """Measure one row of the table."""
     config = with_classes(MODELS[name], CLASSES)
     parameters, gflops = count(config, HEIGHT, WIDTH)
     line = Line(name, parameters, gflops, checkpoints(config))
@@ -67,7 +65,7 @@ def examine(name: str, quick: bool) -> Line:
 
 
 def table(lines: list[Line]) -> list[str]:
-    """Markdown: a row a model."""
+    """Return Markdown with a row per model."""
     rows = [
         f"| model | parameters | {' | '.join(PARTS)} | GFLOPs | CPU, ms | step, GiB "
         "| published box / mask AP |",
@@ -99,18 +97,18 @@ def _link(name: str) -> str:
 
 
 def published_table(lines: list[Line]) -> list[str]:
-    """Markdown: every published checkpoint of the same layers."""
+    """Return Markdown with all published checkpoints that have the same layers."""
     rows = ["| model | checkpoint | box AP | mask AP |", "| --- | --- | ---: | ---: |"]
     for line in lines:
         for name, marked in line.checkpoints:
-            found = PUBLISHED[name]
-            link = f"[`{name}`]({found.source}){MARK * marked}"
-            rows.append(f"| `{line.name}` | {link} | {found.box_ap} | {found.mask_ap} |")
+            checkpoint = PUBLISHED[name]
+            link = f"[`{name}`]({checkpoint.source}){MARK * marked}"
+            rows.append(f"| `{line.name}` | {link} | {checkpoint.box_ap} | {checkpoint.mask_ap} |")
     return rows
 
 
 def comparison_table() -> list[str]:
-    """Markdown: the counts of mrcnn and the published ones, with the arithmetic between them."""
+    """Return Markdown with mrcnn's and torchvision's counts and the difference."""
     rows = [
         "| | mrcnn, 90 classes | torchvision only | sum | published |",
         "| --- | --- | --- | --- | --- |",
@@ -122,19 +120,19 @@ def comparison_table() -> list[str]:
             f"| {counts.background:,} of the background "
             f"| {counts.parameters + counts.background:,} | {parameters:,} |"
         )
-        beyond = f"{counts.background_gflops:.3f} of the background"
+        added = f"{counts.background_gflops:.3f} of the background"
         if detections:
-            beyond += f", {counts.other_masks_gflops:.3f} of masks of other classes"
+            added += f", {counts.other_masks_gflops:.3f} of masks of other classes"
         total = counts.gflops + counts.background_gflops + counts.other_masks_gflops
         rows.append(
-            f"| `{name}`, GFLOPs with {detections} detections | {counts.gflops:.3f} | {beyond} "
+            f"| `{name}`, GFLOPs with {detections} detections | {counts.gflops:.3f} | {added} "
             f"| {total:.3f} | {gflops} |"
         )
     return rows
 
 
 def conditions(lines: list[Line], facts: dict[str, Any]) -> list[str]:
-    """Markdown: what the numbers of the first table mean."""
+    """Return Markdown that explains the first table."""
     text = [
         f"With {CLASSES} classes. Parameters are counted whether they are frozen or not; "
         "statistics, scales and shifts of frozen batch norms are buffers and not counted. GFLOPs "
@@ -169,7 +167,7 @@ def conditions(lines: list[Line], facts: dict[str, Any]) -> list[str]:
 
 
 def document(lines: list[Line], facts: dict[str, Any]) -> str:
-    """All that stands between the markers."""
+    """Return the text between the markers."""
     published = published_table(lines)
     parts = [*table(lines), "", *conditions(lines, facts)]
     if any(line.checkpoints for line in lines):

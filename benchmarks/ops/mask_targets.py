@@ -1,14 +1,14 @@
-"""Training targets of 28 x 28 from polygons and run lengths: ours against the peers' paths.
+"""Time 28 x 28 mask targets, drawn from polygons and RLE, against Detectron2's method.
 
-Polygons have 20 to 60 corners on a wavy outline, sqrt(area) of their bounds log-uniform from 16 to
-600 pixels; every third instance has two. Boxes are their bounds, each side moved by up to a tenth.
-The peer is Detectron2's path: corners moved into the box and scaled, then pycocotools'
-`frPyObjects`, `merge` and `decode`. Both must agree to the bit before they are timed.
+Polygons have 20 to 60 corners on a wavy outline; sqrt(area) of their bounds is log-uniform from 16
+to 600 pixels, and every third instance has two. Boxes are their bounds, each side moved by up to a
+tenth. The peer does what Detectron2 does: it moves and scales the corners into the box, then calls
+pycocotools' `frPyObjects`, `merge` and `decode`. Both results must be equal before they are timed.
 
-Run lengths are the polygons of 100 instances drawn in an 800 x 1344 image. The peer decodes them
-and pools the bitmaps by torchvision's `roi_align` with a threshold of one half, as Detectron2 does.
+RLE masks are the polygons of 100 instances drawn in an 800 x 1344 image. The peer decodes them and
+pools the bitmaps with torchvision's `roi_align` and a threshold of one half, as Detectron2 does.
 
-    python benchmarks/mask_targets_bench.py --threads 1 2
+    python -m benchmarks.ops.mask_targets --threads 1 2
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import Row, about, finish, measure, parse, row
+from benchmarks.harness import Row, about, finish, measure, parse, row
 from mrcnn.ops import library, mask_targets
-from mrcnn.ops.mask_targets import InstanceMasks
+from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.ops.reference_masks import mask_targets as reference_mask_targets
-from mrcnn.ops.reference_masks import run_length_cover
+from mrcnn.ops.reference_masks import rle_coverage
 
 try:
     from pycocotools import mask as coco_mask
@@ -39,7 +39,7 @@ Rings = list[np.ndarray]  # (corners, 2) float64 each
 
 
 def make_polygons(count: int, rng: np.random.Generator) -> tuple[list[Rings], Tensor]:
-    """The rings of each instance and (count, 4) boxes, as described above."""
+    """Draw the rings of each instance and (count, 4) boxes, as described above."""
     instances, boxes = [], []
     for i in range(count):
         extent = np.exp(rng.uniform(np.log(16), np.log(600))) / 2
@@ -63,7 +63,7 @@ def offsets(lengths: list[int]) -> Tensor:
 
 
 def instance_masks(polygons: list[Rings], runs: list[np.ndarray]) -> InstanceMasks:
-    """Instances of rings, then instances of run lengths, in the image's own pixels."""
+    """Build instances of rings, then instances of RLE, in image pixels."""
     rings = [ring for instance in polygons for ring in instance]
     count = len(polygons) + len(runs)
     return InstanceMasks(
@@ -78,7 +78,7 @@ def instance_masks(polygons: list[Rings], runs: list[np.ndarray]) -> InstanceMas
 
 
 def peer_polygons(polygons: list[Rings], boxes: Tensor) -> Tensor:
-    """(R, 28, 28) float32 by Detectron2's steps."""
+    """Draw (R, 28, 28) float32 targets as Detectron2 does."""
     targets = []
     for rings, box in zip(polygons, boxes.double().numpy(), strict=True):
         ratio = SIZE / np.maximum(box[2:] - box[:2], 0.1)
@@ -89,13 +89,13 @@ def peer_polygons(polygons: list[Rings], boxes: Tensor) -> Tensor:
 
 
 def encode(polygons: list[Rings]) -> list[dict[str, object]]:
-    """Each instance drawn in the image."""
+    """Draw each instance in the image, as RLE."""
     flat = [[ring.reshape(-1) for ring in rings] for rings in polygons]
     return [coco_mask.merge(coco_mask.frPyObjects(rings, HEIGHT, WIDTH)) for rings in flat]
 
 
-def peer_runs(encoded: list[dict[str, object]], boxes: Tensor) -> Tensor:
-    """(R, 28, 28) float32 by pooled bitmaps, one at a time, so that they stay in the cache."""
+def peer_rle(encoded: list[dict[str, object]], boxes: Tensor) -> Tensor:
+    """Pool bitmaps to (R, 28, 28) float32, one at a time, so that they stay in the cache."""
     targets = []
     for rle, box in zip(encoded, boxes, strict=True):
         bitmap = torch.from_numpy(coco_mask.decode(rle)).float()[None, None]
@@ -104,26 +104,26 @@ def peer_runs(encoded: list[dict[str, object]], boxes: Tensor) -> Tensor:
 
 
 def check_polygons(masks: InstanceMasks, polygons: list[Rings], boxes: Tensor) -> str:
-    found = mask_targets(masks, boxes, torch.arange(len(boxes)), SIZE)
+    targets = mask_targets(masks, boxes, torch.arange(len(boxes)), SIZE)
     few = slice(0, REFERENCE_INSTANCES)
-    wanted = reference_mask_targets(masks, boxes[few], torch.arange(len(boxes[few])), SIZE)
-    if not torch.equal(found[few], wanted):
-        raise AssertionError("targets of polygons differ from the reference")
-    if coco_mask is not None and not torch.equal(found, peer_polygons(polygons, boxes)):
-        raise AssertionError("targets of polygons differ from pycocotools'")
-    return f"{len(boxes)} targets of polygons: 0 pixels differ from pycocotools"
+    expected = reference_mask_targets(masks, boxes[few], torch.arange(len(boxes[few])), SIZE)
+    if not torch.equal(targets[few], expected):
+        raise AssertionError("targets from polygons differ from the reference")
+    if coco_mask is not None and not torch.equal(targets, peer_polygons(polygons, boxes)):
+        raise AssertionError("targets from polygons differ from pycocotools'")
+    return f"{len(boxes)} targets from polygons: 0 pixels differ from pycocotools"
 
 
-def check_runs(masks: InstanceMasks, encoded: list[dict[str, object]], boxes: Tensor) -> str:
-    found = mask_targets(masks, boxes, torch.arange(len(boxes)), SIZE)
+def check_rle(masks: InstanceMasks, encoded: list[dict[str, object]], boxes: Tensor) -> str:
+    targets = mask_targets(masks, boxes, torch.arange(len(boxes)), SIZE)
     for r in range(REFERENCE_INSTANCES):
-        cover = run_length_cover(masks, boxes[r].double(), r, SIZE)
-        if ((cover - 0.5).abs()[found[r] != (cover >= 0.5)] > 1e-6).any():
-            raise AssertionError(f"target {r} of run lengths differs from the reference")
+        coverage = rle_coverage(masks, boxes[r].double(), r, SIZE)
+        if ((coverage - 0.5).abs()[targets[r] != (coverage >= 0.5)] > 1e-6).any():
+            raise AssertionError(f"target {r} from RLE differs from the reference")
     if roi_align is None:
-        return f"{len(boxes)} targets of run lengths"
-    unlike = int((found != peer_runs(encoded, boxes)).sum())
-    return f"{len(boxes)} targets of run lengths: {unlike} pixels differ from torchvision's float32"
+        return f"{len(boxes)} targets from RLE"
+    different = int((targets != peer_rle(encoded, boxes)).sum())
+    return f"{len(boxes)} targets from RLE: {different} pixels differ from torchvision's float32"
 
 
 def main() -> None:
@@ -132,24 +132,24 @@ def main() -> None:
     rng = np.random.default_rng(0)
     count, few = (200, 30) if args.quick else (1000, 100)
     polygons, boxes = make_polygons(count, rng)
-    masks, every = instance_masks(polygons, []), torch.arange(count)
+    masks, index = instance_masks(polygons, []), torch.arange(count)
     notes = [check_polygons(masks, polygons, boxes)]
     cases = {
-        f"{count} targets of polygons": {"ours": lambda: mask_targets(masks, boxes, every, SIZE)}
+        f"{count} targets from polygons": {"mrcnn": lambda: mask_targets(masks, boxes, index, SIZE)}
     }
     peer = "pycocotools"
     if coco_mask is None:
-        notes = ["pycocotools is not installed: no peer, and no run lengths to measure"]
+        notes = ["pycocotools is not installed: no peer, and RLE is not measured"]
     else:
-        cases[f"{count} targets of polygons"][peer] = lambda: peer_polygons(polygons, boxes)
+        cases[f"{count} targets from polygons"][peer] = lambda: peer_polygons(polygons, boxes)
         encoded = encode(polygons[:few])
         runs = [host.rle_from_string(rle["counts"], HEIGHT, WIDTH) for rle in encoded]
         run_masks = instance_masks([], runs)
-        notes.append(check_runs(run_masks, encoded, boxes[:few]))
-        sides = {"ours": lambda: mask_targets(run_masks, boxes[:few], every[:few], SIZE)}
+        notes.append(check_rle(run_masks, encoded, boxes[:few]))
+        sides = {"mrcnn": lambda: mask_targets(run_masks, boxes[:few], index[:few], SIZE)}
         if roi_align is not None:
-            sides[peer] = lambda: peer_runs(encoded, boxes[:few])
-        cases[f"{few} targets of run lengths"] = sides
+            sides[peer] = lambda: peer_rle(encoded, boxes[:few])
+        cases[f"{few} targets from RLE"] = sides
 
     rows: list[Row] = []
     for name, sides in cases.items():
@@ -157,8 +157,8 @@ def main() -> None:
             torch.set_num_threads(threads)
             times = measure(sides, args.repeats)
             rows.append(row(name, times, peer=peer if peer in sides else None))
-            each = 1e6 * times["ours"].median / int(name.split()[0])
-            notes.append(f"{name}, {threads} threads: {each:.2f} us an instance")
+            per_instance = 1e6 * times["mrcnn"].median / int(name.split()[0])
+            notes.append(f"{name}, {threads} threads: {per_instance:.2f} us per instance")
     finish(args, facts, rows, notes)
 
 

@@ -1,5 +1,7 @@
-"""Of a model: parameters, multiply-adds by part, CPU time, memory of a training step, and what
-others published for the same layers; see models_table.py."""
+"""Measure a model: parameters, multiply-adds by part, CPU time and memory of a training step.
+
+Also list the published checkpoints with the same layers; see benchmarks/models/table.py.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from training_bench import IMAGES, OurStep, make_objects, our_targets
-from twins import rescale
 
-from common import measure
+from benchmarks.harness import measure
+from benchmarks.models.training import IMAGES, MrcnnStep, make_objects, mrcnn_targets
+from benchmarks.models.twins import rescale
 from mrcnn.checkpoints import PUBLISHED
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.models import build
@@ -31,15 +33,15 @@ SIDE = 512  # of the images that are timed and trained on, pixels
 REPEATS = 3
 PARTS = ("backbone", "neck", "RPN", "box head", "mask head")
 
-# Torchvision's figures, from its weights' metadata: parameters; 10^9 multiply-adds of noise resized
-# to 800 x 800, with 1000 proposals; and how many of them its weights took for objects there.
+# From the metadata of torchvision's weights: parameters; 10^9 multiply-adds for noise resized to
+# 800 x 800, with 1000 proposals; and the number of detections in that noise.
 TORCHVISION = {
     "resnet50-fpn": (44_401_393, 134.38, 0),
     "resnet50-fpn-v2": (46_359_409, 333.577, 100),
 }
 
 # Published checkpoints for COCO by name, the model that has the same heads, the backbone, and
-# whether that has its strides in the 1 x 1 convolutions, where ours has them in the 3 x 3.
+# whether its strides are in the 1 x 1 convolutions (in mrcnn: in the 3 x 3).
 ARCHITECTURES = (
     ("torchvision/maskrcnn_resnet50_fpn", "resnet50-fpn", "resnet50", False),
     ("torchvision/maskrcnn_resnet50_fpn_v2", "resnet50-fpn-v2", "resnet50", False),
@@ -59,7 +61,7 @@ ARCHITECTURES = (
     ("mmdetection/mask_rcnn_x101_32x4d_fpn_*", "resnet50-fpn", "resnext101_32x4d", False),
     ("mmdetection/mask_rcnn_x101_64x4d_fpn_*", "resnet50-fpn", "resnext101_64x4d", False),
 )
-LAYERS = (  # the fields that say which layers a model has
+LAYERS = (  # the fields that determine a model's layers
     "backbone", "norm", "neck", "fpn_channels", "fpn_levels", "anchor_sizes", "anchor_ratios",
     "rpn_convs", "head_norm", "box_head_convs", "box_head_conv_width", "box_head_layers",
     "box_head_width", "class_agnostic_boxes", "masks", "mask_head_convs", "mask_head_width",
@@ -68,15 +70,15 @@ LAYERS = (  # the fields that say which layers a model has
 
 
 def with_classes(config: ModelConfig, count: int, **changes: Any) -> ModelConfig:
-    """The configuration with so many classes, and with other values of fields."""
+    """Return the configuration with `count` classes and with changed fields."""
     names = tuple(f"class {i}" for i in range(count))
     return dataclasses.replace(config, class_names=names, **changes)
 
 
 def count(config: ModelConfig, height: int, width: int) -> tuple[int, dict[str, float]]:
-    """Parameters, and 10^9 multiply-adds of one image by part, without reading a value.
+    """Count parameters, and 10^9 multiply-adds per image by part, on tensors without values.
 
-    The heads take as many RoIs as `post_nms_top_k` and `max_detections` say.
+    The heads take `post_nms_top_k` and `max_detections` RoIs.
     """
     with torch.device("meta"):
         model = build(config).eval()
@@ -85,31 +87,34 @@ def count(config: ModelConfig, height: int, width: int) -> tuple[int, dict[str, 
             model(images)
     counts = counter.get_flop_counts()
 
-    def of(part: str) -> float:
-        return sum(counts.get(f"MaskRCNN.{part}", {}).values()) / 2e9  # it counts 2 each
+    def gflops_of(part: str) -> float:
+        return (
+            sum(counts.get(f"MaskRCNN.{part}", {}).values()) / 2e9
+        )  # the counter counts 2 per multiply-add
 
-    body = of("backbone.body")
-    found = (body, of("backbone") - body, of("rpn"), of("box_head"), of("mask_head"))
-    gflops = dict(zip(PARTS, found, strict=True))
+    body = gflops_of("backbone.body")
+    neck = gflops_of("backbone") - body
+    heads = (gflops_of(part) for part in ("rpn", "box_head", "mask_head"))
+    gflops = dict(zip(PARTS, (body, neck, *heads), strict=True))
     assert abs(sum(gflops.values()) - counter.get_total_flops() / 2e9) < 1e-6, gflops
     return sum(p.numel() for p in model.parameters()), gflops
 
 
 @dataclass
 class Comparison:
-    """Our count, and what torchvision's has beyond it, which add up to the published figures."""
+    """Counts of mrcnn, and what torchvision adds to them; the sums are the published counts."""
 
     parameters: int
-    background: int  # parameters of the rows that predict deltas and masks of the background
+    background: int  # parameters that predict deltas and masks of the background
     gflops: float
     background_gflops: float
     other_masks_gflops: float  # mask logits of classes that were not detected
 
 
 def as_torchvision(name: str) -> Comparison:
-    """A model of `TORCHVISION` under the conditions of the published figures.
+    """Count a model of `TORCHVISION` under the conditions of the published counts.
 
-    91 outputs there are 90 classes and the background, whose deltas and masks nothing reads.
+    Its 91 outputs are 90 classes and the background, whose deltas and masks are never used.
     """
     detections, classes, proposals = TORCHVISION[name][2], 90, 1000
     config = with_classes(
@@ -128,9 +133,12 @@ def as_torchvision(name: str) -> Comparison:
 
 
 def checkpoints(config: ModelConfig) -> list[tuple[str, bool]]:
-    """Names in `PUBLISHED` whose layers are those of `config`, and whether their strides are in the
-    1 x 1 convolutions; those that have not come first, then by AP."""
-    found = [
+    """List the checkpoints in `PUBLISHED` with the layers of `config`.
+
+    Returns:
+        (name, whether its strides are in the 1 x 1 convolutions), False first, then by AP.
+    """
+    names = [
         (name, stride_in_1x1)
         for pattern, heads, backbone, stride_in_1x1 in ARCHITECTURES
         for name in fnmatch.filter(PUBLISHED, pattern)
@@ -145,19 +153,22 @@ def checkpoints(config: ModelConfig) -> list[tuple[str, bool]]:
         published = PUBLISHED[item[0]]
         return item[1], -(published.box_ap or 0), -(published.mask_ap or 0)
 
-    return sorted(found, key=order)
+    return sorted(names, key=order)
 
 
 def alone(run: Callable[[ModelConfig], T], config: ModelConfig) -> T:
-    """The result of `run` in a new process."""
+    """Return the result of `run` in a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(run, config).result()
 
 
 def time_forward(config: ModelConfig) -> tuple[float, int]:
-    """Median milliseconds of detecting in one image, pixels to masks of RoIs, and how many
-    detections that were."""
+    """Time detection in one image, from pixels to masks of RoIs.
+
+    Returns:
+        The median in milliseconds, and the number of detections.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = build(config).eval()
@@ -166,24 +177,24 @@ def time_forward(config: ModelConfig) -> tuple[float, int]:
     images = ImageBatch(pixels, torch.tensor([[SIDE, SIDE]]))
     with torch.inference_mode():
         detections = int(model(images).counts[0])
-        timing = measure({"ours": lambda: model(images)}, REPEATS)["ours"]
+        timing = measure({"mrcnn": lambda: model(images)}, REPEATS)["mrcnn"]
     return 1e3 * timing.median, detections
 
 
 def step_memory(config: ModelConfig) -> float:
-    """GiB by which training raises the peak of this process's resident memory: two steps, since the
-    first one's momenta are held in the second.
+    """Measure by how many GiB two training steps raise this process's peak resident memory.
 
-    A process starts with the peak of the one that started it, which must be lower than its own.
+    Two steps, because the first one's momenta are held in the second. A process inherits the peak
+    of its parent, which must be lower than its own.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = build(config)
-    # A small image: whatever is allocated before the step hides as much of it.
+    # A small image: memory allocated before the step is not counted as its own.
     rescale(model, None, torch.randn(1, 3, 128, 128), heads=False)
     boxes, labels, polygons = make_objects(SIDE, SIDE)
-    targets = our_targets(boxes, labels % config.num_classes, polygons, SIDE, SIDE)
-    step = OurStep(model, torch.randn(IMAGES, 3, SIDE, SIDE), targets)
+    targets = mrcnn_targets(boxes, labels % config.num_classes, polygons, SIDE, SIDE)
+    step = MrcnnStep(model, torch.randn(IMAGES, 3, SIDE, SIDE), targets)
     before = _peak()
     for _ in range(2):
         step()

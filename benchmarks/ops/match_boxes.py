@@ -1,13 +1,14 @@
-"""Matching anchors and proposals to targets: ours against torchvision's `box_iou` and `Matcher`.
+"""Time the matching of anchors and proposals against torchvision's `box_iou` and `Matcher`.
 
-Anchors are the 268,569 of an 800 x 1344 image (strides 4 to 64, sides 32 to 512, three aspects),
-proposals 2000 boxes near targets and anywhere. Targets have sqrt(area) log-uniform from 16 to 600
-pixels, aspect 1/2 to 2, centres uniform. Both sides must agree exactly before they are timed.
+Anchors are the 268,569 of an 800 x 1344 image (strides 4 to 64, sides 32 to 512, three aspects).
+Proposals are 2000 boxes, half of them near targets. For targets, sqrt(area) is log-uniform from 16
+to 600 pixels, aspect ratios are 1/2 to 2, centres uniform. Both results must be equal before they
+are timed.
 
 The floor is reading the boxes and writing both results once, at the bandwidth of a copy measured in
 the same run.
 
-    python benchmarks/match_bench.py --threads 1 2
+    python -m benchmarks.ops.match_boxes --threads 1 2
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from common import Row, about, copy_bandwidth, finish, measure, parse, row
+from benchmarks.harness import Row, about, copy_bandwidth, finish, measure, parse, row
 from mrcnn.ops import match_boxes
 from mrcnn.ops.reference import match_boxes as reference_match_boxes
 
@@ -34,7 +35,7 @@ REFERENCE_BOXES = 500  # the reference is plain Python
 
 
 def make_targets(count: int) -> Tensor:
-    """(count, 4), inside the image."""
+    """Draw (count, 4) boxes inside the image."""
     size = torch.exp(torch.empty(count).uniform_(2.7726, 6.3969))  # log 16 … log 600
     aspect = torch.exp(torch.empty(count).uniform_(-0.3466, 0.3466))  # sqrt(1/2) … sqrt(2)
     half = torch.stack([size * aspect, size / aspect], dim=1) / 2
@@ -45,7 +46,7 @@ def make_targets(count: int) -> Tensor:
 
 
 def make_anchors() -> Tensor:
-    """(268569, 4), row by row in each level, aspects together."""
+    """Make (268569, 4) anchors, level by level and row by row, all aspects of a cell together."""
     levels = []
     for stride in (4, 8, 16, 32, 64):
         root = torch.tensor([0.5, 1.0, 2.0]).sqrt()
@@ -58,13 +59,13 @@ def make_anchors() -> Tensor:
 
 
 def make_proposals(targets: Tensor, count: int = 2000) -> Tensor:
-    """(count, 4): half around targets, half anywhere, in random order."""
+    """Draw (count, 4) boxes in random order, half near targets and half anywhere."""
     near = targets[torch.randint(len(targets), (count // 2,))]
     near = near + torch.randn(count // 2, 4) * 0.15 * (near[:, 2:] - near[:, :2]).repeat(1, 2)
     return torch.cat([near, make_targets(count - len(near))])[torch.randperm(count)]
 
 
-def ours(boxes: Tensor, targets: Tensor, options: dict[str, float]) -> tuple[Tensor, Tensor]:
+def run_mrcnn(boxes: Tensor, targets: Tensor, options: dict[str, float]) -> tuple[Tensor, Tensor]:
     valid = torch.ones(1, len(targets), dtype=torch.bool)
     matched, role = match_boxes(boxes[None], targets[None], valid, **options)
     return matched[0], role[0]
@@ -76,20 +77,21 @@ def peer(boxes: Tensor, targets: Tensor, options: dict[str, float]) -> Tensor:
 
 
 def check(boxes: Tensor, targets: Tensor, options: dict[str, float]) -> None:
-    """Stop on a result that differs from the reference, for some boxes, or the peer, for all."""
+    """Stop if some boxes differ from the reference, or any box from the peer."""
     some = boxes[torch.randperm(len(boxes))[:REFERENCE_BOXES]]
     valid = torch.ones(1, len(targets), dtype=torch.bool)
     expected = reference_match_boxes(some[None], targets[None], valid, **options)
-    for found, wanted in zip(ours(some, targets, options), expected, strict=True):
-        if not torch.equal(found, wanted[0]):
+    for result, reference in zip(run_mrcnn(some, targets, options), expected, strict=True):
+        if not torch.equal(result, reference[0]):
             raise AssertionError("matches differ from the reference")
     if Matcher is None:
         return
-    matched, role = ours(boxes, targets, options)
-    theirs = peer(boxes, targets, options)
-    named = torch.where(role == 1, matched, torch.where(role == 0, -1, -2))
-    if not torch.equal(named, theirs):
-        raise AssertionError(f"{int((named != theirs).sum())} matches differ from torchvision's")
+    matched, role = run_mrcnn(boxes, targets, options)
+    peer_matches = peer(boxes, targets, options)
+    matches = torch.where(role == 1, matched, torch.where(role == 0, -1, -2))
+    if not torch.equal(matches, peer_matches):
+        different = int((matches != peer_matches).sum())
+        raise AssertionError(f"{different} matches differ from torchvision's")
 
 
 def main() -> None:
@@ -106,7 +108,7 @@ def main() -> None:
             check(*inputs)
             for threads in args.threads:
                 torch.set_num_threads(threads)
-                sides = {"ours": partial(ours, *inputs)}
+                sides = {"mrcnn": partial(run_mrcnn, *inputs)}
                 if Matcher is not None:
                     sides["torchvision"] = partial(peer, *inputs)
                 times = measure(sides, args.repeats)

@@ -1,8 +1,8 @@
-"""What all benchmarks share: the command line, timing in turn, the table and the JSON file.
+"""Shared parts of all benchmarks: command line, alternating timing, table and JSON file.
 
-Every case runs ours and the peer in one process, in turn, on the same inputs; a wrong result is not
-timed. The floor of a case is the memory that must move at least once, at the bandwidth of a copy
-measured in the same run.
+Each case runs mrcnn and its peer in one process, alternately, on the same inputs. A wrong result is
+not timed. The floor of a case is the memory that must move at least once, at the bandwidth of a
+copy measured in the same run.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ HEIGHT, WIDTH = 800, 1344  # of the image that boxes lie in, pixels
 
 @dataclass
 class Timing:
-    """Seconds of one call over the repeats."""
+    """Seconds per call, over all repeats."""
 
     median: float
     minimum: float
-    cpu: float  # median of the process's CPU time, all threads
+    cpu: float  # median CPU time of the process, all threads
 
 
 @dataclass
 class Row:
-    """One line of the table; None where there is nothing to compare with."""
+    """One line of the table; None where no peer was measured."""
 
     case: str
     threads: int
-    ours_ms: float
-    ours_min_ms: float
-    ours_cpu_ms: float
+    mrcnn_ms: float
+    mrcnn_min_ms: float
+    mrcnn_cpu_ms: float
     peer: str | None = None
     peer_ms: float | None = None
     ratio: float | None = None
@@ -61,19 +61,23 @@ class Row:
 
 
 def parse(
-    doc: str, *, threads: tuple[int, ...] = (1, 2), repeats: int = 9, ways: Sequence[str] = ()
+    doc: str | None,
+    *,
+    threads: tuple[int, ...] = (1, 2),
+    repeats: int = 9,
+    ways: Sequence[str] = (),
 ) -> argparse.Namespace:
-    """The options that every benchmark has; `--ways` where there are several to choose from."""
+    """Parse the options that every benchmark has, and `--ways` if `ways` are given."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, nargs="+", default=list(threads))
-    parser.add_argument("--repeats", type=int, default=repeats, help="readings of each case")
+    parser.add_argument("--repeats", type=int, default=repeats, help="number of readings per case")
     parser.add_argument("--quick", action="store_true", help="3 readings, small cases: < 30 s")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     if ways:
-        told = "which of them; all, or with --quick the first, unless given"
-        parser.add_argument("--ways", nargs="+", choices=ways, help=told)
+        text = "which variants to time (default: all; with --quick the first)"
+        parser.add_argument("--ways", nargs="+", choices=ways, help=text)
     args = parser.parse_args()
     if ways and args.ways is None:
         args.ways = list(ways[:1] if args.quick else ways)
@@ -84,15 +88,15 @@ def parse(
 
 
 def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
-    """Time every side, in turn: A B A B …, after one call of each that does not count.
+    """Time all sides alternately (A B A B …) after untimed warm-up calls.
 
-    A side that needs preparation of its own per call returns the seconds of what counts, as a
-    float; any other result is dropped before the next call.
+    A side that prepares something in each call returns the seconds that count, as a float. Any
+    other result is dropped before the next call.
     """
     calls: dict[str, int] = {}
     for name, run in sides.items():
         seconds = _seconds(run)[0]
-        if seconds < 50 * MIN_SECONDS:  # else warm enough
+        if seconds < 50 * MIN_SECONDS:  # a longer call needs no more warm-up
             seconds = min(_seconds(run)[0] for _ in range(2))
         calls[name] = max(1, min(1000, int(MIN_SECONDS / max(seconds, 1e-7))))
     readings: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
@@ -100,20 +104,21 @@ def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, T
         for name, run in sides.items():
             wall = cpu = 0.0
             for _ in range(calls[name]):
-                one_wall, one_cpu = _seconds(run)
-                wall, cpu = wall + one_wall, cpu + one_cpu
+                call_wall, call_cpu = _seconds(run)
+                wall, cpu = wall + call_wall, cpu + call_cpu
             readings[name].append((wall / calls[name], cpu / calls[name]))
     return {
         name: Timing(
-            statistics.median(wall for wall, _ in found),
-            min(wall for wall, _ in found),
-            statistics.median(cpu for _, cpu in found),
+            statistics.median(wall for wall, _ in times),
+            min(wall for wall, _ in times),
+            statistics.median(cpu for _, cpu in times),
         )
-        for name, found in readings.items()
+        for name, times in readings.items()
     }
 
 
 def _seconds(run: Callable[[], object]) -> tuple[float, float]:
+    """Return wall time and CPU time of one call."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = run()
     wall = time.perf_counter() - wall
@@ -122,8 +127,11 @@ def _seconds(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what tensors have freed, so that later outputs lie where earlier ones
-    did and no page is mapped anew; False where the system has no glibc to be told."""
+    """Make glibc keep freed memory, so that outputs reuse mapped pages.
+
+    Returns:
+        False if this system does not use glibc.
+    """
     trim_threshold, mmap_max = -1, -4  # of glibc's mallopt (malloc.h)
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -133,14 +141,14 @@ def keep_freed_memory() -> bool:
 
 
 def settings(args: argparse.Namespace) -> Iterator[tuple[str, float]]:
-    """(memory, copy bandwidth) of every round of a benchmark whose outputs are large.
+    """Yield (memory, copy bandwidth) for each round of a benchmark with large outputs.
 
-    The number of threads is set. "fresh" memory is the system's default; "reused" comes last, since
+    Sets the number of threads. "fresh" memory is the system's default. "reused" comes last, because
     it cannot be undone.
     """
     for memory in ("fresh", "reused"):
         if memory == "reused" and not keep_freed_memory():
-            print("this system cannot keep freed memory: no reused figures")
+            print("this system cannot keep freed memory: no times for reused memory")
             return
         for threads in args.threads:
             torch.set_num_threads(threads)
@@ -148,8 +156,10 @@ def settings(args: argparse.Namespace) -> Iterator[tuple[str, float]]:
 
 
 def make_boxes(count: int) -> torch.Tensor:
-    """(count, 4) xyxy: sqrt(area) log-uniform from 16 to 600 pixels, aspect 1/2 to 2, centres
-    uniform."""
+    """Draw (count, 4) random xyxy boxes.
+
+    sqrt(area) is log-uniform from 16 to 600 pixels, aspect ratios are 1/2 to 2, centres uniform.
+    """
     size = torch.exp(torch.empty(count).uniform_(2.7726, 6.3969))  # log 16 … log 600
     aspect = torch.exp(torch.empty(count).uniform_(-0.3466, 0.3466))  # sqrt(1/2) … sqrt(2)
     center = torch.rand(count, 2) * torch.tensor([WIDTH, HEIGHT])
@@ -158,7 +168,7 @@ def make_boxes(count: int) -> torch.Tensor:
 
 
 def backward_of(pool: Callable[..., torch.Tensor], maps: Any) -> Callable[[], float]:
-    """A side of `measure`: the seconds of the backward of `pool(maps)` alone."""
+    """Return a side for `measure` that times only the backward pass of `pool(maps)`."""
     leaves = [m.detach().requires_grad_() for m in maps]
     upstream: list[torch.Tensor] = []
 
@@ -176,7 +186,7 @@ def backward_of(pool: Callable[..., torch.Tensor], maps: Any) -> Callable[[], fl
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and write counted, of copying 256 MB with the current threads."""
+    """Measure bytes per second (read and written) when 256 MB are copied with all threads."""
     source = torch.ones(64 << 20)
     target = torch.empty_like(source)
     return 2 * source.nbytes / min(_seconds(lambda: target.copy_(source))[0] for _ in range(6))
@@ -191,26 +201,26 @@ def row(
     bandwidth: float | None = None,
     error: float | None = None,
 ) -> Row:
-    """A line from the timings of "ours" and, where it was measured, of `peer`."""
-    ours, theirs = times["ours"], times.get(peer) if peer else None
+    """Build a table line from the timings of "mrcnn" and, if it was measured, of `peer`."""
+    mrcnn, other = times["mrcnn"], times.get(peer) if peer else None
     floor = floor_bytes / bandwidth if floor_bytes is not None and bandwidth else None
     return Row(
         case=case,
         threads=torch.get_num_threads(),
-        ours_ms=1e3 * ours.median,
-        ours_min_ms=1e3 * ours.minimum,
-        ours_cpu_ms=1e3 * ours.cpu,
-        peer=peer if theirs else None,
-        peer_ms=1e3 * theirs.median if theirs else None,
-        ratio=theirs.median / ours.median if theirs else None,
+        mrcnn_ms=1e3 * mrcnn.median,
+        mrcnn_min_ms=1e3 * mrcnn.minimum,
+        mrcnn_cpu_ms=1e3 * mrcnn.cpu,
+        peer=peer if other else None,
+        peer_ms=1e3 * other.median if other else None,
+        ratio=other.median / mrcnn.median if other else None,
         floor_ms=1e3 * floor if floor is not None else None,
-        percent_of_floor=100 * floor / ours.median if floor is not None else None,
+        percent_of_floor=100 * floor / mrcnn.median if floor is not None else None,
         error=error,
     )
 
 
 def about(args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return commit, machine, versions and settings, on which the timings depend."""
     return {
         "commit": _git("rev-parse", "--short", "HEAD")
         + (
@@ -237,9 +247,9 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    """What git says; nothing where it is not, or where this is no clone."""
+    """Return git's output, or an empty string without git or outside a clone."""
     try:
-        found = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments],
             capture_output=True,
             text=True,
@@ -248,7 +258,7 @@ def _git(*arguments: str) -> str:
         )
     except OSError:
         return ""
-    return found.stdout.strip()
+    return process.stdout.strip()
 
 
 def _cpu_name() -> str:
@@ -264,10 +274,10 @@ def _cpu_name() -> str:
 def finish(
     args: argparse.Namespace, facts: dict[str, Any], rows: Iterable[Row], notes: Iterable[str] = ()
 ) -> None:
-    """Print the table and the notes, and write the JSON file where one is asked for."""
+    """Print the table and the notes, and write `args.out` if it is given."""
     rows, notes = list(rows), list(notes)
     if torchvision is None:
-        notes.append("torchvision is not installed: nothing to compare with")
+        notes.append("torchvision is not installed: no comparison")
     facts |= {"load_after": os.getloadavg()[0]}
     print(
         f"{facts['machine']}, {facts['cores']} cores, torch {facts['torch']}, "
@@ -276,12 +286,12 @@ def finish(
     )
     width = max([len(r.case) for r in rows], default=0)
     print(
-        f"{'case':<{width}} threads    ours ms (    min)    peer ms    ratio   floor ms  of floor"
+        f"{'case':<{width}} threads   mrcnn ms (    min)    peer ms    ratio   floor ms  of floor"
         "     error  peer"
     )
     for r in rows:
         print(
-            f"{r.case:<{width}} {r.threads:>7} {r.ours_ms:>10.3f} ({r.ours_min_ms:>7.3f}) "
+            f"{r.case:<{width}} {r.threads:>7} {r.mrcnn_ms:>10.3f} ({r.mrcnn_min_ms:>7.3f}) "
             f"{_cell(r.peer_ms, '10.3f')} {_cell(r.ratio, '7.2f', 'x')} "
             f"{_cell(r.floor_ms, '10.3f')} {_cell(r.percent_of_floor, '8.0f', '%')} "
             f"{_cell(r.error, '9.1e')}  {r.peer or ''}"

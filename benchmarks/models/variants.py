@@ -1,17 +1,17 @@
-"""Inference in every way to run it: eager, compiled, exported; ours and torchvision's.
+"""Time inference in all variants (eager, compiled, exported), mrcnn against torchvision.
 
 Mask R-CNN R50-FPN on an 800 x 1216 image and R18-FPN on a 512 x 512 one (with --quick R18-FPN on
-128 x 192), with the same weights (see twins.py). From padded pixels to masks: ours as run lengths,
-torchvision's pasted into the image as floats, as its model does. Weights are frozen into what is
-compiled, folded and packed once, on both sides.
+128 x 192), with the same weights (see benchmarks/models/twins.py). From padded pixels to masks:
+RLE for mrcnn, floats pasted into the image for torchvision, as its model does. Compiled variants of
+both sides have their weights frozen, folded and packed once.
 
-Every way in float32 must find what the eager model finds, before anything is timed; random weights
-tell nothing of the precision of bfloat16 and of 8 bits, real pictures do (docs/export.md).
-Compiling takes a minute or two each; code is made for the number of threads at that time. The peer
-of each line is the fastest of torchvision, eager and compiled, in float32, or for bfloat16 and 8
-bits under autocast to bfloat16.
+All float32 variants must give the eager model's detections before anything is timed. Random weights
+show nothing about the precision of bfloat16 and of 8 bits; docs/export.md measures it on real
+images. Compiling takes a minute or two per variant and is done for the current number of threads.
+The peer of each line is the fastest of torchvision, eager and compiled, in float32; for bfloat16
+and 8 bits, under autocast to bfloat16.
 
-    python benchmarks/variants_bench.py --threads 2
+    python -m benchmarks.models.variants --threads 2
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from inference_bench import compare
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from twins import build_twins
 
-from common import Row, about, finish, measure, parse, row
+from benchmarks.harness import Row, about, finish, measure, parse, row
+from benchmarks.models.inference import compare
+from benchmarks.models.twins import build_twins
 from mrcnn.config import ModelConfig
 from mrcnn.exporting.program import description, export_program, quiet, save_compiled
 from mrcnn.exporting.saved import load_program
@@ -49,12 +49,12 @@ def eager(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
 
 
 def compiled(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
-    """By torch.compile."""
+    """Compile with torch.compile."""
     return torch.compile(model, fullgraph=True, options=FROZEN)
 
 
 def aot_inductor(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
-    """By AOTInductor: a program of torch.export, compiled ahead into a shared library."""
+    """Export, then compile ahead of time into a shared library with AOTInductor."""
     return compiled_ahead(export_program(model, config, cut=True), model, config)
 
 
@@ -66,7 +66,7 @@ def compiled_ahead(program: ExportedProgram, model: MaskRCNN, config: ModelConfi
 
 
 def bfloat16(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
-    """Eager, under autocast."""
+    """Run eagerly, under autocast to bfloat16."""
     return in_bfloat16(model)
 
 
@@ -79,7 +79,7 @@ def in_bfloat16(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def int8(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
-    """By AOTInductor, convolutions and linear layers in 8 bits."""
+    """Compile with AOTInductor, convolutions and linear layers in 8 bits."""
     with quiet():
         from mrcnn.exporting.quantized import quantize
 
@@ -89,7 +89,7 @@ def int8(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
 
 
 def onnxruntime(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Detect:
-    """By onnxruntime, from an ONNX file."""
+    """Run an exported ONNX file with onnxruntime."""
     import onnxruntime
     from onnxscript import ir
 
@@ -103,9 +103,9 @@ def onnxruntime(model: MaskRCNN, config: ModelConfig, images: ImageBatch) -> Det
         session = onnxruntime.InferenceSession(path, options)
 
     def detect(images: ImageBatch) -> DetectionBatch:
-        pixels = np.ascontiguousarray(images.pixels.numpy())  # the one layout that it knows
-        found = session.run(None, {"pixels": pixels, "sizes": images.sizes.numpy()})
-        return DetectionBatch(*map(torch.from_numpy, found))
+        pixels = np.ascontiguousarray(images.pixels.numpy())  # the only layout it takes
+        outputs = session.run(None, {"pixels": pixels, "sizes": images.sizes.numpy()})
+        return DetectionBatch(*map(torch.from_numpy, outputs))
 
     return detect
 
@@ -121,8 +121,8 @@ VARIANTS = {
 COARSE = ("bfloat16", "int8")
 
 
-class Ours:
-    """One way to run our model, with the masks as run lengths."""
+class MrcnnRun:
+    """One variant of the mrcnn model, with masks as RLE."""
 
     def __init__(self, detect: Detect, images: ImageBatch) -> None:
         self.run, self.images = detect, images
@@ -137,8 +137,8 @@ class Ours:
         return to_detections(self.detect(), self.images.sizes, [self.size], numerics)
 
 
-class Theirs:
-    """Torchvision's model, with the masks in the image."""
+class TorchvisionRun:
+    """The torchvision model, with masks pasted into the image."""
 
     def __init__(self, model: nn.Module, pixels: Tensor, compile: bool, coarse: bool) -> None:
         from torchvision.models.detection.image_list import ImageList
@@ -151,32 +151,32 @@ class Theirs:
     def detect(self) -> list[dict[str, Tensor]]:
         features = self.model.backbone(self.images.tensors)
         proposals, _ = self.model.rpn(self.images, features)
-        found: list[dict[str, Tensor]]
-        found, _ = self.model.roi_heads(features, proposals, self.images.image_sizes)
-        return found
+        detections: list[dict[str, Tensor]]
+        detections, _ = self.model.roi_heads(features, proposals, self.images.image_sizes)
+        return detections
 
     def __call__(self) -> object:
         sizes = self.images.image_sizes
         return self.model.transform.postprocess(self.run(), sizes, sizes)
 
 
-def cut(found: DetectionBatch) -> dict[str, Tensor]:
-    """The detections of the one image, without padding."""
-    count = slice(int(found.counts[0]))
-    return {name: getattr(found, name)[0, count] for name in ("boxes", "scores", "labels", "masks")}
+def unpadded(batch: DetectionBatch) -> dict[str, Tensor]:
+    """Return the detections of the first image, without padding."""
+    count = slice(int(batch.counts[0]))
+    return {name: getattr(batch, name)[0, count] for name in ("boxes", "scores", "labels", "masks")}
 
 
-def check(name: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
-    """A sentence about the agreement with the eager model.
+def check(name: str, detections: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """Describe the agreement with the eager model.
 
     Raises:
-        AssertionError: if a detection is missing that not rounding alone decides.
+        AssertionError: if a detection is missing and rounding cannot explain it.
     """
-    same, errors = compare(found, expected)
+    same, errors = compare(detections, expected)
     ties = int((expected["scores"] - expected["scores"].min() <= 2 * errors["scores"]).sum())
     total = len(expected["scores"])
     text = f"{name}: {same} of {total} detections of the eager model, "
-    text += ", ".join(f"{of} within {error:.1e}" for of, error in errors.items())
+    text += ", ".join(f"{field} within {error:.1e}" for field, error in errors.items())
     if name in COARSE:
         return text
     assert same >= total - ties, text
@@ -188,7 +188,7 @@ def check(name: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> s
 @torch.no_grad()
 def main() -> None:
     args = parse(__doc__, threads=(2,), repeats=7, ways=list(VARIANTS))
-    torch._dynamo.config.recompile_limit = 64  # torchvision's graph is in many parts
+    torch._dynamo.config.recompile_limit = 64  # torchvision's graph has many breaks
     facts = about(args)
     rows: list[Row] = []
     notes: list[str] = []
@@ -198,25 +198,25 @@ def main() -> None:
             torch._dynamo.reset()
             pixels = torch.randn(1, 3, height, width).to(memory_format=torch.channels_last)
             images = ImageBatch(pixels, torch.tensor([[height, width]]))
-            model, config, their_model = build_twins(pixels, backbone=backbone)
+            model, config, peer_model = build_twins(pixels, backbone=backbone)
             sides: dict[str, Callable[[], object]] = {}
-            expected = cut(model(images))
+            expected = unpadded(model(images))
             for name in args.ways:
-                ours = Ours(VARIANTS[name](model, config, images), images)
-                notes.append(f"{backbone}: " + check(name, cut(ours.detect()), expected))
-                sides[name] = ours
-            if their_model is not None:
+                run = MrcnnRun(VARIANTS[name](model, config, images), images)
+                notes.append(f"{backbone}: " + check(name, unpadded(run.detect()), expected))
+                sides[name] = run
+            if peer_model is not None:
                 for coarse in sorted({name in COARSE for name in args.ways}):
                     for compile in (False, True):
                         name = "torchvision" + " compiled" * compile + " bfloat16" * coarse
-                        sides[name] = Theirs(their_model, pixels, compile, coarse)
+                        sides[name] = TorchvisionRun(peer_model, pixels, compile, coarse)
             times = measure(sides, args.repeats)
             peers = [name for name in times if name.startswith("torchvision")]
             for name in args.ways:
-                equals = [peer for peer in peers if ("bfloat16" in peer) == (name in COARSE)]
-                peer = min(equals, key=lambda name: times[name].median, default=None)
+                candidates = [peer for peer in peers if ("bfloat16" in peer) == (name in COARSE)]
+                peer = min(candidates, key=lambda name: times[name].median, default=None)
                 case = f"{backbone} {height} x {width} {name}"
-                chosen = {"ours": times[name]} | ({peer: times[peer]} if peer else {})
+                chosen = {"mrcnn": times[name]} | ({peer: times[peer]} if peer else {})
                 rows.append(row(case, chosen, peer=peer))
             if peers:
                 notes.append(

@@ -1,0 +1,1 @@
+"""Timing of the CUDA kernels and of whole models on a GPU."""
