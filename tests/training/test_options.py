@@ -91,7 +91,7 @@ def test_states_are_kept_for_good_and_evaluations_come_when_asked_for(data, tmp_
     scores(*[0.5] * 9)
     flags = ("--save-every", "2", "--keep-every", "6", "--eval-every", "5", "--no-val-loss")
     assert run(data, tmp_path / "run", *flags) == 0
-    assert sorted(states._files(tmp_path / "run")) == [6, 12, 18, 20]
+    assert sorted(states._state_files(tmp_path / "run")) == [6, 12, 18, 20]
     evaluated = [row["step"] for row in rows(tmp_path / "run") if row["segm_AP"]]
     assert evaluated == ["5", "10", "15", "20"]
 
@@ -142,13 +142,13 @@ def test_flags_change_a_run_that_is_resumed(data, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--optimizer", "sgd"], "it is of a run with the optimiser AdamW, not SGD"),
-        (["--set", "fpn_channels=16"], "it is of another model"),
+        (["--optimizer", "sgd"], "it was saved with the optimizer AdamW, not SGD"),
+        (["--set", "fpn_channels=16"], "it belongs to another model"),
         (["--tensorboard"], "--tensorboard: "),
         (["--checkpoint-activations", "--set", "norm=batch"], "--checkpoint-activations: "),
     ],
 )
-def test_what_a_run_cannot_go_on_with_leaves_it_as_it_was(
+def test_a_refused_resume_leaves_the_run_unchanged(
     words, told, data, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
