@@ -125,7 +125,7 @@ class _Worker:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         if "path" not in batch:
             raise ValueError(
-                "mrcnn.inference.ray.predict: images must have a column path, "
+                "mrcnn.ray.predict: images must have a column path, "
                 f"got {', '.join(batch)}; pass "
                 "include_paths=True to the reader of ray.data"
             )
