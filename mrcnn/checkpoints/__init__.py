@@ -1,6 +1,7 @@
 """Weights in files: checkpoints of mrcnn, detectors of other frameworks, and backbones."""
 
 from mrcnn.checkpoints.checkpoint import PROGRAM, Checkpoint, find, load, save
+from mrcnn.checkpoints.download import PUBLISHED, Published
 from mrcnn.checkpoints.initialize import (
     PretrainedWeights,
     config_to_train,
@@ -8,7 +9,6 @@ from mrcnn.checkpoints.initialize import (
     load_pretrained,
     read_pretrained,
 )
-from mrcnn.checkpoints.published import PUBLISHED, Published
 
 __all__ = [
     "PROGRAM",

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mrcnn.checkpoints.download import fetch
+from mrcnn.checkpoints.download import PUBLISHED, fetch
 from mrcnn.checkpoints.foreign.convert import import_state_dict
 from mrcnn.checkpoints.foreign.read import SUFFIXES, read_foreign
-from mrcnn.checkpoints.published import PUBLISHED
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError, check_format
 from mrcnn.io.tensors import DamagedError, ForeignError, read_tensors, write_tensors

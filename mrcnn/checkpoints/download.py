@@ -1,28 +1,31 @@
-"""Downloads of published checkpoints into a local cache, verified."""
+"""Published checkpoints: their table, and verified downloads into a local cache."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import http.client
+import json
 import logging
 import os
+import shutil
 import ssl
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import filelock
-import torch.hub
+from rich.console import Console
+from rich.progress import wrap_file
 
-from mrcnn.checkpoints.published import PUBLISHED, Published
 from mrcnn.errors import UserError
 
 _log = logging.getLogger("mrcnn")
-_TIMEOUT = 30  # seconds until a server must answer
+_TIMEOUT = 30  # seconds until a server must connect, answer, or send more bytes
 _NETWORK_ERRORS = (
     urllib.error.URLError,
     http.client.HTTPException,
@@ -32,26 +35,50 @@ _NETWORK_ERRORS = (
 )
 
 
+@dataclass(frozen=True)
+class Published:
+    """A file of weights on the web.
+
+    AP is in percent, averaged over IoU 0.50 to 0.95 on the validation images, as `source` states
+    it, or None. The digests are the first hexadecimal digits, as in the file name.
+    """
+
+    url: str
+    about: str
+    licence: str
+    source: str
+    box_ap: float | None = None
+    mask_ap: float | None = None
+    sha256: str | None = None
+    md5: str | None = None
+
+
+def _read_table() -> dict[str, Published]:
+    """Read published.json.
+
+    Sources: the weights enums of torchvision 0.29, Detectron2's model_zoo.py and MODEL_ZOO.md, and
+    MMDetection's configs/mask_rcnn/metafile.yml.
+    """
+    groups = json.loads(Path(__file__).with_name("published.json").read_text())
+    return {
+        f"{group}/{name}": Published(
+            url=shared["base"] + entry.pop("file"),
+            licence=shared["licence"],
+            source=shared["source"],
+            **entry,
+        )
+        for group, shared in groups.items()
+        for name, entry in shared["files"].items()
+    }
+
+
+PUBLISHED = _read_table()
+
+
 def cache_folder() -> Path:
     """Return $MRCNN_HOME, or the folder mrcnn in $XDG_CACHE_HOME or ~/.cache."""
-    if home := os.environ.get("MRCNN_HOME"):
-        return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mrcnn"
-
-
-def cached_path(name: str) -> Path:
-    """Return where `fetch` stores a published checkpoint.
-
-    Raises:
-        UserError: if no checkpoint has that name.
-    """
-    if name not in PUBLISHED:
-        folded = {known.lower(): known for known in PUBLISHED}
-        near = [folded[k] for k in difflib.get_close_matches(name.lower(), folded, cutoff=0.5)]
-        example = next(iter(PUBLISHED))
-        hint = f"did you mean {' or '.join(near)}?" if near else f"use a name like {example}"
-        raise UserError(f"{name}: is not a published checkpoint; {hint}")
-    return cache_folder() / f"{name}{Path(urlsplit(PUBLISHED[name].url).path).suffix}"
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mrcnn")
+    return Path(os.environ.get("MRCNN_HOME") or default).expanduser()
 
 
 def fetch(name: str) -> Path:
@@ -67,7 +94,14 @@ def fetch(name: str) -> Path:
         UserError: if the name is unknown, the download fails, the digest differs, or the cache
             cannot be written.
     """
-    path, published = cached_path(name), PUBLISHED[name]
+    if name not in PUBLISHED:
+        folded = {known.lower(): known for known in PUBLISHED}
+        near = [folded[k] for k in difflib.get_close_matches(name.lower(), folded, cutoff=0.5)]
+        example = next(iter(PUBLISHED))
+        hint = f"did you mean {' or '.join(near)}?" if near else f"use a name like {example}"
+        raise UserError(f"{name}: is not a published checkpoint; {hint}")
+    published = PUBLISHED[name]
+    path = cache_folder() / f"{name}{Path(urlsplit(published.url).path).suffix}"
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,16 +138,22 @@ def _download(published: Published, path: Path) -> None:
     url, draft = published.url, path.with_name(f".{path.name}.download")
     if urlsplit(url).scheme != "https":
         raise _DownloadError(f"{url} is not an https address")
+    opener = urllib.request.build_opener(_HttpsOnly)
     try:
-        # torch.hub follows redirects to any scheme and accepts truncated files. Therefore the
-        # redirects are followed here first, and the number of bytes is compared.
-        opener = urllib.request.build_opener(_HttpsOnly)
-        with opener.open(url, timeout=_TIMEOUT) as response:
-            final_url, length = response.url, response.headers.get("Content-Length")
-        if length is None and not (published.sha256 or published.md5):
-            raise _DownloadError(f"{url} does not state its length")
-        _log.info(f"downloading {url}, {length or 'unknown'} bytes ({published.licence})")
-        torch.hub.download_url_to_file(final_url, str(draft), progress=sys.stderr.isatty())
+        # Unlike that of torch.hub, this request has a timeout for every read.
+        with opener.open(url, timeout=_TIMEOUT) as response, draft.open("wb") as file:
+            length = response.headers.get("Content-Length")
+            if length is None and not (published.sha256 or published.md5):
+                raise _DownloadError(f"{url} does not state its length")
+            _log.info(f"downloading {url}, {length or 'unknown'} bytes ({published.licence})")
+            with wrap_file(
+                response,
+                int(length or 0),
+                description=path.name,
+                console=Console(stderr=True),
+                disable=not sys.stderr.isatty(),
+            ) as reader:
+                shutil.copyfileobj(reader, file, 1 << 20)
         size = draft.stat().st_size
         if length is not None and size != int(length):
             raise _DownloadError(f"the download of {url} ended after {size} of {length} bytes")

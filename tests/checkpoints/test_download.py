@@ -1,4 +1,4 @@
-"""Downloads of published checkpoints from a server of our own, over https."""
+"""Downloads of published checkpoints from a local server, over https."""
 
 import dataclasses
 import hashlib
@@ -11,8 +11,8 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -30,34 +30,24 @@ SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdiges
 NAME = "here/weights"
 
 
-@dataclass
-class Server:
-    """Answers by path; counts the requests."""
-
-    address: str
-    requests: list[str] = field(default_factory=list)
-
-
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory) -> Path:
-    """A key and a certificate for localhost, that vouches for itself, in one file."""
+    """A key and a self-signed certificate for localhost, in one file."""
     folder = tmp_path_factory.mktemp("certificate")
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-    command += " -addext subjectAltName=DNS:localhost -keyout key -out certificate"
+    command += " -addext subjectAltName=DNS:localhost -keyout both -out certificate"
     try:
         subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
     except FileNotFoundError:
         pytest.skip("no openssl here, to make a certificate")
-    (folder / "both").write_bytes(
-        (folder / "key").read_bytes() + (folder / "certificate").read_bytes()
-    )
+    with (folder / "both").open("ab") as file:
+        file.write((folder / "certificate").read_bytes())
     return folder / "both"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.server.about.requests.append(self.path)
-        body = CONTENT
+        self.server.requests.append(self.path)
         if self.path in ("/404", "/500"):
             return self.send_error(int(self.path[1:]))
         if self.path.startswith(("/to/", "/circle")):
@@ -67,9 +57,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.end_headers()
         self.send_response(200)
         if self.path != "/without-length":
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
-        self.wfile.write(body[:1_000_000] if self.path == "/truncated" else body)
+        self.wfile.write(CONTENT[:1_000_000] if self.path in ("/truncated", "/stalls") else CONTENT)
+        if self.path == "/stalls":
+            time.sleep(1)
 
     def log_message(self, *_):
         pass
@@ -80,14 +72,15 @@ def server(certificate, monkeypatch, tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as listening:
-        listening.about = Server(f"https://localhost:{listening.server_port}")
+        listening.address = f"https://localhost:{listening.server_port}"
+        listening.requests = []
         listening.socket = context.wrap_socket(listening.socket, server_side=True)
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         monkeypatch.setenv("MRCNN_HOME", str(tmp_path / "cache"))
         monkeypatch.setenv("no_proxy", "localhost")
-        yield listening.about
+        yield listening
         listening.shutdown()
         thread.join()
 
@@ -107,16 +100,15 @@ def downloaded(folder: Path) -> list[str]:
 
 
 def refused(tmp_path: Path) -> str:
-    """The message that a download ends with; nothing is left in the cache."""
+    """Return the error message of a download that leaves nothing in the cache."""
     with pytest.raises(UserError) as caught:
         fetch(NAME)
     assert downloaded(tmp_path / "cache") == []
     message = str(caught.value)
     assert "\n" not in message
-    assert PUBLISHED[NAME].url in message
-    wanted = tmp_path / "cache" / "here" / "weights"
-    assert re.match(r"here/weights: .*; try again, or download \w+://\S+ by hand to ", message)
-    assert f" by hand to {wanted}" in message
+    path, url = tmp_path / "cache" / "here" / "weights", PUBLISHED[NAME].url
+    assert message.startswith("here/weights: ")
+    assert f"; try again, or download {url} by hand to {path}" in message
     return message
 
 
@@ -129,7 +121,7 @@ DIGESTS = {
 
 
 @pytest.mark.parametrize("case", DIGESTS)
-def test_a_download_and_then_none(server, publish, tmp_path, monkeypatch, case):
+def test_the_second_fetch_needs_no_download(server, publish, tmp_path, monkeypatch, case):
     publish(f"{server.address}/a/weights-1.pth?version=3", **DIGESTS[case])
     path = fetch(NAME)
     assert path == tmp_path / "cache" / "here" / "weights.pth"
@@ -175,32 +167,27 @@ FAILURES = {  # path on the server, digests, what the message says
     "no length": ("/without-length", {}, "does not state its length"),
     "404": ("/404", {}, r"HTTP Error 404: Not Found"),
     "500": ("/500", {}, r"HTTP Error 500: Internal Server Error"),
-    "to http": (
-        "/to/http://localhost:1/a",
-        {},
-        "redirects to 'http://localhost:1/a', which is not",
-    ),
+    "to http": ("/to/http://localhost:1/a", {}, "to 'http://localhost:1/a', which is not https"),
     "to a file": ("/to/file:///etc/passwd", {}, "is not allowed"),
     "in a circle": ("/circle", {}, "infinite loop"),
 }
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_failures(server, publish, tmp_path, case):
+def test_failed_downloads(server, publish, tmp_path, case):
     path, digests, message = FAILURES[case]
     publish(server.address + path, **digests)
     assert re.search(message, refused(tmp_path))
 
 
-def test_an_address_without_encryption(server, publish, tmp_path):
-    publish(server.address.replace("https", "http"))
-    assert "is not an https address" in refused(tmp_path)
-    publish(f"file://{__file__}")
-    assert "is not an https address" in refused(tmp_path)
+def test_unencrypted_addresses_are_refused(server, publish, tmp_path):
+    for address in (server.address.replace("https", "http"), f"file://{__file__}"):
+        publish(address)
+        assert "is not an https address" in refused(tmp_path)
     assert server.requests == []
 
 
-def test_a_server_that_nobody_vouches_for(server, publish, tmp_path, monkeypatch):
+def test_an_untrusted_certificate_is_refused(server, publish, tmp_path, monkeypatch):
     monkeypatch.delenv("SSL_CERT_FILE")
     publish(server.address)
     assert "CERTIFICATE_VERIFY_FAILED" in refused(tmp_path)
@@ -215,11 +202,13 @@ def test_offline(server, publish, tmp_path):
     assert "cannot be downloaded" in refused(tmp_path)
 
 
-def test_a_server_that_says_nothing(server, publish, tmp_path, monkeypatch):
+def test_servers_that_never_answer_or_stall_time_out(server, publish, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_TIMEOUT", 0.2)
     with socket.create_server(("localhost", 0)) as silent:
         publish(f"https://localhost:{silent.getsockname()[1]}/a")
         assert "timed out" in refused(tmp_path)
+    publish(f"{server.address}/stalls")
+    assert "timed out" in refused(tmp_path)
 
 
 def test_a_full_disk(server, publish, tmp_path, monkeypatch):
@@ -233,18 +222,10 @@ def test_a_full_disk(server, publish, tmp_path, monkeypatch):
     assert downloaded(tmp_path / "cache") == []
 
 
-def test_a_cache_that_is_a_file(server, publish, tmp_path):
+def test_a_file_instead_of_the_cache_folder(server, publish, tmp_path):
     (tmp_path / "cache").write_text("")
     publish(server.address)
     with pytest.raises(UserError, match=r"here/weights cannot be written .*MRCNN_HOME"):
-        fetch(NAME)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_may_not_be_written(server, publish, tmp_path):
-    (tmp_path / "cache").mkdir(mode=0o500)
-    publish(server.address)
-    with pytest.raises(UserError, match=r"cannot be written .*Permission denied"):
         fetch(NAME)
 
 
@@ -256,14 +237,14 @@ def test_a_cached_file_that_was_changed(server, publish):
         fetch(NAME)
 
 
-def test_a_cache_that_may_only_be_read(server, publish, tmp_path, monkeypatch):
+def test_a_read_only_cache_works(server, publish, tmp_path, monkeypatch):
     publish(server.address + "/a.pth", sha256=SHA256[:8])
     path = fetch(NAME)
     monkeypatch.setattr(download.filelock, "FileLock", None)  # fails if it is called
     assert fetch(NAME) == path
 
 
-def test_a_file_put_there_by_hand(server, publish, tmp_path):
+def test_a_file_copied_into_the_cache_is_verified(server, publish, tmp_path):
     publish(server.address + "/a.pth", sha256=SHA256[:8])
     path = tmp_path / "cache" / "here" / "weights.pth"
     path.parent.mkdir(parents=True)
@@ -275,14 +256,14 @@ def test_a_file_put_there_by_hand(server, publish, tmp_path):
     assert server.requests == []
 
 
-def test_many_at_once(server, publish):
+def test_threads_download_once(server, publish):
     publish(f"{server.address}/a", sha256=SHA256)
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(fetch, [NAME] * 8))
     assert len(set(paths)) == 1
     assert paths[0].read_bytes() == CONTENT
     assert downloaded(paths[0].parent) == ["weights"]
-    assert len(server.requests) == 2  # one for the redirects, one for the bytes
+    assert len(server.requests) == 1
 
 
 FETCH = """
@@ -294,7 +275,7 @@ print(fetch("here/weights"))
 """
 
 
-def test_two_processes_at_once(server, tmp_path):
+def test_processes_download_once(server, tmp_path):
     command = [sys.executable, "-c", FETCH, f"{server.address}/a"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = {process.communicate()[0] for process in running}
@@ -347,11 +328,7 @@ def test_published(name):
     assert stem.removeprefix("cityscapes_") in entry.url
 
 
-def test_every_address_is_there_once():
-    assert len({entry.url for entry in PUBLISHED.values()}) == len(PUBLISHED)
-
-
-def test_torchvision_says_the_same():
+def test_the_table_agrees_with_torchvision():
     models = pytest.importorskip("torchvision.models")
     known = {}
     for model in models.list_models():
@@ -361,8 +338,6 @@ def test_torchvision_says_the_same():
         if name.startswith("torchvision/"):
             weights = known[entry.url]
             metrics = weights.meta["_metrics"].get("COCO-val2017", {})
-            assert (entry.box_ap, entry.mask_ap) == (
-                metrics.get("box_map"),
-                metrics.get("mask_map"),
-            )
+            expected = (metrics.get("box_map"), metrics.get("mask_map"))
+            assert (entry.box_ap, entry.mask_ap) == expected
             assert "COCO" in entry.about or weights.name in entry.about
