@@ -1,7 +1,7 @@
 """Distributed inference: a stage of Ray Data that gives a row per image.
 
     import ray
-    from mrcnn.ray import predict
+    from mrcnn.inference.ray import predict
 
     images = ray.data.read_binary_files("s3://bucket/photos", include_paths=True)
     predict(images, "runs/1", device="cuda").write_parquet("s3://bucket/found")
@@ -125,7 +125,7 @@ class _Worker:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         if "path" not in batch:
             raise ValueError(
-                "mrcnn.ray.predict: images must have a column path, "
+                "mrcnn.inference.ray.predict: images must have a column path, "
                 f"got {', '.join(batch)}; pass "
                 "include_paths=True to the reader of ray.data"
             )
