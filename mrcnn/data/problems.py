@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,14 @@ class Problem:
         return ": ".join(filter(None, [location, f"{self.value}; {self.fix}"]))
 
 
+class RuleError(Exception):
+    """A value that breaks a rule of the data, for `Problems.collect`. Arguments as of `Problem`."""
+
+    def __init__(self, label: str, rule: str, value: object, fix: str) -> None:
+        super().__init__(label, rule, value, fix)
+        self.problem = Problem(label, rule, value, fix)
+
+
 class DatasetError(UserError):
     """Data that breaks the rules of its format.
 
@@ -79,6 +88,16 @@ class Problems:
     def add_error(self, error: FileError, label: str = "") -> None:
         """Add a file that cannot be used; `label` names what refers to it."""
         self.items.append(Problem(label, "", f"{error.path}: {error.problem}", error.fix))
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Add the `RuleError` or `FileError` that ends the block, instead of raising it."""
+        try:
+            yield
+        except RuleError as error:
+            self.items.append(error.problem)
+        except FileError as error:
+            self.add_error(error)
 
     def of_record(self, table: str, index: int, label: str) -> Callable[..., None]:
         """Return a function `add(field, rule, value, fix, part="")` for one COCO record."""

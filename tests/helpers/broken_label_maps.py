@@ -35,7 +35,7 @@ VOC = {
     "a list in Latin-1": (
         text("ImageSets/Segmentation/val.txt", b"\xe9"), ["val.txt: byte 0 (0xe9) is not UTF-8"]),
     "an image that is no image": (text("JPEGImages/a.png", "x"), ["JPEGImages/a.png: ", "is not"]),
-    "a map out of the folder": (link_out(OBJECT), [f"{OBJECT} must not be a link out of"]),
+    "a map out of the folder": (link_out(OBJECT), [f"{OBJECT}: is a link out of the folder; copy"]),
 }  # fmt: skip
 
 IDS = "gtFine/train/city/a_gtFine_instanceIds.png"

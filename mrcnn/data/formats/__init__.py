@@ -1,7 +1,7 @@
 """Formats of data sets: which one a folder has, and its training and validation data.
 
-`FORMATS` lists them all. The reader of each format other than COCO is a file of its own, with a
-function that takes a `Listing`, adds what is wrong to `Problems`, and returns a `ParsedFolder`.
+The reader of each format other than COCO is a module here, with two functions: `matches(listing)`,
+and `read(listing, problems)`, which adds what is wrong to `problems`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,25 @@ from mrcnn.data.formats.records import ParsedFolder, as_coco_records
 from mrcnn.data.formats.split import DrawOptions, assign_splits, memorization_note
 from mrcnn.data.problems import DatasetError, Problems
 from mrcnn.errors import UserError
+
+# What messages list. `_COCO` and `_OTHERS`, below, find these layouts.
+_LAYOUTS = """\
+  train.json, val.json, images/
+  annotations/instances_train*.json, annotations/instances_val*.json, and image folders of the
+    same names (train2017/, val2017/; also below images/)
+  lvis_*_train.json, lvis_*_val.json (also below annotations/), train2017/, val2017/
+  train/_annotations.coco.json, valid/_annotations.coco.json, images beside them
+  annotations.json, images/ (one set for training and validation; also CVAT's
+    annotations/instances_default.json)
+  leftImg8bit/{train,val}/CITY/*.png, gtFine/ likewise (instanceIds or polygons)
+  JPEGImages/, SegmentationObject/, SegmentationClass/,
+    ImageSets/Segmentation/{train,val}.txt
+  NAME/images/NAME.png, NAME/masks/*.png (one instance each), or PNGImages/NAME.png,
+    PedMasks/NAME_mask.png (also images/, masks/; pixels count the instances)
+  data.yaml, images/{train,val}/, labels/{train,val}/*.txt (polygons; also train/images/,
+    train/labels/)
+  *.json of labelme beside their images, in any folders
+  via_region_data.json (VGG Image Annotator 1 or 2) beside its images"""
 
 # One COCO file -> where its images may be: plain, Roboflow's, CVAT's.
 _SINGLE = {
@@ -46,7 +65,7 @@ def find_splits(
     options: DrawOptions = DrawOptions(),  # noqa: B008  it is frozen
     problems: Problems | None = None,
 ) -> dict[str, Split]:
-    """Find the splits of a data set, by the first format of `FORMATS` that the folder has.
+    """Find the splits of a data set, by the first format that the folder has.
 
     COCO files are found, not read. Annotations in other formats are read.
 
@@ -71,12 +90,13 @@ def find_splits(
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UserError(f"--data {folder}: {problem}; name the folder of a data set")
-    splits = _find_coco(folder) or _read_other(list_files(folder), options, problems)
+    splits = next(filter(None, (find(folder) for find in _COCO)), None)
+    splits = splits or _read_other(list_files(folder), options, problems)
     if lacking := [name for name in needs if name not in splits]:
         existing = ", ".join(f"{name}: {split.annotations}" for name, split in splits.items())
         raise UserError(
             f"--data {folder}: has no {' and no '.join(lacking)} annotations (found {existing});\n"
-            f"  add them; known formats are:\n{_layouts()}"
+            f"  add them; known formats are:\n{_LAYOUTS}"
         )
     for split in splits.values():
         if not split.images.is_dir():
@@ -87,11 +107,11 @@ def find_splits(
     return splits
 
 
-def _find_coco(folder: Path) -> dict[str, Split]:
-    for layout in FORMATS.values():
-        if isinstance(layout, CocoLayout) and (splits := layout.find(folder)):
-            return splits
-    return {}
+class _Format(NamedTuple):
+    """A format other than COCO."""
+
+    matches: Callable[[Listing], bool]
+    read: Callable[[Listing, Problems], ParsedFolder]
 
 
 def _read_other(
@@ -99,8 +119,10 @@ def _read_other(
 ) -> dict[str, Split]:
     """Read the splits of a folder in another format than COCO."""
     folder, problems = listing.folder, collected or Problems(listing.folder)
-    name, format = _recognized(listing)
-    parsed = format.read(listing, problems)
+    name = next((name for name, format in _OTHERS.items() if format.matches(listing)), "")
+    if not name:
+        raise _unknown(listing)
+    parsed = _OTHERS[name].read(listing, problems)
     for link in listing.links:
         problems.add(
             link, "not be a link to a folder or out of it", link, "copy the target into the folder"
@@ -118,23 +140,16 @@ def _read_other(
     }
 
 
-def _recognized(listing: Listing) -> tuple[str, Format]:
-    """Return the format of a folder, and its name.
-
-    Raises:
-        UserError: If it is none of them, or a JSON file that would decide it is broken.
-    """
-    for name, format in FORMATS.items():
-        if isinstance(format, Format) and format.matches(listing):
-            return name, format
+def _unknown(listing: Listing) -> UserError:
+    """Return the error for a folder in no known format, or with JSON that cannot be read."""
     _, problems = listing.json_samples
     if problems.items:
-        raise DatasetError(listing.folder, problems.items)
+        return DatasetError(listing.folder, problems.items)
     entries = sorted(path.name for path in listing.folder.iterdir())
     found = ", ".join(entries[:10]) + (", …" if len(entries) > 10 else "")
     links = f"\n  links are not followed: {', '.join(listing.links[:10])}" if listing.links else ""
-    raise UserError(
-        f"--data {listing.folder}: holds no data set; known formats are:\n{_layouts()}\n"
+    return UserError(
+        f"--data {listing.folder}: holds no data set; known formats are:\n{_LAYOUTS}\n"
         f"  found: {found or 'an empty folder'}{links}"
     )
 
@@ -203,73 +218,13 @@ def _single(folder: Path) -> dict[str, Split]:
     return {}
 
 
-class CocoLayout(NamedTuple):
-    """A layout of COCO files."""
-
-    find: Callable[[Path], dict[str, Split]]
-    layout: str  # as messages show it
-
-
-class Format(NamedTuple):
-    """A format other than COCO."""
-
-    matches: Callable[[Listing], bool]
-    read: Callable[[Listing, Problems], ParsedFolder]
-    layout: str
-
-
 # The first that a folder has is taken.
-FORMATS: dict[str, CocoLayout | Format] = {
-    "COCO": CocoLayout(_plain, "train.json, val.json, images/"),
-    "COCO as published": CocoLayout(
-        _published,
-        "annotations/instances_train*.json, annotations/instances_val*.json, and image folders of "
-        "the\n    same names (train2017/, val2017/; also below images/)",
-    ),
-    "LVIS": CocoLayout(
-        _lvis,
-        "lvis_*_train.json, lvis_*_val.json (also below annotations/), train2017/, val2017/",
-    ),
-    "Roboflow": CocoLayout(
-        _roboflow,
-        "train/_annotations.coco.json, valid/_annotations.coco.json, images beside them",
-    ),
-    "one COCO file": CocoLayout(
-        _single,
-        "annotations.json, images/ (one set for training and validation; also CVAT's\n"
-        "    annotations/instances_default.json)",
-    ),
-    "Cityscapes": Format(
-        cityscapes.matches,
-        cityscapes.read,
-        "leftImg8bit/{train,val}/CITY/*.png, gtFine/ likewise (instanceIds or polygons)",
-    ),
-    "Pascal VOC": Format(
-        voc.matches,
-        voc.read,
-        "JPEGImages/, SegmentationObject/, SegmentationClass/,\n"
-        "    ImageSets/Segmentation/{train,val}.txt",
-    ),
-    "mask files": Format(
-        mask_files.matches,
-        mask_files.read,
-        "NAME/images/NAME.png, NAME/masks/*.png (one instance each), or PNGImages/NAME.png,\n"
-        "    PedMasks/NAME_mask.png (also images/, masks/; pixels count the instances)",
-    ),
-    "YOLO": Format(
-        yolo.matches,
-        yolo.read,
-        "data.yaml, images/{train,val}/, labels/{train,val}/*.txt (polygons; also train/images/,\n"
-        "    train/labels/)",
-    ),
-    "labelme": Format(
-        labelme.matches, labelme.read, "*.json of labelme beside their images, in any folders"
-    ),
-    "VIA": Format(
-        via.matches, via.read, "via_region_data.json (VGG Image Annotator 1 or 2) beside its images"
-    ),
+_COCO = (_plain, _published, _lvis, _roboflow, _single)
+_OTHERS: dict[str, _Format] = {
+    "Cityscapes": _Format(cityscapes.matches, cityscapes.read),
+    "Pascal VOC": _Format(voc.matches, voc.read),
+    "mask files": _Format(mask_files.matches, mask_files.read),
+    "YOLO": _Format(yolo.matches, yolo.read),
+    "labelme": _Format(labelme.matches, labelme.read),
+    "VIA": _Format(via.matches, via.read),
 }
-
-
-def _layouts() -> str:
-    return "\n".join(f"  {format.layout}" for format in FORMATS.values())

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mrcnn.data.formats.folder import Listing
-from mrcnn.data.formats.mask_files import read_mask
-from mrcnn.data.formats.outlines import check_stated_size, read_ring
-from mrcnn.data.formats.records import ImageRecord, ObjectRecord, ParsedFolder, read_in_threads
-from mrcnn.data.image_files import Size, read_sizes
-from mrcnn.data.problems import Problems
+from mrcnn.data.formats.outlines import check_stated_size, read_points
+from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, read_images
+from mrcnn.data.image_files import Size
+from mrcnn.data.images import read_stored
+from mrcnn.data.problems import Problems, RuleError
 from mrcnn.ops.rle import encode_values
 
 # The classes that are evaluated as instances, by the ids of cityscapesScripts' labels.py.
@@ -48,31 +48,33 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
 
     A region of several instances (`cargroup`) is a crowd region.
     """
-    source: dict[str, tuple[str, str]] = {}  # image -> split, annotation; the PNG comes first
+    lists: dict[str, set[str]] = {"train": set(), "val": set()}
+    file_of: dict[str, str] = {}  # image -> annotation; the PNG comes first
     for file in listing.files:
-        if match := _FILE.fullmatch(file):
-            split, city, base, _ = match.groups()
-            image = f"leftImg8bit/{split}/{city}/{base}_leftImg8bit.png"
-            if split in ("train", "val"):
-                source.setdefault(image, (split, file))
-    labels = {name: file for name, (_, file) in source.items()}
-    sizes = read_sizes(listing.root, labels, problems)
+        if (match := _FILE.fullmatch(file)) and match[1] in lists:
+            image = f"leftImg8bit/{match[1]}/{match[2]}/{match[3]}_leftImg8bit.png"
+            lists[match[1]].add(image)
+            file_of.setdefault(image, file)
 
-    def read_one(name: str, problems: Problems) -> list[ObjectRecord]:
-        read_ids = _painted if labels[name].endswith(".json") else _stored
-        values = read_ids(listing, labels[name], sizes[name], problems)
-        return [] if values is None else _objects(values, labels[name])
+    def read_objects(name: str, size: Size, problems: Problems) -> list[ObjectRecord]:
+        file = file_of[name]
+        if file.endswith(".json"):
+            return _objects(_painted(listing, file, size, problems), file)
+        values = read_stored(listing.checked(file), size)
+        if values.ndim != 2 or values.dtype.itemsize < 2:
+            fix = "take instanceIds, not labelIds or color, and save them with 16 bits"
+            raise RuleError(file, "hold one number of 16 bits per pixel", f"{values.dtype}", fix)
+        return _objects(values, file)
 
-    parsed = ParsedFolder(CLASSES, has_lists=True)
-    for name, objects in zip(sizes, read_in_threads(read_one, sizes, problems), strict=True):
-        split, file = source[name]
-        parsed.images.append(ImageRecord(name, file, sizes[name], objects, (split,)))
+    images = read_images(listing.root, file_of, read_objects, problems)
     of_splits = ("leftImg8bit/train/", "leftImg8bit/val/")
-    images = {name for name in listing.images() if name.startswith(of_splits)}
-    if without := sorted(images - set(source)):
+    without = [
+        name for name in listing.images() if name.startswith(of_splits) and name not in file_of
+    ]
+    if without:
         rule = "have annotations in gtFine/"
         problems.add(without[0], rule, f"{len(without)} images", "add them")
-    return parsed
+    return ParsedFolder(CLASSES, images, lists)
 
 
 def _objects(values: NDArray[Any], file: str) -> list[ObjectRecord]:
@@ -86,47 +88,31 @@ def _objects(values: NDArray[Any], file: str) -> list[ObjectRecord]:
     return objects
 
 
-def _stored(listing: Listing, file: str, size: Size, problems: Problems) -> NDArray[Any] | None:
-    values = read_mask(listing, file, size, problems)
-    if values is not None and (values.ndim != 2 or values.dtype.itemsize < 2):
-        fix = "take instanceIds, not labelIds or color, and save them with 16 bits"
-        problems.add(file, "hold one number of 16 bits per pixel", f"{values.dtype}", fix)
-        return None
-    return values
-
-
-def _painted(listing: Listing, file: str, size: Size, problems: Problems) -> NDArray[Any] | None:
+def _painted(listing: Listing, file: str, size: Size, problems: Problems) -> NDArray[Any]:
     """Paint polygons over each other, as cityscapesScripts' json2instanceImg does."""
-    if (content := listing.json_object(file, problems)) is None:
-        return None
+    content = listing.json_object(file)
     check_stated_size(content, ("imgHeight", "imgWidth"), size, file, problems)
     objects = content.get("objects")
     if not isinstance(objects, list):
-        problems.add(f"{file}: objects", "be a list", objects, "restore the file")
-        return None
+        raise RuleError(f"{file}: objects", "be a list", objects, "restore the file")
     canvas = Image.new("I", (size[1], size[0]), 0)
     painter, counts = ImageDraw.Draw(canvas), Counter[int]()
     for number, drawn in enumerate(objects):
-        label = f"{file}: objects[{number}]"
-        if not isinstance(drawn, dict):
-            problems.add(label, "be an object", drawn, "remove it")
-            continue
-        if drawn.get("deleted"):
-            continue
-        name = drawn.get("label")
-        id = _IDS.get(name) if isinstance(name, str) else None
-        is_single = id in _COUNTED
-        if id is None and isinstance(name, str):
-            id = _IDS.get(name.removesuffix("group"))
-        if id is None:
-            problems.add(f"{label}.label", "be a label of Cityscapes", name, "correct it")
-            continue
-        ring = read_ring(drawn.get("polygon"), size, f"{label}.polygon", problems)
-        if ring is None or id < 0:
-            continue
-        value = id
-        if is_single:
-            value = 1000 * id + counts[id]
-            counts[id] += 1
-        painter.polygon(ring, fill=value)
+        with problems.collect():
+            label = f"{file}: objects[{number}]"
+            if not isinstance(drawn, dict):
+                raise RuleError(label, "be an object", drawn, "remove it")
+            if drawn.get("deleted"):
+                continue
+            name = drawn.get("label")
+            if not isinstance(name, str) or {name, name.removesuffix("group")}.isdisjoint(_IDS):
+                raise RuleError(f"{label}.label", "be a label of Cityscapes", name, "correct it")
+            ring = read_points(drawn.get("polygon"), size, f"{label}.polygon", least=3)
+            id = _IDS[name if name in _IDS else name.removesuffix("group")]
+            value = id
+            if name in _IDS and id in _COUNTED:
+                value = 1000 * id + counts[id]
+                counts[id] += 1
+            if id >= 0:
+                painter.polygon(ring, fill=value)
     return np.array(canvas)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,7 @@ class Listing:
         Raises:
             FileError: If it cannot be read, or is too large.
         """
-        path = self._checked(file)
+        path = self.checked(file)
         try:
             return path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
@@ -54,40 +55,29 @@ class Listing:
         except OSError as error:
             raise FileError(path, f"cannot be read ({error.strerror})", "restore it") from error
 
-    def lines(self, file: str, problems: Problems) -> Iterator[tuple[str, str]]:
-        """Yield each line that is not blank, stripped, after its name in messages.
-
-        A file that cannot be read has no lines and is a problem.
-        """
-        try:
-            text = self.text(file)
-        except FileError as error:
-            problems.add_error(error)
-            return
-        for number, line in enumerate(text.splitlines(), start=1):
+    def lines(self, file: str) -> Iterator[tuple[str, str]]:
+        """Yield each line that is not blank, stripped, after its name in messages."""
+        for number, line in enumerate(self.text(file).splitlines(), start=1):
             if line := line.strip():
                 yield f"{file}: line {number}", line
 
-    def json_object(self, file: str, problems: Problems) -> dict[str, Any] | None:
-        """Read a file that holds a JSON object; return None after adding what is wrong."""
-        try:
-            path = self._checked(file)
-            content = read_json(path)
-            if not isinstance(content, dict):
-                must = f"must hold a JSON object, got {shown(content)}"
-                raise FileError(path, must, "export or remove it")
-            return content
-        except FileError as error:
-            problems.add_error(error)
-            return None
+    def json_object(self, file: str) -> dict[str, Any]:
+        """Read a file that must hold a JSON object."""
+        path = self.checked(file)
+        content = read_json(path)
+        if not isinstance(content, dict):
+            must = f"must hold a JSON object, got {shown(content)}"
+            raise FileError(path, must, "export or remove it")
+        return content
 
     @cached_property
     def json_samples(self) -> tuple[list[dict[str, Any]], Problems]:
         """Contents of the first JSON files, and the problems of those that cannot be read."""
-        problems = Problems(self.folder)
-        files = islice(self.ending(".json"), _JSON_SAMPLES)
-        contents = [self.json_object(file, problems) for file in files]
-        return [content for content in contents if content is not None], problems
+        contents, problems = [], Problems(self.folder)
+        for file in islice(self.ending(".json"), _JSON_SAMPLES):
+            with problems.collect():
+                contents.append(self.json_object(file))
+        return contents, problems
 
     def class_names(self) -> list[str]:
         """Return the lines of classes.txt or a similar file, here or in labels/.
@@ -99,37 +89,31 @@ class Listing:
         file = next((path for path in paths if path in self.files), None)
         if file is None:
             return []
-        lines = (line.strip() for line in self.text(file).splitlines())
-        names = [line for line in lines if line and line not in NO_CLASSES]
+        names = [line for _, line in self.lines(file) if line not in NO_CLASSES]
         if (repeated := first_repeated(names)) is not None:
             raise FileError(self.folder / file, f"holds {repeated!r:.60} twice", "remove one")
         if not names:
             raise FileError(self.folder / file, "holds no class", "write one name per line")
         return names
 
-    def _checked(self, file: str) -> Path:
-        """Return the path of a file that may be read."""
+    def checked(self, file: str) -> Path:
+        """Return the path of a file; refuse links out of the folder, and files that are too large.
+
+        Raises:
+            FileError: If the file is refused.
+        """
         path = self.folder / file
         if file in self.links or not (self.root / file).resolve().is_relative_to(self.root):
             raise FileError(path, "is a link out of the folder", "copy the file there")
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise FileError(path, f"cannot be read ({error.strerror})", "restore it") from error
-        if size > _MAX_BYTES:
+        if path.is_file() and (size := path.stat().st_size) > _MAX_BYTES:
             problem = f"has {size:,} bytes, at most {_MAX_BYTES:,} are read"
             raise FileError(path, problem, "split the file")
         return path
 
 
 def first_repeated(names: Iterable[str]) -> str | None:
-    """Return the first name that occurred before."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
+    """Return the first name that occurs more than once."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def list_files(folder: Path) -> Listing:

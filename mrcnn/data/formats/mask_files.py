@@ -14,17 +14,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mrcnn.data.formats.folder import Listing
-from mrcnn.data.formats.records import (
-    ImageRecord,
-    ObjectRecord,
-    ParsedFolder,
-    numbered,
-    read_in_threads,
-)
-from mrcnn.data.image_files import Size, file_name_rule, read_sizes
+from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
+from mrcnn.data.image_files import Size
 from mrcnn.data.images import read_stored
-from mrcnn.data.problems import Problems
-from mrcnn.errors import FileError
+from mrcnn.data.problems import Problems, RuleError
 from mrcnn.ops.rle import encode_values
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -47,53 +40,33 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
     if len(names) > 1:
         problems.add("the list of classes", "hold one name", names, "masks have no classes")
     images, masks = _keys(listing, _IMAGES), _keys(listing, _MASKS)
-    has_masks = {
-        folder: any((listing.root / folder / name).is_dir() for name in _MASKS)
+    with_masks = {
+        folder
         for folder in {key[0] for key in images}
+        if any((listing.root / folder / name).is_dir() for name in _MASKS)
     }
-    without = [name for key, name in images.items() if not has_masks[key[0]]]
-    images = {key: name for key, name in images.items() if has_masks[key[0]]}
-    sizes = read_sizes(listing.root, {name: name for name in images.values()}, problems)
-    parsed = ParsedFolder(numbered(names[:1]))
+    without = [name for key, name in images.items() if key[0] not in with_masks]
+    images = {key: name for key, name in images.items() if key[0] in with_masks}
     if all(_owner(key, images) for key in masks) or len({key[0] for key in images}) < len(images):
         masks_of = _one_mask_per_image(images, masks, problems)
-        read_objects = _read_label_map
+        read_masks = _read_label_map
     else:
         masks_of = _one_folder_per_image(images, masks, problems)
-        read_objects = _read_instance_files
+        read_masks = _read_instance_files
+
+    def read_objects(name: str, size: Size, problems: Problems) -> list[ObjectRecord]:
+        files = masks_of.get(name, [])
+        return read_masks(listing, files, size, names[0], problems) if files else []
+
+    labels = {name: name for name in images.values()}
+    parsed = ParsedFolder(numbered(names[:1]))
+    parsed.images = read_images(listing.root, labels, read_objects, problems)
     if without:
         parsed.notes.append(
             f"{len(without)} images have no folder of masks and are left out ({without[0]}, …): "
             "make an empty one for an image without objects"
         )
-
-    def read_one(name: str, problems: Problems) -> list[ObjectRecord]:
-        files = masks_of.get(name, [])
-        return read_objects(listing, files, sizes[name], names[0], problems) if files else []
-
-    for name, objects in zip(sizes, read_in_threads(read_one, sizes, problems), strict=True):
-        parsed.images.append(ImageRecord(name, name, sizes[name], objects))
     return parsed
-
-
-def read_mask(listing: Listing, file: str, size: Size, problems: Problems) -> NDArray[Any] | None:
-    """Read the pixels of a mask as they are stored, (h, w) or (h, w, channels).
-
-    Returns:
-        None if the file is not an image of that size, or a link out of the folder. That is added
-        to `problems`.
-    """
-    if rule := file_name_rule(file):
-        problems.add(file, rule, file, "rename it")
-        return None
-    if not (listing.root / file).resolve().is_relative_to(listing.root):
-        problems.add(file, f"not be a link out of {listing.folder}", file, "copy the file there")
-        return None
-    try:
-        return read_stored(listing.folder / file, size)
-    except FileError as error:
-        problems.add_error(error)
-        return None
 
 
 def _keys(listing: Listing, folders: Iterable[str]) -> dict[Key, str]:
@@ -116,14 +89,14 @@ def _one_mask_per_image(
     images: dict[Key, str], masks: dict[Key, str], problems: Problems
 ) -> dict[str, list[str]]:
     """Return the mask of each image."""
-    masks_of: dict[str, list[str]] = {}
+    masks_of: dict[str, list[str]] = {name: [] for name in images.values()}
     for key, file in masks.items():
         if (owner := _owner(key, images)) is None:
             problems.add(file, "be named after an image", file, "rename or remove it")
         else:
-            masks_of.setdefault(owner, []).append(file)
-    for name in images.values():
-        if len(files := masks_of.get(name, [])) != 1:
+            masks_of[owner].append(file)
+    for name, files in masks_of.items():
+        if len(files) != 1:
             fix = "add one (all 0 where there is no object), or remove the others or the image"
             problems.add(f"{name}: its masks", "be one file", files, fix)
     return masks_of
@@ -134,12 +107,12 @@ def _one_folder_per_image(
 ) -> dict[str, list[str]]:
     """Return the masks of each image, where each image has its own folder."""
     around: dict[str, list[str]] = {}
-    for key, name in images.items():
-        around.setdefault(key[0], []).append(name)
     files: dict[str, list[str]] = {}
-    for key, file in masks.items():
-        files.setdefault(key[0], []).append(file)
-        if key[0] not in around:
+    for (folder, _), name in images.items():
+        around.setdefault(folder, []).append(name)
+    for (folder, _), file in masks.items():
+        files.setdefault(folder, []).append(file)
+        if folder not in around:
             fix = "add it, or remove the mask"
             problems.add(file, "have an image beside its folder", file, fix)
     for folder, names in around.items():
@@ -154,22 +127,17 @@ def _read_label_map(
 ) -> list[ObjectRecord]:
     """Return the instances that the pixels of one file number."""
     file = files[0]
-    values = _values(listing, file, size, problems)
-    if values is None:
-        return []
+    values = _values(listing, file, size)
     if values.ndim != 2:
         fix = "save it in grey, instances numbered 1, 2, …"
-        problems.add(file, "hold one number per pixel", f"{values.shape[2]} channels", fix)
-        return []
+        raise RuleError(file, "hold one number per pixel", f"{values.shape[2]} channels", fix)
     if values.dtype == bool:
         fix = "save it in grey, instances numbered 1, 2, …, or each instance as a file"
-        problems.add(file, "number its instances", "1 bit per pixel", fix)
-        return []
+        raise RuleError(file, "number its instances", "1 bit per pixel", fix)
     rles = encode_values(values)
     if [*rles] == [255]:
         fix = "save instances as 1, 2, …, or each instance as a file"
-        problems.add(file, "number its instances from 1", "0 and 255 only", fix)
-        return []
+        raise RuleError(file, "number its instances from 1", "0 and 255 only", fix)
     return [ObjectRecord(f"{file}: instance {i}", class_name, rle) for i, rle in rles.items()]
 
 
@@ -179,22 +147,21 @@ def _read_instance_files(
     """Return one instance per file: the pixels that are not black."""
     objects = []
     for file in files:
-        values = _values(listing, file, size, problems)
-        if values is None:
-            continue
-        if values.ndim == 3:
-            colours = values.shape[2] - (values.shape[2] in (2, 4))  # without alpha
-            values = values[:, :, :colours].max(2)
-        if rles := encode_values(values != 0):
+        with problems.collect():
+            values = _values(listing, file, size)
+            if values.ndim == 3:
+                colours = values.shape[2] - (values.shape[2] in (2, 4))  # without alpha
+                values = values[:, :, :colours].max(2)
+            if not (rles := encode_values(values != 0)):
+                fix = "draw it or remove the file"
+                raise RuleError(file, "hold some foreground", "zeros only", fix)
             objects.append(ObjectRecord(file, class_name, rles[1]))
-        else:
-            problems.add(file, "hold some foreground", "zeros only", "draw it or remove the file")
     return objects
 
 
-def _values(listing: Listing, file: str, size: Size, problems: Problems) -> NDArray[Any] | None:
+def _values(listing: Listing, file: str, size: Size) -> NDArray[Any]:
+    """Read the pixels of a mask as they are stored, (h, w) or (h, w, channels)."""
     if not file.lower().endswith(MASK_SUFFIXES):
         fix = "save it as PNG; lossy formats blur the borders"
-        problems.add(file, "be in a lossless format", posixpath.splitext(file)[1], fix)
-        return None
-    return read_mask(listing, file, size, problems)
+        raise RuleError(file, "be in a lossless format", posixpath.splitext(file)[1], fix)
+    return read_stored(listing.checked(file), size)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mrcnn.data.coco.annotations import is_number
 from mrcnn.data.image_files import Size
-from mrcnn.data.problems import Problems
+from mrcnn.data.problems import Problems, RuleError
 from mrcnn.ops import rle
 
 REDRAW = "draw it again or remove it"
@@ -18,38 +18,34 @@ _SAGITTA = 0.02  # pixels that a chord may be away from its arc
 _LEAST_CHORDS = 16
 
 
-def is_near(x: object, y: object, size: Size) -> bool:
-    """Return whether two values are a point on an image, or off it by at most its size."""
+def check_point(point: object, size: Size, label: str) -> None:
+    """Refuse what is not a list [x, y] on an image, or off it by at most the image's size.
+
+    Raises:
+        RuleError: If the point is refused.
+    """
     height, width = size
-    return is_number(x) and is_number(y) and -width <= x <= 2 * width and -height <= y <= 2 * height
+    if not (
+        isinstance(point, list) and len(point) == 2 and all(map(is_number, point))
+        and -width <= point[0] <= 2 * width and -height <= point[1] <= 2 * height
+    ):  # fmt: skip
+        rule = f"be x and y in or near the image of {width} x {height}"
+        raise RuleError(label, rule, point, REDRAW)
 
 
-def near_rule(size: Size) -> str:
-    """Return the rule that `is_near` checks."""
-    return f"be x and y in or near the image of {size[1]} x {size[0]}"
+def read_points(value: object, size: Size, label: str, least: int = 0) -> list[float]:
+    """Flatten a list of at least `least` points [x, y] to x, y, x, y, …
 
-
-def read_points(value: object, size: Size, label: str, problems: Problems) -> list[float] | None:
-    """Flatten a list of [x, y] to x, y, x, y, …; return None after adding what is wrong."""
+    Raises:
+        RuleError: If it is not such a list.
+    """
     if not isinstance(value, list):
-        problems.add(label, "be a list of points", value, REDRAW)
-        return None
-    flat: list[float] = []
+        raise RuleError(label, "be a list of points", value, REDRAW)
     for number, point in enumerate(value):
-        if not (isinstance(point, list) and len(point) == 2 and is_near(point[0], point[1], size)):
-            problems.add(f"{label}[{number}]", near_rule(size), point, REDRAW)
-            return None
-        flat += point
-    return flat
-
-
-def read_ring(value: object, size: Size, label: str, problems: Problems) -> list[float] | None:
-    """Flatten a list of at least three [x, y], as `read_points` does."""
-    flat = read_points(value, size, label, problems)
-    if flat is not None and len(flat) < 6:
-        problems.add(label, "hold at least 3 points", f"{len(flat) // 2} points", REDRAW)
-        return None
-    return flat
+        check_point(point, size, f"{label}[{number}]")
+    if len(value) < least:
+        raise RuleError(label, f"hold at least {least} points", f"{len(value)} points", REDRAW)
+    return [coordinate for point in value for coordinate in point]
 
 
 def rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
@@ -57,22 +53,22 @@ def rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
     return [x1, y1, x2, y1, x2, y2, x1, y2]
 
 
-def ellipse(
-    centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0
-) -> list[float]:
+def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> list[float]:
     """Return a ring inscribed in an ellipse, with chords within 0.02 pixels of it.
 
     Args:
-        centre: x and y.
-        radii: Along x and along y, before the rotation.
+        x: Centre.
+        y: Centre.
+        rx: Radius along x, before the rotation.
+        ry: Radius along y.
         angle: Rotation in radians, from x towards y.
     """
-    longer = max(radii)
+    longer = max(rx, ry)
     chords = math.pi / math.acos(1 - min(1.0, _SAGITTA / longer)) if longer > 0 else 0
     angles = np.linspace(0, 2 * np.pi, max(_LEAST_CHORDS, math.ceil(chords)), endpoint=False)
-    x, y = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
+    along, across = rx * np.cos(angles), ry * np.sin(angles)
     cos, sin = math.cos(angle), math.sin(angle)
-    points = np.stack([centre[0] + cos * x - sin * y, centre[1] + sin * x + cos * y], axis=1)
+    points = np.stack([x + cos * along - sin * across, y + sin * along + cos * across], axis=1)
     ring: list[float] = points.ravel().tolist()
     return ring
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mrcnn.data.coco.tables import CocoRecords
-from mrcnn.data.image_files import Size
+from mrcnn.data.image_files import Size, read_sizes
 from mrcnn.data.problems import Problem, Problems
 
 _THREADS = 8  # decoding of masks releases the GIL
@@ -32,7 +33,6 @@ class ImageRecord:
     label: str  # how messages name it
     size: Size
     objects: list[ObjectRecord]
-    splits: tuple[str, ...] = ()  # "train" and "val", where the format lists them
 
 
 @dataclass
@@ -41,7 +41,7 @@ class ParsedFolder:
 
     classes: dict[int, str]  # category id -> name
     images: list[ImageRecord] = field(default_factory=list)
-    has_lists: bool = False  # the format lists the splits; an image in no list is left out
+    lists: dict[str, set[str]] = field(default_factory=dict)  # "train", "val" -> image names
     notes: list[str] = field(default_factory=list)  # decisions that the user should know
 
 
@@ -50,19 +50,40 @@ def numbered(names: Collection[str]) -> dict[int, str]:
     return dict(enumerate(names, start=1))
 
 
-def read_in_threads(
-    read: Callable[[str, Problems], list[ObjectRecord]], names: Iterable[str], problems: Problems
-) -> Iterator[list[ObjectRecord]]:
-    """Yield `read(name, problems)` for every name, in order. Several threads read."""
+def read_images(
+    root: Path,
+    labels: Mapping[str, str],
+    read_objects: Callable[[str, Size, Problems], list[ObjectRecord]],
+    problems: Problems,
+    field: str = "",
+) -> list[ImageRecord]:
+    """Read the headers of images, and their objects in several threads.
 
-    def task(name: str) -> tuple[list[ObjectRecord], list[Problem]]:
-        of_name = Problems(problems.file)
-        return read(name, of_name), of_name.items
+    Args:
+        root: The resolved folder of the data.
+        labels: Name of each image -> how messages name it.
+        read_objects: Returns the instances of an image, given its name and size. It adds what is
+            wrong to its own `Problems`, or raises it.
+        problems: Takes all that is wrong, in the order of the images.
+        field: What messages about the image file append to its label.
+
+    Returns:
+        The images that can be read, in order.
+    """
+    of_files = {name: f"{label}{field}" for name, label in labels.items()}
+    sizes, images = read_sizes(root, of_files, problems), []
+
+    def task(name: str) -> tuple[ImageRecord, list[Problem]]:
+        own, objects = Problems(problems.file), list[ObjectRecord]()
+        with own.collect():
+            objects = read_objects(name, sizes[name], own)
+        return ImageRecord(name, labels[name], sizes[name], objects), own.items
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for objects, items in pool.map(task, names):
+        for image, items in pool.map(task, sizes):
+            images.append(image)
             problems.items += items
-            yield objects
+    return images
 
 
 def as_coco_records(parsed: ParsedFolder, chosen: Collection[int]) -> CocoRecords:

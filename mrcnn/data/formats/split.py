@@ -42,21 +42,24 @@ def assign_splits(
     Raises:
         UserError: If a name does not match the regular expression.
     """
-    splits_of = [image.splits for image in parsed.images]
-    if not parsed.has_lists:
-        splits_of = [_split_of_folder(image.name) for image in parsed.images]
-    chosen = {
-        split: [i for i, splits in enumerate(splits_of) if split in splits]
+    names = [image.name for image in parsed.images]
+    lists = parsed.lists or {
+        split: {name for name in names if _split_of_folder(name) == split}
         for split in ("train", "val")
     }
-    if parsed.has_lists or all(chosen.values()):
-        left = sum(not splits for splits in splits_of)
+    chosen = {
+        split: [i for i, name in enumerate(names) if name in lists[split]]
+        for split in ("train", "val")
+        if not lists.get(split, set()).isdisjoint(names)
+    }
+    if parsed.lists or len(chosen) == 2:
+        left = len(names) - len(set().union(*chosen.values()))
         note = f"{folder}: {left} images are in neither split and are left out" if left else ""
-        if chosen["train"] == chosen["val"]:
+        if chosen.get("train") == chosen.get("val"):
             note = memorization_note(folder)
-        return {split: positions for split, positions in chosen.items() if positions}, note
-    everything = list(range(len(splits_of)))
-    val = draw_validation([image.name for image in parsed.images], folder, options)
+        return chosen, note
+    everything = list(range(len(names)))
+    val = draw_validation(names, folder, options)
     if not val:
         return {"train": everything, "val": everything}, memorization_note(folder)
     train = sorted(set(everything) - set(val))
@@ -95,9 +98,9 @@ def draw_validation(names: Sequence[str], folder: Path, options: DrawOptions) ->
     return sorted(drawn)
 
 
-def _split_of_folder(name: str) -> tuple[str, ...]:
+def _split_of_folder(name: str) -> str | None:
     """Return the split that a folder in the path of a file is named after."""
-    return tuple(_SPLIT_OF[part] for part in name.split("/")[:-1] if part in _SPLIT_OF)[:1]
+    return next((_SPLIT_OF[part] for part in name.split("/")[:-1] if part in _SPLIT_OF), None)
 
 
 def _groups(names: Sequence[str], folder: Path, options: DrawOptions) -> dict[str, list[int]]:

@@ -9,10 +9,16 @@ from typing import Any, NamedTuple
 
 from mrcnn.data.coco.annotations import is_number
 from mrcnn.data.formats.folder import Listing
-from mrcnn.data.formats.outlines import REDRAW, ellipse, is_near, near_rule, rectangle
-from mrcnn.data.formats.records import ImageRecord, ObjectRecord, ParsedFolder, numbered
-from mrcnn.data.image_files import Size, file_name_rule, joined, read_sizes
-from mrcnn.data.problems import Problems
+from mrcnn.data.formats.outlines import (
+    REDRAW,
+    check_point,
+    ellipse,
+    read_points,
+    rectangle,
+)
+from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
+from mrcnn.data.image_files import Size, file_name_rule, joined
+from mrcnn.data.problems import Problems, RuleError
 
 SHAPES = {  # name -> its numbers
     "polygon": ("all_points_x", "all_points_y"),
@@ -53,52 +59,53 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
     regions: list[_Region] = []
     declared: dict[str, Any] = {}
     for file in listing.ending(".json"):
-        if (content := listing.json_object(file, problems)) is None:
-            continue
-        if not _is_via(content):
-            problems.add(file, "be annotations of VIA", [*content], "move it out of the folder")
-            continue
-        declared |= _declared_attributes(content)
-        for key, entry in content.get("_via_img_metadata", content).items():
-            label = f"{file}: {key!r:.60}"
-            if not isinstance(entry, dict):
-                problems.add(label, "be an object", entry, "remove it")
-                continue
-            filename, folder = entry.get("filename"), posixpath.dirname(file)
-            if rule := file_name_rule(filename, folder):
-                fix = f"name an image file inside {listing.folder}"
-                problems.add(f"{label}.filename", rule, filename, fix)
-                continue
-            name = joined(folder, str(filename))
-            below = joined(posixpath.join(folder, "images"), str(filename))
-            name = below if name not in files and below in files else name
-            if name in label_of:
-                fix = "merge the entries of the image"
-                problems.add(f"{label}.filename", "be unique", filename, fix)
-                continue
-            label_of[name] = label
-            regions += _regions(name, label, entry.get("regions"), problems)
-    labels = {name: f"{label}.filename" for name, label in label_of.items()}
-    sizes = read_sizes(listing.root, labels, problems)
-
+        with problems.collect():
+            content = listing.json_object(file)
+            if not _is_via(content):
+                fix = "move it out of the folder"
+                raise RuleError(file, "be annotations of VIA", [*content], fix)
+            declared |= _declared_attributes(content)
+            for key, entry in content.get("_via_img_metadata", content).items():
+                label, folder = f"{file}: {key!r:.60}", posixpath.dirname(file)
+                with problems.collect():
+                    if not isinstance(entry, dict):
+                        raise RuleError(label, "be an object", entry, "remove it")
+                    filename = entry.get("filename")
+                    if rule := file_name_rule(filename, folder):
+                        fix = f"name an image file inside {listing.folder}"
+                        raise RuleError(f"{label}.filename", rule, filename, fix)
+                    name = joined(folder, str(filename))
+                    below = joined(posixpath.join(folder, "images"), str(filename))
+                    name = below if name not in files and below in files else name
+                    if name in label_of:
+                        fix = "merge the entries of the image"
+                        raise RuleError(f"{label}.filename", "be unique", filename, fix)
+                    label_of[name] = label
+                    regions += _regions(name, label, entry.get("regions"), problems)
     attribute = _class_attribute(regions, problems)
     known = listing.class_names()
-    options = known or _options(declared.get(attribute or ""))
-    objects: dict[str, list[ObjectRecord]] = {name: [] for name in sizes}
-    used = set()
+
+    def read_objects(name: str, size: Size, problems: Problems) -> list[ObjectRecord]:
+        objects = []
+        for region in regions_of.get(name, ()):
+            with problems.collect():
+                class_name = _class_of(region, attribute)
+                if known and class_name not in known:
+                    fix = "correct it, or add it to the list of classes"
+                    label = f"{region.label}.region_attributes"
+                    problems.add(label, "hold a listed class", class_name, fix)
+                ring = _ring(region.shape, size, f"{region.label}.shape_attributes")
+                objects.append(ObjectRecord(region.label, class_name, [ring]))
+        return objects
+
+    regions_of: dict[str, list[_Region]] = {}
     for region in regions:
-        class_name = _class_of(region, attribute, known, problems)
-        if region.image in sizes and class_name is not None:
-            label = f"{region.label}.shape_attributes"
-            ring = _ring(region.shape, sizes[region.image], label, problems)
-            if ring is not None:
-                used.add(class_name)
-                objects[region.image].append(ObjectRecord(region.label, class_name, [ring]))
-    names = [*options, *sorted(used - set(options))]
-    images = [
-        ImageRecord(name, label_of[name], sizes[name], objects[name]) for name in sorted(sizes)
-    ]
-    parsed = ParsedFolder(numbered(names), images)
+        regions_of.setdefault(region.image, []).append(region)
+    images = read_images(listing.root, label_of, read_objects, problems, ".filename")
+    images.sort(key=lambda image: image.name)
+    options = known or _options(declared.get(attribute or ""))
+    used = {instance.class_name for image in images for instance in image.objects}
+    parsed = ParsedFolder(numbered([*options, *sorted(used - set(options))]), images)
     if attribute is None and regions:
         parsed.notes.append(f"regions have no attributes: all get the class {_CLASS!r}")
     return parsed
@@ -106,15 +113,10 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
 
 def _regions(name: str, label: str, regions: Any, problems: Problems) -> Iterator[_Region]:
     """Yield the regions of an image: a list in version 2, an object in version 1."""
-    if isinstance(regions, dict):
-        numbered_regions = list(regions.items())
-    elif isinstance(regions, list):
-        numbered_regions = list(enumerate(regions))
-    else:
+    if not isinstance(regions, dict | list):
         fix = "export the annotations again"
-        problems.add(f"{label}.regions", "be a list or an object", regions, fix)
-        return
-    for number, region in numbered_regions:
+        raise RuleError(f"{label}.regions", "be a list or an object", regions, fix)
+    for number, region in regions.items() if isinstance(regions, dict) else enumerate(regions):
         of_region = f"{label}.regions[{number!s:.20}]"
         shape = region.get("shape_attributes") if isinstance(region, dict) else None
         attributes = region.get("region_attributes", {}) if isinstance(region, dict) else None
@@ -152,69 +154,50 @@ def _class_attribute(regions: list[_Region], problems: Problems) -> str | None:
     return usual
 
 
-def _class_of(
-    region: _Region, attribute: str | None, known: list[str], problems: Problems
-) -> str | None:
-    """Return the class of a region, or None after adding what is wrong.
-
-    A class that is not listed is a problem too.
-    """
-    label, value = f"{region.label}.region_attributes", region.attributes.get(attribute or "")
+def _class_of(region: _Region, attribute: str | None) -> str:
+    """Return the class of a region."""
+    value = region.attributes.get(attribute or "")
     if attribute is None:
         value = _CLASS
     elif isinstance(value, dict):  # check boxes
         checked = [key for key, on in value.items() if on]
         value = checked[0] if len(checked) == 1 else checked
     if not isinstance(value, str) or not value.strip():
-        problems.add(f"{label}.{attribute}", "be one class", value, "name its class")
-        return None
-    if known and value not in known:
-        fix = "correct it, or add it to the list of classes"
-        problems.add(label, "hold a listed class", value, fix)
+        label = f"{region.label}.region_attributes.{attribute}"
+        raise RuleError(label, "be one class", value, "name its class")
     return value
 
 
-def _ring(shape: dict[str, Any], size: Size, label: str, problems: Problems) -> list[float] | None:
-    """Return the ring of a region, None after adding what is wrong."""
+def _ring(shape: dict[str, Any], size: Size, label: str) -> list[float]:
+    """Return the ring of a region."""
     kind = shape.get("name")
     if not isinstance(kind, str) or kind not in SHAPES:
-        problems.add(f"{label}.name", f"be one of {', '.join(SHAPES)}", kind, REDRAW)
-        return None
+        raise RuleError(f"{label}.name", f"be one of {', '.join(SHAPES)}", kind, REDRAW)
+    keys = SHAPES[kind]
     if kind == "polygon":
-        xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
-        return _polygon(xs, ys, size, label, problems)
+        return _polygon(shape.get(keys[0]), shape.get(keys[1]), size, f"{label}: {', '.join(keys)}")
     numbers: list[float] = []
-    for key in (*SHAPES[kind], "theta"):
+    for key in (*keys, "theta"):
         value = shape.get(key, 0 if key == "theta" else None)
         if not is_number(value):
-            problems.add(f"{label}.{key}", "be a finite number", value, REDRAW)
-            return None
+            raise RuleError(f"{label}.{key}", "be a finite number", value, REDRAW)
         numbers.append(float(value))
-    x, y, *extent = numbers
-    if not is_near(x, y, size):
-        problems.add(f"{label}: {', '.join(SHAPES[kind][:2])}", near_rule(size), [x, y], REDRAW)
-        return None
+    x, y, *extent, theta = numbers
+    check_point([x, y], size, f"{label}: {', '.join(keys[:2])}")
     most = 2 * max(size)
-    for key, value in zip(SHAPES[kind][2:], extent, strict=False):
+    for key, value in zip(keys[2:], extent, strict=True):
         if not 0 < value <= most:
-            problems.add(f"{label}.{key}", f"be more than 0 and at most {most}", value, REDRAW)
-            return None
+            raise RuleError(f"{label}.{key}", f"be more than 0 and at most {most}", value, REDRAW)
     if kind == "rect":
         return rectangle(x, y, x + extent[0], y + extent[1])
     if kind == "circle":
-        return ellipse((x, y), (extent[0], extent[0]))
-    return ellipse((x, y), (extent[0], extent[1]), extent[2])
+        return ellipse(x, y, extent[0], extent[0])
+    return ellipse(x, y, extent[0], extent[1], theta)
 
 
-def _polygon(xs: Any, ys: Any, size: Size, label: str, problems: Problems) -> list[float] | None:
-    label = f"{label}: all_points_x, all_points_y"
+def _polygon(xs: Any, ys: Any, size: Size, label: str) -> list[float]:
     are_lists = isinstance(xs, list) and isinstance(ys, list)
     if not are_lists or len(xs) != len(ys) or len(xs) < 3:
         value = (len(xs), len(ys)) if are_lists else (xs, ys)
-        problems.add(label, "be two lists of the same length, at least 3", value, REDRAW)
-        return None
-    for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
-        if not is_near(x, y, size):
-            problems.add(f"{label}[{number}]", near_rule(size), [x, y], REDRAW)
-            return None
-    return [float(value) for point in zip(xs, ys, strict=True) for value in point]
+        raise RuleError(label, "be two lists of the same length, at least 3", value, REDRAW)
+    return read_points([[x, y] for x, y in zip(xs, ys, strict=True)], size, label)

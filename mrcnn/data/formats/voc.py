@@ -9,16 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn.data.formats.folder import Listing
-from mrcnn.data.formats.mask_files import read_mask
-from mrcnn.data.formats.records import (
-    ImageRecord,
-    ObjectRecord,
-    ParsedFolder,
-    numbered,
-    read_in_threads,
-)
-from mrcnn.data.image_files import Size, file_name_rule, read_sizes
-from mrcnn.data.problems import Problems
+from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
+from mrcnn.data.image_files import Size, file_name_rule
+from mrcnn.data.images import read_stored
+from mrcnn.data.problems import Problems, RuleError
 from mrcnn.ops.rle import encode_values
 
 NAMES = (
@@ -39,9 +33,7 @@ def _roots(listing: Listing) -> set[str]:
     """Return the folders around SegmentationObject/."""
     folders = {posixpath.dirname(file) for file in listing.ending(".png")}
     return {
-        posixpath.dirname(folder)
-        for folder in folders
-        if posixpath.basename(folder) == "SegmentationObject"
+        around for around, base in map(posixpath.split, folders) if base == "SegmentationObject"
     }
 
 
@@ -64,46 +56,43 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
         for split in ("train", "val")
         if (file := f"{root}ImageSets/Segmentation/{split}.txt") in files
     }
+    maps_of = {
+        name: [f"{root}Segmentation{kind}/{key}.png" for kind in ("Object", "Class")]
+        for key, name in image_of.items()
+    }
     if lists:
-        keys = sorted(set().union(*lists.values()))
+        chosen = sorted(set().union(*lists.values()), key=posixpath.splitext)
     else:
-        keys = [key for key in image_of if f"{root}SegmentationObject/{key}.png" in files]
-    sizes = read_sizes(listing.root, {image_of[key]: image_of[key] for key in keys}, problems)
-    keys = [key for key in keys if image_of[key] in sizes]
+        chosen = [name for name, maps in maps_of.items() if maps[0] in files]
 
-    def read_one(key: str, problems: Problems) -> list[ObjectRecord]:
-        maps = [f"{root}Segmentation{kind}/{key}.png" for kind in ("Object", "Class")]
-        return _objects(listing, maps, sizes[image_of[key]], names, problems)
+    def read_objects(name: str, size: Size, problems: Problems) -> list[ObjectRecord]:
+        return _objects(listing, maps_of[name], size, names, problems)
 
-    parsed = ParsedFolder(numbered(names), has_lists=bool(lists))
-    for key, objects in zip(keys, read_in_threads(read_one, keys, problems), strict=True):
-        name = image_of[key]
-        splits = tuple(split for split, listed in lists.items() if key in listed)
-        parsed.images.append(ImageRecord(name, name, sizes[name], objects, splits))
-    return parsed
+    labels = {name: name for name in chosen}
+    images = read_images(listing.root, labels, read_objects, problems)
+    return ParsedFolder(numbered(names), images, lists)
 
 
 def _listed(file: str, image_of: dict[str, str], listing: Listing, problems: Problems) -> set[str]:
     """Return the images that a list names, one per line."""
-    keys = set()
-    for label, key in listing.lines(file, problems):
-        if rule := file_name_rule(key):
-            problems.add(label, rule, key, "correct it or remove the line")
-        elif key not in image_of:
-            fix = "add it to JPEGImages or remove the line"
-            problems.add(label, "be the name of an image", key, fix)
-        else:
-            keys.add(key)
-    return keys
+    names = set()
+    with problems.collect():
+        for label, key in listing.lines(file):
+            if rule := file_name_rule(key):
+                problems.add(label, rule, key, "correct it or remove the line")
+            elif key not in image_of:
+                fix = "add it to JPEGImages or remove the line"
+                problems.add(label, "be the name of an image", key, fix)
+            else:
+                names.add(image_of[key])
+    return names
 
 
 def _objects(
     listing: Listing, maps: list[str], size: Size, names: list[str], problems: Problems
 ) -> list[ObjectRecord]:
     """Return the instances of an image, each with the class of most of its pixels."""
-    instances, classes = (_label_map(listing, file, size, problems) for file in maps)
-    if instances is None or classes is None:
-        return []
+    instances, classes = (_label_map(listing, file, size) for file in maps)
     objects = []
     for number, rle in encode_values(instances).items():
         if number == _VOID:
@@ -124,12 +113,11 @@ def _objects(
     return objects
 
 
-def _label_map(listing: Listing, file: str, size: Size, problems: Problems) -> NDArray[Any] | None:
-    """Read a label map; return None after adding what is wrong."""
-    values = read_mask(listing, file, size, problems)
-    if values is not None and (values.ndim != 2 or values.dtype != np.uint8):
+def _label_map(listing: Listing, file: str, size: Size) -> NDArray[Any]:
+    """Read the (h, w) uint8 pixels of a label map."""
+    values = read_stored(listing.checked(file), size)
+    if values.ndim != 2 or values.dtype != np.uint8:
         kind = f"{values.dtype}, {values.shape[2] if values.ndim == 3 else 1} channels"
         fix = "save indices, with a palette or in grey"
-        problems.add(file, "hold one number of 8 bits per pixel", kind, fix)
-        return None
+        raise RuleError(file, "hold one number of 8 bits per pixel", kind, fix)
     return values

@@ -12,9 +12,9 @@ import yaml
 
 from mrcnn.data.formats.folder import CLASS_FILES, Listing, first_repeated
 from mrcnn.data.formats.outlines import REDRAW
-from mrcnn.data.formats.records import ImageRecord, ObjectRecord, ParsedFolder, numbered
-from mrcnn.data.image_files import Size, file_name_rule, joined, read_sizes
-from mrcnn.data.problems import Problems
+from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
+from mrcnn.data.image_files import Size, file_name_rule, joined
+from mrcnn.data.problems import Problems, RuleError
 from mrcnn.errors import FileError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid")}  # keys of the YAML file
@@ -51,20 +51,20 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
     names = _names(file, settings, listing, problems)
     image_names = [name for name in listing.images() if "images" in name.split("/")[:-1]]
     lists = _splits(file, settings, image_names, listing, problems)
-    sizes = read_sizes(listing.root, {name: name for name in image_names}, problems)
-    parsed = ParsedFolder(numbered(names), has_lists=bool(lists))
-    image_of: dict[str, str] = {}  # by text file
     files = set(listing.files)
+    image_of: dict[str, str] = {}  # by text file
     for name in image_names:
         text = _label_file(name)
         if (other := image_of.setdefault(text, name)) != name:
             problems.add(name, f"not share {text} with another image", other, "rename one")
-        elif name in sizes:
-            objects = []
-            if text in files:
-                objects = _objects(text, sizes[name], names, listing, problems)
-            splits = tuple(split for split, chosen in lists.items() if name in chosen)
-            parsed.images.append(ImageRecord(name, name, sizes[name], objects, splits))
+
+    def read_objects(name: str, size: Size, problems: Problems) -> list[ObjectRecord]:
+        text = _label_file(name)
+        return _objects(text, size, names, listing, problems) if text in files else []
+
+    labels = {name: name for name in image_of.values()}
+    images = read_images(listing.root, labels, read_objects, problems)
+    parsed = ParsedFolder(numbered(names), images, lists)
     if without := [name for text, name in image_of.items() if text not in files]:
         parsed.notes.append(
             f"{len(without)} images have no text file in labels/ and are taken as images without "
@@ -176,8 +176,9 @@ def _splits(
             problems.add(label, "be a text or a list of texts", value, "name folders of images")
             continue
         for entry in entries:
-            chosen = _chosen(root, entry, label, images, listing, problems)
-            lists.setdefault(split, set()).update(chosen)
+            lists.setdefault(split, set())
+            with problems.collect():
+                lists[split].update(_chosen(root, entry, label, images, listing, problems))
     train, val = lists.get("train", set()), lists.get("val", set())
     if train != val and (both := sorted(train & val)):
         fix = "list each in one of them"
@@ -194,8 +195,7 @@ def _chosen(
     folder in it.
     """
     if rule := file_name_rule(entry, "folder"):
-        problems.add(label, rule, entry, f"name a folder inside {listing.folder}")
-        return []
+        raise RuleError(label, rule, entry, f"name a folder inside {listing.folder}")
     for start in ("", root):
         for path in (entry, entry.removeprefix("../")):
             folder = joined(start, path)
@@ -204,14 +204,13 @@ def _chosen(
             prefix = "" if folder == "." else f"{folder}/"
             if chosen := [name for name in images if name.startswith(prefix)]:
                 return chosen
-    problems.add(label, "hold images", entry, f"name a folder of images inside {listing.folder}")
-    return []
+    raise RuleError(label, "hold images", entry, f"name a folder of images inside {listing.folder}")
 
 
 def _listed(file: str, images: list[str], listing: Listing, problems: Problems) -> list[str]:
     """Return the images that a text file lists, one per line."""
     known, chosen, folder = set(images), [], posixpath.dirname(file)
-    for label, path in listing.lines(file, problems):
+    for label, path in listing.lines(file):
         if rule := file_name_rule(path, folder):
             problems.add(label, rule, path, f"name an image inside {listing.folder}")
         elif (name := joined(folder, path)) not in known:
@@ -233,25 +232,27 @@ def _objects(
 ) -> list[ObjectRecord]:
     """Return the instances of an image, one per line."""
     objects = []
-    for label, line in listing.lines(file, problems):
-        values = line.split()
-        number = int(values[0]) if values[0].isdecimal() and len(values[0]) < 10 else -1
-        if number < 0 or (names and number >= len(names)):
-            rule = f"begin with the number of a class, 0 to {max(0, len(names) - 1)}"
-            problems.add(label, rule, values[0], "correct it, or add the class to the names")
-        elif len(values) == 5:
-            fix = "boxes are not masks; export polygons"
-            problems.add(label, "hold x and y of at least 3 points", "a box", fix)
-        elif len(values) < 7 or len(values) % 2 == 0:
-            rule = "hold a class, and x and y of at least 3 points"
-            problems.add(label, rule, f"{len(values)} numbers", REDRAW)
-        elif (ring := _ring(values[1:], size, label, problems)) is not None and names:
-            objects.append(ObjectRecord(label, names[number], [ring]))
+    for label, line in listing.lines(file):
+        with problems.collect():
+            first, *values = line.split()
+            number = int(first) if first.isdecimal() and len(first) < 10 else -1
+            if number < 0 or (names and number >= len(names)):
+                rule = f"begin with the number of a class, 0 to {max(0, len(names) - 1)}"
+                raise RuleError(label, rule, first, "correct it, or add the class to the names")
+            if len(values) == 4:
+                fix = "boxes are not masks; export polygons"
+                raise RuleError(label, "hold x and y of at least 3 points", "a box", fix)
+            if len(values) < 6 or len(values) % 2:
+                rule = "hold a class, and x and y of at least 3 points"
+                raise RuleError(label, rule, f"{1 + len(values)} numbers", REDRAW)
+            ring = _ring(values, size, label)
+            if names:
+                objects.append(ObjectRecord(label, names[number], [ring]))
     return objects
 
 
-def _ring(values: list[str], size: Size, label: str, problems: Problems) -> list[float] | None:
-    """Return pixels from fractions of the width and height, None after adding what is wrong."""
+def _ring(values: list[str], size: Size, label: str) -> list[float]:
+    """Return pixels from fractions of the width and height."""
     ring = []
     for position, text in enumerate(values):
         try:
@@ -261,7 +262,6 @@ def _ring(values: list[str], size: Size, label: str, problems: Problems) -> list
         if not -1 <= value <= 2:  # as far off the image as in other formats
             rule = "hold fractions of the width and height, 0 to 1"
             fix = "divide pixels by the size of the image" if value > 2 else REDRAW
-            problems.add(f"{label}: number {position + 2}", rule, text, fix)
-            return None
+            raise RuleError(f"{label}: number {position + 2}", rule, text, fix)
         ring.append(value * size[1 - position % 2])
     return ring
