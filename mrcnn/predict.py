@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -87,22 +88,34 @@ def _predict(args: PredictConfig, world: World) -> int:
         score_threshold=min(args.score_threshold, *class_thresholds.values(), 1),
         max_detections=args.max_dets,
     )
-    if world.is_main and predictor.notes:
-        print(*predictor.notes, sep="\n")
+    for note in predictor.notes if world.is_main else ():
+        print(note)
+    predictor.thresholds(args.score_threshold, class_thresholds)  # checks the class names
     summary = predict_files(
-        predictor,
+        partial(
+            predictor.try_stream,
+            score_threshold=args.score_threshold,
+            class_thresholds=class_thresholds,
+            batch_size=args.batch_size,
+            tiles=args.tiles,
+            tile_overlap=args.tile_overlap,
+            tta=args.tta,
+        ),
         sources,
         args.out,
-        args.score_threshold,
-        class_thresholds,
+        settings={
+            "--weights": str(args.weights),
+            "--max-dets": args.max_dets,
+            "--score-threshold": args.score_threshold,
+            "--class-threshold": class_thresholds,
+            "--tiles": args.tiles,
+            "--tile-overlap": args.tile_overlap if args.tiles else None,
+            "--tta": args.tta,
+        },
+        categories=predictor.categories,
         overlays=args.overlays,
         resume=args.resume,
-        settings={"--weights": str(args.weights), "--max-dets": args.max_dets},
         world=world,
-        batch_size=args.batch_size,
-        tiles=args.tiles,
-        tile_overlap=args.tile_overlap,
-        tta=args.tta,
     )
     succeeded = summary.attempted - len(summary.failures)
     if world.is_main:

@@ -111,9 +111,9 @@ class Detections:
     """Detections of one image in pixels of the original image, in descending order of score.
 
     Example:
-        >>> for box, score, label in zip(found.boxes, found.scores, found.labels):
-        ...     print(config.class_names[label], f"{score:.2f}", box.tolist())
-        >>> mask = pycocotools.mask.decode(found.masks[0])  # (height, width) uint8
+        >>> for box, label in zip(detections.boxes, detections.labels):
+        ...     print(config.class_names[label], box.tolist())
+        >>> mask = mrcnn.ops.rle.decode(detections.masks[0])  # (height, width) bool
     """
 
     boxes: Tensor  # (D, 4)

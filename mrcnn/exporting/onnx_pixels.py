@@ -14,7 +14,6 @@ import numpy as np
 from onnxscript import ir
 
 from mrcnn.config import ModelConfig
-from mrcnn.numerics import NUMERICS
 
 DOUBLE, FLOAT, INT64 = ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.INT64
 
@@ -48,7 +47,7 @@ def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value],
     Returns:
         The inputs by name, and the nodes.
     """
-    op, numerics = Nodes(), NUMERICS[config.numerics]
+    op, numerics = Nodes(), config.conventions
     count = op("Shape", images, start=0, end=1)
     original = op("Shape", images, start=1, end=3)
     target = _network_size(op, op("Cast", original, to=DOUBLE), config)
@@ -86,7 +85,7 @@ def _network_size(op: Nodes, size: ir.Value, config: ModelConfig) -> ir.Value:
 
     See `mrcnn.data.images.network_size`.
     """
-    rule = NUMERICS[config.numerics].size_rule
+    rule = config.conventions.size_rule
     shorter, longer = (op(f"Reduce{name}", size, keepdims=1) for name in ("Min", "Max"))  # (1,)
     short = op.constant([float(config.min_size)])
     long = op.constant([float(config.max_size)])

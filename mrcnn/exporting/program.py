@@ -21,7 +21,6 @@ from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.exporting.detector import Detector
 from mrcnn.models import MaskRCNN
-from mrcnn.numerics import NUMERICS
 
 FORMAT = 1  # of the description
 DESCRIPTION = "mrcnn.json"  # beside the program in a .pt2
@@ -46,7 +45,7 @@ def quiet() -> Iterator[None]:
 
 def description(model: MaskRCNN, config: ModelConfig) -> dict[str, Any]:
     """Return what a program that uses the detector must know, in values for JSON."""
-    numerics = NUMERICS[config.numerics]
+    numerics = config.conventions
     return {
         "format": FORMAT,
         "class_names": config.class_names,
@@ -84,7 +83,7 @@ def export_program(
     if original_sizes:
         inputs.append(2 * sizes)
         shapes = (*shapes, shapes[1])
-    detector = Detector(model, NUMERICS[config.numerics], cut=cut).eval()
+    detector = Detector(model, config.conventions, cut=cut).eval()
     with torch.no_grad():
         return torch.export.export(detector, tuple(inputs), dynamic_shapes=shapes)
 

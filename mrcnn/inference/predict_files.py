@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,18 +15,17 @@ from mrcnn.data.coco.write import coco_results
 from mrcnn.errors import UserError
 from mrcnn.inference import prediction_files
 from mrcnn.inference.inputs import ImageLike
-from mrcnn.inference.predictor import Options, Outcome, Predictor
+from mrcnn.inference.predictor import Outcome
 from mrcnn.inference.results import Result
 from mrcnn.inference.sources import Source, overlay_names
 from mrcnn.inference.video import VideoReader, written_video
 from mrcnn.io.atomic import replacing
 from mrcnn.runtime.distributed import ALONE, World
 
-if TYPE_CHECKING:  # in typing itself since Python 3.11
-    from typing_extensions import Unpack
-
 FRAMES_PER_LINE = 100  # of progress in a video
 LARGEST_OVERLAY = 4096  # longer side, pixels; overlays of larger images are reduced to this
+
+Detect = Callable[[Iterable[ImageLike]], Iterator[Outcome]]  # as `Predictor.try_stream`
 
 
 @dataclass
@@ -41,75 +39,54 @@ class Summary:
 
 
 def predict_files(
-    predictor: Predictor,
+    detect: Detect,
     sources: Sequence[Source],
     out: Path,
-    score_threshold: float,
-    class_thresholds: Mapping[str, float],
+    settings: dict[str, Any],
+    categories: Sequence[dict[str, Any]],
     *,
     overlays: bool = True,
     resume: bool = False,
-    settings: Mapping[str, object],
     world: World = ALONE,
-    **options: Unpack[Options],
 ) -> Summary:
     """Detect the objects of files; every process handles a share, and the main one writes the sum.
 
     Args:
-        predictor: the model.
+        detect: `Predictor.try_stream` with its options.
         sources: images and videos.
         out: folder for overlays and predictions.
-        score_threshold: as for `Predictor.predict`.
-        class_thresholds: as for `Predictor.predict`.
+        settings: all settings of the model and of `detect`, by flag. A resumed run must have the
+            same.
+        categories: records of the COCO file.
         overlays: draw the objects over their image.
         resume: skip files that are finished in `out`.
-        settings: of the model, by flag. A resumed run must have the same, and the same options.
         world: the processes of this run.
-        **options: as for `Predictor.predict`.
 
     Returns:
         The summary of all processes.
 
     Raises:
-        UserError: if a class name is unknown, `out` cannot be written or has other settings, or an
-            overlay would overwrite a source.
+        UserError: if `out` cannot be written or has other settings, or an overlay would overwrite a
+            source.
     """
-    predictor.thresholds(score_threshold, class_thresholds)  # checks the class names
-    tiles = options.get("tiles")
-    settings = {
-        **settings,
-        "--score-threshold": score_threshold,
-        "--class-threshold": dict(class_thresholds),
-        "--tiles": tiles,
-        "--tile-overlap": options.get("tile_overlap") if tiles else None,
-        "--tta": options.get("tta", False),
-    }
-    finished: dict[str, str | None] | None = None
-    if resume:
-        finished = world.from_main(
-            prediction_files.resume(out, settings) if world.is_main else None
-        )
-    left = [source for source in sources if str(source.path) not in (finished or {})]
-    names = overlay_names(left, [name for name in (finished or {}).values() if name])
+    is_resumed = resume and world.is_main
+    found = world.from_main(prediction_files.resume(out, settings) if is_resumed else None)
+    finished: dict[str, str | None] = found or {}
+    left = [source for source in sources if str(source.path) not in finished]
+    names = overlay_names(left, [name for name in finished.values() if name])
     if overlays:
         written = {(out / name).resolve() for name in names}
         if clash := written & {source.path.resolve() for source in sources}:
             raise UserError(f"--out {out}: would overwrite {min(clash)}; choose another folder")
-    if world.is_main and finished is None:
+    if world.is_main and found is None:
         prediction_files.begin(out, settings)
     world.wait()
     share = slice(world.rank, None, world.size)
-    detect = partial(
-        predictor.try_stream,
-        score_threshold=score_threshold,
-        class_thresholds=class_thresholds,
-        **options,
-    )
     work = _Work(detect, out, world)
     work.run(left[share], names[share] if overlays else [None] * len(left[share]))
     summaries = world.from_main(world.gather(work.summary))  # now all lines are written
     if world.is_main:
-        prediction_files.finish(out, [str(source.path) for source in sources], predictor.categories)
+        prediction_files.finish(out, [str(source.path) for source in sources], categories)
     return Summary(
         attempted=len(left),
         skipped=len(sources) - len(left),
@@ -139,12 +116,7 @@ def parse_thresholds(words: Iterable[str]) -> dict[str, float]:
 class _Work:
     """The share of one process."""
 
-    def __init__(
-        self,
-        detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]],
-        out: Path,
-        world: World,
-    ) -> None:
+    def __init__(self, detect: Detect, out: Path, world: World) -> None:
         self.detect, self.out = detect, out
         self.lines = prediction_files.Lines(out, world.rank)
         self.progress = ProgressLine(redraw=False) if world.is_main else None
@@ -157,10 +129,12 @@ class _Work:
         outcomes = self.detect(source.path for source, _ in pairs if not source.is_video)
         for number, (source, overlay) in enumerate(pairs, start=1):
             label = f"[{number}/{len(pairs)}] {source.path}"
-            if source.is_video:
-                self._report(label, self._video(source.path, overlay, label))
-            else:
-                self._report(label, self._image(next(outcomes), source.path, overlay))
+            text = (
+                self._video(source.path, overlay, label)
+                if source.is_video
+                else self._image(next(outcomes), source.path, overlay)
+            )
+            self._report(label, text)
         self.lines.close()
 
     def _report(self, label: str, text: str) -> None:
@@ -170,15 +144,14 @@ class _Work:
 
     def _image(self, outcome: Outcome, path: Path, overlay: str | None) -> str:
         """Write the overlay and the line of an image; return the text of its progress line."""
-        self.done += 1
         if isinstance(outcome, UserError):
+            self.done += 1
             self.summary.failures.append(str(outcome))
             return "failed"
         if overlay is not None:
             with replacing(self.out / overlay) as draft:
                 outcome.plot(longest_side=LARGEST_OVERLAY).save(draft, quality=92)
-        self.lines.add(*_coco_records(outcome, path), overlay)
-        self.summary.objects += len(outcome)
+        self._write(outcome, path, overlay)
         return outcome.summary()
 
     def _video(self, path: Path, overlay: str | None, label: str) -> str:
@@ -190,17 +163,14 @@ class _Work:
             return "failed"
         video = nullcontext() if overlay is None else written_video(self.out / overlay, reader.rate)
         frame = 0
-        with video as writer:
+        with video as add_frame:
             try:
                 for result in self.detect(reader):
                     assert isinstance(result, Result)  # arrays can always be read
-                    if writer is not None:
-                        writer.add(np.asarray(result.plot(longest_side=LARGEST_OVERLAY)))
-                    image, annotations = _coco_records(result, path)
-                    self.lines.add({**image, "frame": frame}, annotations, overlay)
+                    if add_frame is not None:
+                        add_frame(np.asarray(result.plot(longest_side=LARGEST_OVERLAY)))
+                    self._write(result, path, overlay, frame=frame)
                     frame += 1
-                    self.done += 1
-                    self.summary.objects += len(result)
                     if frame % FRAMES_PER_LINE == 0:
                         total = f" of {reader.count}" if reader.count else ""
                         self._report(label, f"{frame}{total} frames")
@@ -208,17 +178,19 @@ class _Work:
                 if not reader.is_camera:
                     raise
         if not reader.is_camera:
-            self.lines.end_video(str(path), overlay)
+            self.lines.write({"video": str(path), "overlay": overlay})
         return f"{frame} frames"
 
-
-def _coco_records(result: Result, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the COCO records of an image and its objects, without ids."""
-    height, width = result.image.shape[:2]
-    annotations = [
-        {**entry, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
-        for entry in coco_results(
-            result.boxes, result.scores, result.labels, result.rles, result.category_ids
-        )
-    ]
-    return {"file_name": str(path), "height": height, "width": width}, annotations
+    def _write(self, result: Result, path: Path, overlay: str | None, **frame: int) -> None:
+        """Write the line of an image, or of a frame."""
+        height, width = result.image.shape[:2]
+        annotations = [
+            {**entry, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+            for entry in coco_results(
+                result.boxes, result.scores, result.labels, result.rles, result.category_ids
+            )
+        ]
+        image = {"file_name": str(path), "height": height, "width": width, **frame}
+        self.lines.write({"image": image, "overlay": overlay, "annotations": annotations})
+        self.done += 1
+        self.summary.objects += len(result)

@@ -7,10 +7,10 @@ lines are complete except the last one, which is dropped.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,36 +21,27 @@ from mrcnn.io.atomic import check_writable, replacing
 Record = dict[str, Any]
 
 LINES, RESULTS = "predictions.jsonl", "predictions.json"
-_OTHER_LINES = re.compile(r"predictions\.\d+\.jsonl")
 
 
 class Lines:
-    """The lines of one process, each written before the next image is processed."""
+    """The lines of one process, each written before the next image is processed.
+
+    Records are of an image and its objects as in a COCO file, without ids (for a video, with the
+    number of the `frame`), or state that all frames of a video are written:
+    {"image": {…}, "overlay": NAME, "annotations": […]} or {"video": PATH, "overlay": NAME}.
+    """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.path = folder / (f"predictions.{rank}.jsonl" if rank else LINES)
         with _as_user_error(self.path):
             self.file = self.path.open("ab", buffering=0)
 
-    def add(self, image: Record, annotations: Sequence[Record], overlay: str | None) -> None:
-        """Write the objects of an image.
-
-        Args:
-            image: record of a COCO file without its id; for a video, with the number of the
-                `frame`.
-            annotations: records of a COCO file without ids.
-            overlay: name of the overlay that shows them.
+    def write(self, record: Record) -> None:
+        """Append a line.
 
         Raises:
             UserError: if the file cannot be written.
         """
-        self._write({"image": image, "overlay": overlay, "annotations": annotations})
-
-    def end_video(self, name: str, overlay: str | None) -> None:
-        """Record that all frames of a video are written."""
-        self._write({"video": name, "overlay": overlay})
-
-    def _write(self, record: Record) -> None:
         with _as_user_error(self.path):
             self.file.write(json.dumps(record).encode() + b"\n")
 
@@ -106,7 +97,7 @@ def resume(folder: Path, settings: Record) -> dict[str, str | None] | None:
     return finished
 
 
-def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> int:
+def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> None:
     """Write `predictions.json` from the lines of all processes; only the main process calls this.
 
     Only one line is in memory at a time. Ids count from 1.
@@ -116,45 +107,42 @@ def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> 
         names: file names in the order of the output. Other images with a line follow by name.
         categories: records of the COCO file.
 
-    Returns:
-        The number of images written.
-
     Raises:
         UserError: if the folder cannot be written.
     """
     _merge_lines(folder)
-    path = folder / LINES
     order = {name: number for number, name in enumerate(names)}
     offsets: dict[tuple[int, str, int], int] = {}
-    for offset, record in _records(path):
+    for offset, record in _records(folder / LINES):
         if "image" in record:
             name, frame = record["image"]["file_name"], record["image"].get("frame", 0)
             # A later line replaces an earlier one: frames of a video that was started twice.
             offsets[order.get(name, len(order)), name, frame] = offset
-    ordered = [offsets[key] for key in sorted(offsets)]
-    with replacing(folder / RESULTS) as draft, draft.open("w") as out, path.open("rb") as lines:
+    with (
+        replacing(folder / RESULTS) as draft,
+        draft.open("w") as out,
+        (folder / LINES).open("rb") as lines,
+    ):
 
-        def records() -> Iterator[Record]:
-            for offset in ordered:
-                lines.seek(offset)
-                yield json.loads(lines.readline())
+        def records() -> Iterator[tuple[int, Record]]:
+            for image_id, key in enumerate(sorted(offsets), start=1):
+                lines.seek(offsets[key])
+                yield image_id, json.loads(lines.readline())
 
+        def write_list(items: Iterable[Mapping[str, Any]]) -> None:
+            for number, item in enumerate(items):
+                out.write((",\n" if number else "\n") + json.dumps(item))
+
+        ids = itertools.count(1)
         out.write('{"images": [')
-        _write_list(out.write, ({"id": i, **r["image"]} for i, r in enumerate(records(), 1)))
+        write_list({"id": image_id, **record["image"]} for image_id, record in records())
         out.write(f'],\n"categories": {json.dumps(categories)},\n"annotations": [')
-        annotations = (
-            {"image_id": i, **annotation}
-            for i, record in enumerate(records(), 1)
+        write_list(
+            {"id": next(ids), "image_id": image_id, **annotation}
+            for image_id, record in records()
             for annotation in record["annotations"]
         )
-        _write_list(out.write, ({"id": i, **entry} for i, entry in enumerate(annotations, 1)))
         out.write("]}\n")
-    return len(ordered)
-
-
-def _write_list(write: Callable[[str], Any], items: Iterable[Mapping[str, Any]]) -> None:
-    for number, item in enumerate(items):
-        write((",\n" if number else "\n") + json.dumps(item))
 
 
 def _merge_lines(folder: Path) -> None:
@@ -174,7 +162,8 @@ def _merge_lines(folder: Path) -> None:
 
 def _other_lines(folder: Path) -> list[Path]:
     """Return the files of the processes other than the main one."""
-    return sorted(path for path in folder.glob("*.jsonl") if _OTHER_LINES.fullmatch(path.name))
+    files = folder.glob("predictions.*.jsonl")
+    return sorted(path for path in files if path.stem.partition(".")[2].isdecimal())
 
 
 def _records(path: Path) -> Iterator[tuple[int, Record]]:

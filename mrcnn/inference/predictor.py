@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from mrcnn.data.images import (
 )
 from mrcnn.errors import UserError
 from mrcnn.exporting.saved import SavedProgram
-from mrcnn.inference.inputs import ImageLike, InputImage, Pixels, read_input
+from mrcnn.inference.inputs import ImageLike, InputImage, read_input
 from mrcnn.inference.results import Result
 from mrcnn.inference.tiles import merge_tiles, tile_windows
 from mrcnn.inference.tta import detect_views
@@ -42,7 +42,6 @@ if TYPE_CHECKING:  # in typing itself since Python 3.11
     from mrcnn.evaluation import Evaluation
 
 Outcome = Result | UserError  # the error of an image whose file cannot be read
-Size = tuple[int, int]  # (height, width)
 Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
 
 
@@ -58,13 +57,6 @@ class Options(TypedDict, total=False):
     # Test-time augmentation: average over three sizes, each also mirrored; about six times the
     # work. Images pass through the network one by one.
     tta: bool
-
-
-class _Batch(NamedTuple):
-    positions: list[int]  # in the order of the input
-    errors: list[UserError]  # of unreadable images, which form separate batches
-    images: list[InputImage]
-    pixels: ImageBatch | None  # None for errors
 
 
 class Predictor:
@@ -155,14 +147,7 @@ class Predictor:
             ((7, 4), ['car', 'dog'])
         """
         if isinstance(image, str | os.PathLike | Image.Image | np.ndarray | Tensor):
-            if options.keys() - {"batch_size"}:  # tiles or test-time augmentation
-                return next(self.stream([image], score_threshold, class_thresholds, **options))
-            thresholds = self.thresholds(score_threshold, class_thresholds)
-            loaded = read_input(image)
-            if isinstance(loaded, UserError):
-                raise loaded
-            batch = self._prepare([loaded], [network_size(*loaded.size, self.config)])
-            return self._results([loaded], batch, thresholds)[0]
+            return next(self.stream([image], score_threshold, class_thresholds, **options))
         return list(self.stream(image, score_threshold, class_thresholds, **options))
 
     def stream(
@@ -230,64 +215,64 @@ class Predictor:
         return merge_tiles(image, windows, [_raise_if_error(outcome) for outcome in outcomes])
 
     def _by_views(self, images: Iterable[ImageLike], thresholds: Thresholds) -> Iterator[Outcome]:
+        """Detect with test-time augmentation, image by image."""
+        if isinstance(self.model, SavedProgram):
+            raise UserError("--tta requires a checkpoint; a program (.pt2) has no separate layers")
         for image in prefetch(map(read_input, images)):
             if isinstance(image, UserError):
                 yield image
-            else:
-                yield self._result(image, self._detect_views(image.pixels), thresholds)
+                continue
+            with self._inference():
+                batch = detect_views(self.model, image.pixels, self.config, self.device)
+                sizes = torch.tensor([image.size], device=self.device)
+                (detections,) = to_detections(batch, sizes, [image.size], self.config.conventions)
+            yield self._result(image, detections, thresholds)
 
     def _by_batches(
         self, images: Iterable[ImageLike], batch_size: int, thresholds: Thresholds
     ) -> Iterator[Outcome]:
+        """Detect in batches, and yield the outcomes in the order of the images."""
         finished: dict[int, Outcome] = {}
         next_position = 0
-        for batch in prefetch(self._batches(images, batch_size)):
-            outcomes: Sequence[Outcome] = batch.errors
-            if batch.pixels is not None:
-                outcomes = self._results(batch.images, batch.pixels, thresholds)
-            finished.update(zip(batch.positions, outcomes, strict=True))
-            del batch, outcomes
+        for positions, inputs, content in prefetch(self._batches(images, batch_size)):
+            if isinstance(content, list):
+                finished.update(zip(positions, content, strict=True))
+            else:
+                detections = self.detect(content, [image.size for image in inputs])
+                for position, image, objects in zip(positions, inputs, detections, strict=True):
+                    finished[position] = self._result(image, objects, thresholds)
+            del inputs, content
             while next_position in finished:
                 yield finished.pop(next_position)
                 next_position += 1
 
-    def _batches(self, images: Iterable[ImageLike], batch_size: int) -> Iterator[_Batch]:
-        """Read images, and prepare those of equal padded size together."""
+    def _batches(
+        self, images: Iterable[ImageLike], batch_size: int
+    ) -> Iterator[tuple[list[int], list[InputImage], ImageBatch | list[UserError]]]:
+        """Read images, and prepare those of equal padded size together.
 
-        def read() -> Iterator[tuple[int, InputImage | UserError, Size]]:
-            for position, source in enumerate(images):
-                image = read_input(source)
-                if isinstance(image, UserError):
-                    yield position, image, (0, 0)
-                else:
-                    yield position, image, network_size(*image.size, self.config)
+        Yields:
+            Positions in `images`, the images, and their batch; or the errors of unreadable files.
+        """
+        multiple = self.config.size_multiple
 
-        def padded_size(item: tuple[int, InputImage | UserError, Size]) -> tuple[int, ...]:
-            return tuple(-(-side // self.config.size_multiple) for side in item[2])
+        def padded_size(item: tuple[int, InputImage | UserError]) -> tuple[int, ...]:
+            if isinstance(item[1], UserError):
+                return ()
+            return tuple(-(-side // multiple) for side in network_size(*item[1].size, self.config))
 
-        for group in bucket_by(read(), padded_size, batch_size):
-            positions, sizes = [item[0] for item in group], [item[2] for item in group]
-            errors = [image for _, image, _ in group if isinstance(image, UserError)]
-            readable = [image for _, image, _ in group if isinstance(image, InputImage)]
-            pixels = None if errors else self._prepare(readable, sizes)
-            yield _Batch(positions, errors, readable, pixels)
-
-    def _prepare(self, images: Sequence[InputImage], sizes: Sequence[Size]) -> ImageBatch:
-        """Resize images to `sizes`, normalise them and pad them to one size."""
-        batch = empty_batch(sizes, self.config.size_multiple)
-        for image, view in zip(images, unpadded_views(batch), strict=True):
-            height, width = image.size
-            write_view(image.pixels, (0, 0, width, height), view, self.config)
-        return batch
-
-    def _results(
-        self, images: Sequence[InputImage], batch: ImageBatch, thresholds: Thresholds
-    ) -> list[Result]:
-        detections = self.detect(batch, [image.size for image in images])
-        return [
-            self._result(image, objects, thresholds)
-            for image, objects in zip(images, detections, strict=True)
-        ]
+        for group in bucket_by(enumerate(map(read_input, images)), padded_size, batch_size):
+            positions = [position for position, _ in group]
+            inputs = [image for _, image in group if isinstance(image, InputImage)]
+            if not inputs:
+                yield positions, [], [error for _, error in group if isinstance(error, UserError)]
+                continue
+            sizes = [network_size(*image.size, self.config) for image in inputs]
+            batch = empty_batch(sizes, multiple)
+            for image, view in zip(inputs, unpadded_views(batch), strict=True):
+                height, width = image.size
+                write_view(image.pixels, (0, 0, width, height), view, self.config)
+            yield positions, inputs, batch
 
     def detect(
         self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]
@@ -319,16 +304,6 @@ class Predictor:
         from mrcnn.evaluation import evaluate  # prediction alone does without pycocotools' scorer
 
         return evaluate(self, data, **options)
-
-    def _detect_views(self, image: Pixels) -> Detections:
-        """Detect the objects of an image with test-time augmentation."""
-        if isinstance(self.model, SavedProgram):
-            raise UserError("--tta requires a checkpoint; a program (.pt2) has no separate layers")
-        with self._inference():
-            detections = detect_views(self.model, image, self.config, self.device)
-            size = image.shape[0], image.shape[1]
-            sizes = torch.tensor([size], device=self.device)
-            return to_detections(detections, sizes, [size], self.config.conventions)[0]
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

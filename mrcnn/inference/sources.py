@@ -28,13 +28,6 @@ class Source:
         """True if the source gives several frames."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES or str(self.path).startswith(CAMERA)
 
-    def overlay_name(self, copy: int) -> str:
-        """Return the file name of overlay number `copy` with this stem; the first is 1."""
-        stem = self.relative.stem.replace(":", "")
-        number = f"_{copy}" if copy > 1 else ""
-        suffix = ".mp4" if self.is_video else ".jpg"
-        return self.relative.with_name(f"{stem}{number}{suffix}").as_posix()
-
 
 def find_images(
     places: Sequence[Path], recursive: bool = False, exclude: Path | None = None
@@ -69,9 +62,12 @@ def overlay_names(sources: Sequence[Source], taken: Collection[str] = ()) -> lis
     names: list[str] = []
     used = {name.lower() for name in taken}
     for source in sources:
-        copy = 1
-        while (name := source.overlay_name(copy)).lower() in used:
+        stem = source.relative.with_name(source.relative.stem.replace(":", "")).as_posix()
+        suffix = ".mp4" if source.is_video else ".jpg"
+        name, copy = f"{stem}{suffix}", 1
+        while name.lower() in used:
             copy += 1
+            name = f"{stem}_{copy}{suffix}"
         used.add(name.lower())
         names.append(name)
     return names

@@ -133,12 +133,8 @@ def merge_tiles(image: InputImage, windows: Sequence[Window], results: Sequence[
         ).reshape(-1, 4),
         scores=np.array([scores[m].max() for m in chosen], np.float32),
         labels=np.array([labels[m[0]] for m in chosen], np.int64),
-        rles=[_union([masks[i] for i in m]) for m in chosen] if has_masks else [],
+        rles=[rle.union([masks[i] for i in m]) for m in chosen] if has_masks else [],
         class_names=results[0].class_names,
         category_ids=results[0].category_ids,
         path=image.path,
     )
-
-
-def _union(masks: Sequence[rle.Rle]) -> rle.Rle:
-    return masks[0] if len(masks) == 1 else rle.union(masks)

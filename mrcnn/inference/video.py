@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,43 +56,38 @@ class VideoReader:
             self.capture.release()
 
 
-class VideoWriter:
-    """Writer of images of one size as the frames of an MP4 file."""
-
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate = path, rate
-        self.writer: Any = None
-
-    def add(self, frame: NDArray[np.uint8]) -> None:
-        """Append a frame (h, w, 3) RGB.
-
-        Raises:
-            UserError: if OpenCV cannot write videos.
-        """
-        cv2 = _opencv()
-        height, width = frame.shape[:2]
-        if self.writer is None:
-            codec = cv2.VideoWriter.fourcc(*"mp4v")
-            self.writer = cv2.VideoWriter(str(self.path), codec, self.rate, (width, height))
-            if not self.writer.isOpened():
-                raise UserError(f"{self.path}: OpenCV cannot write MP4 here; use --no-overlays")
-        self.writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
-
-
 @contextmanager
-def written_video(path: Path, rate: float) -> Iterator[VideoWriter]:
-    """Write a video that appears at `path` once it is complete.
+def written_video(path: Path, rate: float) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+    """Write an MP4 file that appears at `path` once it is complete.
+
+    Args:
+        path: the file.
+        rate: frames per second.
+
+    Yields:
+        A function that appends a frame (h, w, 3) RGB; all frames must have one size.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if OpenCV is missing or cannot write videos, or the file cannot be written.
     """
+    cv2 = _opencv()
+    writer: Any = None
     with replacing(path) as draft:
-        writer = VideoWriter(draft, rate)
+
+        def add(frame: NDArray[np.uint8]) -> None:
+            nonlocal writer
+            if writer is None:
+                codec = cv2.VideoWriter.fourcc(*"mp4v")
+                writer = cv2.VideoWriter(str(draft), codec, rate, frame.shape[1::-1])
+                if not writer.isOpened():
+                    raise UserError(f"{path}: OpenCV cannot write MP4 here; use --no-overlays")
+            writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
+
         try:
-            yield writer
+            yield add
         finally:
-            if writer.writer is not None:
-                writer.writer.release()
+            if writer is not None:
+                writer.release()
 
 
 def _opencv() -> Any:

@@ -21,7 +21,7 @@ from mrcnn.models.mask_head import MaskHead
 from mrcnn.models.mask_rcnn import MaskRCNN
 from mrcnn.models.pooling import Conv5Pooler, Pooler, RoIPooler
 from mrcnn.models.rpn import RPN
-from mrcnn.numerics import NUMERICS, Numerics
+from mrcnn.numerics import Numerics
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(ResNet, name) for name in RESNETS},
@@ -108,7 +108,7 @@ def build(config: ModelConfig) -> MaskRCNN:
 
 def _numerics(config: ModelConfig) -> Numerics:
     """Return the numerics that the configuration names, with its own betas if it sets them."""
-    numerics = NUMERICS[config.numerics]
+    numerics = config.conventions
     rpn_beta, box_beta = config.rpn_smooth_l1_beta, config.box_smooth_l1_beta
     return dataclasses.replace(
         numerics,

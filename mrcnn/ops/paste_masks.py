@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrcnn.ops import library
 from mrcnn.ops.check import FLOATING, check_dtype, check_same_device, check_shape
-
-_host = library.load("mrcnn_host")
+from mrcnn.ops.rle import compress
 
 
 def paste_masks(
@@ -80,7 +78,7 @@ def paste_masks_rle(
     _check(masks, boxes, height, width, threshold)
     counts, starts = torch.ops.mrcnn.paste_masks_rle(masks, boxes, height, width, threshold)
     ends = starts.cpu().numpy()
-    texts = _host.rle_to_strings(counts[: ends[-1]].cpu().numpy(), ends)
+    texts = compress(counts[: ends[-1]].cpu().numpy(), ends)
     return [{"size": [height, width], "counts": text} for text in texts]
 
 

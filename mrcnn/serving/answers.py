@@ -1,11 +1,14 @@
-"""The answers of the server, as objects for JSON."""
+"""What the server sends: the page, the description of the model, and detections."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import logging
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -14,7 +17,31 @@ from mrcnn.data.images import read_image
 from mrcnn.inference.predictor import Predictor
 from mrcnn.visual import instance_colours
 
+_LINK = re.compile(r'<link rel="stylesheet" href="(\w+\.css)">|<script src="(\w+\.js)"></script>')
 _log = logging.getLogger("mrcnn")
+
+
+def document() -> tuple[str, str]:
+    """Return the page with its style and scripts inlined, and its Content-Security-Policy.
+
+    The policy names the hashes of the inlined parts, so no name in a model or a file can become a
+    script. It allows requests only to the server that sent the page.
+    """
+    folder, hashes = Path(__file__).parent, {"style": "", "script": ""}
+
+    def inline(match: re.Match[str]) -> str:
+        name = "style" if match[1] else "script"
+        content = "\n" + (folder / (match[1] or match[2])).read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        hashes[name] += f" 'sha256-{digest}'"
+        return f"<{name}>{content}</{name}>"
+
+    page = _LINK.sub(inline, (folder / "page.html").read_text(encoding="utf-8"))
+    return page, (
+        f"default-src 'none'; style-src{hashes['style']}; script-src{hashes['script']}; "
+        "connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 def describe(predictor: Predictor, name: str, max_bytes: int) -> dict[str, Any]:

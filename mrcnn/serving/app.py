@@ -20,8 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mrcnn.errors import UserError
 from mrcnn.inference.predictor import Predictor
-from mrcnn.serving.answers import describe, detect
-from mrcnn.serving.document import document
+from mrcnn.serving.answers import describe, detect, document
 
 UPLOADS = 4  # images that are being received, wait for the model or are in it
 BODY_SECONDS = 120.0  # to receive an image

@@ -18,8 +18,8 @@ from PIL import Image
 from mrcnn import checkpoints
 from mrcnn.data.synthetic import write_shapes
 from mrcnn.evaluate import main as evaluate
-from mrcnn.inference import prediction_files
 from tests.helpers import documents, tiny
+from tests.helpers.predicting import interrupted_after
 from tests.inference import test_video
 
 PREDICT, EVALUATE = documents.commands("predict.md"), documents.commands("evaluate.md")
@@ -73,14 +73,6 @@ IMAGES = {  # by the words after the weights: how many images the predictions mu
 def test_predict(workplace, tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(workplace)
     monkeypatch.setitem(sys.modules, "cv2", test_video.STAND_IN)
-    add = prediction_files.Lines.add
-
-    def limited(lines, image, *arguments):
-        if image.get("frame") == 3:
-            raise KeyboardInterrupt  # as the user of a camera does
-        add(lines, image, *arguments)
-
-    monkeypatch.setattr(prediction_files.Lines, "add", limited)
     if command[0] == "find":
         bar = command.index("|")
         listing = ["archive" if word == "/archive" else word for word in command[:bar]]
@@ -91,7 +83,8 @@ def test_predict(workplace, tmp_path, monkeypatch, capsys, command):
     flags = ["--device", "cpu", "--out", str(out)]
     if "--out" in command:
         out, flags = Path("found"), flags[:2]
-    assert documents.run(command, *flags) == 0, capsys.readouterr().err
+    with interrupted_after(6):  # 2 frames and the end of a video, then 3 frames of the camera
+        assert documents.run(command, *flags) == 0, capsys.readouterr().err
     content = json.loads((out / "predictions.json").read_text())
     assert len(content["images"]) == IMAGES[" ".join(command[4:])]
     assert content["annotations"]

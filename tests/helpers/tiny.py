@@ -1,8 +1,9 @@
-"""A model that is built in milliseconds and knows nothing: for tests of what is around it."""
+"""An untrained model that is built in milliseconds, and images for it."""
 
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mrcnn import checkpoints
@@ -25,6 +26,11 @@ CONFIG = dataclasses.replace(
     score_threshold=0.0,  # random weights give every box a third
     max_detections=20,
 )
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return an RGB image (height, width, 3) of noise."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def model(config: ModelConfig = CONFIG, seed: int = 0) -> MaskRCNN:

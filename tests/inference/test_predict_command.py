@@ -1,4 +1,4 @@
-"""`mrcnn predict`: from files of all kinds to overlays and one COCO file."""
+"""`mrcnn predict`: inputs, overlays, the COCO file, and resuming."""
 
 import io
 import json
@@ -8,35 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
 import mrcnn
-from mrcnn import predict as verb
 from mrcnn.data.images import read_size
 from mrcnn.errors import UserError
 from mrcnn.inference import prediction_files
 from mrcnn.inference.sources import Source, overlay_names
-from tests.helpers import tiny
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny models are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    return tiny.run(tmp_path_factory.mktemp("weights"))
+from tests.helpers import predicting
+from tests.helpers.predicting import interrupted_after, predict, read
+from tests.helpers.tiny import noise
 
 
 @pytest.fixture
@@ -50,21 +32,12 @@ def images(tmp_path) -> Path:
     return folder
 
 
-def predict(weights: Path, out: Path, *words: object) -> int:
-    flags = ["--weights", weights, "--out", out, "--score-threshold", 0, "--device", "cpu"]
-    return verb.main([str(word) for word in [*words, *flags]])
-
-
-def read(out: Path) -> dict:
-    return json.loads((out / "predictions.json").read_text())
-
-
 def names(out: Path) -> list[str]:
     return [Path(image["file_name"]).name for image in read(out)["images"]]
 
 
 def test_a_folder_with_broken_files(tmp_path, weights, capsys):
-    """Every sound image gets its overlay, every broken one its message; exit code 2 says so."""
+    """Readable images get overlays, broken ones are listed, and the exit code is 2."""
     folder = tmp_path / "in"
     (folder / "deeper").mkdir(parents=True)
     for name in ("a.png", "b.jpg", "deeper/a.png"):
@@ -106,7 +79,7 @@ def test_an_input_is_never_overwritten(tmp_path, weights):
     assert list(tmp_path.iterdir()) == [tmp_path / "a.jpg"]
 
 
-def test_where_nothing_is_found_a_threshold_is_named(images, weights, tmp_path, capsys):
+def test_no_detections_suggest_a_lower_threshold(images, weights, tmp_path, capsys):
     assert predict(weights, tmp_path, images / "a.png", "--class-threshold", "cat=1", "dog=1") == 0
     assert (
         "no detections above the score threshold; lower --score-threshold"
@@ -117,7 +90,7 @@ def test_where_nothing_is_found_a_threshold_is_named(images, weights, tmp_path, 
 
 
 def test_batches_give_the_same_file(images, weights, tmp_path):
-    """Up to roundings, whatever goes through the network together; in the order of the names."""
+    """Batches change predictions by rounding only, and not the order of the images."""
     outs = [tmp_path / str(size) for size in (1, 3)]
     for size, out in zip((1, 3), outs, strict=True):
         assert predict(weights, out, images, "--no-overlays", "--batch-size", size) == 0
@@ -131,8 +104,8 @@ def test_batches_give_the_same_file(images, weights, tmp_path):
         assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-2)
 
 
-def test_folders_in_folders(images, weights, tmp_path):
-    """Overlays lie in the same folders; what was drawn before is not looked at."""
+def test_subfolders(images, weights, tmp_path):
+    """Overlays are written to the same subfolders, and are not searched in a second run."""
     out = images / "found"
     for _ in range(2):
         assert predict(weights, out, images, "--recursive") == 0
@@ -173,7 +146,7 @@ def test_thresholds_of_classes(images, weights, tmp_path):
 
 @pytest.mark.parametrize("flags", [("--tiles", 32), ("--tta",), ("--tiles", 40, "--tta")])
 def test_tiles_and_views(images, weights, tmp_path, flags):
-    """What Python gives for the same options."""
+    """The command and Python give the same objects for the same options."""
     assert predict(weights, tmp_path, images / "a.png", "--no-overlays", *flags) == 0
     options = {"tiles": flags[1]} if flags[0] == "--tiles" else {}
     model = mrcnn.load(weights, score_threshold=0.0)
@@ -209,47 +182,27 @@ def test_names_of_overlays():
     assert overlay_names(sources[:1], ["A.jpg", "a_2.jpg"]) == ["a_3.jpg"]
 
 
-# Interrupted
-
-
-def interrupted_after(count: int, monkeypatch, run) -> None:
-    """Call `run`, stopped from the keyboard when `count` lines are written, in the next one."""
-    add = prediction_files.Lines.add
-
-    def limited(lines, *arguments):
-        nonlocal count
-        if count == 0:
-            lines.file.write(b'{"image": {"file_na')
-            raise KeyboardInterrupt
-        count -= 1
-        add(lines, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prediction_files.Lines, "add", limited)
-        with pytest.raises(KeyboardInterrupt):
-            run()
-
-
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_an_interrupted_batch_is_resumed(images, weights, tmp_path, monkeypatch, capsys, count):
-    """What was written is kept, and the file is to the byte that of a run without a break."""
+def test_resume(images, weights, tmp_path, capsys, count):
+    """Finished images are kept, and the files are bit-identical to those of a whole run."""
     predict(weights, tmp_path / "whole", images)
     out = tmp_path / "out"
-    interrupted_after(count, monkeypatch, lambda: predict(weights, out, images))
+    with interrupted_after(count), pytest.raises(KeyboardInterrupt):
+        predict(weights, out, images)
     assert not (out / "predictions.json").exists()
     assert len((out / "predictions.jsonl").read_bytes().splitlines()) == count + 2
     capsys.readouterr()
     assert predict(weights, out, images, "--resume") == 0
-    said = capsys.readouterr().out
-    assert said.count("img/s") == 5 - count
-    assert said.endswith(f", {count} images were already finished\n" if count else f"in {out}\n")
+    output = capsys.readouterr().out
+    assert output.count("img/s") == 5 - count
+    assert output.endswith(f", {count} images were already finished\n" if count else f"in {out}\n")
     for name in ("predictions.json", "predictions.jsonl"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert len(list(out.glob("*.jpg"))) == 5
 
 
-def test_new_images_join(images, weights, tmp_path):
-    """Also one whose overlay would have the name of another's; one that failed is tried again."""
+def test_resume_with_new_images(images, weights, tmp_path):
+    """Names of new overlays do not clash with old ones, and a failed image is tried again."""
     (images / "empty.png").touch()
     assert predict(weights, tmp_path / "out", images) == 2
     first = (tmp_path / "out" / "a.jpg").read_bytes()
@@ -263,7 +216,7 @@ def test_new_images_join(images, weights, tmp_path):
     assert (tmp_path / "out" / "a_2.jpg").is_file()
 
 
-def test_resuming_takes_the_same_settings(images, weights, tmp_path):
+def test_resume_requires_the_same_settings(images, weights, tmp_path):
     predict(weights, tmp_path / "out", images / "a.png")
     before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"made with --max-dets None; use the same"):
@@ -271,7 +224,7 @@ def test_resuming_takes_the_same_settings(images, weights, tmp_path):
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
 
 
-def test_damaged_lines_are_named(images, weights, tmp_path):
+def test_damaged_lines_are_reported(images, weights, tmp_path):
     predict(weights, tmp_path / "out", images)
     lines = tmp_path / "out" / "predictions.jsonl"
     lines.write_bytes(lines.read_bytes().replace(b'"file_name"', b'"file', 1))
@@ -280,14 +233,14 @@ def test_damaged_lines_are_named(images, weights, tmp_path):
 
 
 def test_lines_of_several_processes(tmp_path):
-    """Those that a crash left beside those of the main one are kept, but for a torn one."""
+    """The lines of other processes are kept after a crash, except an incomplete one."""
     settings = {"--max-dets": 3}
     prediction_files.begin(tmp_path, settings)
     for rank, files in enumerate((["b", "c"], ["a", "d"])):
         lines = prediction_files.Lines(tmp_path, rank)
         for name in files:
-            entry = {"category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5, "area": 12}
-            lines.add({"file_name": name, "height": 9, "width": 9}, [entry], f"{name}.jpg")
+            record = {"image": {"file_name": name}, "overlay": f"{name}.jpg"}
+            lines.write({**record, "annotations": [{"category_id": 1}]})
         lines.close()
     with (tmp_path / "predictions.1.jsonl").open("ab") as file:
         file.write(b'{"image"')
@@ -295,7 +248,7 @@ def test_lines_of_several_processes(tmp_path):
     assert done == {name: f"{name}.jpg" for name in "abcd"}
     assert not (tmp_path / "predictions.1.jsonl").exists()
     categories = [{"id": 1, "name": "cat"}]
-    assert prediction_files.finish(tmp_path, ["a", "b", "c"], categories) == 4
+    prediction_files.finish(tmp_path, ["a", "b", "c"], categories)
     content = read(tmp_path)
     assert [image["file_name"] for image in content["images"]] == ["a", "b", "c", "d"]
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4]
@@ -307,7 +260,7 @@ def test_lines_of_several_processes(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_the_images(images, weights, tmp_path):
-    """Their file is that of one process."""
+    """Two processes write the same file as one."""
     assert predict(weights, tmp_path / "one", images) == 0
     words = ["--weights", weights, "--out", tmp_path / "two", "--score-threshold", 0]
     command = [
@@ -324,32 +277,19 @@ def test_two_processes_share_the_images(images, weights, tmp_path):
     )
 
 
-MEASURED = """
-import resource, sys
-from mrcnn import predict
-code = predict.main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-sys.exit(code)
-"""
-
-
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(shared_data, weights, tmp_path):
-    """139 pictures, and the same under two more names: the rest costs less than keeping a tenth."""
-    pictures = sorted((shared_data / "coco_mini" / "images").iterdir())
-    assert len(pictures) == 139
+    """Three times as many images take less memory than a tenth of the additional pixels."""
+    files = sorted((shared_data / "coco_mini" / "images").iterdir())
+    assert len(files) == 139
     for copy in "abc":
         (tmp_path / copy).mkdir()
-        for path in pictures:
+        for path in files:
             (tmp_path / copy / path.name).symlink_to(path)
     peaks = []
     for number, folders in enumerate(("a", "abc")):
-        words = [*(tmp_path / name for name in folders), "--out", tmp_path / str(number)]
-        words += ["--weights", weights, "--score-threshold", 0, "--batch-size", 4]
-        command = [sys.executable, "-c", MEASURED, *map(str, words), "--device", "cpu"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert len(read(tmp_path / str(number))["annotations"]) == 20 * 139 * len(folders)
-        peaks.append(int(done.stdout.split("peak ")[1]) * 1024)
-    pixels = sum(3 * np.prod(read_size(path)) for path in pictures)
+        out, paths = tmp_path / str(number), [tmp_path / name for name in folders]
+        peaks.append(predicting.peak_memory(weights, out, *paths, "--batch-size", 4))
+        assert len(read(out)["annotations"]) == 20 * 139 * len(folders)
+    pixels = sum(3 * np.prod(read_size(path)) for path in files)
     assert peaks[1] - peaks[0] < 2 * pixels / 10

@@ -1,4 +1,4 @@
-"""What is made of the objects found in an image."""
+"""`Result`: selection, conversions and files of the objects of one image."""
 
 import dataclasses
 import io
@@ -10,14 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as rle_codec
 
 from mrcnn.errors import UserError
 from mrcnn.inference.results import Result
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+from mrcnn.ops import rle
+from tests.helpers.tiny import noise
 
 
 @pytest.fixture
@@ -29,17 +26,14 @@ def result() -> Result:
         boxes=np.array([[10, 5, 20, 15], [0, 20, 5, 30], [1.5, 2, 3, 4]], np.float32),
         scores=np.array([0.9, 0.8, 0.25], np.float32),
         labels=np.array([1, 1, 0]),
-        rles=[
-            {"size": [30, 40], "counts": rle_codec.encode(np.asfortranarray(m))["counts"].decode()}
-            for m in masks
-        ],
+        rles=[rle.encode(mask) for mask in masks],
         class_names=("cat", "dog"),
         category_ids=(3, 7),
         path=Path("somewhere/a.jpg"),
     )
 
 
-def test_what_a_result_says(result):
+def test_names_masks_and_repr(result):
     assert repr(result) == "Result(a.jpg, 30 x 40 pixels: 2 dog, 1 cat)"
     assert result.names == ["dog", "dog", "cat"]
     assert result.masks.dtype == bool
@@ -62,7 +56,7 @@ def test_coco_entries(result):
     assert not any("image_id" in entry for entry in named)
 
 
-def test_pictures_of_a_result(result, tmp_path):
+def test_overlay_files(result, tmp_path):
     result.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as saved:
         np.testing.assert_array_equal(np.asarray(saved), np.asarray(result.plot()))
@@ -83,7 +77,7 @@ def test_without_masks(result):
     assert len(boxes_only[1:]) == 2
 
 
-CHOICES = {
+INDICES = {
     "a position": (1, [1]),
     "from the end": (-1, [2]),
     "a slice": (slice(2), [0, 1]),
@@ -93,10 +87,10 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("case", CHOICES)
-def test_choosing_objects(result, case):
-    chosen, expected = CHOICES[case]
-    some = result[chosen]
+@pytest.mark.parametrize("case", INDICES)
+def test_indexing(result, case):
+    index, expected = INDICES[case]
+    some = result[index]
     for name in ("boxes", "scores", "labels"):
         np.testing.assert_array_equal(getattr(some, name), getattr(result, name)[expected])
     assert some.rles == [result.rles[i] for i in expected]
@@ -104,7 +98,7 @@ def test_choosing_objects(result, case):
     assert some.path == result.path
 
 
-def test_choosing_by_score_and_name(result):
+def test_selecting_by_score_and_name(result):
     assert len(result[result.scores > 0.5]) == 2
     assert result.of("cat").scores.tolist() == [0.25]
     assert len(result.of("cat", "dog")) == 3
@@ -112,7 +106,7 @@ def test_choosing_by_score_and_name(result):
         result.of("cow")
     with pytest.raises(IndexError):
         result[3]
-    assert [one.names for one in result] == [["dog"], ["dog"], ["cat"]]
+    assert [single.names for single in result] == [["dog"], ["dog"], ["cat"]]
 
 
 def test_polygons(result):
@@ -123,7 +117,7 @@ def test_polygons(result):
 
 
 def test_crops(result):
-    """Whole pixels; a box beyond the image gives its nearest pixel."""
+    """Crops have whole pixels; a box beyond the image gives its nearest pixel."""
     boxes = np.array([[10, 5, 20, 15], [1.5, 2, 3, 4.5], [-4, -4, 99, 99], [50, 50, 60, 60]])
     crops = dataclasses.replace(result, boxes=boxes.astype(np.float32)).crop()
     expected = [np.s_[5:15, 10:20], np.s_[2:5, 1:3], np.s_[:, :], np.s_[29:, 39:]]
@@ -132,14 +126,14 @@ def test_crops(result):
 
 
 def test_to_supervision(result, monkeypatch):
-    """By a stand-in for the library: its arguments are those of supervision 0.26."""
+    """Use a stand-in for the library; its arguments are those of supervision 0.26."""
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
-    found = result.to_supervision()
-    np.testing.assert_array_equal(found.xyxy, result.boxes)
-    np.testing.assert_array_equal(found.confidence, result.scores)
-    np.testing.assert_array_equal(found.class_id, result.labels)
-    np.testing.assert_array_equal(found.mask, result.masks)
-    assert found.data["class_name"].tolist() == ["dog", "dog", "cat"]
+    detections = result.to_supervision()
+    np.testing.assert_array_equal(detections.xyxy, result.boxes)
+    np.testing.assert_array_equal(detections.confidence, result.scores)
+    np.testing.assert_array_equal(detections.class_id, result.labels)
+    np.testing.assert_array_equal(detections.mask, result.masks)
+    assert detections.data["class_name"].tolist() == ["dog", "dog", "cat"]
     assert dataclasses.replace(result, rles=[]).to_supervision().mask is None
     assert result[[]].to_supervision().data["class_name"].shape == (0,)
 

@@ -1,15 +1,11 @@
-"""Large images by tiles: objects are whole and single again."""
+"""Tiles of large images: windows, merged detections, and `predict(tiles=…)`."""
 
 import itertools
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as rle_codec
 
 import mrcnn
 from mrcnn.errors import UserError
@@ -18,13 +14,13 @@ from mrcnn.inference.predictor import Predictor
 from mrcnn.inference.results import Result
 from mrcnn.inference.tiles import merge_tiles, tile_windows
 from mrcnn.ops import rle
-from tests.helpers import tiny
+from tests.helpers import predicting, tiny
 
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(1, 1), (100, 100), (101, 40), (350, 799), (1000, 1)])
 def test_windows_cover_the_image(shape, overlap):
-    """Every pixel is seen, tiles are of one size, and neighbours share what they should."""
+    """Tiles have one size, cover every pixel, and neighbours share the requested overlap."""
     seen = np.zeros(shape, int)
     tiles = tile_windows(*shape, 100, overlap)
     for x1, y1, x2, y2 in tiles:
@@ -38,27 +34,22 @@ def test_windows_cover_the_image(shape, overlap):
         assert seen.max() == 1
 
 
-def encode(mask: np.ndarray) -> dict:
-    encoded = rle_codec.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {**encoded, "counts": encoded["counts"].decode()}
-
-
 def result(image: np.ndarray, masks: list, scores, labels, with_masks: bool = True) -> Result:
-    """With the tight boxes of the masks."""
+    """Return a result with the tight boxes of the masks."""
     boxes = [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] for ys, xs in map(np.nonzero, masks)]
     return Result(
         image=image,
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         scores=np.array(scores, np.float32),
         labels=np.array(labels, np.int64),
-        rles=[encode(mask) for mask in masks] if with_masks else [],
+        rles=[rle.encode(mask) for mask in masks] if with_masks else [],
         class_names=("cat", "dog"),
         category_ids=(3, 7),
     )
 
 
 def objects(seed: int, height: int = 400, width: int = 500) -> list[np.ndarray]:
-    """Ellipses apart from each other, from a few pixels to more than the image, some in a row."""
+    """Return ellipses that do not overlap, from a few pixels to larger than the image."""
     rng = np.random.default_rng(seed)
     free, found = np.ones((height, width), bool), []
     ys, xs = np.mgrid[:height, :width] + 0.5
@@ -75,7 +66,7 @@ def objects(seed: int, height: int = 400, width: int = 500) -> list[np.ndarray]:
 
 
 def seen_in(tiles, masks, labels, image, damage=lambda part, _: part, with_masks=True) -> list:
-    """What a faultless detector finds in each tile, in an order of its own."""
+    """Return the results of a perfect detector in each tile, in random order."""
     rng = np.random.default_rng(1)
     found = []
     for tile in tiles:
@@ -92,8 +83,8 @@ def seen_in(tiles, masks, labels, image, damage=lambda part, _: part, with_masks
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("size", "overlap"), [(120, 0.25), (90, 0.4), (1000, 0.25)])
-def test_objects_are_put_together(seed, size, overlap):
-    """Of parts seen without fault, every object comes out once and to the pixel."""
+def test_perfect_parts_are_joined(seed, size, overlap):
+    """Perfect masks of parts give every object once, exact to the pixel."""
     masks = objects(seed)
     assert len(masks) > 15
     image = np.zeros((*masks[0].shape, 3), np.uint8)
@@ -102,20 +93,20 @@ def test_objects_are_put_together(seed, size, overlap):
     together = merge_tiles(
         InputImage(image, Path("a.png")), tiles, seen_in(tiles, masks, labels, image)
     )
-    expected = {(encode(m)["counts"], k) for m, k in zip(masks, labels, strict=True)}
+    expected = {(rle.encode(m)["counts"], k) for m, k in zip(masks, labels, strict=True)}
     got = [(m["counts"], int(k)) for m, k in zip(together.rles, together.labels, strict=True)]
     assert len(got) == len(masks)
     assert set(got) == expected
     assert (np.diff(together.scores) <= 0).all()
-    tight = result(image, [rle_codec.decode(m) for m in together.rles], [], [])
+    tight = result(image, [rle.decode(m) for m in together.rles], [], [])
     np.testing.assert_array_equal(together.boxes, tight.boxes)
     assert together.image is image
     assert together.path == Path("a.png")
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_parts_that_are_seen_badly_at_borders(seed):
-    """A detector that misses 3 pixels at every border of its tile: nothing is doubled or lost."""
+def test_poor_masks_at_tile_borders(seed):
+    """Masks that lack 3 pixels at each border of a tile are merged without losses or doubles."""
     masks = [m for m in objects(seed) if m.sum() > 400]
     image = np.zeros((*masks[0].shape, 3), np.uint8)
     height, width = image.shape[:2]
@@ -128,20 +119,20 @@ def test_parts_that_are_seen_badly_at_borders(seed):
             kept[:, -3:] = False
         if y2 < height:
             kept[-3:] = False
-        # What is left of a sliver is not found at all.
+        # Slivers are not detected at all.
         return kept if kept.sum() > 100 else np.zeros_like(kept)
 
     tiles = tile_windows(height, width, 120, 0.25)
     labels = [0] * len(masks)
     together = merge_tiles(InputImage(image), tiles, seen_in(tiles, masks, labels, image, damage))
     assert len(together) == len(masks)
-    overlaps = rle_codec.iou(together.rles, [encode(mask) for mask in masks], [0] * len(masks))
+    overlaps = rle.iou(together.rles, [rle.encode(mask) for mask in masks])
     assert (overlaps.max(axis=0) > 0.9).all()
     assert sorted(overlaps.argmax(axis=1)) == list(range(len(masks)))
 
 
-def test_what_a_border_makes_of_an_object_is_left_out():
-    """Cut objects are taken for another class, as half a disc for a triangle: nobody sees it."""
+def test_cut_objects_of_another_class_are_dropped():
+    """A cut object may get another class, as half a disc looks like a triangle."""
     rng = np.random.default_rng(0)
     masks = []
     for y, x in itertools.product(range(0, 380, 30), range(0, 480, 30)):
@@ -159,14 +150,14 @@ def test_what_a_border_makes_of_an_object_is_left_out():
             *[(p, k) for p, k in zip(parts, kinds, strict=True) if p.any()], strict=True
         )
         found.append(result(image[y1:y2, x1:x2], parts, np.linspace(1, 0.5, len(parts)), kinds))
-    assert any(1 in one.labels for one in found)
+    assert any(1 in tile.labels for tile in found)
     together = merge_tiles(InputImage(image), tiles, found)
     assert set(together.labels) == {0}
-    assert {m["counts"] for m in together.rles} == {encode(mask)["counts"] for mask in masks}
+    assert {m["counts"] for m in together.rles} == {rle.encode(mask)["counts"] for mask in masks}
     assert len(together) == len(masks)
 
 
-def test_boxes_stand_in_for_masks():
+def test_boxes_replace_missing_masks():
     mask = np.zeros((300, 300), bool)
     mask[20:40, 10:290] = True
     image = np.zeros((300, 300, 3), np.uint8)
@@ -179,7 +170,7 @@ def test_boxes_stand_in_for_masks():
 
 
 def test_neighbours_stay_apart():
-    """Objects of two classes in one place, and two that touch at the border of a tile."""
+    """Two classes at one place, and two objects that touch at a tile border, stay separate."""
     masks = [np.zeros((100, 180), bool) for _ in range(4)]
     masks[0][20:40, 85:95] = masks[1][20:40, 85:95] = True
     masks[2][60:90, 60:90] = masks[3][60:90, 90:120] = True
@@ -200,7 +191,7 @@ def test_nothing_found():
 
 
 def shifted_parts(model: Predictor, image: np.ndarray, size: int) -> set:
-    """The objects of an image cut up, each part predicted alone."""
+    """Return the objects of each tile of an image, predicted as a single image."""
     found = set()
     for x1, y1, x2, y2 in tile_windows(*image.shape[:2], size, 0):
         part = model.predict(image[y1:y2, x1:x2].copy(), 0)
@@ -219,9 +210,9 @@ def entries(found: Result) -> set:
     }
 
 
-def test_tiles_without_overlap_are_the_parts(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
-    model = mrcnn.load(tiny.run(tmp_path))
+def test_tiles_without_overlap_equal_single_images(weights):
+    image = tiny.noise(128, 192)
+    model = mrcnn.load(weights)
     found = model.predict(image, 0, tiles=64, tile_overlap=0, batch_size=1)
     assert len(found) == 6 * 20
     assert entries(found) == shifted_parts(model, image, 64)
@@ -244,37 +235,20 @@ def test_a_broken_file_among_tiled_ones(tmp_path):
     assert isinstance(error, UserError)
 
 
-MEASURED = """
-import resource, sys
-from mrcnn import predict
-code = predict.main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-sys.exit(code)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 0.25])
-def test_a_picture_of_12000_x_12000(tmp_path, overlap):
-    """Stays below 2 GB with its overlay, and without overlap finds what is found in its parts."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (400, 400, 3), dtype=np.uint8)
-    picture = Image.fromarray(coarse).resize((12000, 12000), Image.Resampling.NEAREST)
-    picture.save(tmp_path / "large.png", compress_level=1)
-    run = tiny.run(tmp_path / "run")
-    words = [
-        tmp_path / "large.png", "--weights", run, "--out", tmp_path / "out", "--device", "cpu",
-        "--score-threshold", 0, "--tiles", 1000, "--tile-overlap", overlap,
-    ]  # fmt: skip
-    command = [sys.executable, "-c", MEASURED, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split("peak ")[1]) * 1024 < 2e9
+def test_an_image_of_12000_x_12000(weights, tmp_path, overlap):
+    """Memory stays below 2 GB; tiles without overlap give the objects of single images."""
+    coarse = Image.fromarray(tiny.noise(400, 400))
+    image = coarse.resize((12000, 12000), Image.Resampling.NEAREST)
+    image.save(tmp_path / "large.png", compress_level=1)
+    words = [tmp_path / "large.png", "--tiles", 1000, "--tile-overlap", overlap]
+    assert predicting.peak_memory(weights, tmp_path / "out", *words) < 2e9
     with Image.open(tmp_path / "out" / "large.jpg") as overlay:
         assert overlay.size == (4096, 4096)
-    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     if overlap == 0:
-        expected = shifted_parts(mrcnn.load(run), np.asarray(picture), 1000)
-        found = {entry["segmentation"]["counts"] for entry in content["annotations"]}
-        assert len(content["annotations"]) == len(expected) == 144 * 20
-        assert found == {entry[-1] for entry in expected}
+        annotations = predicting.read(tmp_path / "out")["annotations"]
+        expected = shifted_parts(mrcnn.load(weights), np.asarray(image), 1000)
+        assert len(annotations) == len(expected) == 144 * 20
+        counts = {annotation["segmentation"]["counts"] for annotation in annotations}
+        assert counts == {entry[-1] for entry in expected}

@@ -10,12 +10,9 @@ from mrcnn.inference import tta
 from mrcnn.inference.predictor import Predictor
 from mrcnn.ops.boxes import box_iou
 from tests.helpers import tiny
+from tests.helpers.tiny import noise
 
 NUMERICS = ("detectron2", "torchvision", "maskrcnn_benchmark")
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def predictor(numerics: str = "detectron2", **changes) -> Predictor:

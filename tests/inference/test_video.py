@@ -1,7 +1,6 @@
 """Videos and cameras in `mrcnn predict`: by OpenCV where it is installed, and by a stand-in."""
 
 import itertools
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +10,15 @@ import pytest
 from PIL import Image
 
 import mrcnn
-from mrcnn import predict as verb
 from mrcnn.errors import UserError
-from mrcnn.inference import predict_files, prediction_files
+from mrcnn.inference import predict_files
 from mrcnn.inference.sources import Source, overlay_names
 from mrcnn.inference.video import VideoReader, written_video
-from tests.helpers import tiny
+from tests.helpers.predicting import interrupted_after, predict, read
 
 
 class Capture:
-    """Reads what `Writer` wrote; a camera shows a frame for ever."""
+    """Reader of what `Writer` wrote, or a camera with endless frames."""
 
     def __init__(self, place):
         self.left = iter([])
@@ -76,31 +74,17 @@ def opencv(request, monkeypatch):
         pytest.importorskip("cv2", reason="OpenCV, the extra `video`, is not installed")
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    return tiny.run(tmp_path_factory.mktemp("weights"))
-
-
 @pytest.fixture
 def clip(opencv, tmp_path) -> Path:
-    """Five frames, each brighter than the one before."""
-    with written_video(tmp_path / "clip.mp4", 10.0) as video:
+    """A video of five frames, each brighter than the one before."""
+    with written_video(tmp_path / "clip.mp4", 10.0) as add_frame:
         for frame in range(5):
-            video.add(np.full((40, 60, 3), [40 * frame, 20, 30 * frame], np.uint8))
+            add_frame(np.full((40, 60, 3), [40 * frame, 20, 30 * frame], np.uint8))
     return tmp_path / "clip.mp4"
 
 
-def predict(weights: Path, out: Path, *words: object) -> int:
-    flags = ["--weights", weights, "--out", out, "--score-threshold", 0, "--device", "cpu"]
-    return verb.main([str(word) for word in [*words, *flags]])
-
-
-def read(out: Path) -> dict:
-    return json.loads((out / "predictions.json").read_text())
-
-
-def test_what_is_written_can_be_read(clip):
-    """Up to what the codec changes."""
+def test_round_trip(clip):
+    """Written frames can be read, up to the losses of the codec."""
     reader = VideoReader(clip)
     frames = list(reader)
     assert (len(frames), reader.count, reader.rate) == (5, 5, 10)
@@ -110,14 +94,14 @@ def test_what_is_written_can_be_read(clip):
 
 
 def test_a_video(clip, weights, tmp_path, capsys, monkeypatch):
-    """Beside an image: a line and a picture a frame, whatever the batches."""
+    """A video gives a line and an overlay per frame, whatever the batches."""
     monkeypatch.setattr(predict_files, "FRAMES_PER_LINE", 2)
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
     out = tmp_path / "out"
     assert predict(weights, out, clip, tmp_path / "a.png", "--batch-size", 2) == 0
-    said = capsys.readouterr().out
-    assert f"[2/2] {clip}: 4 of 5 frames" in said
-    assert f"[2/2] {clip}: 5 frames" in said
+    output = capsys.readouterr().out
+    assert f"[2/2] {clip}: 4 of 5 frames" in output
+    assert f"[2/2] {clip}: 5 frames" in output
     images = read(out)["images"]
     assert [image.get("frame") for image in images] == [0, 1, 2, 3, 4, None]
     assert [image["id"] for image in images] == [1, 2, 3, 4, 5, 6]
@@ -132,20 +116,11 @@ def test_a_video(clip, weights, tmp_path, capsys, monkeypatch):
     assert drawn[0].shape == (360, 540, 3)  # small frames are enlarged
 
 
-def test_an_interrupted_video_is_begun_anew(clip, weights, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_video_is_started_again(clip, weights, tmp_path, capsys):
     predict(weights, tmp_path / "whole", clip)
-    out, add, left = tmp_path / "out", prediction_files.Lines.add, [None] * 3
-
-    def limited(lines, *arguments):
-        if not left:
-            raise KeyboardInterrupt
-        left.pop()
-        add(lines, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prediction_files.Lines, "add", limited)
-        with pytest.raises(KeyboardInterrupt):
-            predict(weights, out, clip)
+    out = tmp_path / "out"
+    with interrupted_after(3), pytest.raises(KeyboardInterrupt):
+        predict(weights, out, clip)
     assert not (out / "clip.mp4").exists()
     for frames in (5, 0):
         capsys.readouterr()
@@ -155,7 +130,7 @@ def test_an_interrupted_video_is_begun_anew(clip, weights, tmp_path, monkeypatch
         assert (out / "clip.mp4").exists()
 
 
-def test_a_broken_video_ends_nothing(clip, weights, tmp_path, capsys):
+def test_a_broken_video_does_not_stop_the_run(clip, weights, tmp_path, capsys):
     (tmp_path / "empty.mp4").touch()
     assert predict(weights, tmp_path / "out", tmp_path / "*.mp4", "--no-overlays") == 2
     assert "empty.mp4: OpenCV cannot read a frame of it" in capsys.readouterr().err
@@ -164,15 +139,8 @@ def test_a_broken_video_ends_nothing(clip, weights, tmp_path, capsys):
 
 def test_a_camera_until_it_is_stopped(weights, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", STAND_IN)
-    add = prediction_files.Lines.add
-
-    def limited(lines, image, *arguments):
-        if image["frame"] == 3:
-            raise KeyboardInterrupt
-        add(lines, image, *arguments)
-
-    monkeypatch.setattr(prediction_files.Lines, "add", limited)
-    assert predict(weights, tmp_path, "camera:0") == 0
+    with interrupted_after(3):
+        assert predict(weights, tmp_path, "camera:0") == 0
     assert [image["frame"] for image in read(tmp_path)["images"]] == [0, 1, 2]
     assert (tmp_path / "camera0.mp4").exists()
 

@@ -16,19 +16,19 @@ def encode(mask: np.ndarray) -> dict:
 
 
 def masks() -> list[np.ndarray]:
-    """Empty, full, rims, and noise of several densities, in frames of several shapes."""
-    found = [np.zeros((5, 7), bool), np.ones((5, 7), bool), np.pad(np.ones((3, 5), bool), 1)]
+    """Return empty and full masks, a rim, and noise of several densities and shapes."""
+    plain = [np.zeros((5, 7), bool), np.ones((5, 7), bool), np.pad(np.ones((3, 5), bool), 1)]
     rng = np.random.default_rng(0)
     shapes = [(1, 1), (1, 9), (9, 1), (13, 8), (30, 41)]
-    return found + [rng.random(shape) < p for shape in shapes for p in (0.05, 0.5, 0.95)]
+    return plain + [rng.random(shape) < p for shape in shapes for p in (0.05, 0.5, 0.95)]
 
 
 @pytest.mark.parametrize("mask", masks())
-def test_pixels(mask):
+def test_decode_tight(mask):
     x, y, inside = rle.decode_tight(encode(mask))
-    again = np.zeros_like(mask)
-    again[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    np.testing.assert_array_equal(again, mask)
+    restored = np.zeros_like(mask)
+    restored[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    np.testing.assert_array_equal(restored, mask)
     rows, columns = np.nonzero(mask)
     tight = (np.ptp(rows) + 1, np.ptp(columns) + 1) if mask.any() else (0, 0)
     assert inside.shape == tight
@@ -36,28 +36,28 @@ def test_pixels(mask):
 
 
 @pytest.mark.parametrize("mask", masks())
-@pytest.mark.parametrize("place", [(0, 0, 0, 0), (3, 0, 0, 5), (0, 4, 2, 0), (6, 7, 8, 9)])
-def test_shifted(mask, place):
-    left, top, right, bottom = place
+@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (3, 0, 0, 5), (0, 4, 2, 0), (6, 7, 8, 9)])
+def test_shift(mask, margins):
+    left, top, right, bottom = margins
     whole = np.pad(mask, ((top, bottom), (left, right)))
     assert rle.shift(encode(mask), left, top, *whole.shape) == encode(whole)
 
 
-@pytest.mark.parametrize("place", [(-1, 0), (0, -1), (3, 0), (0, 4)])
-def test_shifted_beyond_the_image(place):
+@pytest.mark.parametrize("corner", [(-1, 0), (0, -1), (3, 0), (0, 4)])
+def test_shift_beyond_the_image(corner):
     with pytest.raises(ValueError, match="must be inside the image of 8 x 9"):
-        rle.shift(encode(np.ones((5, 7), bool)), *place, 8, 9)
+        rle.shift(encode(np.ones((5, 7), bool)), *corner, 8, 9)
 
 
-def test_rectangle():
-    """A box holds the centres of its pixels; what lies outside the image is cut off."""
+def test_from_box():
+    """A box contains the centres of its pixels; it is clipped to the image."""
     expected = np.zeros((6, 8), bool)
     expected[1:4, 2:5] = True
     for box in ([2, 1, 5, 4], [1.6, 0.6, 5.4, 4.4], [2.5, 1.5, 4.6, 3.6]):
         assert rle.from_box(np.array(box), 6, 8) == encode(expected)
     assert rle.from_box(np.array([-9, -9, 90, 90]), 6, 8) == encode(np.ones((6, 8)))
-    for nothing in ([3, 3, 3, 3], [5, 5, 2, 2], [20, 0, 30, 5]):
-        assert rle.from_box(np.array(nothing), 6, 8) == encode(np.zeros((6, 8)))
+    for empty in ([3, 3, 3, 3], [5, 5, 2, 2], [20, 0, 30, 5]):
+        assert rle.from_box(np.array(empty), 6, 8) == encode(np.zeros((6, 8)))
 
 
 def filled(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -66,8 +66,8 @@ def filled(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mask", masks())
-def test_outlines_give_the_mask_back(mask):
-    """Up to its holes: background that no path of touching or diagonal pixels leads out of."""
+def test_polygons_restore_the_mask(mask):
+    """Polygons fill holes: background without a path of touching or diagonal pixels outwards."""
     rings = rle.to_polygons(encode(mask))
     outside = np.pad(~mask, 1, constant_values=True)
     reached = np.zeros_like(outside)
@@ -93,8 +93,8 @@ def test_outlines_give_the_mask_back(mask):
         assert (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() > 0  # clockwise on the screen
 
 
-def test_outlines_at_crossings():
-    """Pixels that touch at a corner have outlines of their own, whichever way they lie."""
+def test_polygons_at_crossings():
+    """Pixels that touch at a corner have separate polygons, in both directions."""
     for diagonal in (np.eye(2), np.eye(2)[::-1]):
         rings = rle.to_polygons(encode(diagonal))
         assert [len(ring) for ring in rings] == [4, 4]
@@ -131,4 +131,4 @@ def test_no_other_file_calls_the_codecs():
     assert package.name == "mrcnn"
     calls = re.compile(r"pycocotools(\.| import )mask|\b_?host\.rle_")
     callers = {path.name for path in package.rglob("*.py") if calls.search(path.read_text())}
-    assert callers - {"paste_masks.py"} == {"rle.py"}  # ops cannot import mrcnn.ops.rle
+    assert callers == {"rle.py"}

@@ -24,8 +24,8 @@ from mrcnn import serve as command
 from mrcnn.errors import UserError
 from mrcnn.serving import app as app_module
 from mrcnn.serving import connection as connection_module
+from mrcnn.serving.answers import document
 from mrcnn.serving.connection import HOST
-from mrcnn.serving.document import document
 from tests.helpers import served, tiny
 from tests.helpers.served import content, exchange, get, image_file, post, serving, status
 
