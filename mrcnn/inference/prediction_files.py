@@ -26,9 +26,9 @@ LINES, RESULTS = "predictions.jsonl", "predictions.json"
 class Lines:
     """The lines of one process, each written before the next image is processed.
 
-    Records are of an image and its objects as in a COCO file, without ids (for a video, with the
-    number of the `frame`), or state that all frames of a video are written:
-    {"image": {…}, "overlay": NAME, "annotations": […]} or {"video": PATH, "overlay": NAME}.
+    {"image": {…}, "overlay": NAME, "annotations": […]} has the records of a COCO file without ids;
+    an image of a video has a `frame` number. {"video": PATH, "overlay": NAME} states that all
+    frames of a video are written.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:

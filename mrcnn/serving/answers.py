@@ -1,4 +1,4 @@
-"""What the server sends: the page, the description of the model, and detections."""
+"""Answers of the server: the page, the description of the model, and detections."""
 
 from __future__ import annotations
 

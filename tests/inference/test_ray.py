@@ -1,4 +1,4 @@
-"""`mrcnn.inference.ray`: a row an image, whatever happens to files and workers."""
+"""`mrcnn.inference.ray`: a row per image, even if a file is broken or a worker is killed."""
 
 import importlib
 import json
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrcnn import predict as verb
+from mrcnn import predict as command
 from mrcnn.errors import UserError
 from tests.helpers import documents, tiny
 
 IMAGES = 600
 
 
-def test_without_ray_the_message_says_what_to_install(monkeypatch):
+def test_missing_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "mrcnn.inference.ray", raising=False)
     with pytest.raises(ImportError, match=r"^mrcnn: .*run: pip install 'mrcnn\[ray\]'"):
@@ -29,7 +29,7 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
 
 @pytest.fixture(scope="module")
 def ray():
-    """A cluster in this machine: two models, and one core that reads and writes."""
+    """A cluster on this machine: two models, and one core that reads and writes."""
     ray = pytest.importorskip("ray", reason="Ray, the extra `ray`, is not installed")
     pytest.importorskip("ray.data", reason="Ray Data, the extra `ray`, is not installed")
     ray.init(num_cpus=3, include_dashboard=False, object_store_memory=80 * 2**20)
@@ -39,7 +39,7 @@ def ray():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Images of noise, one of them cut short; a run; and what `mrcnn predict` finds, with it."""
+    """Images of noise, one of them truncated, a run, and the predictions of `mrcnn predict`."""
     folder = tmp_path_factory.mktemp("ray")
     tiny.run(folder / "run")
     (folder / "in").mkdir()
@@ -50,15 +50,15 @@ def folder(tmp_path_factory) -> Path:
     broken = folder / "in/0100.png"
     broken.write_bytes(broken.read_bytes()[:1000])
     words = [folder / "in", "--weights", folder / "run", "--out", folder / "out", *FLAGS]
-    assert verb.main([str(word) for word in words]) == 2
+    assert command.main([str(word) for word in words]) == 2
     return folder
 
 
 FLAGS = ("--score-threshold", "0.3", "--no-overlays", "--device", "cpu")
 
 
-def of_predict(folder: Path) -> dict[str, list[tuple]]:
-    """By image: category, score and mask of its objects."""
+def predicted(folder: Path) -> dict[str, list[tuple]]:
+    """Return category, score and mask of the objects in each image."""
     content = json.loads((folder / "out/predictions.json").read_text())
     found: dict[str, list[tuple]] = {image["file_name"]: [] for image in content["images"]}
     names = {image["id"]: image["file_name"] for image in content["images"]}
@@ -68,8 +68,8 @@ def of_predict(folder: Path) -> dict[str, list[tuple]]:
     return found
 
 
-def of_rows(rows: list[dict]) -> dict[str, list[tuple]]:
-    """The same of rows without an error; each image has one."""
+def objects_of(rows: list[dict]) -> dict[str, list[tuple]]:
+    """Return the same from rows without an error; each image has one row."""
     assert len({row["path"] for row in rows}) == len(rows)
     return {
         row["path"]: [
@@ -82,7 +82,7 @@ def of_rows(rows: list[dict]) -> dict[str, list[tuple]]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and those that they have."""
+    """Return the processes that a process has started, directly and indirectly."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):
@@ -91,7 +91,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def model_workers() -> list[int]:
-    """The processes of Ray that hold a model."""
+    """Return the processes of Ray that have a model."""
     return [
         pid
         for pid in descendants(os.getpid())
@@ -101,7 +101,7 @@ def model_workers() -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes as on Linux")
-def test_nothing_is_lost_or_doubled_where_a_worker_is_killed(ray, folder, tmp_path, capsys):
+def test_a_killed_worker_loses_no_rows(ray, folder, tmp_path, capsys):
     parquet = pytest.importorskip("pyarrow.parquet")
     from mrcnn.inference.ray import SCHEMA, predict
 
@@ -125,7 +125,7 @@ def test_nothing_is_lost_or_doubled_where_a_worker_is_killed(ray, folder, tmp_pa
     assert table.schema.names == SCHEMA.names
     rows = table.to_pylist()
     assert len(rows) == IMAGES
-    assert of_rows(rows) == of_predict(folder)
+    assert objects_of(rows) == predicted(folder)
     (failed,) = (row for row in rows if row["error"])
     assert "0100.png: cannot be read" in failed["error"]
     assert (failed["height"], failed["boxes"], failed["counts"]) == (None, [], [])
@@ -137,8 +137,7 @@ def test_nothing_is_lost_or_doubled_where_a_worker_is_killed(ray, folder, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read", ["read_binary_files", "read_images"])
-def test_what_ray_reads(ray, folder, read):
-    """From memory; of many models one is enough."""
+def test_bytes_and_images(ray, folder, read):
     from mrcnn.inference.ray import predict
 
     paths = [str(folder / f"in/{i:04}.png") for i in range(90, 100)]
@@ -149,12 +148,12 @@ def test_what_ray_reads(ray, folder, read):
         images, str(folder / "run"), models=1, score_threshold=0.3, batch_size=1
     ).take_all()
     assert sorted(row["path"] for row in rows) == paths
-    expected = of_predict(folder)
-    assert of_rows(rows) == {path: expected[path] for path in paths[:10]}
+    expected = predicted(folder)
+    assert objects_of(rows) == {path: expected[path] for path in paths[:10]}
 
 
 @pytest.mark.slow
-def test_the_code_of_the_page(ray, folder, tmp_path):
+def test_docs(ray, folder, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     (code,) = documents.blocks("predict.md", "python")
     for name, stand_in in {
@@ -165,11 +164,11 @@ def test_the_code_of_the_page(ray, folder, tmp_path):
         code = code.replace(f'"{name}"', repr(str(stand_in)))
     exec(code.replace('"cuda"', '"cpu"'), {})
     rows = parquet.read_table(tmp_path / "found").to_pylist()
-    assert of_rows(rows).keys() == of_predict(folder).keys()
+    assert objects_of(rows).keys() == predicted(folder).keys()
 
 
 @pytest.mark.slow
-def test_wrong_words(ray, folder):
+def test_errors(ray, folder):
     from mrcnn.inference.ray import predict
 
     path = str(folder / "in/0000.png")
@@ -178,5 +177,5 @@ def test_wrong_words(ray, folder):
     with pytest.raises(UserError, match="the model has no class 'cow'"):
         predict([path], str(folder / "run"), class_thresholds={"cow": 0.5})
     nameless = ray.data.read_binary_files([path])
-    with pytest.raises(Exception, match="a column path, got bytes; give include_paths=True"):
+    with pytest.raises(Exception, match="a column path, got bytes; pass include_paths=True"):
         predict(nameless, str(folder / "run"), models=1).take_all()

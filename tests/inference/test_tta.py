@@ -22,7 +22,7 @@ def predictor(numerics: str = "detectron2", **changes) -> Predictor:
 
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_one_view_is_the_plain_prediction(numerics, monkeypatch):
-    """NMS keeps all of what NMS left; corners go to the image and back by float32 roundings."""
+    """A second NMS removes nothing; converting boxes and back adds float32 rounding."""
     model, image = predictor(numerics), noise(40, 60)
     monkeypatch.setattr(tta.detect_views, "__defaults__", (((1.0, False),),))
     plain, seen = model.predict(image, 0), model.predict(image, 0, tta=True)
@@ -34,7 +34,7 @@ def test_one_view_is_the_plain_prediction(numerics, monkeypatch):
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
-def test_frames_go_there_and_back(numerics):
+def test_frames_convert_both_ways(numerics):
     config = dataclasses.replace(tiny.CONFIG, numerics=numerics)
     boxes = torch.tensor([[0.0, 0, 60, 40], [10, 5, 20, 15]])
     last = numerics == "maskrcnn_benchmark"  # which scales corners up to the last pixel
@@ -49,24 +49,24 @@ def test_frames_go_there_and_back(numerics):
 
 
 def test_masks_are_averaged_over_the_views():
-    """Every view is asked for masks of the same boxes, in its own pixels."""
+    """Every view predicts masks for the same boxes, in its own pixels."""
     model = predictor().model
-    asked, given = [], []
+    inputs, outputs = [], []
     detect = model.mask_head.detect
 
     def note(features, detections):
-        asked.append(detections)
-        given.append(detect(features, detections))
-        return given[-1]
+        inputs.append(detections)
+        outputs.append(detect(features, detections))
+        return outputs[-1]
 
     model.mask_head.detect = note
     image = noise(40, 60)
     with torch.no_grad():
         found = tta.detect_views(model, image, tiny.CONFIG, torch.device("cpu"))
-    assert len(given) == 6
-    masks = [g.masks.flip(-1) if m else g.masks for g, (_, m) in zip(given, tta.VIEWS, strict=True)]
+    assert len(outputs) == 6
+    masks = [g.masks.flip(-1) if m else g.masks for g, (_, m) in zip(outputs, tta.VIEWS, strict=True)]
     torch.testing.assert_close(found.masks, torch.stack(masks).mean(0))
-    for detections, (scale, mirrored) in zip(asked, tta.VIEWS, strict=True):
+    for detections, (scale, mirrored) in zip(inputs, tta.VIEWS, strict=True):
         height, width = round(64 * scale), round(96 * scale)
         boxes = detections.boxes.clone()
         if mirrored:
@@ -91,7 +91,7 @@ def test_the_boxes_of_all_views_compete():
 
 
 def test_a_mirrored_image_has_mirrored_objects():
-    """The views of both are the same pictures, up to roundings of the resize."""
+    """Both images have the same views, up to rounding in the resize."""
     model, image = predictor(), noise(40, 60)
     found = model.predict(image, 0, tta=True)
     mirrored = model.predict(image[:, ::-1], 0, tta=True)
