@@ -64,7 +64,10 @@ def test_masks_are_averaged_over_the_views():
     with torch.no_grad():
         found = tta.detect_views(model, image, tiny.CONFIG, torch.device("cpu"))
     assert len(outputs) == 6
-    masks = [g.masks.flip(-1) if m else g.masks for g, (_, m) in zip(outputs, tta.VIEWS, strict=True)]
+    masks = [
+        output.masks.flip(-1) if mirrored else output.masks
+        for output, (_, mirrored) in zip(outputs, tta.VIEWS, strict=True)
+    ]
     torch.testing.assert_close(found.masks, torch.stack(masks).mean(0))
     for detections, (scale, mirrored) in zip(inputs, tta.VIEWS, strict=True):
         height, width = round(64 * scale), round(96 * scale)
