@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrcnn.data.loading.loader import TrainBatch
 from mrcnn.errors import UserError
-from mrcnn.runtime.distributed import World
+from mrcnn.training.config import TrainConfig
+from mrcnn.training.optim import learning_rate
 from mrcnn.training.step import TrainStep
 
 logger = logging.getLogger("mrcnn")
 
-LOSSES = (
-    "loss_objectness",
-    "loss_rpn_box_reg",
-    "loss_classifier",
-    "loss_box_reg",
-    "loss_mask",
-)
+LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
 MOST_SKIPPED = 10  # bad steps in a row; skipping more would hide a diverged model
 
 
@@ -42,31 +38,17 @@ class StepRecord:
     data_seconds: float = field(default=0.0, compare=False)  # of these, waiting for the loader
     skipped: bool = False  # a value was not finite, or too large for the fp16 loss scale
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
 
-
-@dataclass(frozen=True)
-class _Pending:
-    """A step with values that are still on the device."""
-
-    step: int
-    lr: float
-    values: dict[str, Tensor]
-    indices: list[int]
-    seconds: float
-    data_seconds: float
+# A step whose values are still on the device: its record without them, and its images.
+_Pending = tuple[StepRecord, dict[str, Tensor], list[int]]
 
 
 def train_steps(
     take_step: TrainStep,
     batches: Iterator[TrainBatch],
-    lr_at: Callable[[int], float],
+    options: TrainConfig,
     *,
-    steps: int,
     first_step: int = 0,
-    micro_batches: int = 1,
     read_at: Callable[[int], bool],
     name_of: Callable[[int], str] = str,
 ) -> Iterator[list[StepRecord]]:
@@ -78,10 +60,8 @@ def train_steps(
     Args:
         take_step: The training step.
         batches: The micro-batches of this process.
-        lr_at: Returns the learning rate of a step, counted from 0.
-        steps: Number of the last step, counted from the start of the run.
+        options: The steps, micro-batches per step and learning rates of the run.
         first_step: Number of steps done before.
-        micro_batches: Number of `batches` per step.
         read_at: Called once after each step, with the number of steps done.
         name_of: Returns the file of an image of the data set, for messages.
 
@@ -92,25 +72,30 @@ def train_steps(
         UserError: if a loss or the gradient is no longer finite (the message names the step, the
             loss and the image files), or if memory runs out.
     """
+    assert options.steps is not None
     take_step.model.train()
     pending: list[_Pending] = []
     bad_in_a_row = 0
     last = time.perf_counter()
-    for step in range(first_step, steps):
-        batch = list(islice(batches, micro_batches))
+    for step in range(first_step + 1, options.steps + 1):
+        batch = list(islice(batches, options.accumulate))
         data_seconds = time.perf_counter() - last
-        lr = lr_at(step)
-        try:
-            values = take_step(batch, lr, step + 1)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise _out_of_memory(step + 1, batch, error) from error
-            raise
+        lr = learning_rate(step - 1, options)
+        height, width = batch[0].images.pixels.shape[2:]
+        with explain_out_of_memory(
+            f"step {step}: out of memory with {len(batch[0].indices)} images of "
+            f"{height} x {width} at a time",
+            "Raise --accumulate or lower --batch-size; lower --image-size or --large-scale-jitter; "
+            "or add --amp bf16 or --checkpoint-activations.",
+        ):
+            values = take_step(batch, lr, step)
         indices = [index for micro_batch in batch for index in micro_batch.indices]
         now = time.perf_counter()
-        pending.append(_Pending(step + 1, lr, values, indices, now - last, data_seconds))
+        images = len(indices) * take_step.world.size
+        record = StepRecord(step, lr, {}, 0.0, images, now - last, data_seconds)
+        pending.append((record, values, indices))
         last = now
-        if read_at(step + 1) or step + 1 == steps:
+        if read_at(step) or step == options.steps:
             records = _read(pending, take_step, name_of)
             pending = []
             for record in records:
@@ -129,23 +114,33 @@ def _read(
     pending: Sequence[_Pending], take_step: TrainStep, name_of: Callable[[int], str]
 ) -> list[StepRecord]:
     """Read the values of the pending steps from the device at once; return their records."""
-    world: World = take_step.world
-    names = list(pending[0].values)
-    each = torch.stack([torch.stack([p.values[name].float() for name in names]) for p in pending])
+    world, is_scaled = take_step.world, take_step.scaler.is_enabled()
+    names = list(pending[0][1])
+    each = torch.stack(
+        [torch.stack([values[n].float() for n in names]) for _, values, _ in pending]
+    )
     rows = world.sum(each) / world.size  # the gradient norm is the same in all processes
     records = []
-    for p, own_row, row in zip(pending, each.tolist(), rows.tolist(), strict=True):
+    for (record, _, indices), own_row, row in zip(
+        pending, each.tolist(), rows.tolist(), strict=True
+    ):
         values = dict(zip(names, row, strict=True))
-        watched = [n for n in names if n != "gradient_norm" or not take_step.scaler.is_enabled()]
-        broken = [name for name in watched if not abs(values[name]) < float("inf")]
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        overflowed = is_scaled and "gradient_norm" in broken
+        if overflowed:  # the gradient scaler skips the step and lowers its scale
+            broken.remove("gradient_norm")
         if broken:
             # The gradient is that of all processes; a loss is that of one.
             own = dict(zip(names, own_row, strict=True))
             losses = [own[name] for name in broken if name != "gradient_norm"]
-            here = not losses or any(not abs(loss) < float("inf") for loss in losses)
-            own_files = [name_of(i) for i in p.indices] if here else []
+            is_here = not all(map(math.isfinite, losses)) or not losses
+            own_files = [name_of(index) for index in indices] if is_here else []
             files = [file for files in world.from_main(world.gather(own_files)) for file in files]
-            message = _not_finite(p, values, broken, files)
+            message = (
+                f"step {record.step}: {', '.join(broken)} is no longer finite "
+                f"({', '.join(f'{name} {values[name]:g}' for name in broken)}).\n"
+                "The images of this step:" + "".join(f"\n  {file}" for file in files)
+            )
             if not take_step.skip_bad:
                 raise UserError(
                     f"{message}\nLower --lr, raise --warmup, or check these images and their "
@@ -154,48 +149,21 @@ def _read(
             if world.is_main:
                 logger.warning("%s\nThe step is skipped.", message)
         norm = values.pop("gradient_norm")
-        overflowed = take_step.scaler.is_enabled() and not norm < float("inf")
-        images = len(p.indices) * world.size
-        records.append(
-            StepRecord(
-                p.step,
-                p.lr,
-                values,
-                norm,
-                images,
-                p.seconds,
-                p.data_seconds,
-                skipped=bool(broken) or overflowed,
-            )
-        )
+        skipped = bool(broken) or overflowed
+        records.append(replace(record, losses=values, gradient_norm=norm, skipped=skipped))
     return records
 
 
-def _not_finite(
-    pending: _Pending, values: dict[str, float], broken: list[str], files: list[str]
-) -> str:
-    text = ", ".join(f"{name} {values[name]:g}" for name in broken)
-    listed = "".join(f"\n  {file}" for file in files)
-    return (
-        f"step {pending.step}: {', '.join(broken)} is no longer finite ({text}).\n"
-        f"The images of this step:{listed}"
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the host or a GPU ran out of memory."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "can't allocate memory" in str(error)  # of the CPU allocator
-    )
-
-
-def _out_of_memory(step: int, batch: Sequence[TrainBatch], error: BaseException) -> UserError:
-    height, width = batch[0].images.pixels.shape[2:]
-    count = len(batch[0].indices)
-    reason = (str(error) or "MemoryError").splitlines()[0]
-    return UserError(
-        f"step {step}: out of memory with {count} images of {height} x {width} at a time "
-        f"({reason:.120}).\nRaise --accumulate or lower --batch-size; lower --image-size or "
-        "--large-scale-jitter; or add --amp bf16 or --checkpoint-activations. "
-        "--resume continues the run."
-    )
+@contextmanager
+def explain_out_of_memory(problem: str, fix: str) -> Iterator[None]:
+    """Raise a `UserError` if the host or a GPU runs out of memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (
+            isinstance(error, MemoryError | torch.OutOfMemoryError)
+            or "can't allocate memory" in str(error)  # of the CPU allocator
+        ):
+            raise
+        reason = (str(error) or "MemoryError").splitlines()[0]
+        raise UserError(f"{problem} ({reason:.120}).\n{fix} --resume continues the run.") from error

@@ -3,82 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from mrcnn.training.config import TrainConfig
+
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 
 
-def make_optimizer(
-    model: nn.Module,
-    name: str,
-    lr: float,
-    *,
-    momentum: float,
-    weight_decay: float,
-    decay_norms: bool = False,
-    decay_biases: bool = False,
-) -> torch.optim.Optimizer:
-    """Make an optimizer for all parameters that require a gradient.
-
-    Args:
-        model: The model.
-        name: "sgd" (with momentum) or "adamw".
-        lr: Learning rate.
-        momentum: Of SGD, or the first beta of AdamW.
-        weight_decay: Of convolutions and linear layers.
-        decay_norms: Decay the parameters of norm layers, too.
-        decay_biases: Decay other biases, too.
-    """
-    groups: dict[float, list[nn.Parameter]] = {weight_decay: [], 0.0: []}
+def make_optimizer(model: nn.Module, options: TrainConfig) -> torch.optim.Optimizer:
+    """Make the optimizer for all parameters that require a gradient."""
+    assert options.lr is not None
+    groups: dict[float, list[nn.Parameter]] = {options.weight_decay: [], 0.0: []}
     for module in model.modules():
         for kind, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             is_norm, is_bias = isinstance(module, _NORMS), kind == "bias"
-            decayed = decay_norms if is_norm else decay_biases if is_bias else True
-            groups[weight_decay if decayed else 0.0].append(parameter)
+            is_decayed = options.decay_norms if is_norm else options.decay_biases or not is_bias
+            groups[options.weight_decay if is_decayed else 0.0].append(parameter)
     parameters = [{"params": params, "weight_decay": decay} for decay, params in groups.items()]
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, betas=(momentum, 0.999))
-    return torch.optim.SGD(parameters, lr=lr, momentum=momentum)
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=options.lr, betas=(options.momentum, 0.999))
+    return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum)
 
 
-def learning_rate(
-    step: int,
-    steps: int,
-    *,
-    lr: float,
-    warmup: int,
-    warmup_factor: float = 0.001,
-    schedule: str,
-    milestones: Sequence[float] = (2 / 3, 8 / 9),
-) -> float:
-    """Return the learning rate of a step.
+def learning_rate(step: int, options: TrainConfig) -> float:
+    """Return the learning rate of a step, counted from 0.
 
-    Args:
-        step: Counted from 0.
-        steps: Number of steps of the run.
-        lr: Learning rate after warm-up.
-        warmup: Number of warm-up steps, with a factor that rises linearly to 1.
-        warmup_factor: The factor of the first step.
-        schedule: "cosine" falls to zero along half a wave, "step" tenfold at each milestone.
-        milestones: Fractions of the run. 2/3 and 8/9 are the 60,000 and 80,000 of 90,000 steps in
-            Detectron2's 1x schedule.
+    The rate rises linearly during warm-up. The schedule "cosine" falls to zero along half a wave,
+    "step" tenfold at each milestone. The default milestones 2/3 and 8/9 are the 60,000 and 80,000
+    of 90,000 steps in Detectron2's 1x schedule.
     """
-    done = min(1.0, step / warmup) if warmup else 1.0
-    ramp = warmup_factor * (1 - done) + done
-    if schedule == "cosine":
-        return lr * ramp * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return lr * ramp * 0.1 ** sum(step >= round(steps * fraction) for fraction in milestones)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    assert options.steps is not None and options.lr is not None  # noqa: PT018
+    done = min(1.0, step / options.warmup) if options.warmup else 1.0
+    rate = options.lr * (options.warmup_factor * (1 - done) + done)
+    if options.schedule == "cosine":
+        return rate * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+    return rate * 0.1 ** sum(step >= round(options.steps * part) for part in options.milestones)
 
 
 class Ema:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mrcnn.checkpoints import load_pretrained, read_pretrained
 from mrcnn.config import ModelConfig
@@ -24,19 +23,12 @@ from mrcnn.errors import UserError
 from mrcnn.inference.load import load
 from mrcnn.inference.predictor import Predictor
 from mrcnn.io.atomic import write_json
-from mrcnn.models import MaskRCNN, build
+from mrcnn.models import build
 from mrcnn.runtime.device import find_device
-from mrcnn.runtime.distributed import World, connected, distribute
-from mrcnn.training.activation_checkpointing import checkpoint_stages
+from mrcnn.runtime.distributed import World, connected
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger, TensorBoard
-from mrcnn.training.optim import Ema, make_optimizer
-from mrcnn.training.options import (
-    SHAPES_SIZE,
-    make_options,
-    model_config,
-    scale_to_batch_size,
-)
+from mrcnn.training.options import SHAPES_SIZE, make_options, model_config, scale_to_batch_size
 from mrcnn.training.run_folder import environment, make_run_folder
 from mrcnn.training.state import TrainingState, load_state, sweep
 from mrcnn.training.step import TrainStep
@@ -126,15 +118,21 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
                 f"--batch-size {options.batch_size}: must be a multiple of {divisor}, "
                 f"{world.size} processes x --accumulate {options.accumulate}"
             )
+        if options.capture and (device.type != "cuda" or divisor > 1):
+            raise UserError(
+                "--capture: requires one process on a CUDA device without --accumulate, got "
+                f"{world.size} on {device} with --accumulate {options.accumulate}; leave it out"
+            )
         augmentation = _augmentation(options)
-        begins_with = None if options.resume else options.weights
-        pretrained = read_pretrained(begins_with) if begins_with else None
+        pretrained = None
+        if options.weights and not options.resume:
+            pretrained = read_pretrained(options.weights)
         config = model_config(options, splits["train"], pretrained)
         try:
             model = build(config)
         except ValueError as error:
             raise UserError(f"{error}; see --model, --set and --config") from None
-        state: TrainingState | None = None
+        state = None
         if options.resume is not None:
             state, state_notes = _read_state(options.resume)
             notes += state_notes
@@ -150,7 +148,7 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
         if options.tensorboard and world.is_main:
             loggers = (*loggers, TensorBoard(folder / "tensorboard"))
         predictor = Predictor(model, config, options.amp == "bf16")
-        take_step = make_step(options, model, world, device)
+        take_step = TrainStep(model, options, world, device)
         trainer = Trainer(
             options, predictor, take_step, splits, augmentation, folder, tuple(loggers)
         )
@@ -215,50 +213,6 @@ def _augmentation(options: TrainConfig) -> Augmentation:
         raise UserError(
             f"{error}; --large-scale-jitter replaces --crop and --multi-scale"
         ) from None
-
-
-def make_step(
-    options: TrainConfig, model: MaskRCNN, world: World, device: torch.device
-) -> TrainStep:
-    """Make the training step of a run: optimizer, precision, EMA, and how the model is run.
-
-    Raises:
-        UserError: if `--capture` or `--checkpoint-activations` cannot be used here.
-    """
-    if options.capture and (device.type != "cuda" or options.accumulate > 1 or world.size > 1):
-        raise UserError(
-            "--capture: requires one process on a CUDA device without --accumulate, got "
-            f"{world.size} on {device} with --accumulate {options.accumulate}; leave it out"
-        )
-    if options.checkpoint_activations:
-        checkpoint_stages(model.backbone.body)
-    forward: nn.Module = model
-    if options.compile:
-        forward = torch.compile(forward)  # type: ignore[assignment]
-    if world.size > 1:
-        forward = distribute(forward, device)
-    assert options.lr is not None
-    optimizer = make_optimizer(
-        model,
-        options.optimizer,
-        options.lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        decay_norms=options.decay_norms,
-        decay_biases=options.decay_biases,
-    )
-    return TrainStep(
-        model,
-        forward,
-        optimizer,
-        device=device,
-        world=world,
-        amp=options.amp,
-        clip_norm=options.clip_norm,
-        ema=Ema(model, options.ema) if options.ema else None,
-        skip_bad=options.on_nan == "skip",
-        capture=options.capture,
-    )
 
 
 def _read_state(folder: Path) -> tuple[TrainingState | None, list[str]]:

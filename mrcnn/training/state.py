@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mrcnn.errors import UserError, check_format
 from mrcnn.io.atomic import sweep_drafts
 from mrcnn.io.tensors import DamagedError, read_tensors, write_tensors
-from mrcnn.training.optim import Ema
 from mrcnn.training.step import TrainStep
 
 FORMAT = 1  # of the metadata; a reader refuses higher numbers
@@ -37,13 +36,7 @@ class TrainingState:
 
 
 def snapshot(take_step: TrainStep, step: int, values: Mapping[str, Any]) -> TrainingState:
-    """Return the state of model, EMA, optimizer, gradient scaler and generators.
-
-    Args:
-        take_step: the training step that holds them.
-        step: number of finished steps.
-        values: further values for JSON.
-    """
+    """Return the state after `step` steps; `values` are further values for JSON."""
     tensors = _with_prefix("model", take_step.model.state_dict())
     if take_step.ema is not None:
         tensors |= _with_prefix("ema", take_step.ema.mean)
@@ -57,14 +50,14 @@ def snapshot(take_step: TrainStep, step: int, values: Mapping[str, Any]) -> Trai
     return TrainingState(step, tensors, {**values, "optimizer": kind, "scaler": scaler})
 
 
-def restore(take_step: TrainStep, state: TrainingState) -> None:
-    """Load a state from `snapshot` into a training step.
+def restore(take_step: TrainStep, state: TrainingState, folder: Path) -> None:
+    """Load a state from `folder` into a training step.
 
     Moments are matched with parameters by name, and get their memory format. The optimizer's
-    hyperparameters are not changed.
+    hyperparameters are not changed. A run without an EMA so far starts it at its weights.
 
     Raises:
-        ValueError: if the state belongs to another model or optimizer.
+        UserError: if the state belongs to another model or optimizer.
     """
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in state.tensors.items():
@@ -72,14 +65,16 @@ def restore(take_step: TrainStep, state: TrainingState) -> None:
         parts.setdefault(part, {})[rest] = value
     then, now = state.values["optimizer"], type(take_step.optimizer).__name__
     if then != now:
-        raise ValueError(f"it was saved with the optimizer {then}, not {now}")
+        raise _does_not_fit(folder, f"it was saved with the optimizer {then}, not {now}")
     try:
         take_step.model.load_state_dict(parts["model"])
     except RuntimeError as error:
-        raise ValueError(f"it belongs to another model: {error}") from error
+        reason = "\n".join(str(error).splitlines()[:4])
+        raise _does_not_fit(folder, f"it belongs to another model: {reason}") from error
     _restore_moments(take_step, parts.get("optimizer", {}))
     if take_step.ema is not None:
-        _restore_ema(take_step.ema, take_step.model, parts.get("ema"))
+        for name, value in (parts.get("ema") or parts["model"]).items():
+            take_step.ema.mean[name].copy_(value)
     if take_step.scaler.is_enabled() and state.values["scaler"]:
         take_step.scaler.load_state_dict(state.values["scaler"])
     torch.set_rng_state(parts["generator"]["cpu"])
@@ -87,19 +82,19 @@ def restore(take_step: TrainStep, state: TrainingState) -> None:
         torch.cuda.set_rng_state(parts["generator"]["cuda"], take_step.device)
 
 
+def _does_not_fit(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"{folder}: its state does not fit this run; {reason}\n"
+        "Leave out the flag that changes it, or start a new run with --weights"
+    )
+
+
 def save_state(folder: Path, state: TrainingState, *, keep_every: int = 0) -> Path:
-    """Write a state into a run folder, then remove old states.
+    """Write a state into a run folder, then remove old states; return the path of the file.
 
-    The last two states up to this step are kept, and those at multiples of `keep_every`. States of
-    later steps are removed; they come from before the run went back to an earlier state.
-
-    Args:
-        folder: the run folder.
-        state: the state to write. Memory formats are not stored; see `restore`.
-        keep_every: number of steps between states that are kept forever; 0 for none.
-
-    Returns:
-        Path of the file.
+    The last two states up to this step are kept, and those at multiples of `keep_every`, if it is
+    not 0. States of later steps are removed; they come from before the run went back to an earlier
+    state. Memory formats are not stored; see `restore`.
 
     Raises:
         UserError: if the file cannot be written; then the older states are still there.
@@ -209,12 +204,6 @@ def _restore_moments(take_step: TrainStep, saved: Mapping[str, Tensor]) -> None:
             "param_groups": take_step.optimizer.state_dict()["param_groups"],
         }
     )
-
-
-def _restore_ema(ema: Ema, model: nn.Module, saved: Mapping[str, Tensor] | None) -> None:
-    """Load the EMA; a run that did not have one so far starts it at its weights."""
-    for name, value in (saved or model.state_dict()).items():
-        ema.mean[name].copy_(value)
 
 
 def _parameter_names(model: nn.Module) -> dict[Tensor, str]:

@@ -12,13 +12,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mrcnn.data.loading.loader import TrainBatch
+from mrcnn.models import MaskRCNN
 from mrcnn.models.losses import Normalizer, local_count
-from mrcnn.runtime.distributed import World
+from mrcnn.runtime.distributed import ALONE, World, distribute
 from mrcnn.structures import ImageBatch, Targets
+from mrcnn.training.activation_checkpointing import checkpoint_stages
 from mrcnn.training.captured import CapturedLosses
-from mrcnn.training.optim import Ema, set_learning_rate
+from mrcnn.training.config import TrainConfig
+from mrcnn.training.optim import Ema, make_optimizer
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU = torch.device("cpu")
 
 
 class TrainStep:
@@ -29,36 +33,33 @@ class TrainStep:
     training, however they are split, up to rounding. Only live batch norm differs, since it sees
     one micro-batch at a time.
 
-    `forward` returns the losses: it is `model` or a wrapper of it (compiled, distributed). `amp` is
-    a key of `AMP`. `skip_bad` skips the update if a loss or the gradient is not finite. `capture`
-    runs forward and backward as CUDA graphs, for one micro-batch in one process.
+    Raises:
+        UserError: if the backbone does not allow `--checkpoint-activations`.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        forward: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        device: torch.device,
-        world: World,
-        amp: str = "off",
-        clip_norm: float | None = None,
-        ema: Ema | None = None,
-        skip_bad: bool = False,
-        capture: bool = False,
+        model: MaskRCNN,
+        options: TrainConfig,
+        world: World = ALONE,
+        device: torch.device = _CPU,
     ) -> None:
-        self.model, self.forward, self.optimizer = model, forward, optimizer
-        self.device, self.world, self.ema = device, world, ema
-        self.dtype = AMP[amp]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self.clip_norm = float("inf") if clip_norm is None else clip_norm
-        self.skip_bad = skip_bad
-        self.captured = CapturedLosses(model, self._add_gradients) if capture else None
+        if options.checkpoint_activations:
+            checkpoint_stages(model.backbone.body)
+        forward: nn.Module = torch.compile(model) if options.compile else model  # type: ignore[assignment]
+        self.forward = distribute(forward, device) if world.size > 1 else forward
+        self.model, self.device, self.world = model, device, world
+        self.optimizer = make_optimizer(model, options)
+        self.ema = Ema(model, options.ema) if options.ema else None
+        self.dtype = AMP[options.amp]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
+        self.clip_norm = float("inf") if options.clip_norm is None else options.clip_norm
+        self.skip_bad = options.on_nan == "skip"
+        self.captured = CapturedLosses(model, self._add_gradients) if options.capture else None
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.counts_ahead = not norms
         # A forward pass changes these, but a skipped step must not.
-        self.statistics = [b for norm in norms for b in norm.buffers()] if skip_bad else []
+        self.statistics = [b for norm in norms for b in norm.buffers()] if self.skip_bad else []
 
     def __call__(
         self, micro_batches: Sequence[TrainBatch], lr: float, step: int
@@ -74,7 +75,8 @@ class TrainStep:
             The mean of each loss in this process, of their sum "loss", and the "gradient_norm"
             before clipping, as scalars on the device.
         """
-        set_learning_rate(self.optimizer, lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=self.captured is None)  # graphs add to the same place
         batches = [
             (
@@ -90,7 +92,13 @@ class TrainStep:
             if self.captured is not None:
                 losses = self.captured(images, targets)
             else:
-                with self._exchange(last=i == len(batches) - 1):
+                # Gradients are summed over processes only in the last micro-batch.
+                is_last = i == len(batches) - 1
+                with (
+                    self.forward.no_sync()
+                    if isinstance(self.forward, DistributedDataParallel) and not is_last
+                    else nullcontext()
+                ):
                     losses = self._add_gradients(images, targets, normalizer, len(batches))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value / len(batches)
@@ -123,12 +131,6 @@ class TrainStep:
     def autocast(self) -> torch.autocast:
         """Return a context with the precision of the run."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
-
-    def _exchange(self, last: bool) -> Any:
-        """Return a context that sums gradients over processes only in the last micro-batch."""
-        if isinstance(self.forward, DistributedDataParallel) and not last:
-            return self.forward.no_sync()
-        return nullcontext()
 
     def _normalizer(self, batches: Sequence[tuple[Any, Any]]) -> Normalizer:
         """Return the counts of the whole batch, as a mean over its micro-batches.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from mrcnn.cli.progress import ProgressLine
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import CocoDataset
 from mrcnn.data.loading.loader import TrainBatch, train_loader
-from mrcnn.errors import UserError
 from mrcnn.evaluation import Evaluation, evaluate
 from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.inference.predictor import Predictor
@@ -24,8 +24,7 @@ from mrcnn.io.atomic import replacing
 from mrcnn.reports.run_report import read_evaluation, read_rows, write_report
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger
-from mrcnn.training.loop import StepRecord, is_out_of_memory, train_steps
-from mrcnn.training.optim import learning_rate
+from mrcnn.training.loop import StepRecord, explain_out_of_memory, train_steps
 from mrcnn.training.run_folder import (
     RESULTS,
     TIMING,
@@ -121,38 +120,14 @@ class Trainer:
         return self.stop.exit_code
 
     def _fit(self, first: int, line: ProgressLine | None) -> None:
+        options, dataset = self.options, self.splits["train"]
         if self._finish_step(first):
             return
-        for records in self._train(first):
-            self.window += records
-            self.seconds += sum(record.seconds for record in records)
-            step = records[-1].step
-            if line:
-                line.update(step, self.steps, format_progress(records, self.steps))
-            if self._finish_step(step):
-                return
-
-    def _train(self, first: int) -> Iterator[list[StepRecord]]:
-        """Take the steps from `first` on; yield records when something follows a step."""
-        options, dataset = self.options, self.splits["train"]
-        assert options.lr is not None
-        assert options.warmup is not None
-        lr, warmup = options.lr, options.warmup
-        return train_steps(
+        for records in train_steps(
             self.take_step,
             self._batches(first),
-            lambda step: learning_rate(
-                step,
-                self.steps,
-                lr=lr,
-                warmup=warmup,
-                warmup_factor=options.warmup_factor,
-                schedule=options.schedule,
-                milestones=options.milestones,
-            ),
-            steps=self.steps,
+            options,
             first_step=first,
-            micro_batches=options.accumulate,
             read_at=lambda step: (
                 # All processes exchange this after every step, so that they stop at the same one.
                 self.world.any(self.stop.signal is not None)
@@ -161,7 +136,14 @@ class Trainer:
                 or self._is_due(step, options.save_every)
             ),
             name_of=lambda index: str(dataset.path(index)),
-        )
+        ):
+            self.window += records
+            self.seconds += sum(record.seconds for record in records)
+            step = records[-1].step
+            if line:
+                line.update(step, self.steps, format_progress(records, self.steps))
+            if self._finish_step(step):
+                return
 
     def _batches(self, first: int) -> Iterator[TrainBatch]:
         """Yield the batches of the run; draw the first one as the network sees it."""
@@ -200,7 +182,12 @@ class Trainer:
         is_evaluated = self._is_due(step, options.eval_every) and self.evaluated != step
         if is_evaluated and not stopping:
             if step == self.steps and self.world.is_main:
-                self._print_speed()
+                speed = step * options.batch_size / max(self.seconds, 1e-9)
+                print(
+                    f"trained {step} steps of {options.batch_size} images in {self.seconds:.0f} s, "
+                    f"{speed:.1f} img/s",
+                    flush=True,
+                )
             self._save(step)  # so that an interrupted evaluation loses nothing
             self._evaluate(step)
         elif not is_evaluated and self.window and step % options.print_every == 0:
@@ -226,12 +213,11 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         """Measure AP and losses, keep the weights, and write the tables, state and report."""
-        try:
+        with explain_out_of_memory(
+            f"evaluation after step {step}: out of memory",
+            "Lower --image-size, --max-detections or --workers, or add --amp bf16.",
+        ):
             metrics = self._measure(step)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise _out_of_memory(step, error) from error
-            raise
         self._write_rows(metrics)
         self._save(step)
         if self.world.is_main:
@@ -252,7 +238,7 @@ class Trainer:
             Stopped: at a signal.
         """
 
-        def check(done: int, images: int) -> None:
+        def check(*_: object) -> None:
             if self.stop.signal is not None:
                 raise Stopped
 
@@ -271,11 +257,7 @@ class Trainer:
             metrics = dict(evaluation.metrics)
             if self.options.val_loss:
                 metrics["val_loss"] = validation_loss(
-                    self.take_step,
-                    validation,
-                    self.predictor.config,
-                    workers=workers,
-                    progress=check,
+                    self.take_step, validation, self.predictor.config, workers, check
                 )
             ap = metrics["segm_AP" if "segm_AP" in metrics else "bbox_AP"]
             is_best = ap > self.best_ap
@@ -307,7 +289,7 @@ class Trainer:
                 "best_ap": self.best_ap,
                 "worse": self.worse,
                 "evaluated": self.evaluated,
-                "window": [record.to_dict() for record in self.window],
+                "window": [asdict(record) for record in self.window],
                 "seconds": self.seconds,
                 "environment": environment(),
             }
@@ -322,26 +304,11 @@ class Trainer:
         Raises:
             UserError: if the state belongs to another model or optimizer.
         """
-        try:
-            restore(self.take_step, state)
-        except ValueError as error:
-            reason = "\n".join(str(error).splitlines()[:4])
-            raise UserError(
-                f"{self.folder}: its state does not fit this run; {reason}\nLeave out the flag that"
-                " changes it, or start a new run with --weights"
-            ) from error
+        restore(self.take_step, state, self.folder)
         self.saved, values = state.step, state.values
         self.best_ap, self.worse = values["best_ap"], values["worse"]
         self.evaluated, self.seconds = values["evaluated"], values["seconds"]
         self.window = [StepRecord(**record) for record in values["window"]]
-
-    def _print_speed(self) -> None:
-        images = self.steps * self.options.batch_size
-        print(
-            f"trained {self.steps} steps of {self.options.batch_size} images in "
-            f"{self.seconds:.0f} s, {images / max(self.seconds, 1e-9):.1f} img/s",
-            flush=True,
-        )
 
     def _draw_predictions(self) -> None:
         """Draw a sheet of validation images with their detections."""
@@ -354,11 +321,3 @@ class Trainer:
     def _write_sheet(self, name: str, overlays: list[NDArray[np.uint8]]) -> None:
         with replacing(self.folder / name) as draft:
             Image.fromarray(mosaic(overlays)).save(draft)
-
-
-def _out_of_memory(step: int, error: BaseException) -> UserError:
-    reason = (str(error) or "MemoryError").splitlines()[0]
-    return UserError(
-        f"evaluation after step {step}: out of memory ({reason:.120}).\nLower --image-size, "
-        "--max-detections or --workers, or add --amp bf16. --resume continues the run."
-    )

@@ -33,34 +33,25 @@ def validation_loss(
     take_step: TrainStep,
     dataset: CocoDataset,
     config: ModelConfig,
-    *,
     workers: int = 0,
-    progress: Callable[[int, int], None] = lambda done, images: None,
+    check: Callable[[], None] = lambda: None,
 ) -> float:
     """Compute the mean loss per image of a data set, one image per batch.
 
-    Args:
-        take_step: Training step with the model; its processes share the images.
-        dataset: Images with annotations.
-        config: Configuration of the model.
-        workers: Processes that read images.
-        progress: Called after each image with the images done and the images in all, of this
-            process.
+    The processes of `take_step` share the images; `check` is called after each image.
     """
     model, device, world = take_step.model, take_step.device, take_step.world
     was_training = model.training
     model.eval()
-    images = len(range(world.rank, len(dataset), world.size))
     total = torch.zeros(2, device=device)  # losses, images
-    loader = eval_loader(
+    for batch in eval_loader(
         dataset, config, with_targets=True, workers=workers, rank=world.rank, world=world.size
-    )
-    for done, batch in enumerate(loader, start=1):
+    ):
         assert batch.targets is not None
         with take_step.autocast():
             losses = model(batch.images.to(device), batch.targets.to(device))
         total += torch.stack([torch.stack(list(losses.values())).sum(), total.new_ones(())])
-        progress(done, images)
+        check()
     model.train(was_training)
     total = world.sum(total)
     return float(total[0] / total[1])

@@ -24,6 +24,13 @@ CASES = {  # verb, words changed (None leaves the flag out), what the message sa
     "fraction for a count": ("train", {"--steps": "1.5"}, ["--steps", "1.5"]),
     "no steps": ("train", {"--steps": "0"}, ["--steps must be more than 0, got 0"]),
     "rate that is no number": ("train", {"--lr": "nan"}, ["--lr must be more than 0, got nan"]),
+    "negative batch size": ("train", {"--batch-size": "-1"}, ["--batch-size must be more than 0"]),
+    "negative warm-up": ("train", {"--warmup": "-5"}, ["--warmup must be 0 or more, got -5"]),
+    "training size of 0": ("train", {"--multi-scale": "0"}, ["--multi-scale must be more than 0"]),
+    "negative anchor size": (
+        "train", {"--set": "anchor_sizes=[8,16,32,-1]"}, ["value of anchor_sizes must be more"]
+    ),
+    "absent weights": ("train", {"--weights": "absent.pth"}, ["absent.pth: does not exist"]),
     "unknown model": ("train", {"--model": "resnet19"}, ["--model", "resnet19", "resnet18-fpn"]),
     "anchors of other levels": (
         "train", {"--anchor-sizes": "8"}, ["anchor_sizes", "sizes, one for each of", "got (8.0,)"]

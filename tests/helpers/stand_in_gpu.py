@@ -14,8 +14,7 @@ from torch.utils import backend_registration
 from mrcnn.config import MODELS
 from mrcnn.data.loading.loader import TrainBatch
 from mrcnn.models import build
-from mrcnn.runtime.distributed import ALONE
-from mrcnn.training.optim import Ema, make_optimizer
+from mrcnn.training.config import TrainConfig
 from mrcnn.training.step import TrainStep
 
 
@@ -65,15 +64,10 @@ def main() -> None:
 
         for name in ("sgd", "adamw"):
             kept: list[torch.Tensor] = []
-            take_step = TrainStep(
-                model,
-                model,
-                make_optimizer(model, name, 0.1, momentum=0.9, weight_decay=0.1),
-                device=device,
-                world=ALONE,
-                clip_norm=1.0,
-                ema=Ema(model, 0.9),
+            options = TrainConfig(
+                optimizer=name, lr=0.1, weight_decay=0.1, decay_biases=False, clip_norm=1, ema=0.9
             )
+            take_step = TrainStep(model, options, device=device)
             parts = [TrainBatch(images(), square_targets(), [0, 1])] * 2
             for step in (1, 2):
                 kept.extend(take_step(parts[:step], 0.1, step).values())

@@ -13,9 +13,8 @@ from mrcnn.data.loading.loader import TrainBatch
 from mrcnn.models import build, mask_head
 from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.runtime import cuda_graphs
-from mrcnn.runtime.distributed import ALONE
 from mrcnn.structures import ImageBatch, Targets
-from mrcnn.training.optim import Ema, make_optimizer
+from mrcnn.training.config import TrainConfig
 from mrcnn.training.step import TrainStep
 
 aten = torch.ops.aten
@@ -122,22 +121,12 @@ def test_training_step_reads_nothing_on_the_host(model, monkeypatch):
 
 @pytest.mark.parametrize("capture", [False, True])
 def test_nothing_is_read_up_to_the_updated_weights(model, capture, monkeypatch):
-    """With clipping and a running mean of the weights; and as a graph would run it."""
+    """With clipping and EMA of the weights; and as a graph would run it."""
     monkeypatch.setattr(mask_head, "_used_slots", lambda labels: labels.shape[1])
     monkeypatch.setattr(cuda_graphs, "record", lambda function, inputs: function)
     model = copy.deepcopy(model).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = make_optimizer(model, "sgd", 0.02, momentum=0.9, weight_decay=1e-4)
-    step = TrainStep(
-        model,
-        model,
-        optimizer,
-        device=torch.device("cpu"),
-        world=ALONE,
-        clip_norm=1.0,
-        ema=Ema(model, 0.9),
-        capture=capture,
-    )
+    step = TrainStep(model, TrainConfig(lr=0.02, clip_norm=1.0, ema=0.9, capture=capture))
     with RecordHostReads() as recorder:
         for number in (1, 2):
             step([TrainBatch(images(), square_targets(), [], [])], 0.02, number)

@@ -20,8 +20,7 @@ from mrcnn.inference.predictor import Predictor
 from mrcnn.models import build
 from mrcnn.runtime import cuda_graphs
 from mrcnn.runtime.cuda_graphs import WARM_UP, Graphs, tensors
-from mrcnn.runtime.distributed import ALONE
-from mrcnn.training.optim import make_optimizer
+from mrcnn.training.config import TrainConfig
 from mrcnn.training.step import TrainStep
 from tests.helpers import short_runs, tiny
 
@@ -109,16 +108,8 @@ def losses(
     dataset = read_coco(folder / "train.json", folder / "images")
     torch.manual_seed(0)
     model = build(CONFIG).train().to(device)
-    optimizer = make_optimizer(model, "sgd", 0.02, momentum=0.9, weight_decay=1e-4)
-    step = TrainStep(
-        model,
-        model,
-        optimizer,
-        device=torch.device(device),
-        world=ALONE,
-        clip_norm=5.0,
-        capture=capture,
-    )
+    options = TrainConfig(lr=0.02, clip_norm=5.0, capture=capture)
+    step = TrainStep(model, options, device=torch.device(device))
     batches = train_loader(
         dataset, CONFIG, Augmentation(min_sizes=sizes), batch_size=2, steps=steps
     )

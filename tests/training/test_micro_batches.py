@@ -13,7 +13,6 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
 
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import read_coco
@@ -22,7 +21,8 @@ from mrcnn.data.synthetic import write_shapes
 from mrcnn.models import build
 from mrcnn.ops import instance_masks
 from mrcnn.runtime.distributed import ALONE, World, join, leave
-from mrcnn.training.optim import Ema, make_optimizer
+from mrcnn.training.config import TrainConfig
+from mrcnn.training.optim import Ema
 from mrcnn.training.step import TrainStep
 from tests.helpers import tiny
 
@@ -52,11 +52,7 @@ def losses_of(folder, steps: int, accumulate: int = 1, world: World = ALONE, emp
         dataset = without_instances(dataset)
     torch.manual_seed(0)
     model = build(CONFIG).double().train()
-    optimizer = make_optimizer(model, "sgd", 0.02, momentum=0.9, weight_decay=1e-4)
-    forward = model if world.size == 1 else DistributedDataParallel(model)
-    take_step = TrainStep(
-        model, forward, optimizer, device=torch.device("cpu"), world=world, clip_norm=5.0
-    )
+    take_step = TrainStep(model, TrainConfig(lr=0.02, clip_norm=5.0), world)
     batches = train_loader(
         dataset,
         CONFIG,

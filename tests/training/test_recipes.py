@@ -146,9 +146,7 @@ RATES = {
 @pytest.mark.parametrize("recipe", RATES)
 def test_schedules_equal_their_tables(recipe):
     args, _ = scale_to_batch_size(read("--recipe", recipe), COCO)
-    fields = ("lr", "warmup", "warmup_factor", "schedule", "milestones")
-    chosen = {name: getattr(args, name) for name in fields}
-    found = {step: learning_rate(step, args.steps, **chosen) for step in RATES[recipe]}
+    found = {step: learning_rate(step, args) for step in RATES[recipe]}
     assert found == pytest.approx(RATES[recipe], rel=1e-5)
 
 

@@ -90,7 +90,7 @@ def test_moments_get_the_memory_format_of_their_parameters():
     steps[0].optimizer.step()
     state = states.snapshot(steps[0], 1, {})
     row_major = {name: value.contiguous() for name, value in state.tensors.items()}
-    states.restore(steps[1], TrainingState(1, row_major, state.values))
+    states.restore(steps[1], TrainingState(1, row_major, state.values), Path())
     for parameter, moments in steps[0].optimizer.state.items():
         for kind, value in moments.items():
             restored = steps[1].optimizer.state[parameter][kind]
