@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from mrcnn.cli.flags import parse, run
+from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.cli.progress import ProgressLine
 from mrcnn.config import MODELS
 from mrcnn.data.checks.advice import Advice, advise
@@ -20,7 +20,6 @@ from mrcnn.data.checks.findings import ERROR, WARNING, CheckedData, Finding, wri
 from mrcnn.data.checks.read import read_leniently
 from mrcnn.data.checks.statistics import Table, tables
 from mrcnn.data.coco.write import check_target
-from mrcnn.errors import UserError
 from mrcnn.io.atomic import check_writable
 from mrcnn.reports.data_report import write_data_report
 
@@ -49,9 +48,7 @@ class CheckDataConfig:
     """Number of processes; 0 works in this one."""
 
     def __post_init__(self) -> None:
-        for name in ("show", "workers"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name} must be at least 0, got {getattr(self, name)}")
+        require_at_least(self, show=0, workers=0)
         if self.fix is not None:
             check_target(self.data, self.fix)
         if self.out is not None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from mrcnn.cli.flags import parse, run
+from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.errors import UserError
 from mrcnn.evaluation.coco import Backend
 from mrcnn.evaluation.compare import Comparison
@@ -42,8 +42,7 @@ class CompareConfig:
     """JSON file to write with all metrics, and the F1 of every image."""
 
     def __post_init__(self) -> None:
-        if self.max_dets is not None and self.max_dets < 1:
-            raise UserError(f"--max-dets must be at least 1, got {self.max_dets}")
+        require_at_least(self, max_dets=1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,8 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         print(note)
     sides = [read_results(file, truth) for file in files]
     for name, file, entries in zip("AB", files, sides, strict=True):
-        note = unknown_categories(entries, truth)
-        print(f"{name}: {file}" + (f"; {note}" if note else ""))
+        print("; ".join([f"{name}: {file}", *unknown_categories(entries, truth)]))
     kinds = [kind for kind in kinds_of(sides[0]) if kind in kinds_of(sides[1])]
     if not kinds:
         raise UserError(f"{files[0]} and {files[1]}: one has boxes only, the other masks only")

@@ -10,17 +10,16 @@ from typing import Any, Literal
 import torch
 
 from mrcnn import checkpoints
-from mrcnn.cli.flags import parse, run
+from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.cli.progress import ProgressLine
-from mrcnn.data.formats import find_splits
 from mrcnn.errors import UserError
-from mrcnn.evaluation import Evaluation, Protocol, evaluate
+from mrcnn.evaluation import Evaluation, Protocol
 from mrcnn.evaluation.coco import Backend
 from mrcnn.evaluation.errors import errors_tree, format_errors
 from mrcnn.evaluation.evaluation import ProtocolName, score
 from mrcnn.evaluation.result_files import read_results, unknown_categories
 from mrcnn.evaluation.tables import format_metrics
-from mrcnn.evaluation.truth import read_image_ids, read_split, read_truth
+from mrcnn.evaluation.truth import read_image_ids, read_truth
 from mrcnn.inference.load import load
 from mrcnn.io.atomic import check_writable, write_json
 from mrcnn.reports.sections import save_error_figure
@@ -73,19 +72,13 @@ class EvaluateConfig:
     """Processes that read images."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_dets", 1), ("batch_size", 1), ("workers", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} must be at least {least}, got {value}")
+        require_at_least(self, max_dets=1, batch_size=1, workers=0)
         if self.protocol == "cityscapes" and self.results and self.max_dets:
             raise UserError("--max-dets: the scores of Cityscapes have no limit; leave it out")
         if self.plots is not None and self.plots.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise UserError(f"--plots {self.plots}: must end in .png, .svg or .pdf")
         if (self.weights is None) == (self.results is None):
-            raise UserError(
-                "evaluate: name either --weights, to detect, or --results, a file of detections"
-            )
+            raise UserError("name either --weights, to detect, or --results, a file of detections")
         if self.weights is not None and (self.data is None or self.ground_truth is not None):
             raise UserError("--weights needs images: name --data, and no --ground-truth")
         if self.results is not None and self.out is not None:
@@ -96,71 +89,55 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and write the files that were asked for."""
     args = parse(EvaluateConfig, argv)
     protocol = Protocol(args.protocol, args.backend, args.instance_ids)
-    image_ids = None if args.image_ids is None else read_image_ids(args.image_ids)
-    for file in (args.json, args.plots):
-        if file is not None:
-            check_writable(file)
-    if args.weights is not None:
-        evaluation, results = _detect(args, args.weights, image_ids, protocol)
-    else:
-        assert args.results is not None
-        evaluation, results = _score(args, args.results, image_ids, protocol), args.results
+    image_ids = read_image_ids(args.image_ids)
+    for file in filter(None, (args.json, args.plots)):
+        check_writable(file)
+    evaluation, results = (_detect if args.weights else _score)(args, image_ids, protocol)
     print(format_metrics(evaluation.metrics, args.details))
     tree: dict[str, Any] = {"weights": args.weights, "ground_truth": evaluation.truth.source}
     tree |= {"results": results, "protocol": args.protocol, **evaluation.to_dict()}
-    if args.errors or args.plots is not None:
+    if args.errors or args.plots:
         print(f"\n{format_errors(evaluation.errors)}\n")
         tree["errors"] = errors_tree(evaluation.errors)
-    if args.plots is not None:
+    if args.plots:
         save_error_figure(args.plots, evaluation.errors)
         print(f"errors: {args.plots}")
     print(f"detections: {results}")
-    if args.json is not None:
+    if args.json:
         write_json(args.json, tree, indent=1)
         print(f"metrics: {args.json}")
 
 
 def _detect(
-    args: EvaluateConfig, weights: Path, image_ids: list[int] | None, protocol: Protocol
+    args: EvaluateConfig, image_ids: list[int] | None, protocol: Protocol
 ) -> tuple[Evaluation, Path]:
     """Detect with a model; return the evaluation and the result file written."""
+    assert args.weights is not None
     limit = args.max_dets or (protocol.max_detections if args.protocol == "lvis" else None)
-    predictor = load(weights, args.device, amp=args.amp, max_detections=limit)
-    for note in predictor.notes:
+    predictor = load(args.weights, args.device, amp=args.amp, max_detections=limit)
+    dataset, truth = read_truth(args.data, None, args.split, image_ids, predictor.config)
+    for note in (*predictor.notes, *dataset.notes):
         print(note)
-    config = predictor.config
-    assert args.data is not None
-    split = find_splits(args.data, needs=(args.split,))[args.split]
-    dataset, truth = read_split(split, image_ids, config.class_names, config.category_ids)
-    for note in dataset.notes:
-        print(note)
-    folder = checkpoints.find(weights).parent if weights.exists() else Path()
+    folder = checkpoints.find(args.weights).parent if args.weights.exists() else Path()
     results = args.out or folder / f"coco_results_{args.split}.json"
+    options = {"batch_size": args.batch_size, "workers": args.workers, "results": results}
     with ProgressLine(every=5.0) as line:
-        evaluation = evaluate(
-            predictor,
-            dataset,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            results=results,
-            protocol=protocol,
-            truth=truth,
-            progress=line.images,
+        evaluation = predictor.evaluate(
+            dataset, protocol=protocol, truth=truth, progress=line.images, **options
         )
     return evaluation, results
 
 
 def _score(
-    args: EvaluateConfig, results: Path, image_ids: list[int] | None, protocol: Protocol
-) -> Evaluation:
-    """Score the detections in a result file."""
+    args: EvaluateConfig, image_ids: list[int] | None, protocol: Protocol
+) -> tuple[Evaluation, Path]:
+    """Score the detections in a result file; return the evaluation and that file."""
+    assert args.results is not None
     dataset, truth = read_truth(args.data, args.ground_truth, args.split, image_ids)
-    for note in dataset.notes:
+    entries = read_results(args.results, truth)
+    for note in (*dataset.notes, *unknown_categories(entries, truth)):
         print(note)
-    entries = read_results(results, truth)
-    if note := unknown_categories(entries, truth):
-        print(note)
-    return score(truth, entries, max_detections=args.max_dets, protocol=protocol)
+    return score(truth, entries, None, args.max_dets, protocol), args.results
 
 
 if __name__ == "__main__":

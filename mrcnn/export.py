@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from mrcnn.checkpoints import find
-from mrcnn.cli.flags import parse, run
+from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.exporting.program import description, export_program, quiet, save_compiled, save_pt2
@@ -64,8 +64,7 @@ class ExportConfig:
             raise UserError("--int8 requires a compiled program; add --format aoti")
         if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
             raise UserError(f"--score-threshold must be in [0, 1], got {self.score_threshold}")
-        if self.max_dets is not None and self.max_dets < 1:
-            raise UserError(f"--max-dets must be at least 1, got {self.max_dets}")
+        require_at_least(self, max_dets=1)
 
 
 def main(argv: list[str] | None = None) -> None:

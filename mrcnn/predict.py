@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tyro.conf import Positional
 
-from mrcnn.cli.flags import parse, run
+from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.errors import UserError
 from mrcnn.inference.load import load
 from mrcnn.inference.predict_files import parse_thresholds, predict_files
@@ -61,10 +61,7 @@ class PredictConfig:
             raise UserError(f"--score-threshold must be in [0, 1], got {self.score_threshold}")
         if not 0 <= self.tile_overlap <= 0.9:
             raise UserError(f"--tile-overlap must be in [0, 0.9], got {self.tile_overlap}")
-        for name in ("max_dets", "batch_size", "tiles"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        require_at_least(self, max_dets=1, batch_size=1, tiles=1)
         if not self.images:
             raise UserError("predict: name at least one image or folder")
         parse_thresholds(self.class_threshold)

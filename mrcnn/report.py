@@ -10,6 +10,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, run
+from mrcnn.config import ModelConfig
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.errors import UserError
 from mrcnn.evaluation.truth import read_split
@@ -31,8 +32,11 @@ def main(argv: list[str] | None = None) -> None:
     file = args.run / "config.json"
     config = read_json(file)
     split = _validation_data(file, config)
-    model = config["model"]
-    dataset, truth = read_split(split, None, model["class_names"], model["category_ids"])
+    try:
+        model = ModelConfig.from_dict(config["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: model: {error}; restore what mrcnn train wrote") from error
+    dataset, truth = read_split(split, None, model)
     print(write_report(args.run, dataset, read_evaluation(args.run, dataset, model, truth)))
 
 

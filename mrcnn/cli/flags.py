@@ -40,6 +40,15 @@ def parse(
     return tyro.cli(cls, args=argv, prog=prog, description=description, default=default)
 
 
+def require_at_least(config: object, **least: int) -> None:
+    """Raise UserError if a field of a command is below its least value; None is allowed."""
+    for name, lowest in least.items():
+        value = getattr(config, name)
+        if value is not None and value < lowest:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least {lowest}, got {value}")
+
+
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
     """Call the `main` of a command; print errors that the user can fix on stderr.
 

@@ -8,9 +8,8 @@ overlaps void, groups and smaller objects by a share of its pixels above the IoU
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +30,6 @@ MIN_PIXELS = 100
 SUFFIX = "_gtFine_instanceIds.png"
 
 _IOUS = np.arange(0.5, 1.0, 0.05)  # as in the tools; not bit-identical to 0.05 * k
-
-
-@dataclass
-class _Tally:
-    """Detections of one class at one IoU."""
-
-    scores: list[float] = field(default_factory=list)
-    is_correct: list[bool] = field(default_factory=list)
-    missed: int = 0  # objects
 
 
 def cityscapes_metrics(
@@ -65,13 +55,28 @@ def cityscapes_metrics(
 def check_cityscapes(truth: GroundTruth, instance_ids: Path) -> tuple[list[Path], dict[int, int]]:
     """Find the file of ids of each image, and the benchmark's label of each category id.
 
+    Files are found by city, sequence and frame of an image's name, such as
+    frankfurt_000000_000294_leftImg8bit.png, in the folder and its subfolders.
+
     Raises:
-        UserError: If a file is absent or ambiguous, or no category is a class of Cityscapes.
+        UserError: If an image has no file, or more than one, or no category is a class of
+            Cityscapes.
     """
-    names = [str(image.get("file_name", "")) for image in truth.records["images"]]
-    files = find_instance_ids(instance_ids, names)
-    categories = truth.categories
-    labels = {c["id"]: LABELS[c["name"]] for c in categories if c["name"] in LABELS}
+    by_frame: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(instance_ids.rglob(f"*{SUFFIX}")):
+        by_frame[file.name.removesuffix(SUFFIX)].append(file)
+    files = []
+    for image in truth.records["images"]:
+        name = Path(str(image.get("file_name", ""))).name
+        frame = "_".join(name.split("_")[:3])
+        matching = by_frame[frame]
+        if len(matching) != 1:
+            raise UserError(
+                f"--instance-ids {instance_ids}: holds {len(matching)} files {frame}{SUFFIX} for "
+                f"the image {name}; name the folder gtFine, or its part of the split"
+            )
+        files += matching
+    labels = {c["id"]: LABELS[c["name"]] for c in truth.categories if c["name"] in LABELS}
     if not labels:
         raise UserError(
             f"{truth.source}: none of the categories is a class of Cityscapes; name them "
@@ -92,71 +97,42 @@ def score_cityscapes(
     Returns:
         AP, AP50, and AP/<class>, AP50/<class> of the eight classes; -1 without objects.
     """
-    tallies = {label: [_Tally() for _ in _IOUS] for label in LABELS.values()}
-    objects, detections = dict.fromkeys(tallies, 0), dict.fromkeys(tallies, 0)
+    objects: Counter[int] = Counter()
+    outcomes: dict[tuple[int, float], list[tuple[float, bool]]] = defaultdict(list)
     for ids, entries in images:
         values, position, pixels = np.unique(ids, return_inverse=True, return_counts=True)
         labels = np.where(values < 1000, values, values // 1000)  # (K,)
         counts = (values >= 1000) & (pixels >= MIN_PIXELS)
-        for label in tallies:
+        for label in LABELS.values():
             in_class = labels == label
+            objects[label] += int((in_class & counts).sum())
             chosen = [e for e in entries if label_of.get(e["category_id"]) == label]
             inside = [_pixels_per_id(entry, position, len(values)) for entry in chosen]
             shared = np.array(inside, np.int64).reshape(-1, len(values))  # (D, K) pixels
             scores = np.array([entry["score"] for entry in chosen], np.float64)
             scores, shared = scores[shared.any(axis=1)], shared[shared.any(axis=1)]
-            objects[label] += int((in_class & counts).sum())
-            detections[label] += len(scores)
             # A small group counts twice, as in the tools.
-            regions = (
-                np.isin(values, VOID),
-                in_class & (pixels < MIN_PIXELS),
-                in_class & (values < 1000),
-            )
+            void, small = np.isin(values, VOID), in_class & (pixels < MIN_PIXELS)
+            regions = void, small, in_class & (values < 1000)
             ignored = sum(shared[:, region].sum(axis=1) for region in regions)
             total = shared.sum(axis=1)
             union = pixels[in_class] + total[:, None] - shared[:, in_class]
             overlap = shared[:, in_class] / union  # (D, ids of the class)
-            for tally, iou in zip(tallies[label], _IOUS, strict=True):
-                _count(tally, overlap > iou, counts[in_class], scores, ignored / total > iou)
+            for iou in _IOUS:
+                outcomes[label, iou] += _outcomes(
+                    overlap > iou, counts[in_class], scores, ignored / total > iou
+                )
     averages = np.array(
-        [[_average(t, objects[k], detections[k]) for t in tallies[k]] for k in LABELS.values()]
+        [[_average(outcomes[k, iou], objects[k]) for iou in _IOUS] for k in LABELS.values()]
     )
-    per_class = {
-        f"{name}/{class_name}": float(value)
-        for class_name, row in zip(LABELS, averages, strict=True)
+    measured = averages[averages[:, 0] >= 0]
+    rows = {"": measured.mean(axis=0) if len(measured) else np.full(len(_IOUS), -1.0)}
+    rows |= {f"/{name}": row for name, row in zip(LABELS, averages, strict=True)}
+    return {
+        f"{name}{class_name}": float(value)
+        for class_name, row in rows.items()
         for name, value in (("AP", row.mean()), ("AP50", row[0]))
     }
-    measured = averages[averages[:, 0] >= 0]
-    if not len(measured):
-        return {"AP": -1.0, "AP50": -1.0, **per_class}
-    return {"AP": float(measured.mean()), "AP50": float(measured[:, 0].mean()), **per_class}
-
-
-def find_instance_ids(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Find the file of ids of each image by city, sequence and frame.
-
-    Args:
-        folder: Searched with its subfolders.
-        names: Image files, such as frankfurt_000000_000294_leftImg8bit.png.
-
-    Raises:
-        UserError: If an image has no file, or more than one.
-    """
-    files: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob(f"*{SUFFIX}")):
-        files.setdefault(file.name.removesuffix(SUFFIX), []).append(file)
-    chosen = []
-    for name in names:
-        frame = "_".join(Path(name).name.split("_")[:3])
-        matching = files.get(frame, [])
-        if len(matching) != 1:
-            raise UserError(
-                f"--instance-ids {folder}: holds {len(matching)} files {frame}{SUFFIX} for the "
-                f"image {Path(name).name}; name the folder gtFine, or its part of the split"
-            )
-        chosen.append(matching[0])
-    return chosen
 
 
 def read_instance_ids(file: Path, size: tuple[int, int]) -> Ints:
@@ -186,44 +162,35 @@ def _pixels_per_id(entry: Record, position: Ints, count: int) -> NDArray[np.int6
     return np.bincount(position.reshape(mask.shape)[mask], minlength=count)
 
 
-def _count(
-    tally: _Tally,
-    near: NDArray[np.bool_],
-    counts: NDArray[np.bool_],
-    scores: Floats,
-    ignored: NDArray[np.bool_],
-) -> None:
-    """Add the detections of an image: the best of each object is correct, its others are wrong.
+def _outcomes(
+    near: NDArray[np.bool_], counts: NDArray[np.bool_], scores: Floats, ignored: NDArray[np.bool_]
+) -> list[tuple[float, bool]]:
+    """Return score and correctness of detections of one class: the best of each object is correct.
 
     Args:
-        tally: Counts of one class at one IoU.
         near: (D, G) whether a detection overlaps an object, group or small object by the IoU.
         counts: (G,) whether the object counts.
         scores: (D,) scores of the detections.
         ignored: (D,) whether a detection may be without an object.
     """
+    outcomes = []
     for matched in near[:, counts].T:  # at an IoU of 0.5 or more a detection has one object at most
         hits = sorted(scores[matched], reverse=True)
-        tally.missed += not hits
-        tally.scores += hits
-        tally.is_correct += [i == 0 for i in range(len(hits))]
-    false = scores[~near.any(axis=1) & ~ignored].tolist()
-    tally.scores += false
-    tally.is_correct += [False] * len(false)
+        outcomes += [(score, i == 0) for i, score in enumerate(hits)]
+    false = scores[~near.any(axis=1) & ~ignored]
+    return outcomes + [(score, False) for score in false]
 
 
-def _average(tally: _Tally, objects: int, detections: int) -> float:
+def _average(outcomes: list[tuple[float, bool]], objects: int) -> float:
     """Compute the area under precision over recall, by the mean of neighbouring scores."""
     if not objects:
         return -1.0
-    if not detections or not tally.scores:
+    if not outcomes:
         return 0.0
-    order = np.argsort(tally.scores, kind="stable")
-    correct = np.array(tally.is_correct, np.int64)[order]
-    _, first = np.unique(np.array(tally.scores)[order], return_index=True)
-    below = np.concatenate([[0], correct.cumsum()])[first]  # correct ones of lower scores
-    hits = correct.sum() - below
+    scores, correct = np.array(sorted(outcomes)).T
+    _, first = np.unique(scores, return_index=True)
+    hits = correct.sum() - np.append(0, correct.cumsum())[first]
     precision = np.append(hits / (len(correct) - first), 1.0)
-    recall = np.append(hits / (correct.sum() + tally.missed), 0.0)
+    recall = np.append(hits / objects, 0.0)
     padded = np.concatenate([recall[:1], recall, [0.0]])
     return float(precision @ (padded[:-2] - padded[2:])) / 2

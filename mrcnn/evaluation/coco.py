@@ -57,8 +57,9 @@ def coco_metrics(
     records = truth.records | {"annotations": [{**r, "id": number} for number, r in numbered]}
     detections = _detection_records(truth, entries, kind)
     limits = [min(1, max_detections), min(10, max_detections), max_detections]
-    run = _run_hotcoco if backend == "hotcoco" else _run_pycocotools
-    precision, recall = run(records, detections, kind, sorted(truth.image_ids), limits)
+    precision, recall = _precision_and_recall(
+        backend, records, detections, kind, sorted(truth.image_ids), limits
+    )
     recall_at_limit = recall[..., -1]
     metrics = precision_metrics(precision[..., -1])
     metrics |= {"AR1": mean_known(recall[:, :, 0, 0]), "AR10": mean_known(recall[:, :, 0, 1])}
@@ -128,16 +129,26 @@ def _detection_records(truth: GroundTruth, entries: Sequence[Record], kind: Kind
     return truth.records | {"annotations": annotations}
 
 
-def _run_pycocotools(
-    truth: Record, detections: Record, kind: Kind, image_ids: list[int], limits: list[int]
+def _precision_and_recall(
+    backend: Backend,
+    truth: Record,
+    detections: Record,
+    kind: Kind,
+    image_ids: list[int],
+    limits: list[int],
 ) -> tuple[Any, Any]:
     """Return precision (IoU thresholds, recalls, classes, areas, limits), and recall.
 
     Recall lacks the second dimension.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(_index(truth), _index(detections), kind)
-        evaluator.params.imgIds, evaluator.params.maxDets = image_ids, limits
+        if backend == "hotcoco":
+            hotcoco = import_hotcoco("--backend hotcoco")
+            evaluator = hotcoco.COCOeval(hotcoco.COCO(truth), hotcoco.COCO(detections), kind)
+            evaluator.params.img_ids, evaluator.params.max_dets = image_ids, limits
+        else:
+            evaluator = COCOeval(_index(truth), _index(detections), kind)
+            evaluator.params.imgIds, evaluator.params.maxDets = image_ids, limits
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator.eval["precision"], evaluator.eval["recall"]
@@ -148,16 +159,3 @@ def _index(content: Record) -> COCO:
     coco.dataset = content
     coco.createIndex()
     return coco
-
-
-def _run_hotcoco(
-    truth: Record, detections: Record, kind: Kind, image_ids: list[int], limits: list[int]
-) -> tuple[Any, Any]:
-    """Return the same as `_run_pycocotools`."""
-    hotcoco = import_hotcoco("--backend hotcoco")
-    evaluator = hotcoco.COCOeval(hotcoco.COCO(truth), hotcoco.COCO(detections), kind)
-    evaluator.params.img_ids, evaluator.params.max_dets = image_ids, limits
-    evaluator.evaluate()
-    evaluator.accumulate()
-    arrays: Any = evaluator.eval
-    return arrays["precision"], arrays["recall"]

@@ -12,15 +12,7 @@ import numpy as np
 from mrcnn.data.coco.truth import Record
 from mrcnn.evaluation import matching
 from mrcnn.evaluation.coco import KINDS, Kind
-from mrcnn.evaluation.matching import (
-    DETECTION_KINDS,
-    OBJECT_KINDS,
-    Curves,
-    Floats,
-    ImagePair,
-    Ints,
-    Outcomes,
-)
+from mrcnn.evaluation.matching import Curves, Floats, ImagePair, Ints, Outcomes
 from mrcnn.evaluation.truth import GroundTruth
 
 IOUS = (0.5, 0.75)  # of the precision-recall curves; all else is counted at the first
@@ -45,29 +37,31 @@ class ErrorAnalysis:
         return matching.score_curves(self.pairs, IOUS[0])
 
     @cached_property
-    def best(self) -> int:
-        """Position of the best F1 in the curves."""
-        return self.curves.best()
-
-    @property
     def score(self) -> float:
         """Lowest score that counts: that of the best F1."""
-        return float(self.curves.scores[self.best])
+        return float(self.curves.scores[self.curves.best()])
 
     @cached_property
-    def outcomes(self) -> Outcomes:
-        """Kind of each detection with at least that score, and of each object."""
+    def rates(self) -> dict[str, float]:
+        """F1, precision (NaN without detections) and recall at that score."""
+        curves, best = self.curves, self.curves.best()
+        values = {"F1": curves.f1, "precision": curves.precision, "recall": curves.recall}
+        return {name: float(curve[best]) for name, curve in values.items()}
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcomes, Outcomes]:
+        """Kinds of the detections with at least that score, and of the objects."""
         return matching.outcomes(self.pairs, self.score, IOUS[0])
 
     @property
     def detections(self) -> dict[str, int]:
         """Number of detections of each kind in `DETECTION_KINDS`."""
-        return _count(self.outcomes.detection_kind, DETECTION_KINDS)
+        return self.outcomes[0].totals()
 
     @property
     def objects(self) -> dict[str, int]:
         """Number of objects of each kind in `OBJECT_KINDS`."""
-        return _count(self.outcomes.object_kind, OBJECT_KINDS)
+        return self.outcomes[1].totals()
 
     @cached_property
     def precision(self) -> dict[float, Floats]:
@@ -80,16 +74,17 @@ class ErrorAnalysis:
         """Counts (C + 1, C + 1); rows are true classes, the background comes last."""
         return matching.confusion_matrix(self.pairs, len(self.names), self.score, IOUS[0])
 
-    @property
+    @cached_property
     def image_f1(self) -> Floats:
         """F1 of each image, (N,)."""
-        return self.outcomes.f1(len(self.pairs))
+        return matching.image_f1(*self.outcomes, len(self.pairs))
 
-    def mean_precision(self, iou: float) -> Floats:
-        """Return the mean over the classes with objects, (101,); zeros without any."""
-        rows = self.precision[iou]
-        known = rows[rows[:, 0] >= 0]
-        return known.mean(axis=0) if len(known) else np.zeros(rows.shape[1])
+    def most_confused(self, limit: int) -> list[tuple[str, str, int]]:
+        """Return up to `limit` pairs of classes: true class, predicted class and count."""
+        mixed = self.confusions[:-1, :-1] * ~np.eye(len(self.names), dtype=bool)
+        order = np.argsort(-mixed, axis=None, kind="stable")[:limit]
+        pairs = zip(*np.unravel_index(order, mixed.shape), strict=True)
+        return [(self.names[r], self.names[c], int(mixed[r, c])) for r, c in pairs if mixed[r, c]]
 
 
 def find_errors(
@@ -102,45 +97,31 @@ def find_errors(
 
 def format_errors(errors: ErrorAnalysis) -> str:
     """Format the errors in a few lines."""
-    curves, best = errors.curves, errors.best
     rates = ", ".join(
-        f"{name} {'-' if np.isnan(values[best]) else format(values[best], '.3f')}"
-        for name, values in (
-            ("F1", curves.f1),
-            ("precision", curves.precision),
-            ("recall", curves.recall),
-        )
+        f"{name} {'-' if np.isnan(value) else format(value, '.3f')}"
+        for name, value in errors.rates.items()
     )
     lines = [
         f"{KINDS[errors.kind]} with score >= {errors.score:.2f}, where F1 is best, "
-        f"at IoU {IOUS[0]}: {rates}",
-        _format_counts("detections", errors.detections),
-        _format_counts("objects", errors.objects),
+        f"at IoU {IOUS[0]}: {rates}"
     ]
-    matrix = errors.confusions
-    mixed = matrix[:-1, :-1] * ~np.eye(len(matrix) - 1, dtype=bool)
-    order = np.argsort(-mixed, axis=None, kind="stable")[:_NAMED]
-    pairs = [tuple(map(int, np.unravel_index(i, mixed.shape))) for i in order]
-    if mixed.any():
-        words = [
-            f"{errors.names[r]} as {errors.names[c]} {mixed[r, c]:,}"
-            for r, c in pairs
-            if mixed[r, c]
-        ]
-        lines.append(f"most confused: {', '.join(words)}")
-    if len(errors.names) > 1 and matrix[:-1, -1].any():
-        worst = np.argsort(-matrix[:-1, -1], kind="stable")[:_NAMED]
-        words = [
-            f"{errors.names[c]} {matrix[c, -1]:,} of {matrix[c].sum():,}"
-            for c in worst
-            if matrix[c, -1]
-        ]
-        lines.append(f"most often without a detection: {', '.join(words)}")
+    for title, counts in (("detections", errors.detections), ("objects", errors.objects)):
+        words = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+        lines.append(f"{title} {sum(counts.values()):,}: {words}")
+    if pairs := errors.most_confused(_NAMED):
+        words = ", ".join(f"{actual} as {named} {count:,}" for actual, named, count in pairs)
+        lines.append(f"most confused: {words}")
+    total, missed = errors.confusions[:-1].sum(axis=1), errors.confusions[:-1, -1]
+    if len(errors.names) > 1 and missed.any():
+        worst = [c for c in np.argsort(-missed, kind="stable")[:_NAMED] if missed[c]]
+        words = ", ".join(f"{errors.names[c]} {missed[c]:,} of {total[c]:,}" for c in worst)
+        lines.append(f"most often without a detection: {words}")
     tenths = slice(None, None, 10)
     lines.append(f"{'recall':<19}" + "".join(f"{r:6.1f}" for r in matching.RECALLS[tenths]))
-    for iou in IOUS:
-        values = errors.mean_precision(iou)[tenths]
-        lines.append(f"{f'precision, IoU {iou}':<19}" + "".join(f"{v:6.2f}" for v in values))
+    for iou, rows in errors.precision.items():
+        known = rows[rows[:, 0] >= 0]
+        mean = known.mean(axis=0) if len(known) else np.zeros(rows.shape[1])
+        lines.append(f"{f'precision, IoU {iou}':<19}" + "".join(f"{v:6.2f}" for v in mean[tenths]))
     return "\n".join(lines)
 
 
@@ -150,16 +131,13 @@ def errors_tree(errors: ErrorAnalysis) -> dict[str, Any]:
     `confusions` lists [true class, detected class, count] of pairs that occur, with None for the
     background.
     """
-    curves, best = errors.curves, errors.best
-    names = [*errors.names, None]
-    matrix = errors.confusions
+    names, matrix = [*errors.names, None], errors.confusions
+    rates = {name.lower(): value for name, value in errors.rates.items()}
     return {
         "kind": errors.kind,
         "iou": IOUS[0],
         "score": round(errors.score, 2),
-        "f1": float(curves.f1[best]),
-        "precision": None if np.isnan(curves.precision[best]) else float(curves.precision[best]),
-        "recall": float(curves.recall[best]),
+        **{name: None if np.isnan(value) else value for name, value in rates.items()},
         "detections": errors.detections,
         "objects": errors.objects,
         "confusions": [[names[r], names[c], int(matrix[r, c])] for r, c in np.argwhere(matrix)],
@@ -172,12 +150,3 @@ def errors_tree(errors: ErrorAnalysis) -> dict[str, Any]:
             for iou, rows in errors.precision.items()
         },
     }
-
-
-def _count(kinds: Ints, names: Sequence[str]) -> dict[str, int]:
-    return dict(zip(names, np.bincount(kinds, minlength=len(names)).tolist(), strict=True))
-
-
-def _format_counts(title: str, counts: dict[str, int]) -> str:
-    words = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    return f"{title} {sum(counts.values()):,}: {words}"

@@ -19,11 +19,6 @@ from mrcnn.evaluation.tables import format_metrics, metrics_tree
 from mrcnn.evaluation.truth import GroundTruth
 
 ProtocolName = Literal["coco", "lvis", "cityscapes"]
-_LIMITS: dict[ProtocolName, int | None] = {
-    "coco": 100,
-    "lvis": lvis.MAX_DETECTIONS,
-    "cityscapes": None,
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Protocol:
     @property
     def max_detections(self) -> int | None:
         """Default limit: per image and class; for LVIS per image; None means no limit."""
-        return _LIMITS[self.name]
+        return {"coco": 100, "lvis": lvis.MAX_DETECTIONS, "cityscapes": None}[self.name]
 
     def check(self, truth: GroundTruth) -> None:
         """Raise UserError unless the protocol can be applied to the ground truth."""

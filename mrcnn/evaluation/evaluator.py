@@ -11,12 +11,11 @@ from typing import Any
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco.read import CocoDataset
 from mrcnn.data.coco.write import coco_results
-from mrcnn.data.formats import find_splits
 from mrcnn.data.loading.loader import eval_loader
 from mrcnn.evaluation.coco import Kind
 from mrcnn.evaluation.evaluation import COCO, Evaluation, Protocol, score
 from mrcnn.evaluation.result_files import check_entries
-from mrcnn.evaluation.truth import GroundTruth, read_split, select_images
+from mrcnn.evaluation.truth import GroundTruth, read_truth, select_images
 from mrcnn.io.atomic import check_writable, write_json
 from mrcnn.runtime.distributed import ALONE, World
 from mrcnn.structures import Detections, ImageBatch
@@ -82,8 +81,7 @@ def evaluate(
     if results is not None and world.is_main:
         check_writable(results)
     if not isinstance(data, CocoDataset):
-        place = find_splits(Path(data), needs=(split,))[split]
-        data, truth = read_split(place, image_ids, config.class_names, config.category_ids)
+        data, truth = read_truth(Path(data), None, split, image_ids, config)
     dataset = select_images(data, image_ids)
     if truth is None and (world.is_main or protocol.name != "coco"):
         truth = GroundTruth.of_dataset(dataset)

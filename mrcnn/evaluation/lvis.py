@@ -31,10 +31,7 @@ FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # in less than 10, 
 
 
 def lvis_metrics(
-    truth: GroundTruth,
-    entries: Sequence[Record],
-    kind: Kind,
-    max_detections: int = MAX_DETECTIONS,
+    truth: GroundTruth, entries: Sequence[Record], kind: Kind, max_detections: int
 ) -> dict[str, float]:
     """Compute LVIS's metrics of boxes or masks.
 
@@ -61,10 +58,11 @@ def lvis_metrics(
     objects = hotcoco.COCO(truth.records | {"annotations": annotations})
     if entries:
         # The field that is not compared is left out, so that areas are those of `kind`.
-        ids = ({"image_id": int(e["image_id"]), "category_id": int(e["category_id"])}
-               for e in entries)  # fmt: skip
-        kept = ("score", FIELDS[kind])
-        rows = [id | {k: e[k] for k in kept} for id, e in zip(ids, entries, strict=True)]
+        rows = [
+            {name: int(entry[name]) for name in ("image_id", "category_id")}
+            | {name: entry[name] for name in ("score", FIELDS[kind])}
+            for entry in entries
+        ]
         detections = hotcoco.LVISResults(objects, rows, max_dets=max_detections)
     else:
         detections = hotcoco.COCO(truth.records | {"annotations": []})

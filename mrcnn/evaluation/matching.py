@@ -63,33 +63,25 @@ class Curves:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Kinds of K detections and M objects, without crowd regions and the detections in them."""
+    """Kinds of K detections or objects, without crowd regions and the detections in them."""
 
-    detection_kind: Ints  # (K,) into DETECTION_KINDS
-    detection_label: Ints  # (K,)
-    detection_area: Floats  # (K,) pixels
-    detection_image: Ints  # (K,) position of the image
-    detection_entry: Ints  # (K,) position in the result entries
-    object_kind: Ints  # (M,) into OBJECT_KINDS
-    object_label: Ints  # (M,)
-    object_area: Floats  # (M,) pixels
-    object_image: Ints  # (M,) position of the image
-    object_position: Ints  # (M,) position among the annotations of the image
+    kinds: tuple[str, ...]  # DETECTION_KINDS or OBJECT_KINDS
+    kind: Ints  # (K,) positions in `kinds`
+    label: Ints  # (K,)
+    area: Floats  # (K,) pixels
+    image: Ints  # (K,) position of the image
+    position: Ints  # (K,) among the result entries, or among the annotations of the image
 
-    def detection_counts(self, groups: Ints, num_groups: int) -> Ints:
-        """Count detections by group (K,) and kind: (num_groups, 6)."""
-        return _tally(groups, self.detection_kind, (num_groups, len(DETECTION_KINDS)))
+    def counts(self, groups: Ints, num_groups: int) -> Ints:
+        """Count by group (K,) and kind: (num_groups, kinds)."""
+        shape = num_groups, len(self.kinds)
+        cells = np.bincount(groups * shape[1] + self.kind, minlength=math.prod(shape))
+        return cells.reshape(shape)
 
-    def object_counts(self, groups: Ints, num_groups: int) -> Ints:
-        """Count objects by group (M,) and kind: (num_groups, 4)."""
-        return _tally(groups, self.object_kind, (num_groups, len(OBJECT_KINDS)))
-
-    def f1(self, num_images: int) -> Floats:
-        """Compute the F1 of each image, (N,); 1 without objects and detections."""
-        detections = self.detection_counts(self.detection_image, num_images)
-        objects = self.object_counts(self.object_image, num_images)
-        both = detections.sum(axis=1) + objects.sum(axis=1)
-        return np.where(both > 0, 2 * detections[:, 0] / np.maximum(both, 1), 1.0)
+    def totals(self) -> dict[str, int]:
+        """Return the number of each kind."""
+        counts = np.bincount(self.kind, minlength=len(self.kinds))
+        return dict(zip(self.kinds, counts.tolist(), strict=True))
 
 
 def pair_images(
@@ -250,7 +242,9 @@ def confusion_matrix(
     return matrix
 
 
-def outcomes(pairs: Iterable[ImagePair], score: float, iou: float = 0.5) -> Outcomes:
+def outcomes(
+    pairs: Iterable[ImagePair], score: float, iou: float = 0.5
+) -> tuple[Outcomes, Outcomes]:
     """Classify every detection with at least this score, and every object, of one image or more.
 
     A detection that `match` gives an object is correct. Any other is compared with the object that
@@ -268,37 +262,33 @@ def outcomes(pairs: Iterable[ImagePair], score: float, iou: float = 0.5) -> Outc
         is_correct &= counts
         kinds, nearest = _error_kinds(pair, iou)
         kinds[is_correct] = DETECTION_KINDS.index("correct")
-        image = np.full(int(counts.sum()), number)
-        detections.append(
-            (
-                kinds[counts],
-                pair.detection_labels[counts],
-                pair.detection_areas[counts],
-                image,
-                pair.entries[counts],
-            )
-        )
+        image = np.full(len(kinds), number)
+        columns = kinds, pair.detection_labels, pair.detection_areas, image, pair.entries
+        detections.append(tuple(column[counts] for column in columns))
         object_kinds = np.full(len(pair.labels), OBJECT_KINDS.index("missed"))
         for kind in ("location", "class"):  # the latter prevails
             is_kind = counts & (kinds == DETECTION_KINDS.index(kind))
             object_kinds[nearest[is_kind]] = OBJECT_KINDS.index(kind)
         object_kinds[match(pair, iou)[is_correct]] = OBJECT_KINDS.index("found")
-        real = np.flatnonzero(~pair.crowd)
-        image = np.full(len(real), number)
-        objects.append((object_kinds[real], pair.labels[real], pair.areas[real], image, real))
-    return Outcomes(
-        *(np.concatenate(column) for column in zip(*detections, strict=True)),
-        *(np.concatenate(column) for column in zip(*objects, strict=True)),
+        position = np.arange(len(object_kinds))
+        columns = object_kinds, pair.labels, pair.areas, np.full(len(position), number), position
+        objects.append(tuple(column[~pair.crowd] for column in columns))
+    detected, annotated = (
+        map(np.concatenate, zip(*rows, strict=True)) for rows in (detections, objects)
     )
+    return Outcomes(DETECTION_KINDS, *detected), Outcomes(OBJECT_KINDS, *annotated)
+
+
+def image_f1(detections: Outcomes, objects: Outcomes, num_images: int) -> Floats:
+    """Compute the F1 of each image, (N,); 1 without objects and detections."""
+    correct = detections.counts(detections.image, num_images)[:, 0]
+    both = sum(np.bincount(side.image, minlength=num_images) for side in (detections, objects))
+    return np.where(both > 0, 2 * correct / np.maximum(both, 1), 1.0)
 
 
 def size_of(areas: Floats) -> Ints:
     """Return the position in `SIZES` of each area in pixels."""
     return np.searchsorted(list(SIZES.values()), areas, side="right") - 1
-
-
-def _tally(groups: Ints, kinds: Ints, shape: tuple[int, int]) -> Ints:
-    return np.bincount(groups * shape[1] + kinds, minlength=math.prod(shape)).reshape(shape)
 
 
 def _correct(pair: ImagePair, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -310,25 +300,17 @@ def _correct(pair: ImagePair, iou: float) -> tuple[NDArray[np.bool_], NDArray[np
 
 def _error_kinds(pair: ImagePair, iou: float) -> tuple[Ints, Ints]:
     """Return the kind of each detection, were it not correct, and its nearest object, (D,)."""
-    same = pair.detection_labels[:, None] == pair.labels  # (D, G)
-    overlaps = np.where(pair.crowd, -1.0, pair.ious)
     # A column of no overlap keeps the maximum of an image without objects defined.
-    padded = np.pad(overlaps, ((0, 0), (0, 1)), constant_values=-1.0)
-    most = padded.max(axis=1)
-    in_class = np.where(same, overlaps, -1.0)
-    in_class = np.pad(in_class, ((0, 0), (0, 1)), constant_values=-1.0)
+    overlaps = np.where(pair.crowd, -1.0, pair.ious)
+    overlaps = np.pad(overlaps, ((0, 0), (0, 1)), constant_values=-1.0)  # (D, G + 1)
+    in_class = np.where(pair.detection_labels[:, None] == np.append(pair.labels, -1), overlaps, -1)
+    most = overlaps.max(axis=1)
     is_same = in_class.max(axis=1) == most
-    nearest = np.where(is_same, in_class.argmax(axis=1), padded.argmax(axis=1))
+    nearest = np.where(is_same, in_class.argmax(axis=1), overlaps.argmax(axis=1))
     near, touching = most >= min(iou, 1 - 1e-10), most >= TOUCHING
-    kinds = np.select(
-        [near & is_same, near, touching & is_same, touching],
-        [
-            DETECTION_KINDS.index(k)
-            for k in ("duplicate", "class", "location", "class and location")
-        ],
-        DETECTION_KINDS.index("background"),
-    )
-    return kinds, nearest
+    # In the order of DETECTION_KINDS, between "correct" and "background".
+    conditions = [near & is_same, near, touching & is_same, touching]
+    return np.select(conditions, range(1, 5), 5), nearest
 
 
 def _rank_in_class(labels: Ints) -> Ints:

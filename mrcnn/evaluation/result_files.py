@@ -43,16 +43,16 @@ def kinds_of(entries: Sequence[Record]) -> tuple[Kind, ...]:
     return tuple(k for k, field in FIELDS.items() if all(field in entry for entry in entries))
 
 
-def unknown_categories(entries: Sequence[Record], truth: GroundTruth) -> str:
-    """Return a note about entries of categories that the annotations lack, or an empty string."""
+def unknown_categories(entries: Sequence[Record], truth: GroundTruth) -> list[str]:
+    """Return a note if there are entries of categories that the annotations lack."""
     known = {category["id"] for category in truth.categories}
     other = Counter(e["category_id"] for e in entries if e["category_id"] not in known)
     if not other:
-        return ""
-    return (
+        return []
+    return [
         f"{other.total()} of {len(entries)} detections are left out: the annotations have no "
         f"category {', '.join(map(shown, sorted(other)[:5]))}"
-    )
+    ]
 
 
 def check_entries(

@@ -6,16 +6,15 @@ All functions take the flat metrics of an `Evaluation`: `bbox_AP`, `segm_AP/cat`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mrcnn.evaluation.coco import KINDS
+from mrcnn.visual.names import short_name
 
 MANY_CLASSES = 24  # with more, tables show the lowest and the highest
 SHOWN_CLASSES = 10  # of either
 
-_SHORT = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR1", "AR10", "AR")
-_PER_CLASS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 MEANINGS = {
     "AP": "IoU 0.50 to 0.95",
     "AP50": "IoU 0.50",
@@ -34,6 +33,8 @@ MEANINGS = {
     "ARl": "recall of large objects",
 }
 
+_RECALL_BY_SIZE = ("ARs", "ARm", "ARl")  # in the detailed table only
+
 Metrics = Mapping[str, float]
 
 
@@ -45,20 +46,26 @@ def format_metrics(metrics: Metrics, details: bool = False) -> str:
         details: Show all metrics with their meanings, and those of each class by size.
     """
     kinds = [kind for kind in KINDS if f"{kind}_AP" in metrics]
+    names = metric_names(metrics, kinds[0])
     limit = int(metrics.get("max_detections", 0))
-    lines = [
-        f"{int(metrics['images'])} images" + f", at most {limit} detections each" * bool(limit)
-    ]
-    lines += _all_metrics(metrics, kinds) if details else _overall(metrics, kinds)
-    classes = class_names(metrics)
-    if len(classes) > 1:
-        if details:
-            for kind in kinds:
-                columns = {name: f"{kind}_{name}" for name in _PER_CLASS}
-                lines += ["", *_class_table(metrics, f"{KINDS[kind]} of", columns, classes)]
-        else:
-            columns = {f"{kind} AP": f"{kind}_AP" for kind in kinds}
-            lines += ["", *_class_table(metrics, "class", columns, classes)]
+    most = f", at most {limit} detections each" if limit else ""
+    lines = [f"{int(metrics['images'])} images{most}"]
+    if details:
+        lines.append(" " * 6 + "".join(f"{kind:>8}" for kind in kinds))
+        for name in names:
+            cells = "".join(cell(metrics[f"{kind}_{name}"]) for kind in kinds)
+            lines.append(f"{name:<6}{cells}  {MEANINGS[name]}")
+        tables = {f"{KINDS[kind]} of": {name: f"{kind}_{name}" for name in names} for kind in kinds}
+    else:
+        names = [name for name in names if name not in _RECALL_BY_SIZE]
+        lines.append(" " * 6 + "".join(f"{name:>8}" for name in names))
+        for kind in kinds:
+            cells = "".join(cell(metrics[f"{kind}_{name}"]) for name in names)
+            lines.append(f"{kind:<6}{cells}")
+        tables = {"class": {f"{kind} AP": f"{kind}_AP" for kind in kinds}}
+    if len(class_names(metrics)) > 1:
+        for title, columns in tables.items():
+            lines += ["", *_class_table(metrics, title, columns)]
     if at_limit := int(metrics.get("images_at_limit", 0)):
         lines.append(
             f"images with as many detections as are allowed ({limit}): {at_limit}; "
@@ -93,68 +100,45 @@ def class_names(metrics: Metrics) -> list[str]:
     return [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
 
 
-def _overall(metrics: Metrics, kinds: Sequence[str]) -> list[str]:
-    names = [name for name in _SHORT if f"{kinds[0]}_{name}" in metrics]
-    lines = ["      " + "".join(f"{name:>8}" for name in names)]
-    for kind in kinds:
-        lines.append(f"{kind:<6}" + "".join(cell(metrics[f"{kind}_{name}"]) for name in names))
-    return lines
+def metric_names(metrics: Metrics, kind: str) -> list[str]:
+    """Return the names of the overall metrics of boxes or masks, in the order of `MEANINGS`."""
+    return [name for name in MEANINGS if f"{kind}_{name}" in metrics]
 
 
-def _all_metrics(metrics: Metrics, kinds: Sequence[str]) -> list[str]:
-    lines = ["      " + "".join(f"{kind:>8}" for kind in kinds)]
-    for name, meaning in MEANINGS.items():
-        if f"{kinds[0]}_{name}" in metrics:
-            cells = "".join(cell(metrics[f"{kind}_{name}"]) for kind in kinds)
-            lines.append(f"{name:<6}{cells}  {meaning}")
-    return lines
-
-
-def _class_table(
-    metrics: Metrics, title: str, columns: Mapping[str, str], classes: Sequence[str]
+def class_lines(
+    title: str, header: str, names: Sequence[str], cells: Callable[[str], str]
 ) -> list[str]:
-    """Return a row for each class; of many, those with the lowest and the highest AP.
+    """Return a heading and a row for each class; of many, only the first and the last."""
+    between = len(names) - 2 * SHOWN_CLASSES if len(names) > MANY_CLASSES else 0
+    if between:
+        names = [*names[:SHOWN_CLASSES], *names[-SHOWN_CLASSES:]]
+    width = max([len(title), *(len(short_name(name, 32)) for name in names)])
+    lines = [f"{title:<{width}}{header}"]
+    lines += [f"{short_name(name, 32):<{width}}{cells(name)}" for name in names]
+    if between:
+        lines.insert(1 + SHOWN_CLASSES, f"… {between} classes between")
+    return lines
 
-    The keys of `columns` are headings, the values names of metrics.
-    """
-    columns = {head: name for head, name in columns.items() if f"{name}/{classes[0]}" in metrics}
-    ranked = next(name for name in reversed(columns.values()) if name.endswith("_AP"))
-    rows, between = list(classes), 0
-    notes = []
-    if len(classes) > MANY_CLASSES:
-        values = {name: metrics[f"{ranked}/{name}"] for name in classes}
-        known = {name: value for name, value in values.items() if value > -1}
-        rows, between = select_classes(known)
-        if left_out := len(classes) - len(known):
+
+def _class_table(metrics: Metrics, title: str, columns: Mapping[str, str]) -> list[str]:
+    """Return a row for each class, with headings and names of metrics from `columns`."""
+    names, notes = class_names(metrics), []
+    columns = {head: name for head, name in columns.items() if f"{name}/{names[0]}" in metrics}
+    if len(names) > MANY_CLASSES:
+        ranked = next(name for name in reversed(columns.values()) if name.endswith("_AP"))
+        ap = {name: metrics[f"{ranked}/{name}"] for name in names}
+        names = sorted((name for name in names if ap[name] > -1), key=lambda name: ap[name])
+        if left_out := len(ap) - len(names):
             notes.append(f"{left_out} classes without objects are left out")
-    width = max([len(title), *(len(shorten(name)) for name in rows)])
     space = max(8, max(map(len, columns)) + 3)
-    lines = [f"{title:<{width}}" + "".join(f"{head:>{space}}" for head in columns)]
-    for position, name in enumerate(rows):
-        if between and position == SHOWN_CLASSES:
-            lines.append(f"… {between} classes between")
-        cells = (cell(metrics[f"{metric}/{name}"]) for metric in columns.values())
-        lines.append(f"{shorten(name):<{width}}" + "".join(f"{text:>{space}}" for text in cells))
-    return lines + notes
 
+    def cells(name: str) -> str:
+        return "".join(f"{cell(metrics[f'{key}/{name}']):>{space}}" for key in columns.values())
 
-def select_classes(values: Mapping[str, float]) -> tuple[list[str], int]:
-    """Sort names by their values; of many, keep the first and the last.
-
-    Returns:
-        The names, and the number of those left out between the first and the last.
-    """
-    names = sorted(values, key=lambda name: values[name])
-    if len(names) <= MANY_CLASSES:
-        return names, 0
-    return [*names[:SHOWN_CLASSES], *names[-SHOWN_CLASSES:]], len(names) - 2 * SHOWN_CLASSES
+    header = "".join(f"{head:>{space}}" for head in columns)
+    return class_lines(title, header, names, cells) + notes
 
 
 def cell(value: float) -> str:
     """Format a metric in eight characters; "-" where there is nothing to measure."""
     return f"{value:8.3f}" if value > -1 else f"{'-':>8}"
-
-
-def shorten(name: str, longest: int = 32) -> str:
-    """Cut a name to at most `longest` characters."""
-    return name if len(name) <= longest else name[: longest - 1] + "…"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mrcnn.config import ModelConfig
 from mrcnn.data.coco.read import CocoDataset, read_coco
 from mrcnn.data.coco.truth import Record, as_coco, filled_truth, read_records
 from mrcnn.data.formats import Split, find_splits
@@ -40,11 +41,10 @@ class GroundTruth:
         return cls(filled_truth(records, sizes if image_ids is None else image_ids), source, sizes)
 
     @classmethod
-    def of_dataset(cls, dataset: CocoDataset) -> GroundTruth:
-        """Read the annotation file of a data set again, for its images."""
-        return cls.from_records(
-            read_records(dataset), set(dataset.image_ids.tolist()), dataset.annotations
-        )
+    def of_dataset(cls, dataset: CocoDataset, records: Record | None = None) -> GroundTruth:
+        """Take the images of a data set from `records`, or from its annotation file, read again."""
+        records = read_records(dataset) if records is None else records
+        return cls.from_records(records, set(dataset.image_ids.tolist()), dataset.annotations)
 
     @property
     def image_ids(self) -> list[int]:
@@ -62,14 +62,16 @@ def read_truth(
     ground_truth: Path | None = None,
     split: str = "val",
     image_ids: Collection[int] | None = None,
+    model: ModelConfig | None = None,
 ) -> tuple[CocoDataset, GroundTruth]:
-    """Read the annotations of a folder, or of a file, without their images.
+    """Read the annotations of a folder, or of a file.
 
     Args:
         data: Folder of a data set.
         ground_truth: Annotation file, instead of `data`.
         split: "train" or "val" of `data`.
         image_ids: Images that count. None means all.
+        model: As for `read_split`.
 
     Raises:
         UserError: If the annotations are absent or wrong, or no image is left.
@@ -78,42 +80,35 @@ def read_truth(
         raise UserError(
             "name either --data, the folder of a data set, or --ground-truth, an annotation file"
         )
-    if ground_truth is not None:
-        return read_split(Split(ground_truth, ground_truth.parent), image_ids, images=False)
-    assert data is not None
-    return read_split(find_splits(data, needs=(split,))[split], image_ids, images=False)
+    if data is not None:
+        return read_split(find_splits(data, needs=(split,))[split], image_ids, model)
+    assert ground_truth is not None
+    return read_split(Split(ground_truth, ground_truth.parent), image_ids, model)
 
 
 def read_split(
-    split: Split,
-    image_ids: Collection[int] | None = None,
-    class_names: Sequence[str] = (),
-    category_ids: Sequence[int] = (),
-    *,
-    images: bool = True,
+    split: Split, image_ids: Collection[int] | None = None, model: ModelConfig | None = None
 ) -> tuple[CocoDataset, GroundTruth]:
     """Read annotations once: as a data set, and as ground truth.
 
     Args:
         split: Annotations and images, from `find_splits`.
         image_ids: Images that count. None means all.
-        class_names: Classes of an existing model, as for `read_coco`.
-        category_ids: Category ids of that model.
-        images: Whether the image files are checked, too.
+        model: Detector, which needs images and its own classes. Without one, the image files are
+            not checked.
 
     Raises:
         UserError: If the annotations are absent or wrong, or no image is left.
     """
     parsed: Any = read_json(split.annotations) if split.records is None else None
-    folder = split.images if images else None
-    dataset = read_coco(split.annotations, folder, class_names, category_ids, split.records, parsed)
+    names, category_ids = (model.class_names, model.category_ids) if model else ((), ())
+    folder = split.images if model else None
+    dataset = read_coco(split.annotations, folder, names, category_ids, split.records, parsed)
     if split.note:
         dataset = replace(dataset, notes=(split.note, *dataset.notes))
     records = as_coco(dataset) if parsed is None else parsed
     dataset = select_images(dataset, image_ids)
-    return dataset, GroundTruth.from_records(
-        records, set(dataset.image_ids.tolist()), split.annotations
-    )
+    return dataset, GroundTruth.of_dataset(dataset, records)
 
 
 def select_images(dataset: CocoDataset, image_ids: Collection[int] | None) -> CocoDataset:
@@ -135,20 +130,20 @@ def select_images(dataset: CocoDataset, image_ids: Collection[int] | None) -> Co
     return dataset
 
 
-def read_image_ids(file: Path) -> list[int]:
-    """Read the ids of --image-ids, one per line.
+def read_image_ids(file: Path | None) -> list[int] | None:
+    """Read the ids of --image-ids, one per line; None without a file.
 
     Raises:
         UserError: If the file cannot be read, or holds something else.
     """
+    if file is None:
+        return None
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        return [int(line) for line in file.read_text(encoding="utf-8").split()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--image-ids {file}: cannot be read ({error})") from error
-    try:
-        return [int(line) for line in lines]
-    except ValueError:
-        wrong = next(line for line in lines if not line.lstrip("-").isdigit())
+    except ValueError as error:
+        wrong = str(error).partition(": ")[2]
         raise UserError(
-            f"--image-ids {file}: must hold whole numbers, one per line, got {wrong!r:.40}"
+            f"--image-ids {file}: must hold whole numbers, one per line, got {wrong:.40}"
         ) from None

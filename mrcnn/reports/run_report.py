@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
+from mrcnn.config import ModelConfig
 from mrcnn.data.coco.read import CocoDataset
-from mrcnn.data.coco.truth import Record
 from mrcnn.data.images import read_image
 from mrcnn.errors import UserError
 from mrcnn.evaluation import Evaluation
@@ -90,14 +90,14 @@ def write_report(folder: Path, dataset: CocoDataset, evaluation: Evaluation | No
 
 
 def read_evaluation(
-    folder: Path, dataset: CocoDataset, model: Record, truth: GroundTruth | None = None
+    folder: Path, dataset: CocoDataset, model: ModelConfig, truth: GroundTruth | None = None
 ) -> Evaluation | None:
     """Score val_results.json of a run; return None if it is absent.
 
     Args:
         folder: Folder of the run.
         dataset: Validation images.
-        model: `ModelConfig.to_dict()` of the model.
+        model: Configuration of the model.
         truth: Ground truth of the images, if it was read before.
 
     Raises:
@@ -107,9 +107,9 @@ def read_evaluation(
     if not file.exists():
         return None
     truth = truth or GroundTruth.of_dataset(dataset)
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if model["masks"] else ("bbox",)
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if model.masks else ("bbox",)
     entries = read_results(file, truth, kinds)
-    return score(truth, entries, kinds, int(model["max_detections"]))
+    return score(truth, entries, kinds, model.max_detections)
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -202,10 +202,7 @@ def _tiles(
         errors = evaluation.errors
         value = format_metric(metrics[f"{errors.kind}_AP50"])
         tiles.append((f"AP50 of {KINDS[errors.kind]}", value, "at IoU 0.5 only"))
-        f1, precision, recall = (
-            format_metric(float(values[errors.best]))
-            for values in (errors.curves.f1, errors.curves.precision, errors.curves.recall)
-        )
+        f1, precision, recall = map(format_metric, errors.rates.values())
         note = f"precision {precision}, recall {recall} at score ≥ {errors.score:.2f}"
         tiles.append(("Best F1", f1, note))
     last, steps = rows[-1]["step"] if rows else 0, train["steps"]

@@ -15,12 +15,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from mrcnn.data.coco.read import CocoDataset
-from mrcnn.data.coco.truth import Record
 from mrcnn.data.images import read_image
 from mrcnn.evaluation import Evaluation
 from mrcnn.evaluation.coco import KINDS
 from mrcnn.evaluation.errors import ErrorAnalysis
-from mrcnn.evaluation.matching import DETECTION_KINDS, OBJECT_KINDS, SIZES, Floats, Ints, size_of
+from mrcnn.evaluation.matching import DETECTION_KINDS, OBJECT_KINDS, SIZES, size_of
 from mrcnn.evaluation.tables import MEANINGS
 from mrcnn.io.atomic import replacing
 from mrcnn.ops.rle import from_segmentation
@@ -107,13 +106,11 @@ def _precision_recall(errors: ErrorAnalysis) -> list[Chart]:
 def _precision(evaluation: Evaluation) -> dict[str, Any]:
     """Return COCO's metrics, and those of each class: the lowest AP first, without objects last."""
     errors, metrics = evaluation.errors, evaluation.metrics
-    outcomes, count = errors.outcomes, len(errors.names)
-    objects = outcomes.object_counts(outcomes.object_label, count).sum(axis=1)
-    detections = outcomes.detection_counts(outcomes.detection_label, count)
+    detections, objects = (side.counts(side.label, len(errors.names)) for side in errors.outcomes)
     classes: list[dict[str, Any]] = [
         {
             "name": short_name(name, 60),
-            "objects": int(objects[c]),
+            "objects": int(objects[c].sum()),
             "aps": [metrics[f"{kind}_AP/{name}"] for kind in evaluation.kinds],
             "ap50": float(errors.precision[0.5][c].mean()),
             "correct": int(detections[c, 0]),
@@ -132,10 +129,9 @@ def _precision(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _sizes(evaluation: Evaluation) -> dict[str, Any]:
-    outcomes = evaluation.errors.outcomes
-    object_size, detection_size = map(size_of, (outcomes.object_area, outcomes.detection_area))
-    objects = outcomes.object_counts(object_size, len(SIZES)).tolist()
-    detections = outcomes.detection_counts(detection_size, len(SIZES)).tolist()
+    detections, objects = (
+        side.counts(size_of(side.area), len(SIZES)).tolist() for side in evaluation.errors.outcomes
+    )
     sizes = [
         {
             "name": size,
@@ -149,16 +145,12 @@ def _sizes(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _confusions(errors: ErrorAnalysis) -> dict[str, Any]:
-    names, matrix = errors.names, errors.confusions
-    svg, width = matrix_svg(matrix, names)
-    mixed = matrix[:-1, :-1] * ~np.eye(len(names), dtype=bool)
-    order = np.argsort(-mixed, axis=None, kind="stable")[:MOST_CONFUSED]
+    svg, width = matrix_svg(errors.confusions, errors.names)
     pairs = [
-        (short_name(names[r], 40), short_name(names[c], 40), int(mixed[r, c]))
-        for r, c in zip(*np.unravel_index(order, mixed.shape), strict=True)
-        if mixed[r, c]
+        (short_name(actual, 40), short_name(predicted, 40), count)
+        for actual, predicted, count in errors.most_confused(MOST_CONFUSED)
     ]
-    is_folded = len(names) > MATRIX_CLASSES + 1
+    is_folded = len(errors.names) > MATRIX_CLASSES + 1
     return {"svg": Markup(svg), "width": width, "pairs": pairs, "is_folded": is_folded}
 
 
@@ -169,9 +161,8 @@ def _examples(evaluation: Evaluation, dataset: CocoDataset) -> list[tuple[Any, .
         The title, the image of the objects and that of the detections, for each.
     """
     errors = evaluation.errors
-    outcomes, count, f1 = errors.outcomes, len(errors.pairs), errors.image_f1
-    detections = outcomes.detection_counts(outcomes.detection_image, count)
-    objects = outcomes.object_counts(outcomes.object_image, count)
+    f1 = errors.image_f1
+    detections, objects = (side.counts(side.image, len(f1)) for side in errors.outcomes)
     correct, wrong = detections[:, 0], detections[:, 1:].sum(axis=1)
     missed = objects[:, 1:].sum(axis=1)
     worst = [int(i) for i in np.lexsort((-wrong - missed, f1)) if f1[i] < 1][:WORST]
@@ -182,7 +173,7 @@ def _examples(evaluation: Evaluation, dataset: CocoDataset) -> list[tuple[Any, .
         path = dataset.path(index_of[errors.pairs[i].image_id])
         true_text = f"Objects: {objects[i].sum()}, not found: {missed[i]}"
         text = f"Detections: {correct[i]} correct, {wrong[i]} wrong; F1 {f1[i]:.2f}"
-        truth, detected = _overlays(evaluation, i, path)
+        detected, truth = _overlays(evaluation, i, path)
         examples.append(
             (
                 f"{word}: {path.name}",
@@ -193,34 +184,28 @@ def _examples(evaluation: Evaluation, dataset: CocoDataset) -> list[tuple[Any, .
     return examples
 
 
-def _overlays(evaluation: Evaluation, i: int, path: Path) -> tuple[Image.Image, Image.Image]:
-    """Draw the objects of the image at position i, and the detections in it."""
+def _overlays(evaluation: Evaluation, i: int, path: Path) -> list[Image.Image]:
+    """Draw the detections in the image at position i, and its objects."""
     errors, truth = evaluation.errors, evaluation.truth
-    outcomes, image_id = errors.outcomes, errors.pairs[i].image_id
-    is_object, is_detection = outcomes.object_image == i, outcomes.detection_image == i
-    records = [r for r in truth.records["annotations"] if r["image_id"] == image_id]
-    records = [records[position] for position in outcomes.object_position[is_object]]
-    entries = [evaluation.entries[position] for position in outcomes.detection_entry[is_detection]]
-    masks, true_masks = [], []
-    if errors.kind == "segm":
-        size = truth.sizes[image_id]
-        true_masks = [from_segmentation(record["segmentation"], *size) for record in records]
-        masks = [entry["segmentation"] for entry in entries]
-    scores = np.array([entry["score"] for entry in entries], np.float64)
-    pixels = read_image(path)
-
-    def draw(shapes: Sequence[Record], labels: Ints, masks: list[Any], is_marked: Any,
-             word: str, scores: Floats | None = None) -> Image.Image:  # fmt: skip
+    image_id, pixels = errors.pairs[i].image_id, read_image(path)
+    annotations = [r for r in truth.records["annotations"] if r["image_id"] == image_id]
+    overlays = []
+    for outcomes, records, word in zip(
+        errors.outcomes, (evaluation.entries, annotations), ("wrong", "missed"), strict=True
+    ):
+        chosen = outcomes.image == i
+        shapes = [records[position] for position in outcomes.position[chosen]]
         boxes = np.array([shape["bbox"] for shape in shapes], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        return Image.fromarray(
+        masks, scores = [], None
+        if errors.kind == "segm":
+            size = truth.sizes[image_id]
+            masks = [from_segmentation(shape["segmentation"], *size) for shape in shapes]
+        if word == "wrong":
+            scores = np.array([shape["score"] for shape in shapes], np.float64)
+        is_marked = outcomes.kind[chosen] != 0
+        labels = outcomes.label[chosen]
+        overlays.append(
             draw_marked(pixels, boxes, labels, masks, is_marked, errors.names, word, scores)
         )
-
-    object_kind = outcomes.object_kind[is_object]
-    detection_kind = outcomes.detection_kind[is_detection]
-    return (
-        draw(records, outcomes.object_label[is_object], true_masks, object_kind != 0, "missed"),
-        draw(entries, outcomes.detection_label[is_detection], masks, detection_kind != 0, "wrong",
-             scores),
-    )  # fmt: skip
+    return [Image.fromarray(overlay) for overlay in overlays]

@@ -226,7 +226,7 @@ class Trainer:
         self.world.wait()  # a large report takes longer than a step may
 
     def _write_report(self) -> None:
-        validation, model = self.splits["val"], self.predictor.config.to_dict()
+        validation, model = self.splits["val"], self.predictor.config
         if self.best_evaluation is None:  # it was made before the run was resumed
             self.best_evaluation = read_evaluation(self.folder, validation, model, self.truth)
         write_report(self.folder, validation, self.best_evaluation)

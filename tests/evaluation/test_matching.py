@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mrcnn.evaluation import matching
-from mrcnn.evaluation.matching import DETECTION_KINDS, OBJECT_KINDS, ImagePair
+from mrcnn.evaluation.matching import ImagePair
 from mrcnn.evaluation.truth import GroundTruth
 
 CATEGORIES = [{"id": 30, "name": "dog"}, {"id": 7, "name": "cat"}]  # labels 1 and 0
@@ -47,9 +47,9 @@ def compare(truth: dict, entries: list[dict], kind: str, limit: int = 100) -> li
     return list(matching.pair_images(GroundTruth.from_records(truth), entries, kind, limit))
 
 
-def kinds(outcomes: matching.Outcomes) -> tuple[list[str], list[str]]:
-    detections = [DETECTION_KINDS[k] for k in outcomes.detection_kind]
-    return detections, [OBJECT_KINDS[k] for k in outcomes.object_kind]
+def kinds(outcomes: tuple[matching.Outcomes, matching.Outcomes]) -> tuple[list[str], list[str]]:
+    detections, objects = ([side.kinds[k] for k in side.kind] for side in outcomes)
+    return detections, objects
 
 
 # An object of 100 x 100 at (100, 100); a box of the same size moved by 20 overlaps with IoU
@@ -172,33 +172,27 @@ def test_confusions():
 def test_areas_images_and_entries():
     objects = [(9, CAT, 0, 0, 31, 32), (2, CAT, 0, 0, 32, 32), (2, DOG, 0, 0, 96, 96)]
     found = [(9, CAT, 0, 0, 31, 32, 0.5), (2, DOG, 300, 300, 40, 40, 0.9)]
-    result = matching.outcomes(compare(*scene(objects, found), "segm"), score=0.5)
-    assert result.object_image.tolist() == [0, 0, 1]
-    assert result.object_position.tolist() == [0, 1, 0]
-    assert result.object_label.tolist() == [0, 1, 0]
-    assert [[*matching.SIZES][i] for i in matching.size_of(result.object_area)] == [
-        "medium",
-        "large",
-        "small",
-    ]
-    assert result.detection_entry.tolist() == [1, 0]
-    assert result.detection_area.tolist() == [1600, 992]
-    assert result.detection_label.tolist() == [1, 0]
-    assert result.object_counts(result.object_label, 2).tolist() == [[1, 0, 0, 1], [0, 0, 0, 1]]
-    assert result.detection_counts(result.detection_image, 2)[:, [0, 5]].tolist() == [
-        [0, 1],
-        [1, 0],
-    ]
+    pairs = compare(*scene(objects, found), "segm")
+    detected, annotated = matching.outcomes(pairs, score=0.5)
+    assert annotated.image.tolist() == [0, 0, 1]
+    assert annotated.position.tolist() == [0, 1, 0]
+    assert annotated.label.tolist() == [0, 1, 0]
+    sizes = [[*matching.SIZES][i] for i in matching.size_of(annotated.area)]
+    assert sizes == ["medium", "large", "small"]
+    assert detected.position.tolist() == [1, 0]
+    assert detected.area.tolist() == [1600, 992]
+    assert detected.label.tolist() == [1, 0]
+    assert annotated.counts(annotated.label, 2).tolist() == [[1, 0, 0, 1], [0, 0, 0, 1]]
+    assert detected.counts(detected.image, 2)[:, [0, 5]].tolist() == [[0, 1], [1, 0]]
 
 
 def test_f1_of_images():
     """2 of 3 found and 1 wrong: 2 * 2 / (3 + 3); nothing to find and nothing found is right."""
     objects = [(2, CAT, x, 0, 50, 50) for x in (0, 100, 200)]
     found = [(2, CAT, x, 0, 50, 50, 0.9) for x in (0, 100, 300)]
-    result = matching.outcomes(compare(*scene(objects, found), "bbox"), score=0.5)
-    assert result.f1(2).tolist() == [4 / 6, 1]
-    alone = matching.outcomes(compare(*scene([], found), "bbox"), score=0.5)
-    assert alone.f1(2).tolist() == [0, 1]
+    for present, expected in ((objects, [4 / 6, 1]), ([], [0, 1])):
+        outcomes = matching.outcomes(compare(*scene(present, found), "bbox"), score=0.5)
+        assert matching.image_f1(*outcomes, 2).tolist() == expected
 
 
 def test_curves_over_the_score():
@@ -235,9 +229,7 @@ def test_hundreds_of_detections_in_an_image():
     objects = [(*box[:4], 10 + i % 3, 10) for i, box in enumerate(found)]
     pairs = compare(*scene(objects, found), "segm", 400)
     assert pairs[0].detection_areas.tolist() == pairs[0].areas.tolist()
-    assert matching.outcomes(pairs, 0.5).detection_counts(np.zeros(400, int), 1).tolist() == [
-        [400, 0, 0, 0, 0, 0]
-    ]
+    assert matching.outcomes(pairs, 0.5)[0].totals()["correct"] == 400
 
 
 def precision_of_pycocotools(truth: dict, entries: list[dict], kind: str, limit: int):
