@@ -7,22 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from mrcnn import checkpoints
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.cli.progress import ProgressLine
 from mrcnn.errors import UserError
-from mrcnn.evaluation import Evaluation, Protocol
 from mrcnn.evaluation.coco import Backend
-from mrcnn.evaluation.errors import errors_tree, format_errors
-from mrcnn.evaluation.evaluation import ProtocolName, score
+from mrcnn.evaluation.evaluation import Evaluation, Protocol, ProtocolName, score
 from mrcnn.evaluation.result_files import read_results, unknown_categories
 from mrcnn.evaluation.tables import format_metrics
 from mrcnn.evaluation.truth import read_image_ids, read_truth
 from mrcnn.inference.load import load
 from mrcnn.io.atomic import check_writable, write_json
 from mrcnn.reports.sections import save_error_figure
+from mrcnn.runtime.device import DEFAULT_DEVICE
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,8 @@ class EvaluateConfig:
     """Detections per image, for the model and the scores; by default as the model was trained, 100
     for --results, and 300 for LVIS."""
     protocol: ProtocolName = "coco"
-    """Rules of the metrics. lvis: federated data sets, with AP of rare, common and frequent
-    classes; needs pip install 'mrcnn[eval]'. cityscapes: masks, with void regions and groups, from
-    --instance-ids."""
+    """Rules of the metrics. lvis: federated data sets; needs pip install 'mrcnn[eval]'. cityscapes:
+    masks, with void regions and groups, from --instance-ids."""
     instance_ids: Path | None = None
     """Folder of the files *_gtFine_instanceIds.png, for --protocol cityscapes."""
     batch_size: int = 1
@@ -55,8 +51,7 @@ class EvaluateConfig:
     """COCO result file to write; by default coco_results_<split>.json beside the checkpoint, for a
     published one in the current folder."""
     backend: Backend = "pycocotools"
-    """Library that computes COCO's metrics. hotcoco gives the same numbers sooner; pip install
-    'mrcnn[eval]'."""
+    """Library that computes COCO's metrics. hotcoco is faster; pip install 'mrcnn[eval]'."""
     details: bool = False
     """Print all metrics, and those of each class by size."""
     errors: bool = False
@@ -65,7 +60,7 @@ class EvaluateConfig:
     """Figure of the same (.png, .svg, .pdf), with precision-recall curves."""
     json: Path | None = None
     """JSON file to write with all metrics of all classes; with --errors also the errors."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: str = DEFAULT_DEVICE
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
     workers: int = 0
@@ -89,16 +84,15 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and write the files that were asked for."""
     args = parse(EvaluateConfig, argv)
     protocol = Protocol(args.protocol, args.backend, args.instance_ids)
-    image_ids = read_image_ids(args.image_ids)
     for file in filter(None, (args.json, args.plots)):
         check_writable(file)
-    evaluation, results = (_detect if args.weights else _score)(args, image_ids, protocol)
+    evaluation, results = _evaluate(args, protocol)
     print(format_metrics(evaluation.metrics, args.details))
     tree: dict[str, Any] = {"weights": args.weights, "ground_truth": evaluation.truth.source}
     tree |= {"results": results, "protocol": args.protocol, **evaluation.to_dict()}
     if args.errors or args.plots:
-        print(f"\n{format_errors(evaluation.errors)}\n")
-        tree["errors"] = errors_tree(evaluation.errors)
+        print(f"\n{evaluation.errors}\n")
+        tree["errors"] = evaluation.errors.to_dict()
     if args.plots:
         save_error_figure(args.plots, evaluation.errors)
         print(f"errors: {args.plots}")
@@ -108,10 +102,15 @@ def main(argv: list[str] | None = None) -> None:
         print(f"metrics: {args.json}")
 
 
-def _detect(
-    args: EvaluateConfig, image_ids: list[int] | None, protocol: Protocol
-) -> tuple[Evaluation, Path]:
-    """Detect with a model; return the evaluation and the result file written."""
+def _evaluate(args: EvaluateConfig, protocol: Protocol) -> tuple[Evaluation, Path]:
+    """Score a result file, or what a model detects; return the evaluation and the result file."""
+    image_ids = read_image_ids(args.image_ids)
+    if args.results is not None:
+        dataset, truth = read_truth(args.data, args.ground_truth, args.split, image_ids)
+        entries = read_results(args.results, truth)
+        for note in (*dataset.notes, *unknown_categories(entries, truth)):
+            print(note)
+        return score(truth, entries, None, args.max_dets, protocol), args.results
     assert args.weights is not None
     limit = args.max_dets or (protocol.max_detections if args.protocol == "lvis" else None)
     predictor = load(args.weights, args.device, amp=args.amp, max_detections=limit)
@@ -120,24 +119,10 @@ def _detect(
         print(note)
     folder = checkpoints.find(args.weights).parent if args.weights.exists() else Path()
     results = args.out or folder / f"coco_results_{args.split}.json"
-    options = {"batch_size": args.batch_size, "workers": args.workers, "results": results}
+    options: dict[str, Any] = {"batch_size": args.batch_size, "workers": args.workers}
+    options |= {"results": results, "protocol": protocol, "truth": truth}
     with ProgressLine(every=5.0) as line:
-        evaluation = predictor.evaluate(
-            dataset, protocol=protocol, truth=truth, progress=line.images, **options
-        )
-    return evaluation, results
-
-
-def _score(
-    args: EvaluateConfig, image_ids: list[int] | None, protocol: Protocol
-) -> tuple[Evaluation, Path]:
-    """Score the detections in a result file; return the evaluation and that file."""
-    assert args.results is not None
-    dataset, truth = read_truth(args.data, args.ground_truth, args.split, image_ids)
-    entries = read_results(args.results, truth)
-    for note in (*dataset.notes, *unknown_categories(entries, truth)):
-        print(note)
-    return score(truth, entries, None, args.max_dets, protocol), args.results
+        return predictor.evaluate(dataset, progress=line.images, **options), results
 
 
 if __name__ == "__main__":

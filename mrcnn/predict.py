@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, require_at_least, run
@@ -16,6 +15,7 @@ from mrcnn.inference.load import load
 from mrcnn.inference.predict_files import parse_thresholds, predict_files
 from mrcnn.inference.prediction_files import RESULTS
 from mrcnn.inference.sources import find_images
+from mrcnn.runtime.device import DEFAULT_DEVICE
 from mrcnn.runtime.distributed import World, connected
 
 
@@ -52,7 +52,7 @@ class PredictConfig:
     """Also search subfolders."""
     resume: bool = False
     """Resume an interrupted run in --out, skipping finished images."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: str = DEFAULT_DEVICE
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
 

@@ -8,11 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
 from mrcnn.inference.load import load
+from mrcnn.runtime.device import DEFAULT_DEVICE
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ServeConfig:
     """Port of the page; 0 takes any free one."""
     max_mb: int = 32
     """Largest image file, in megabytes."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: str = DEFAULT_DEVICE
     """Device that runs the model."""
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""

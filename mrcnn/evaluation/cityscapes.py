@@ -126,13 +126,12 @@ def score_cityscapes(
         [[_average(outcomes[k, iou], objects[k]) for iou in _IOUS] for k in LABELS.values()]
     )
     measured = averages[averages[:, 0] >= 0]
-    rows = {"": measured.mean(axis=0) if len(measured) else np.full(len(_IOUS), -1.0)}
-    rows |= {f"/{name}": row for name, row in zip(LABELS, averages, strict=True)}
-    return {
-        f"{name}{class_name}": float(value)
-        for class_name, row in rows.items()
-        for name, value in (("AP", row.mean()), ("AP50", row[0]))
-    }
+    metrics = {"AP": -1.0, "AP50": -1.0}
+    if len(measured):
+        metrics = {"AP": float(measured.mean()), "AP50": float(measured[:, 0].mean())}
+    for name, row in zip(LABELS, averages, strict=True):
+        metrics |= {f"AP/{name}": float(row.mean()), f"AP50/{name}": float(row[0])}
+    return metrics
 
 
 def read_instance_ids(file: Path, size: tuple[int, int]) -> Ints:

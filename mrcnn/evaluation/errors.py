@@ -86,6 +86,61 @@ class ErrorAnalysis:
         pairs = zip(*np.unravel_index(order, mixed.shape), strict=True)
         return [(self.names[r], self.names[c], int(mixed[r, c])) for r, c in pairs if mixed[r, c]]
 
+    def __str__(self) -> str:
+        rates = ", ".join(
+            f"{name} {'-' if np.isnan(value) else format(value, '.3f')}"
+            for name, value in self.rates.items()
+        )
+        lines = [
+            f"{KINDS[self.kind]} with score >= {self.score:.2f}, where F1 is best, "
+            f"at IoU {IOUS[0]}: {rates}"
+        ]
+        for title, counts in (("detections", self.detections), ("objects", self.objects)):
+            words = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+            lines.append(f"{title} {sum(counts.values()):,}: {words}")
+        if pairs := self.most_confused(_NAMED):
+            words = ", ".join(f"{actual} as {named} {count:,}" for actual, named, count in pairs)
+            lines.append(f"most confused: {words}")
+        total, missed = self.confusions[:-1].sum(axis=1), self.confusions[:-1, -1]
+        if len(self.names) > 1 and missed.any():
+            worst = [c for c in np.argsort(-missed, kind="stable")[:_NAMED] if missed[c]]
+            words = ", ".join(f"{self.names[c]} {missed[c]:,} of {total[c]:,}" for c in worst)
+            lines.append(f"most often without a detection: {words}")
+        tenths = slice(None, None, 10)
+        lines.append(f"{'recall':<19}" + "".join(f"{r:6.1f}" for r in matching.RECALLS[tenths]))
+        for iou, rows in self.precision.items():
+            known = rows[rows[:, 0] >= 0]
+            mean = known.mean(axis=0) if len(known) else np.zeros(rows.shape[1])
+            values = "".join(f"{value:6.2f}" for value in mean[tenths])
+            lines.append(f"{f'precision, IoU {iou}':<19}{values}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all errors for JSON.
+
+        `confusions` lists [true class, detected class, count] of pairs that occur; None is the
+        background.
+        """
+        names, matrix = [*self.names, None], self.confusions
+        rates = {name.lower(): value for name, value in self.rates.items()}
+        return {
+            "kind": self.kind,
+            "iou": IOUS[0],
+            "score": round(self.score, 2),
+            **{name: None if np.isnan(value) else value for name, value in rates.items()},
+            "detections": self.detections,
+            "objects": self.objects,
+            "confusions": [[names[r], names[c], int(matrix[r, c])] for r, c in np.argwhere(matrix)],
+            "precision_at_recalls": {
+                str(iou): {
+                    name: np.round(row, 4).tolist()
+                    for name, row in zip(self.names, rows, strict=True)
+                    if row[0] >= 0
+                }
+                for iou, rows in self.precision.items()
+            },
+        }
+
 
 def find_errors(
     truth: GroundTruth, entries: Sequence[Record], kind: Kind, max_detections: int = 100
@@ -93,60 +148,3 @@ def find_errors(
     """Compare detections with ground truth; the arguments are those of `pair_images`."""
     pairs = list(matching.pair_images(truth, entries, kind, max_detections))
     return ErrorAnalysis(kind, [category["name"] for category in truth.categories], pairs)
-
-
-def format_errors(errors: ErrorAnalysis) -> str:
-    """Format the errors in a few lines."""
-    rates = ", ".join(
-        f"{name} {'-' if np.isnan(value) else format(value, '.3f')}"
-        for name, value in errors.rates.items()
-    )
-    lines = [
-        f"{KINDS[errors.kind]} with score >= {errors.score:.2f}, where F1 is best, "
-        f"at IoU {IOUS[0]}: {rates}"
-    ]
-    for title, counts in (("detections", errors.detections), ("objects", errors.objects)):
-        words = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-        lines.append(f"{title} {sum(counts.values()):,}: {words}")
-    if pairs := errors.most_confused(_NAMED):
-        words = ", ".join(f"{actual} as {named} {count:,}" for actual, named, count in pairs)
-        lines.append(f"most confused: {words}")
-    total, missed = errors.confusions[:-1].sum(axis=1), errors.confusions[:-1, -1]
-    if len(errors.names) > 1 and missed.any():
-        worst = [c for c in np.argsort(-missed, kind="stable")[:_NAMED] if missed[c]]
-        words = ", ".join(f"{errors.names[c]} {missed[c]:,} of {total[c]:,}" for c in worst)
-        lines.append(f"most often without a detection: {words}")
-    tenths = slice(None, None, 10)
-    lines.append(f"{'recall':<19}" + "".join(f"{r:6.1f}" for r in matching.RECALLS[tenths]))
-    for iou, rows in errors.precision.items():
-        known = rows[rows[:, 0] >= 0]
-        mean = known.mean(axis=0) if len(known) else np.zeros(rows.shape[1])
-        lines.append(f"{f'precision, IoU {iou}':<19}" + "".join(f"{v:6.2f}" for v in mean[tenths]))
-    return "\n".join(lines)
-
-
-def errors_tree(errors: ErrorAnalysis) -> dict[str, Any]:
-    """Return all errors for JSON.
-
-    `confusions` lists [true class, detected class, count] of pairs that occur, with None for the
-    background.
-    """
-    names, matrix = [*errors.names, None], errors.confusions
-    rates = {name.lower(): value for name, value in errors.rates.items()}
-    return {
-        "kind": errors.kind,
-        "iou": IOUS[0],
-        "score": round(errors.score, 2),
-        **{name: None if np.isnan(value) else value for name, value in rates.items()},
-        "detections": errors.detections,
-        "objects": errors.objects,
-        "confusions": [[names[r], names[c], int(matrix[r, c])] for r, c in np.argwhere(matrix)],
-        "precision_at_recalls": {
-            str(iou): {
-                name: np.round(row, 4).tolist()
-                for name, row in zip(errors.names, rows, strict=True)
-                if row[0] >= 0
-            }
-            for iou, rows in errors.precision.items()
-        },
-    }

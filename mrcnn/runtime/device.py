@@ -6,6 +6,8 @@ import torch
 
 from mrcnn.errors import UserError
 
+DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def find_device(name: str) -> torch.device:
     """Return the device with this name: "cpu", "cuda" or "cuda:N".

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import torch
-
 from mrcnn.config import MODELS
 from mrcnn.errors import UserError
+from mrcnn.runtime.device import DEFAULT_DEVICE
 from mrcnn.training.recipes import RECIPES
 
 _POSITIVE = (
@@ -133,7 +132,7 @@ class TrainConfig:
 
     seed: int = 0
     """Seed of the initial weights, of augmentation and of sampling."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: str = DEFAULT_DEVICE
     """Device to train on: cpu, cuda or cuda:N."""
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Mixed precision: faster on GPUs, and less memory."""

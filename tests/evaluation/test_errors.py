@@ -8,7 +8,7 @@ from PIL import Image
 
 from mrcnn import evaluate as command
 from mrcnn.errors import UserError
-from mrcnn.evaluation.errors import ErrorAnalysis, errors_tree, find_errors, format_errors
+from mrcnn.evaluation.errors import ErrorAnalysis, find_errors
 from mrcnn.evaluation.truth import GroundTruth
 from tests.helpers.random_results import CATEGORIES, random_set
 
@@ -38,7 +38,7 @@ def errors_of(truth: dict, entries: list[dict], kind: str = "bbox") -> ErrorAnal
 
 def test_the_lines():
     """The best F1, 2 * 1 / (1 + 4), is reached above 0.8; the lowest score of equals is 0.81."""
-    assert format_errors(errors_of(*scene())).splitlines() == [
+    assert str(errors_of(*scene())).splitlines() == [
         "boxes with score >= 0.81, where F1 is best, at IoU 0.5: "
         "F1 0.400, precision 1.000, recall 0.250",
         "detections 1: 1 correct, 0 duplicate, 0 class, 0 location, 0 class and location, "
@@ -55,19 +55,19 @@ def test_confusions():
     """Without the cat that is found nothing is right, and what has a score of 0.5 counts."""
     truth, entries = scene()
     errors = errors_of(truth, entries[1:])
-    lines = format_errors(errors).splitlines()
+    lines = str(errors).splitlines()
     assert "score >= 0.50" in lines[0]
     assert "most confused: cat as dog 1" in lines
-    tree = errors_tree(errors)
+    tree = errors.to_dict()
     assert tree["confusions"] == [["cat", "dog", 1], ["cat", None, 2], ["dog", None, 1]]
     assert tree["objects"] == {"found": 0, "class": 1, "location": 0, "missed": 3}
 
 
 def test_nothing_found_and_nothing_to_find():
     truth, entries = scene()
-    assert "detections 0: 0 correct" in format_errors(errors_of(truth, []))
+    assert "detections 0: 0 correct" in str(errors_of(truth, []))
     truth["annotations"] = []
-    text = format_errors(errors_of(truth, entries))
+    text = str(errors_of(truth, entries))
     assert "objects 0: 0 found" in text
 
 
@@ -86,7 +86,7 @@ def test_the_flags(tmp_path, capsys):
         assert image.format == "PNG"
         assert np.asarray(image.convert("L")).std() > 10
     errors = json.loads((tmp_path / "metrics.json").read_text())["errors"]
-    assert errors == json.loads(json.dumps(errors_tree(errors_of(truth, entries, "segm"))))
+    assert errors == json.loads(json.dumps(errors_of(truth, entries, "segm").to_dict()))
     assert len(errors["precision_at_recalls"]["0.5"]) <= len(CATEGORIES)
 
 
