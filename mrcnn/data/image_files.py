@@ -21,10 +21,8 @@ _LONGEST_NAME = 1000
 def file_name_rule(name: object, folder: str | None = None) -> str | None:
     """Return the rule that a file name breaks, or None. Does not access the disk.
 
-    Args:
-        name: The file name.
-        folder: Folder, relative to the data, that the name is relative to. The name may lead up
-            from it with '..', but not out of the data. None allows no '..'.
+    The name is relative to `folder`, a path relative to the data: it may lead up with '..', but not
+    out of the data. None allows no '..'.
     """
     if not isinstance(name, str) or not name:
         return "be a non-empty text"
@@ -51,11 +49,7 @@ def joined(folder: str, name: str) -> str:
 
 
 def stored_size(root: Path, name: str) -> Size:
-    """Return the (height, width) of an image file below `root`, from its header.
-
-    Args:
-        root: The resolved folder.
-        name: The file, relative to it.
+    """Return the (height, width) of an image file below the resolved `root`, from its header.
 
     Raises:
         FileError: If the file cannot be read or is a link out of `root`.
@@ -88,10 +82,7 @@ def stored_sizes(root: Path, names: Iterable[str]) -> Iterator[Size | FileError]
 def read_sizes(root: Path, labels: Mapping[str, str], problems: Problems) -> dict[str, Size]:
     """Return the sizes of the image files that can be read, and add the others to `problems`.
 
-    Args:
-        root: The resolved folder.
-        labels: File name, relative to `root` -> what messages name as its source.
-        problems: Takes a problem for each file that cannot be read.
+    `labels` maps a file name, relative to the resolved `root`, to what messages name as its source.
     """
     sizes = {}
     for name, size in zip(labels, stored_sizes(root, labels), strict=True):

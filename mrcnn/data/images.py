@@ -48,19 +48,12 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 def read_image(
     path: str | os.PathLike[str], data: bytes | None = None, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Read an image file as upright RGB.
+    """Read an image file as upright RGB (h, w, 3).
 
     EXIF orientation is applied. Grey and palette images are expanded to RGB, CMYK is converted,
     transparency is dropped (the colours under it are kept), 16-bit grey keeps its high byte, and
-    an animation gives its first frame.
-
-    Args:
-        path: the file.
-        data: the contents of the file; then `path` only names it in messages.
-        max_pixels: largest accepted height * width.
-
-    Returns:
-        (h, w, 3) uint8.
+    an animation gives its first frame. If `data` is given, it is the contents of the file, and
+    `path` only names it in messages.
 
     Raises:
         UserError: if the file is missing, empty, truncated, too large, or not an image.
@@ -72,7 +65,7 @@ def read_image(
         if image.mode.startswith("I"):
             rgb = _from_wide(path, np.asarray(image))
         elif image.mode == "F":
-            raise _unreadable(path, "holds floating-point pixels", "save it with 8 or 16 bits")
+            raise FileError(path, "holds floating-point pixels", "save it with 8 or 16 bits")
         else:
             # Pillow needs the alpha of a palette made explicit before it is dropped.
             explicit = image.convert("RGBA") if "transparency" in image.info else image
@@ -85,27 +78,23 @@ def read_image(
 def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[np.generic]:
     """Read the pixels of a mask file as they are stored: palette indices, bits, 8 or 16 bits.
 
-    Args:
-        path: the file.
-        size: (height, width) that its header must state.
-
     Returns:
         (h, w) or (h, w, channels), bool or integer.
 
     Raises:
-        UserError: as `read_image`, and if the size differs.
+        UserError: as `read_image`, and if its (height, width) is not `size`.
     """
     with _opened(path) as image:
         if image.size != size[::-1]:
             width, height = image.size
-            raise _unreadable(
+            raise FileError(
                 path,
                 f"must be {size[1]} x {size[0]} pixels like its image, got {width} x {height}",
                 "save the mask again; a rotated image must be saved upright first",
             )
         stored = np.array(image)
         if stored.dtype.kind not in "bui":
-            raise _unreadable(path, "holds floating-point pixels", "save it with 8 or 16 bits")
+            raise FileError(path, "holds floating-point pixels", "save it with 8 or 16 bits")
         return stored
 
 
@@ -128,13 +117,8 @@ def network_size(
     """Compute the (height, width) to which an image is resized for the network.
 
     `config.scale`, if set, multiplies both sides. Otherwise the shorter side becomes
-    `config.min_size`, or less if the longer side would exceed `config.max_size`.
-
-    Args:
-        height: of the image.
-        width: of the image.
-        config: configuration of the model.
-        min_size: replaces `config.min_size`.
+    `min_size`, by default `config.min_size`, or less if the longer side would exceed
+    `config.max_size`.
     """
     rule = config.conventions.size_rule
     shorter, longer = sorted((height, width))
@@ -160,12 +144,7 @@ def network_size(
 
 
 def to_pixels(image: NDArray[np.uint8], size: tuple[int, int], config: ModelConfig) -> Tensor:
-    """Resize an image (bilinear, with the filter of the configured numerics) and normalise it.
-
-    Args:
-        image: (h, w, 3) RGB.
-        size: (height, width) of the result.
-        config: configuration of the model.
+    """Resize an RGB image (h, w, 3) to `size` = (height, width), bilinearly, and normalise it.
 
     Returns:
         (3, height, width) float32, channels innermost in memory.
@@ -195,7 +174,7 @@ def write_view(
         window: (x1, y1, x2, y2) in pixels of `image`.
         out: (3, height, width) float32, channels innermost in memory, as from `unpadded_views`. The
             window is resized to its size.
-        config: configuration of the model.
+        config: gives the filter, mean and standard deviation.
         mirror_x: mirror left and right.
         mirror_y: mirror top and bottom.
 
@@ -245,11 +224,11 @@ def _opened(
     try:
         if data is None:
             if not file.exists():
-                raise _unreadable(path, "does not exist", "correct the name, or add the file")
+                raise FileError(path, "does not exist", "correct the name, or add the file")
             if not file.is_file():
-                raise _unreadable(path, "is not a file", "name an image file")
+                raise FileError(path, "is not a file", "name an image file")
         if (file.stat().st_size if data is None else len(data)) == 0:
-            raise _unreadable(path, "is empty (0 bytes)", "restore or remove it")
+            raise FileError(path, "is empty (0 bytes)", "restore or remove it")
         source = file if data is None else io.BytesIO(data)
         with Image.open(source, formats=_FORMATS) as image:
             width, height = image.size
@@ -260,14 +239,14 @@ def _opened(
         raise
     except UnidentifiedImageError as error:
         known = "JPEG, PNG, BMP, GIF, TIFF, WebP, PPM"
-        raise _unreadable(
+        raise FileError(
             path, f"is not an image of a known format ({known})", "convert it"
         ) from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, "is too large to open", max_pixels) from error
     except Exception as error:  # decoders raise errors of many kinds
         reason = str(error) or type(error).__name__
-        raise _unreadable(path, f"cannot be read ({reason})", "restore or remove it") from error
+        raise FileError(path, f"cannot be read ({reason})", "restore or remove it") from error
 
 
 def _to_array(rgb: Image.Image) -> NDArray[np.uint8]:
@@ -281,13 +260,9 @@ def _to_array(rgb: Image.Image) -> NDArray[np.uint8]:
     return pixels
 
 
-def _unreadable(path: str | os.PathLike[str], problem: str, fix: str) -> FileError:
-    return FileError(path, problem, fix)
-
-
 def _too_large(path: str | os.PathLike[str], problem: str, max_pixels: int) -> FileError:
     limit = f"the limit is {max_pixels:,}"
-    return _unreadable(path, f"{problem}, {limit}", "scale it down or cut it into tiles")
+    return FileError(path, f"{problem}, {limit}", "scale it down or cut it into tiles")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -301,7 +276,7 @@ def _from_wide(path: str | os.PathLike[str], grey: NDArray[np.generic]) -> Image
     """Convert 16-bit grey, which Pillow may store in 32 bits, to RGB."""
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 0xFFFF:
-        raise _unreadable(
+        raise FileError(
             path, f"holds pixels from {low} to {high}, more than 16 bits", "save it with 16 bits"
         )
     return Image.fromarray((grey.astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import Image
 
 from mrcnn.data.formats import Split
 from mrcnn.errors import UserError
-from mrcnn.ops.rle import encode
+from mrcnn.ops.rle import area, bounding_box, encode
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -35,15 +34,6 @@ _MIN_CONTRAST = 70  # between the mean colours of an object and what it covers, 
 _TRIES = 5  # positions tried per object
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """An image and the visible mask of each object."""
-
-    pixels: NDArray[np.uint8]  # (size, size, 3)
-    labels: list[int]
-    masks: list[Bools]  # (size, size), without overlap
-
-
 def write_shapes(
     folder: Path, *, train: int = 500, val: int = 100, size: int = 128, seed: int = 0
 ) -> dict[str, Split]:
@@ -52,7 +42,7 @@ def write_shapes(
     The folder appears complete or not at all.
 
     Args:
-        folder: of the data set.
+        folder: to create.
         train: number of training images.
         val: number of validation images.
         size: side of the square images, pixels.
@@ -95,53 +85,49 @@ def _write_split(folder: Path, split: str, count: int, size: int, seed: tuple[in
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(count):
-        scene = _draw_scene(size, np.random.default_rng([*seed, index]))
+        pixels, objects = _draw_scene(size, np.random.default_rng([*seed, index]))
         name = f"{split}_{index:05}.png"
-        Image.fromarray(scene.pixels).save(folder / "images" / name, compress_level=1)
+        Image.fromarray(pixels).save(folder / "images" / name, compress_level=1)
         images.append({"id": index + 1, "file_name": name, "height": size, "width": size})
-        for label, mask in zip(scene.labels, scene.masks, strict=True):
-            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": label + 1}
-            annotations.append(ids | _mask_record(mask))
+        for label, mask in objects:
+            segmentation = encode(mask)
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": index + 1, "category_id": label + 1,
+                "segmentation": segmentation, "area": area(segmentation),
+                "bbox": [int(side) for side in bounding_box(segmentation)], "iscrowd": 0,
+            })  # fmt: skip
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / f"{split}.json").write_text(json.dumps(content))
 
 
-def _mask_record(mask: Bools) -> dict[str, object]:
-    """Return the COCO fields of a mask: RLE, area, box, not a crowd."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    x, y = int(columns[0]), int(rows[0])
-    return {
-        "segmentation": encode(mask),
-        "area": int(mask.sum()),
-        "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
-        "iscrowd": 0,
-    }
+def _draw_scene(
+    size: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], list[tuple[int, Bools]]]:
+    """Draw the background, some clutter, then 1 to 5 objects, later ones in front.
 
-
-def _draw_scene(size: int, rng: np.random.Generator) -> _Scene:
-    """Draw the background, some clutter, then 1 to 5 objects, later ones in front."""
+    Returns:
+        The image (size, size, 3), and the label and the visible mask (size, size) of each object.
+    """
     canvas = _texture(size, size, rng)
     for _ in range(rng.integers(0, 4)):
         _paint(canvas, _stroke(size, rng), _texture(size, size, rng))
 
-    labels: list[int] = []
-    shown: list[Bools] = []
-    areas: list[int] = []
+    objects: list[tuple[int, Bools]] = []
+    areas: list[int] = []  # before later objects covered some
     for _ in range(rng.integers(1, _MAX_OBJECTS + 1)):
         for _ in range(_TRIES):
             label, window, distance = _place_object(size, rng)
             mask = np.zeros((size, size), bool)
             mask[window] = distance < 0
-            rest = [other & ~mask for other in shown]
-            if all(m.sum() >= _MIN_SHOWN * a for m, a in zip(rest, areas, strict=True)):
+            rest = [(other_label, other & ~mask) for other_label, other in objects]
+            if all(m.sum() >= _MIN_SHOWN * a for (_, m), a in zip(rest, areas, strict=True)):
                 _paint(canvas[window], distance, _contrasting(canvas[window], distance < 0, rng))
-                labels.append(label)
-                shown = [*rest, mask]
+                objects = [*rest, (label, mask)]
                 areas.append(int(mask.sum()))
                 break
     noise = rng.standard_normal(canvas.shape, np.float32) * rng.uniform(2, 8)
-    return _Scene(np.clip(canvas + noise, 0, 255).astype(np.uint8), labels, shown)
+    return np.clip(canvas + noise, 0, 255).astype(np.uint8), objects
 
 
 def _place_object(size: int, rng: np.random.Generator) -> tuple[int, tuple[slice, slice], Floats]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco.read import CocoDataset, read_coco
-from mrcnn.data.coco.truth import Record, as_coco, filled_truth, read_records
+from mrcnn.data.coco.truth import Record, as_coco, filled_truth
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_json
@@ -43,8 +43,10 @@ class GroundTruth:
     @classmethod
     def of_dataset(cls, dataset: CocoDataset, records: Record | None = None) -> GroundTruth:
         """Take the images of a data set from `records`, or from its annotation file, read again."""
-        records = read_records(dataset) if records is None else records
-        return cls.from_records(records, set(dataset.image_ids.tolist()), dataset.annotations)
+        source = dataset.annotations
+        if records is None:
+            records = as_coco(dataset) if source.is_dir() else read_json(source)
+        return cls.from_records(records, set(dataset.image_ids.tolist()), source)
 
     @property
     def image_ids(self) -> list[int]:

@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from mrcnn.data.loading.loader import TrainBatch
+from mrcnn.data.loading.loader import Batch
 from mrcnn.errors import UserError
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.optim import learning_rate
@@ -45,7 +45,7 @@ _Pending = tuple[StepRecord, dict[str, Tensor], list[int]]
 
 def train_steps(
     take_step: TrainStep,
-    batches: Iterator[TrainBatch],
+    batches: Iterator[Batch],
     options: TrainConfig,
     *,
     first_step: int = 0,

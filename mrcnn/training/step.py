@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from mrcnn.data.loading.loader import TrainBatch
+from mrcnn.data.loading.loader import Batch
 from mrcnn.models import MaskRCNN
 from mrcnn.models.losses import Normalizer, local_count
 from mrcnn.runtime.distributed import ALONE, World, distribute
@@ -61,9 +61,7 @@ class TrainStep:
         # A forward pass changes these, but a skipped step must not.
         self.statistics = [b for norm in norms for b in norm.buffers()] if self.skip_bad else []
 
-    def __call__(
-        self, micro_batches: Sequence[TrainBatch], lr: float, step: int
-    ) -> dict[str, Tensor]:
+    def __call__(self, micro_batches: Sequence[Batch], lr: float, step: int) -> dict[str, Tensor]:
         """Take one step.
 
         Args:

@@ -16,7 +16,7 @@ from mrcnn import checkpoints
 from mrcnn.cli.progress import ProgressLine
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import CocoDataset
-from mrcnn.data.loading.loader import TrainBatch, train_loader
+from mrcnn.data.loading.loader import Batch, train_loader
 from mrcnn.evaluation import Evaluation, evaluate
 from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.inference.predictor import Predictor
@@ -145,7 +145,7 @@ class Trainer:
             if self._finish_step(step):
                 return
 
-    def _batches(self, first: int) -> Iterator[TrainBatch]:
+    def _batches(self, first: int) -> Iterator[Batch]:
         """Yield the batches of the run; draw the first one as the network sees it."""
         options, config = self.options, self.predictor.config
         batches = train_loader(

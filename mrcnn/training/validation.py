@@ -44,10 +44,7 @@ def validation_loss(
     was_training = model.training
     model.eval()
     total = torch.zeros(2, device=device)  # losses, images
-    for batch in eval_loader(
-        dataset, config, with_targets=True, workers=workers, rank=world.rank, world=world.size
-    ):
-        assert batch.targets is not None
+    for batch in eval_loader(dataset, config, workers=workers, rank=world.rank, world=world.size):
         with take_step.autocast():
             losses = model(batch.images.to(device), batch.targets.to(device))
         total += torch.stack([torch.stack(list(losses.values())).sum(), total.new_ones(())])

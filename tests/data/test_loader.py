@@ -14,6 +14,7 @@ from PIL import Image
 from mrcnn.config import ModelConfig
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import CocoDataset, read_coco
+from mrcnn.data.images import read_image, to_pixels
 from mrcnn.data.loading.batch_order import Key
 from mrcnn.data.loading.loader import TrainSet, collate, eval_loader, train_loader
 from mrcnn.errors import UserError
@@ -197,29 +198,21 @@ def test_slots_grow_in_steps_of_16(dataset):
         assert collate([many], 32).targets.boxes.shape == (1, slots, 4)
 
 
-def test_eval_loader_shows_all_images_whole_and_in_order(dataset):
-    seen = []
-    for images, indices, targets in eval_loader(dataset, CONFIG, batch_size=3):
-        assert targets is None
-        assert images.sizes.tolist() == [[30, 40]] * len(indices)
-        seen += indices
-    assert seen == list(range(7))
-
-
-def test_targets_of_whole_images_for_a_validation_loss(dataset):
-    shown = list(eval_loader(dataset, CONFIG, batch_size=3, with_targets=True))
+def test_eval_loader_yields_whole_images_in_order(dataset):
+    shown = list(eval_loader(dataset, CONFIG, batch_size=3))
     assert [batch.indices for batch in shown] == [[0, 1, 2], [3, 4, 5], [6]]
+    pixels = torch.cat([batch.images.pixels[:, :, :30, :40] for batch in shown])
     for index, _, size, boxes in samples_of(shown):
         assert size == [30, 40]
         assert boxes == dataset.boxes[dataset.targets(index)].tolist()
-    in_pairs = eval_loader(dataset, CONFIG, batch_size=2, with_targets=True)
-    assert samples_of(shown) == samples_of(in_pairs)
+        expected = to_pixels(read_image(dataset.path(index)), (30, 40), CONFIG)
+        assert torch.equal(pixels[index], expected)
+    assert samples_of(shown) == samples_of(eval_loader(dataset, CONFIG, batch_size=2))
     assert len({seed for _, seed, *_ in samples_of(shown)}) == 7
 
 
-@pytest.mark.parametrize("with_targets", [False, True])
-def test_processes_share_the_images_of_an_evaluation(dataset, with_targets):
-    loader = partial(eval_loader, dataset, CONFIG, with_targets=with_targets)
+def test_processes_share_the_images_of_an_evaluation(dataset):
+    loader = partial(eval_loader, dataset, CONFIG)
     ranks = [loader(batch_size=2, rank=rank, world=3) for rank in range(3)]
     indices = [[batch.indices for batch in batches] for batches in ranks]
     assert indices == [[[0, 3], [6]], [[1, 4]], [[2, 5]]]

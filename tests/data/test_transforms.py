@@ -8,12 +8,9 @@ from mrcnn.config import ModelConfig
 from mrcnn.data.augment.transforms import (
     Augmentation,
     View,
-    augmented_part,
     random_view,
-    view_boxes,
     view_instances,
     view_pixels,
-    whole_view,
     within,
 )
 from mrcnn.ops import instance_masks
@@ -59,6 +56,10 @@ def bounds(bitmap: np.ndarray) -> list[float]:
     return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
+def plain_pixels(image: np.ndarray, view: View) -> torch.Tensor:
+    return view_pixels(image, view, CONFIG, Augmentation(), np.random.default_rng(0))
+
+
 VIEWS = {
     "whole": View((0, 0, WIDTH, HEIGHT), (HEIGHT, WIDTH)),
     "mirrored": View((0, 0, WIDTH, HEIGHT), (HEIGHT, WIDTH), mirror_x=True),
@@ -93,7 +94,7 @@ def test_masks_and_boxes_equal_moved_bitmaps(name):
 def test_pixels_move_as_masks_do(name):
     view = VIEWS[name]
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    pixels = view_pixels(image, view, CONFIG).permute(1, 2, 0).numpy()
+    pixels = plain_pixels(image, view).permute(1, 2, 0).numpy()
     transform = torch.tensor([*view.scale, *view.shift])
     assert np.array_equal(pixels, sampled(image, transform, view.size))
 
@@ -103,7 +104,7 @@ def test_pixels_of_a_large_view_keep_their_centre_of_mass():
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[20, 30] = 255
     view = View((7, 5, 47, 35), (75, 100), mirror_x=True)
-    spot = view_pixels(image, view, CONFIG)[0].double()
+    spot = plain_pixels(image, view)[0].double()
     y, x = torch.meshgrid(torch.arange(75) + 0.5, torch.arange(100) + 0.5, indexing="ij")
     actual = torch.stack([(spot * x).sum(), (spot * y).sum()]) / spot.sum()
     expected = torch.tensor(view.scale) * torch.tensor([30.5, 20.5]) + torch.tensor(view.shift)
@@ -145,7 +146,7 @@ def draw(augmentation: Augmentation, seed: int, config: ModelConfig = CONFIG) ->
 
 def test_random_views_vary_as_asked():
     plain = {draw(Augmentation(horizontal_flip=False), seed) for seed in range(50)}
-    assert plain == {whole_view(HEIGHT, WIDTH, CONFIG)}
+    assert plain == {VIEWS["whole"]}
     flips = [draw(Augmentation(vertical_flip=True), seed) for seed in range(400)]
     for sides in ([v.mirror_x for v in flips], [v.mirror_y for v in flips]):
         assert 140 < sum(sides) < 260  # 6 standard deviations of a fair coin
@@ -227,24 +228,17 @@ def test_a_part_of_an_image_is_augmented_before_it_is_resized():
         assert part.shape == (20, 30, 3)
         return 255 - part
 
-    augmentation = Augmentation(transform=invert)
-    part, moved = augmented_part(image, view, augmentation, np.random.default_rng(0))
-    expected = view_pixels(255 - image, view, CONFIG)
-    assert torch.equal(view_pixels(part, moved, CONFIG), expected)
-    part, moved = augmented_part(image, view, Augmentation(), np.random.default_rng(0))
-    assert torch.equal(view_pixels(part, moved, CONFIG), view_pixels(image, view, CONFIG))
-    part, _ = augmented_part(image, view, Augmentation(contrast=0.5), np.random.default_rng(0))
-    assert not np.array_equal(part, image[5:25, 10:40])
+    inverted, coloured = (
+        view_pixels(image, view, CONFIG, augmentation, np.random.default_rng(0))
+        for augmentation in (Augmentation(transform=invert), Augmentation(contrast=0.5))
+    )
+    assert torch.equal(inverted, plain_pixels(255 - image, view))
+    assert not torch.equal(coloured, plain_pixels(image, view))
 
 
 def test_equal_states_give_equal_views():
     augmentation = Augmentation(crop=20, scale_range=(0.5, 2), vertical_flip=True)
     assert draw(augmentation, 3) == draw(augmentation, 3) != draw(augmentation, 4)
-
-
-def test_boxes_of_a_view():
-    view = View((10, 0, 30, 20), (40, 10), mirror_x=True)
-    assert view_boxes(torch.tensor([[10.0, 0, 12, 5]]), view).tolist() == [[9, 0, 10, 10]]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 
 from mrcnn.config import MODELS
-from mrcnn.data.loading.loader import TrainBatch
+from mrcnn.data.loading.loader import Batch
 from mrcnn.models import build
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.step import TrainStep
@@ -68,7 +68,7 @@ def main() -> None:
                 optimizer=name, lr=0.1, weight_decay=0.1, decay_biases=False, clip_norm=1, ema=0.9
             )
             take_step = TrainStep(model, options, device=device)
-            parts = [TrainBatch(images(), square_targets(), [0, 1])] * 2
+            parts = [Batch(images(), square_targets(), [0, 1])] * 2
             for step in (1, 2):
                 kept.extend(take_step(parts[:step], 0.1, step).values())
             assert {value.device for value in kept} == {device}

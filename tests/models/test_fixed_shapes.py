@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrcnn.config import MODELS
-from mrcnn.data.loading.loader import TrainBatch
+from mrcnn.data.loading.loader import Batch
 from mrcnn.models import build, mask_head
 from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.runtime import cuda_graphs
@@ -129,7 +129,7 @@ def test_nothing_is_read_up_to_the_updated_weights(model, capture, monkeypatch):
     step = TrainStep(model, TrainConfig(lr=0.02, clip_norm=1.0, ema=0.9, capture=capture))
     with RecordHostReads() as recorder:
         for number in (1, 2):
-            step([TrainBatch(images(), square_targets(), [], [])], 0.02, number)
+            step([Batch(images(), square_targets(), [], [])], 0.02, number)
     assert recorder.found == []
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

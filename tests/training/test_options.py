@@ -104,7 +104,7 @@ def test_the_validation_loss_is_the_mean_over_images(data, tmp_path):
     with torch.no_grad():
         losses = [
             sum(float(loss) for loss in predictor.model(batch.images, batch.targets).values())
-            for batch in eval_loader(dataset, predictor.config, with_targets=True)
+            for batch in eval_loader(dataset, predictor.config)
         ]
     assert len(losses) == 3
     assert float(rows(tmp_path / "run")[-1]["val_loss"]) == pytest.approx(

@@ -27,18 +27,11 @@ def random_colours(
     saturation: float = 0.0,
     hue: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """Draw and apply colour changes, in the order of the arguments.
+    """Draw and apply colour changes to an RGB image (h, w, 3), clipped to [0, 255] at the end.
 
-    Args:
-        image: (h, w, 3) RGB, at least one pixel.
-        rng: random numbers.
-        brightness: all channels are scaled by a factor in [1 - brightness, 1 + brightness].
-        contrast: likewise for the distance to the mean grey of the image.
-        saturation: likewise for the distance of each pixel to its own grey.
-        hue: the hue is turned by a value in [-hue, hue], where 1 is a full circle.
-
-    Returns:
-        (h, w, 3), clipped to [0, 255] once, at the end.
+    Brightness scales all channels by a factor in [1 - brightness, 1 + brightness]. Contrast and
+    saturation do so for the distance to the mean grey of the image, and to the pixel's own grey.
+    The hue is turned by a value in [-hue, hue], where 1 is a full circle.
     """
     mean = image[::_MEAN_STRIDE, ::_MEAN_STRIDE].reshape(-1, 3).mean(0)
     bright, strong, vivid = (1 + rng.uniform(-by, by) for by in (brightness, contrast, saturation))
@@ -52,12 +45,8 @@ def colour_matrix(
 ) -> Matrix:
     """Compute the matrix (3, 4) that maps (red, green, blue, 1) to the changed colour.
 
-    Args:
-        mean: (3,) mean colour of the image, the reference of contrast.
-        brightness: factor; 1 changes nothing.
-        contrast: factor; 1 changes nothing.
-        saturation: factor; 1 changes nothing.
-        turn: of the hue, as a fraction of the circle.
+    `mean` (3,) is the mean colour of the image, the reference of contrast. The next three are
+    factors, and `turn` is the change of the hue as a fraction of the circle.
     """
     angle = 2 * np.pi * turn
     to_yiq = np.vstack([LUMA, _CHROMA])

@@ -52,8 +52,8 @@ def paste(below: NetworkImage, above: NetworkImage) -> NetworkImage:
         max(below.pixels.shape[2], above.pixels.shape[2]),
     )
     covered = np.zeros(size, bool)
-    for i, bounds in enumerate(_bounds(above, size)):
-        _part(covered, bounds)[:] |= bitmap(above.masks, i, bounds)
+    for i, (x1, y1, x2, y2) in enumerate(_bounds(above, size)):
+        covered[y1:y2, x1:x2] |= bitmap(above.masks, i, (x1, y1, x2, y2))
 
     pixels = torch.zeros(height, width, 3).permute(2, 0, 1)
     pixels[:, : below.pixels.shape[1], : below.pixels.shape[2]] = below.pixels
@@ -65,7 +65,8 @@ def paste(below: NetworkImage, above: NetworkImage) -> NetworkImage:
     runs: list[NDArray[np.int64]] = []
     boxes, kept = below.boxes.clone(), torch.ones(len(below.labels), dtype=torch.bool)
     for i, bounds in enumerate(_bounds(below, size)):
-        hidden = _part(covered, bounds)
+        x1, y1, x2, y2 = bounds
+        hidden = covered[y1:y2, x1:x2]
         if not hidden.any() or not (hidden & (before := bitmap(below.masks, i, bounds))).any():
             continue
         left = before & ~hidden
@@ -73,11 +74,10 @@ def paste(below: NetworkImage, above: NetworkImage) -> NetworkImage:
             kept[i] = False
             continue
         rows, columns = np.flatnonzero(left.any(1)), np.flatnonzero(left.any(0))
-        x, y = bounds[:2]
-        edges = (x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1)
+        edges = (x1 + columns[0], y1 + rows[0], x1 + columns[-1] + 1, y1 + rows[-1] + 1)
         boxes[i] = torch.tensor(edges)
         changed.append(i)
-        runs.append(_counts(left, bounds, size))
+        runs.append(_counts(left, x1, y1, size))
 
     masks = instance_masks.concatenate([below.masks, _from_runs(runs, size), above.masks])
     order = torch.arange(len(below.labels))
@@ -125,14 +125,8 @@ def _bounds(image: NetworkImage, size: tuple[int, int]) -> list[Bounds]:
     return [tuple(bounds) for bounds in torch.cat([low, high], dim=1).tolist()]
 
 
-def _part(covered: Bools, bounds: Bounds) -> Bools:
-    x1, y1, x2, y2 = bounds
-    return covered[y1:y2, x1:x2]
-
-
-def _counts(part: Bools, bounds: Bounds, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Encode a mask inside `bounds` as RLE counts in a frame of `size`."""
-    x, y = bounds[:2]
+def _counts(part: Bools, x: int, y: int, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Encode the part of a mask at (x, y) as RLE counts in a frame of `size`."""
     steps = np.diff(np.pad(part, ((1, 1), (0, 0))).astype(np.int8), axis=0).T  # (w, h + 1)
     column, row = np.nonzero(steps)  # starts and ends alternate
     edges, times = np.unique((x + column) * size[0] + y + row, return_counts=True)

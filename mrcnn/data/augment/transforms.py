@@ -30,9 +30,7 @@ class Augmentation:
     """Random changes of training images."""
 
     crop: int | None = None  # side of a random square, file pixels, cropped before the resize
-    min_sizes: tuple[
-        int, ...
-    ] = ()  # shorter sides to draw from; `ModelConfig.scale` overrides them
+    min_sizes: tuple[int, ...] = ()  # shorter sides to draw from; unused with `ModelConfig.scale`
     scale_range: tuple[float, float] = (1.0, 1.0)  # factor on the size, drawn log-uniformly
     # Large-scale jitter: the image is resized to fit a square of this side, times a factor drawn
     # uniformly from `jitter_range`. A random part is cropped if it is larger than the square.
@@ -97,11 +95,6 @@ class View:
         return -x * (x2 if self.mirror_x else x1), -y * (y2 if self.mirror_y else y1)
 
 
-def whole_view(height: int, width: int, config: ModelConfig) -> View:
-    """Return the view of the whole image that inference uses."""
-    return View((0, 0, width, height), network_size(height, width, config))
-
-
 def random_view(
     height: int,
     width: int,
@@ -110,15 +103,9 @@ def random_view(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> View:
-    """Draw a random view; equal states of `rng` give equal views.
+    """Draw a random view of an image file; equal states of `rng` give equal views.
 
-    Args:
-        height: of the image file.
-        width: of the image file.
-        boxes: (G, 4) in file pixels. A crop should contain the centre of one.
-        config: configuration of the model.
-        augmentation: the random changes.
-        rng: random numbers.
+    A crop should contain the centre of one of the boxes (G, 4), in file pixels.
     """
     x1, y1 = 0, 0
     if augmentation.jitter_size is not None:
@@ -180,13 +167,17 @@ def within(view: View, height: int, width: int) -> View:
     return replace(view, window=(x1, y1, x2, y2), size=size)
 
 
-def augmented_part(
-    image: NDArray[np.uint8], view: View, augmentation: Augmentation, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], View]:
-    """Crop an image (h, w, 3) to a view, and apply the user's transform and colour changes.
+def view_pixels(
+    image: NDArray[np.uint8],
+    view: View,
+    config: ModelConfig,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Crop an image (h, w, 3) to a view, change its colours, resize, mirror and normalise it.
 
     Returns:
-        The pixels of the crop, and the view of the crop.
+        (3, height, width) float32, channels innermost in memory.
 
     Raises:
         UserError: if the user's transform fails.
@@ -197,35 +188,19 @@ def augmented_part(
         part = apply_transform(augmentation.transform, part, rng)
     if colours := {name: by for name in COLOURS if (by := getattr(augmentation, name))}:
         part = random_colours(part, rng, **colours)
-    return part, replace(view, window=(0, 0, x2 - x1, y2 - y1))
-
-
-def view_pixels(image: NDArray[np.uint8], view: View, config: ModelConfig) -> Tensor:
-    """Resize and normalise the window of a view of `image` (h, w, 3) to (3, h, w) float32."""
     pixels = torch.empty(*view.size, 3).permute(2, 0, 1)
-    write_view(image, view.window, pixels, config, mirror_x=view.mirror_x, mirror_y=view.mirror_y)
+    window = 0, 0, x2 - x1, y2 - y1
+    write_view(part, window, pixels, config, mirror_x=view.mirror_x, mirror_y=view.mirror_y)
     return pixels
-
-
-def view_boxes(boxes: Tensor, view: View) -> Tensor:
-    """Convert boxes (G, 4) from file pixels to pixels of the view."""
-    scale, shift = torch.tensor(view.scale).double(), torch.tensor(view.shift).double()
-    corners = boxes.double().view(-1, 2, 2) * scale + shift  # (G, 2, 2)
-    return torch.cat([corners.amin(1), corners.amax(1)], dim=1).float()
 
 
 def view_instances(
     masks: InstanceMasks, boxes: Tensor, view: View
 ) -> tuple[InstanceMasks, Tensor, Tensor]:
-    """Select the instances that a view shows.
+    """Select the instances that a view shows, of the G of an image with boxes (G, 4).
 
-    If the view is a crop, boxes shrink to the visible part of their masks. Instances with less than
-    one visible pixel are dropped.
-
-    Args:
-        masks: G instances of one image.
-        boxes: (G, 4) in file pixels.
-        view: the view.
+    Boxes are in file pixels. If the view is a crop, they shrink to the visible part of their masks.
+    Instances with less than one visible pixel are dropped.
 
     Returns:
         The masks of the K visible instances with the transform of the view, their boxes (K, 4) in
@@ -236,5 +211,7 @@ def view_instances(
         visible = instance_masks.mask_boxes(masks, torch.tensor(view.window))
         kept = torch.nonzero(((visible[:, 2:] - visible[:, :2]) >= MIN_VISIBLE).all(1)).squeeze(1)
         masks, boxes = instance_masks.select(masks, kept), visible[kept]
-    masks = instance_masks.transformed(masks, view.scale, view.shift)
-    return masks, view_boxes(boxes, view), kept
+    scale, shift = torch.tensor(view.scale).double(), torch.tensor(view.shift).double()
+    corners = boxes.double().view(-1, 2, 2) * scale + shift  # (K, 2, 2)
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1).float()
+    return instance_masks.transformed(masks, view.scale, view.shift), boxes, kept

@@ -151,12 +151,9 @@ def read_coco(
 def read_splits(
     splits: dict[str, Split], class_names: Sequence[str] = (), category_ids: Sequence[int] = ()
 ) -> dict[str, CocoDataset]:
-    """Read and check several annotation files. All use the classes of the first.
+    """Read and check several annotation files, as `find_splits` returns them.
 
-    Args:
-        splits: The files, as `find_splits` returns them.
-        class_names: Classes of an existing model, as for `read_coco`.
-        category_ids: Their category ids.
+    All use the classes of the first, or of a model as for `read_coco`.
 
     Raises:
         UserError: Lists what is wrong in all the files.
@@ -181,12 +178,9 @@ def read_splits(
 
 
 def read_records(annotations: Path, problems: Problems, parsed: Any = None) -> CocoRecords:
-    """Read the records of a COCO file. List items that are not objects are problems.
+    """Read the records of a COCO file, or of its JSON value if it was `parsed` before.
 
-    Args:
-        annotations: The COCO file.
-        problems: Takes what is wrong.
-        parsed: JSON value of the file, if it was read before.
+    List items that are not objects are problems.
 
     Raises:
         DatasetError: If the file does not hold a JSON object.

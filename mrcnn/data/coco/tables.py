@@ -87,14 +87,8 @@ def read_categories(
     """Assign the categories labels 0 … C-1 by ascending id, or as a model with `class_names` does.
 
     Roboflow writes a heading as category 0: no annotation uses it, and every other category names
-    it as its supercategory. It becomes no class, and a note reports it.
-
-    Args:
-        table: The category records.
-        used: Category ids that occur in annotations.
-        class_names: Classes of the model, if there is one.
-        category_ids: Their category ids.
-        problems: Takes the problems of the records.
+    it as its supercategory. It becomes no class, and a note reports it. `used` are the category ids
+    that occur in annotations; `category_ids` are those of the model.
     """
     name_of: dict[int, str] = {}
     index_of: dict[str, int] = {}  # name -> its record
@@ -167,10 +161,7 @@ def _model_ids(
 def read_images(table: RecordTable, folder: Path | None, problems: Problems) -> Images:
     """Check the image records, and that each file exists and has the stated size.
 
-    Args:
-        table: The image records.
-        folder: Folder of the images. None reads no files; their names may then be absent.
-        problems: Takes the problems of the records and files.
+    A `folder` of None reads no files; their names may then be absent.
     """
     images = Images()
     if folder is not None and not folder.is_dir():

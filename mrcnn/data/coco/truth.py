@@ -7,22 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from mrcnn.data.coco.read import CocoDataset
-from mrcnn.io.json_files import read_json
 from mrcnn.ops.rle import area, bounding_box, compress, from_segmentation
 
 Record = dict[str, Any]
-
-
-def read_records(dataset: CocoDataset) -> Record:
-    """Read the annotation file of a data set, or make the content of one in another format.
-
-    Raises:
-        UserError: If the annotation file cannot be read.
-    """
-    if dataset.annotations.is_dir():
-        return as_coco(dataset)
-    content: Record = read_json(dataset.annotations)
-    return content
 
 
 def as_coco(dataset: CocoDataset) -> Record:
@@ -79,12 +66,7 @@ def as_coco(dataset: CocoDataset) -> Record:
 def filled_truth(truth: Record, image_ids: Collection[int]) -> Record:
     """Return the records of some images, with `area`, `bbox` and `iscrowd` filled in.
 
-    Args:
-        truth: Content of a COCO annotation file.
-        image_ids: Images to keep.
-
-    Returns:
-        images, annotations and categories, each in the order of the file.
+    Images, annotations and categories keep the order of the file.
     """
     images = {image["id"]: image for image in truth["images"] if image["id"] in image_ids}
     annotations = []

@@ -68,22 +68,15 @@ def batch_keys(
     groups: Ints | None = None,
     repeats: Floats | None = None,
 ) -> Iterator[list[Key]]:
-    """Yield the keys of the batches of steps `first_step` up to `steps`.
+    """Yield the keys of the batches of steps `first_step` up to `steps`, B keys each.
 
-    Every epoch shows every image once, in an order that depends on (seed, epoch). All batches are
-    full: the remainder of an epoch comes first in the next one. The cost of starting does not
-    depend on `first_step`.
+    Every epoch shows each of the N images once, in an order that depends on (seed, epoch). All
+    batches are full: the remainder of an epoch comes first in the next one. The cost of starting
+    does not depend on `first_step`.
 
-    Args:
-        images: N, at least 1.
-        batch_size: B.
-        seed: of the order.
-        first_step: first step to yield.
-        steps: last step, exclusive.
-        groups: (N,) group of each image. A batch contains images of one group; the remainder of a
-            group waits for the next batch of that group.
-        repeats: (N,), at least 1 each. An epoch shows image i repeats[i] times on average, rounded
-            down or up depending on (seed, epoch).
+    With `groups` (N,), a batch contains images of one group; the remainder of a group waits for the
+    next batch of that group. With `repeats` (N,), at least 1 each, an epoch shows image i
+    repeats[i] times on average, rounded down or up depending on (seed, epoch).
     """
     groups = np.zeros(images, np.int64) if groups is None else groups
     repeats = np.ones(images) if repeats is None else repeats

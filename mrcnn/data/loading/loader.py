@@ -12,24 +12,22 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from mrcnn.config import ModelConfig
-from mrcnn.data.augment.transforms import Augmentation, view_pixels, whole_view
+from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import CocoDataset
-from mrcnn.data.images import pad_images, read_image
+from mrcnn.data.images import pad_images
 from mrcnn.data.loading.batch_order import Key, batch_keys, image_repeats, orientations
 from mrcnn.data.loading.train_set import OnBadImage, TrainImage, TrainSet
-from mrcnn.data.loading.workers import batches as make_batches
+from mrcnn.data.loading.workers import batches
 from mrcnn.ops import instance_masks
 from mrcnn.structures import ImageBatch, Targets
 
 SLOT_MULTIPLE = 16  # divides G, to limit the number of different shapes
 
 
-class TrainBatch(NamedTuple):
-    """A training batch; image n is image `indices[n]` of the data set."""
+class Batch(NamedTuple):
+    """Images with their targets; image n is image `indices[n]` of the data set."""
 
     images: ImageBatch
     targets: Targets
@@ -37,21 +35,10 @@ class TrainBatch(NamedTuple):
     notes: Sequence[str] = ()  # for the user, about its images
 
 
-class EvalBatch(NamedTuple):
-    """A batch of whole images; image n is image `indices[n]` of the data set."""
+def collate(views: list[TrainImage], size_multiple: int, side: int = 1) -> Batch:
+    """Pad N images to one size, and their instances to G slots, a multiple of 16 and at least 16.
 
-    images: ImageBatch
-    indices: list[int]
-    targets: Targets | None = None
-
-
-def collate(views: list[TrainImage], size_multiple: int, side: int = 1) -> TrainBatch:
-    """Pad images to one size, and instances to G slots, a multiple of 16 and at least 16.
-
-    Args:
-        views: N images with their instances.
-        size_multiple: divides height and width.
-        side: minimum of height and width.
+    Height and width are multiples of `size_multiple`, and at least `side`.
     """
     counts = [len(view.labels) for view in views]
     slots = max(1, -(-max(counts) // SLOT_MULTIPLE)) * SLOT_MULTIPLE
@@ -71,7 +58,7 @@ def collate(views: list[TrainImage], size_multiple: int, side: int = 1) -> Train
     right, below = (max(0, side - size) for size in images.pixels.shape[:1:-1])
     if right or below:
         images = replace(images, pixels=F.pad(images.pixels, (0, right, 0, below)))
-    return TrainBatch(
+    return Batch(
         images=images,
         targets=Targets(boxes, labels, mask_index, masks, seeds),
         indices=[view.index for view in views],
@@ -95,7 +82,7 @@ def train_loader(
     group_by_orientation: bool = False,
     repeat_threshold: float = 0.0,
     on_bad_image: OnBadImage = "stop",
-) -> Iterator[TrainBatch]:
+) -> Iterator[Batch]:
     """Yield the batches of steps `first_step` up to `steps`; each depends on (seed, step) alone.
 
     The images of a step are split, in order, into world * accumulate equal micro-batches. Process
@@ -104,7 +91,7 @@ def train_loader(
 
     Args:
         dataset: images and annotations.
-        config: configuration of the model.
+        config: of the model.
         augmentation: random changes of the images.
         batch_size: images per step, in all processes together.
         steps: of the whole run.
@@ -132,7 +119,7 @@ def train_loader(
             f"accumulated batches = {micro_batches}, got {batch_size}"
         )
     size = batch_size // micro_batches
-    batches = batch_keys(
+    step_keys = batch_keys(
         len(dataset),
         batch_size,
         seed,
@@ -142,39 +129,31 @@ def train_loader(
         repeats=image_repeats(dataset, repeat_threshold),
     )
     keys = (
-        batch[i * size : (i + 1) * size]
-        for batch in batches
+        of_step[i * size : (i + 1) * size]
+        for of_step in step_keys
         for i in range(rank * accumulate, (rank + 1) * accumulate)
     )
+    images = TrainSet(dataset, config, augmentation, seed, on_bad_image)
     side = augmentation.jitter_size or 1
     join = partial(collate, size_multiple=config.size_multiple, side=side)
-    return make_batches(
-        TrainSet(dataset, config, augmentation, seed, on_bad_image), keys, join, workers
-    )
+    return batches(images, keys, join, workers)
 
 
 def eval_loader(
     dataset: CocoDataset,
     config: ModelConfig,
     *,
-    with_targets: bool = False,
     batch_size: int = 1,
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[EvalBatch]:
+) -> Iterator[Batch]:
     """Yield all images whole, in order, at the size of the model; the last batch may be smaller.
 
-    Args:
-        dataset: images and annotations.
-        config: configuration of the model.
-        with_targets: add targets, for a validation loss. Their seeds depend only on the position of
-            an image in the data set.
-        batch_size: images per batch.
-        workers: processes that read images; 0 reads them in this process.
-        rank: of this process, which gets every `world`-th image. Neighbouring images are often
-            alike, and thus all processes have about the same work.
-        world: number of processes.
+    Process `rank` of `world` gets every `world`-th image: neighbouring images are often alike, and
+    thus all processes have about the same work. The seeds of the targets, for a validation loss,
+    depend only on the position of an image in the data set. For the other arguments see
+    `train_loader`.
 
     Raises:
         ValueError: if `rank` is out of range.
@@ -182,34 +161,12 @@ def eval_loader(
     """
     _check_rank("eval_loader", rank, world)
     share = range(rank, len(dataset), world)
-    batches = (share[first : first + batch_size] for first in range(0, len(share), batch_size))
-    keys = ([Key(0, index) for index in batch] for batch in batches)
-    if not with_targets:
-        stack = partial(_stack, size_multiple=config.size_multiple)
-        return make_batches(_WholeImages(dataset, config), keys, stack, workers)
-    views = TrainSet(dataset, config, Augmentation(horizontal_flip=False), seed=0)
-    join = partial(collate, size_multiple=config.size_multiple)
-    labelled = make_batches(views, keys, join, workers)
-    return (EvalBatch(batch.images, batch.indices, batch.targets) for batch in labelled)
+    starts = range(0, len(share), batch_size)
+    keys = ([Key(0, image) for image in share[i : i + batch_size]] for i in starts)
+    images = TrainSet(dataset, config, Augmentation(horizontal_flip=False), seed=0)
+    return batches(images, keys, partial(collate, size_multiple=config.size_multiple), workers)
 
 
 def _check_rank(name: str, rank: int, world: int) -> None:
     if not 0 <= rank < world:
         raise ValueError(f"{name}: rank must be in [0, {world}), got {rank}")
-
-
-class _WholeImages(Dataset[tuple[Tensor, int]]):
-    """Pixels of whole images, and their position in the data set."""
-
-    def __init__(self, dataset: CocoDataset, config: ModelConfig) -> None:
-        self.dataset, self.config = dataset, config
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        image = read_image(self.dataset.path(key.image))
-        view = whole_view(image.shape[0], image.shape[1], self.config)
-        return view_pixels(image, view, self.config), key.image
-
-
-def _stack(items: list[tuple[Tensor, int]], size_multiple: int) -> EvalBatch:
-    images = pad_images([pixels for pixels, _ in items], size_multiple)
-    return EvalBatch(images, [index for _, index in items])

@@ -14,7 +14,6 @@ from mrcnn.config import ModelConfig
 from mrcnn.data.augment.copy_paste import NetworkImage, paste, select
 from mrcnn.data.augment.transforms import (
     Augmentation,
-    augmented_part,
     random_view,
     view_instances,
     view_pixels,
@@ -41,14 +40,9 @@ class TrainImage(NetworkImage):
 class TrainSet(Dataset[TrainImage]):
     """Random views of the images of a data set; the item of a `Key` is equal in every process.
 
-    Args:
-        dataset: images and annotations.
-        config: configuration of the model.
-        augmentation: random changes of the images.
-        seed: the view and the seed of the losses depend on this and the key alone. Hence a resumed
-            run sees the same views as an uninterrupted one.
-        on_bad_image: "skip" replaces an unreadable image by the next readable one and adds a note;
-            "stop" raises `UserError`.
+    The view and the seed of the losses depend on `seed` and the key alone. Hence a resumed run sees
+    the same views as an uninterrupted one. `on_bad_image` "skip" replaces an unreadable image by
+    the next readable one and adds a note; "stop" raises `UserError`.
     """
 
     def __init__(
@@ -95,8 +89,7 @@ class TrainSet(Dataset[TrainImage]):
         if size is not None:
             view = within(view, *size)
         masks, boxes, kept = view_instances(masks, boxes, view)
-        part, view = augmented_part(image, view, self.augmentation, rng)
-        pixels = view_pixels(part, view, self.config)
+        pixels = view_pixels(image, view, self.config, self.augmentation, rng)
         return NetworkImage(pixels, boxes, self.dataset.labels[targets[kept]], masks)
 
     def _paste_instances(

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -57,7 +56,11 @@ def batches(
         # dead processes anyway.
         signal.signal(signal.SIGCHLD, on_child)
     processes = set(multiprocessing.active_children()) - before
-    stop = partial(_kill, processes)
+
+    def stop() -> None:
+        for process in processes:
+            process.kill()
+
     atexit.register(stop)  # workers ignore the SIGTERM that would end them at exit
     try:
         while (batch := _next(iterator, processes)) is not None:
@@ -81,11 +84,6 @@ def _next(iterator: Iterator[Any], processes: Collection[BaseProcess]) -> Any:
             if (code := process.exitcode) is not None:  # workers do not end by themselves
                 raise UserError(_death(process, code, len(processes))) from error
         raise
-
-
-def _kill(processes: Collection[BaseProcess]) -> None:
-    for process in processes:
-        process.kill()
 
 
 class _Batches(Dataset[Any]):
@@ -154,7 +152,6 @@ def _free_memory() -> str:
         system = os.statvfs(SHARED_MEMORY)
     except OSError:
         return f"{SHARED_MEMORY} cannot be read"
-    total, free = (
-        blocks * system.f_frsize / 2**20 for blocks in (system.f_blocks, system.f_bavail)
-    )
+    blocks = 2**20 / system.f_frsize  # in a mebibyte
+    total, free = system.f_blocks / blocks, system.f_bavail / blocks
     return f"{SHARED_MEMORY} has {total:,.0f} MiB, of which {free:,.0f} MiB are free"
