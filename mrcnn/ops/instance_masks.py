@@ -105,7 +105,8 @@ def transformed(
     A negative scale mirrors. Points and counts are shared, not copied.
     """
     factor = torch.tensor(scale, dtype=torch.float64)
-    offset = masks.transform[:, 2:] * factor + torch.tensor(shift, dtype=torch.float64)
+    # Rounded to float32, like the shift of the boxes that belong to the masks.
+    offset = masks.transform[:, 2:] * factor + torch.tensor(shift).double()
     return replace(masks, transform=torch.cat([masks.transform[:, :2] * factor, offset], dim=1))
 
 
