@@ -1,7 +1,7 @@
-"""Builds the kernels: mrcnn_C (CPU ops), mrcnn_host (masks, pixels), mrcnn_CUDA where CUDA is.
+"""Build the kernels: mrcnn_C (CPU ops), mrcnn_host (masks, pixels) and, with CUDA, mrcnn_CUDA.
 
 The libraries have top-level names, so that `python -m mrcnn.train` works from the repository root,
-where the source folder `mrcnn` hides the installed one.
+where the source folder `mrcnn` hides the installed package.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ os.chdir(ROOT)  # setuptools wants relative paths
 
 
 def stop(problem: str, remedy: str) -> None:
+    """Exit with a problem and how to fix it."""
     sys.exit(f"\nmrcnn: {problem}\n  {remedy}\n")
 
 
 def source_hash() -> str:
-    """Of all kernel sources; mrcnn/ops/library.py computes the same."""
+    """Return the hash of all kernel sources; mrcnn/ops/library.py computes the same."""
     digest = hashlib.sha256()
     for path in sorted(
         p for p in Path("csrc").rglob("*") if p.suffix in {".h", ".cuh", ".cpp", ".cu"}
@@ -34,7 +35,7 @@ def source_hash() -> str:
 
 
 def write_build_info(name: str, macro: str, info: str) -> None:
-    """A header rather than a macro, so that a changed hash recompiles few files, not all."""
+    """Write a header instead of passing a macro: a changed hash then recompiles only few files."""
     header, text = Path("build") / name, f'#define {macro} "{info}"\n'
     header.parent.mkdir(exist_ok=True)
     if not header.exists() or header.read_text() != text:
@@ -42,19 +43,19 @@ def write_build_info(name: str, macro: str, info: str) -> None:
 
 
 def find_toolkit() -> None:
-    """Tell PyTorch where the CUDA toolkit lies, since nvcc on PATH may be a link or a script."""
+    """Set CUDA_HOME for PyTorch, because nvcc on PATH can be a link or a script."""
     if {"CUDA_HOME", "CUDA_PATH"} & set(os.environ) or shutil.which("nvcc") is None:
         return
     command = ["nvcc", "--dryrun", "-x", "cu", "-c", os.devnull]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
-    if top := re.search(r"^#\$ TOP=(.+)$", said, re.MULTILINE):
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    if top := re.search(r"^#\$ TOP=(.+)$", output, re.MULTILINE):
         os.environ["CUDA_HOME"] = os.path.realpath(top[1])
 
 
 def wants_cuda(torch, toolkit: str | None) -> bool:
-    """Whether to build the CUDA kernels: where PyTorch has CUDA and nvcc is found.
+    """Return whether to build the CUDA kernels: if PyTorch has CUDA and nvcc is found.
 
-    FORCE_CUDA=0 builds none, FORCE_CUDA=1 stops where they cannot be built.
+    FORCE_CUDA=0 never builds them; FORCE_CUDA=1 stops if they cannot be built.
     """
     forced = os.environ.get("FORCE_CUDA", "")
     if forced == "0":
@@ -63,14 +64,12 @@ def wants_cuda(torch, toolkit: str | None) -> bool:
         if forced:
             stop(
                 f"FORCE_CUDA={forced}, but PyTorch {torch.__version__} has no CUDA.",
-                "Install a PyTorch with CUDA (pytorch.org says how), or unset FORCE_CUDA.",
+                "Install a PyTorch with CUDA (see pytorch.org), or unset FORCE_CUDA.",
             )
         return False
     if toolkit is None or not Path(toolkit, "bin", "nvcc").exists():
-        problem = f"no nvcc, which builds the CUDA kernels: not on PATH, CUDA_HOME is {toolkit}."
-        remedy = (
-            f"Install the CUDA toolkit {torch.version.cuda}, as PyTorch has it, or set CUDA_HOME"
-        )
+        problem = f"nvcc, which compiles the CUDA kernels, is not on PATH; CUDA_HOME is {toolkit}."
+        remedy = f"Install CUDA toolkit {torch.version.cuda}, PyTorch's version, or set CUDA_HOME"
         if forced:
             stop(problem, remedy)
         print(f"\nmrcnn: {problem}\n  {remedy}; building for CPU only.\n", file=sys.stderr)
@@ -79,18 +78,18 @@ def wants_cuda(torch, toolkit: str | None) -> bool:
 
 
 def architectures(torch) -> str:
-    """Of the GPUs to build for: TORCH_CUDA_ARCH_LIST, else those at hand, else all since Turing."""
-    if given := os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        return given
+    """Return the GPUs to build for: TORCH_CUDA_ARCH_LIST, those present, or all since Turing."""
+    if requested := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return requested
     if not torch.cuda.is_available():
         return "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
-    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    # PTX runs on whatever is newer.
-    return ";".join(f"{major}.{minor}" for major, minor in sorted(found)) + "+PTX"
+    present = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    # PTX also runs on newer GPUs.
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(present)) + "+PTX"
 
 
 def extensions() -> tuple[list, dict]:
-    """The extension modules and the build command, or nothing where only metadata is asked for."""
+    """Return the extension modules and build commands; nothing if only metadata is requested."""
     if "sdist" in sys.argv or "egg_info" in sys.argv or "dist_info" in sys.argv:
         return [], {}
     find_toolkit()
@@ -114,7 +113,7 @@ def extensions() -> tuple[list, dict]:
     info = f"{source_hash()} torch {torch.__version__} {platform.machine()}"
     write_build_info("build_info.h", "MRCNN_BUILD_INFO", info)
     stable_abi = [("TORCH_TARGET_VERSION", "0x020a000000000000ULL")]
-    # Exact ops promise the same bits on every machine, so no silent fused multiply-add.
+    # Exact ops promise bit-identical results on all machines, so no implicit fused multiply-add.
     flags = [
         "-std=c++20",
         "-O3",
@@ -141,7 +140,7 @@ def extensions() -> tuple[list, dict]:
     csrc = Path("csrc")
     modules = [
         library("mrcnn_C", [csrc / "ops.cpp", *csrc.glob("*/*_cpu.cpp")], stable_abi),
-        # Without the stable ABI, since PyTorch < 2.13 refuses its copy of pybind11 beside it.
+        # Without the stable ABI, because PyTorch < 2.13 rejects it together with its pybind11.
         library("mrcnn_host", [csrc / "common/isa_cpu.cpp", *csrc.glob("host/*.cpp")], []),
     ]
     if wants_cuda(torch, cpp_extension.CUDA_HOME):

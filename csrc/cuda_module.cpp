@@ -1,5 +1,5 @@
 // The module of the CUDA kernels: its import runs the registrations of all .cu files linked into
-// this library. What it was built from is told by a function, since build_info is an op of mrcnn_C.
+// this library. It describes its build by a function, because build_info is an op of mrcnn_C.
 #include <Python.h>
 
 #include "cuda_build_info.h"

@@ -1,4 +1,5 @@
-// Every op of the library in one place: its schema, and the module whose import registers it.
+// The schemas of all ops, and the module whose import registers them. mrcnn/ops/reference.py and
+// mrcnn/ops/reference_masks.py specify what each op computes.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -7,7 +8,7 @@
 #include "build_info.h"
 #include "common/isa.h"
 
-// Read by mrcnn/ops/library.py, to tell kernels that are older than their sources.
+// Read by mrcnn/ops/library.py to detect kernels that were built from other sources.
 std::string build_info() {
   return std::string(MRCNN_BUILD_INFO) + ", " + mrcnn::isa_name() + " loops";
 }

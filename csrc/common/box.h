@@ -35,7 +35,7 @@ HOST_DEVICE T intersection(const Box<T>& a, const Box<T>& b) {
   return positive(width) * positive(height);
 }
 
-// NaN where both boxes have no area or one has NaN, so that no threshold is passed.
+// NaN if both boxes have no area or one has NaN, so that it exceeds no threshold.
 template <typename T>
 HOST_DEVICE T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
   const T overlap = intersection(a, b);
@@ -44,7 +44,7 @@ HOST_DEVICE T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
 
 template <typename T>
 HOST_DEVICE bool finite(const Box<T>& b) {
-  // x - x is 0 for finite x only.
+  // x - x is 0 only for finite x.
   return b.x1 - b.x1 == 0 && b.y1 - b.y1 == 0 && b.x2 - b.x2 == 0 && b.y2 - b.y2 == 0;
 }
 
@@ -53,8 +53,8 @@ HOST_DEVICE bool has_nan(const Box<T>& b) {
   return b.x1 != b.x1 || b.y1 != b.y1 || b.x2 != b.x2 || b.y2 != b.y2;
 }
 
-// R-CNN's (dx, dy, dw, dh), each divided by its weight, applied to a reference box. Growth is
-// limited to 1000 / 16 as in both peers, so that exp cannot overflow.
+// Applies R-CNN's (dx, dy, dw, dh), each divided by its weight, to a reference box. Growth is
+// limited to 1000 / 16, as in Detectron2 and torchvision, so that exp cannot overflow.
 template <typename T>
 HOST_DEVICE Box<T> decode(const Box<T>& reference, const T* delta, const T* weights) {
   const T limit = T(4.135166556742356);  // log(1000 / 16)

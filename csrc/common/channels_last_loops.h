@@ -1,7 +1,7 @@
-// The transpose of a map, by squares that fit registers. Included by common/each_isa.h.
+// Loops that transpose a map in squares that fit registers. Included by common/each_isa.h.
 
 #if VEC_BYTES > 16
-// 8 x 8 values, rows `stride` apart, as 8 columns.
+// Loads 8 x 8 values, in rows that are `stride` apart, as 8 columns.
 inline void transpose_square(const float* rows, int64_t stride, __m256 (&columns)[8]) {
   __m256 row[8], pair[8], four[8];
   for (int i = 0; i < 8; ++i) row[i] = _mm256_loadu_ps(rows + i * stride);
@@ -21,8 +21,9 @@ inline void transpose_square(const float* rows, int64_t stride, __m256 (&columns
 }
 #endif
 
-// map (channels, pixels) -> out (pixels, channels) for the pixels from `first` to `last`. Channels
-// are a multiple of 16, so that whole lines of `out`, aligned to them, are stored past the caches.
+// map (channels, pixels) -> out (pixels, channels) for the pixels from `first` to `last`. The
+// number of channels is a multiple of 16, so whole aligned cache lines of `out` are stored past the
+// caches.
 inline void interleave(const float* map, int64_t channels, int64_t pixels, int64_t first,
                        int64_t last, float* out) {
   for (int64_t c = 0; c < channels; c += 16) {

@@ -1,6 +1,6 @@
-// What every CUDA launcher and kernel needs. The same sources also compile as C++ against
-// tests/cuda_emulation, which is why kernels are launched by a function and shared memory is
-// declared by macros.
+// Shared by all CUDA launchers and kernels. The same sources also compile as C++ against
+// tests/cuda_emulation. For that reason, a function launches kernels, and macros declare shared
+// memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,16 +21,16 @@
 
 #define REGISTER_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(mrcnn, CUDA, m)
 
-// `type name` in the memory that a block shares.
+// Declares `type name` in the memory that a block shares.
 #define SHARED(type, name) __shared__ std::type_identity_t<type> name
-// `type* name`: the memory whose size the launch gives.
+// Declares `type* name` at the shared memory whose size the launch sets.
 #define DYNAMIC_SHARED(type, name)                                       \
   extern __shared__ __align__(16) unsigned char dynamic_shared_memory[]; \
   type* name = reinterpret_cast<type*>(dynamic_shared_memory)
 
 namespace mrcnn {
 
-// Makes the device of a tensor the current one, and holds its current stream.
+// Makes the device of a tensor the current device, and holds its current stream.
 struct OnDevice {
   explicit OnDevice(const Tensor& tensor)
       : index(tensor.get_device_index()), guard(tensor.get_device_index()) {
@@ -58,13 +58,14 @@ inline int device_attribute(const OnDevice& device, cudaDeviceAttr attribute) {
   return value;
 }
 
-// Runs `kernel` on the device's stream. An empty grid is no work, not an error.
+// Runs `kernel` on the device's stream. An empty grid is allowed and does nothing.
 template <typename... P, typename... A>
 void launch(const OnDevice& device, void (*kernel)(P...), dim3 grid, int threads,
             size_t shared_bytes, A&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  constexpr size_t kGiven = 32 << 10;  // of 48 KB without asking, beside what kernels declare
-  if (shared_bytes > kGiven)
+  // Without a request, 48 KB are available, including what kernels declare.
+  constexpr size_t kDefault = 32 << 10;
+  if (shared_bytes > kDefault)
     STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         int(shared_bytes)));
   cudaLaunchConfig_t config = {};
@@ -75,7 +76,7 @@ void launch(const OnDevice& device, void (*kernel)(P...), dim3 grid, int threads
   STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<A>(arguments)...));
 }
 
-// Several values that are loaded and stored as one word of 16 bytes.
+// Several values that are loaded and stored as one word.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
   T value[kCount];
@@ -100,7 +101,7 @@ HOST_DEVICE void store_pack(T* p, const A (&values)[kCount]) {
   *reinterpret_cast<Pack<T, kCount>*>(p) = pack;
 }
 
-// Whether packs of `count` values may be used for rows of `length` values from `p`.
+// Returns whether rows of `length` values at `p` can be accessed in packs of `count` values.
 template <typename T>
 bool fits_packs(const T* p, int64_t length, int count) {
   return length % count == 0 && uintptr_t(p) % (sizeof(T) * count) == 0;

@@ -1,4 +1,4 @@
-// Marks maths that the CPU and the CUDA kernels share.
+// Marks functions that the CPU and the CUDA kernels share.
 #pragma once
 
 #ifdef __CUDACC__

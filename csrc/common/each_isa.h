@@ -1,14 +1,14 @@
-// Compiles the file named by LOOPS once for each set of vector instructions, in a namespace of its
-// own; BY_ISA calls the version that fits the machine. The loops see `Vec` of common/vec.h in the
-// width of their set, and are ordinary C++ otherwise.
+// Compiles the file named by LOOPS once per vector instruction set, each time in a separate
+// namespace; BY_ISA calls the version for this machine. The loops use `Vec` of common/vec.h in the
+// width of their instruction set, and are ordinary C++ otherwise.
 //
 //   #define LOOPS "roi_align/roi_align_loops.h"
 //   #include "common/each_isa.h"
 //   ...
 //   BY_ISA(pool(map, out));
 //
-// Headers that LOOPS needs are included before, outside of the namespaces. No include guard: every
-// kernel has loops of its own.
+// Include the headers that LOOPS needs before this file, outside of the namespaces. There is no
+// include guard, because each kernel has its own loops.
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -17,10 +17,10 @@
 #include "torch/headeronly/util/BFloat16.h"
 #include "torch/headeronly/util/Half.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)  // GCC, and clang in its manner
+#if defined(__x86_64__) && defined(__GNUC__)  // GCC or clang
 #define MRCNN_X86_LOOPS
 #ifndef __clang__
-// GCC 12 takes the deliberately undefined operands inside this header for mistakes.
+// GCC 12 warns of deliberately undefined operands in this header.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"

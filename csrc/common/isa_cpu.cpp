@@ -1,4 +1,4 @@
-// Choice of the vector instructions, once, when a library is loaded.
+// Choice of the vector instruction set, once, when a library is loaded.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>

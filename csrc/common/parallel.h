@@ -1,4 +1,4 @@
-// Work of uneven pieces on all threads.
+// Parallel loops over pieces that take different times.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -9,7 +9,7 @@
 
 namespace mrcnn {
 
-// Calls work(begin, end) for pieces of [0, count); a thread that is done takes the next piece.
+// Calls work(begin, end) for pieces of [0, count); a thread that has finished takes the next piece.
 template <typename Work>
 void parallel_pieces(int64_t count, int64_t piece, const Work& work) {
   std::atomic<int64_t> next{0};

@@ -1,4 +1,4 @@
-// Arguments of RoIAlign and RoIPool, checked alike on all devices.
+// Argument checks of RoIAlign and RoIPool, the same on all devices.
 #pragma once
 
 #include "common/tensor.h"
@@ -42,12 +42,12 @@ inline void check_roi_pool_gradient(const Tensor& grad, const Tensor& argmax,
   check_shape(image_index, {grad.size(0)}, "roi_pool: image_index (K)");
 }
 
-// The dtype in which sums over features of `dtype` are kept, as `Accumulate` has it.
+// The dtype for sums over features of `dtype`, the same as `Accumulate`.
 inline ScalarType sum_type(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Boxes are computed in the type that sums are kept in.
+// Converts boxes to the type that sums are kept in.
 inline Tensor boxes_for(const Tensor& boxes, ScalarType feature_type) {
   return torch::stable::contiguous(torch::stable::to(boxes, sum_type(feature_type)));
 }

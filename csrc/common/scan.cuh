@@ -1,4 +1,4 @@
-// Running totals over the threads of a block.
+// Prefix sums over the threads of a block.
 #pragma once
 
 #include "common/cuda.cuh"
@@ -7,11 +7,11 @@ namespace mrcnn {
 
 template <typename T>
 struct Scanned {
-  T before, total;  // of the threads before this one; of all
+  T before, total;  // over the threads before this one; over all threads
 };
 
-// Every thread of the block, kThreads of them, brings a value. `op(a, b)` is associative, and
-// `none` changes nothing.
+// Scans one value per thread of a block with kThreads threads. `op(a, b)` must be associative, and
+// `none` its neutral element. All threads must call it.
 template <int kThreads, typename T, typename Op>
 __device__ __forceinline__ Scanned<T> scan_block(T value, T none, const Op& op) {
   constexpr int kWarps = kThreads / kWarpSize;
@@ -25,7 +25,7 @@ __device__ __forceinline__ Scanned<T> scan_block(T value, T none, const Op& op) 
     if (lane >= reach) value = op(other, value);
   }
   const T of_lanes = __shfl_up_sync(kAllLanes, value, 1);
-  __syncthreads();  // all are done with the totals of a scan before
+  __syncthreads();  // all threads have read the totals of an earlier scan
   if (lane == kWarpSize - 1) totals.of_warp[warp] = value;
   __syncthreads();
   T before = none, total = none;

@@ -1,4 +1,4 @@
-// What every host-side launcher needs from the stable tensor interface.
+// Helpers for the stable tensor interface, used by all launchers on the host.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -19,7 +19,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The type that sums are kept in: float for the half types, else the type itself.
+// The type for sums: float for the half types, otherwise the type itself.
 template <typename T>
 struct Accumulate {
   using type = float;
@@ -34,7 +34,7 @@ inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarT
   return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt, format);
 }
 
-// `map` (N, C, H, W) with the channels of a cell side by side; a copy only where they are not.
+// Returns `map` (N, C, H, W) with adjacent channels of each cell; copies only if necessary.
 inline Tensor channels_last(const Tensor& map) {
   const int64_t c = map.size(1), h = map.size(2), w = map.size(3);
   const int64_t strides[4] = {h * w * c, 1, w * c, c};
@@ -46,8 +46,8 @@ inline Tensor channels_last(const Tensor& map) {
   return torch::stable::copy_(copy, map);
 }
 
-// Refuses a tensor that a kernel would read out of bounds; -1 stands for any size. The faces in
-// Python say more, but exported graphs call the ops without them.
+// Rejects a tensor that a kernel would read out of bounds; -1 allows any size. The functions in
+// mrcnn/ops give better messages, but exported graphs call the ops without them.
 inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> sizes,
                         const char* what) {
   bool fits = tensor.dim() == int64_t(sizes.size());

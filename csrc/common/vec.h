@@ -1,5 +1,5 @@
-// Vectors of VEC_BYTES bytes with the arithmetic operators of GCC's vector extension; included by
-// common/each_isa.h once for each width, without an include guard.
+// Vectors of VEC_BYTES bytes with the arithmetic operators of GCC's vector extension. Included by
+// common/each_isa.h once per width, without an include guard.
 
 typedef float FloatVec __attribute__((vector_size(VEC_BYTES)));
 typedef double DoubleVec __attribute__((vector_size(VEC_BYTES)));
@@ -8,7 +8,7 @@ typedef int32_t FloatIndexVec __attribute__((vector_size(VEC_BYTES)));
 typedef int64_t DoubleIndexVec __attribute__((vector_size(VEC_BYTES)));
 typedef uint16_t HalfWordVec __attribute__((vector_size(VEC_BYTES / 2)));
 
-// The vector in which sums of A (float, double) are kept.
+// The vector type for sums of A (float, double).
 template <typename A>
 struct VecOf {
   using type = FloatVec;
@@ -35,8 +35,8 @@ inline DoubleVec load(const double* p) {
   return v;
 }
 
-// A bfloat16 is the upper half of a float. (GCC splits __builtin_convertvector of this kind into
-// many instructions.)
+// A bfloat16 is the upper half of a float. (GCC compiles such a __builtin_convertvector to many
+// instructions.)
 inline FloatVec load(const c10::BFloat16* p) {
 #if VEC_BYTES == 64
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -105,7 +105,7 @@ inline V larger(const V& a, const V& b) {
   return a > b ? a : b;
 }
 
-// Return whether any lane of a comparison holds. Compilers differ in the integer type of a
+// Returns whether any lane of a comparison is true. Compilers differ in the integer type of a
 // comparison, so only the size of its lanes is used.
 template <typename M>
 inline bool any(const M& mask) {
@@ -128,8 +128,8 @@ inline bool any(const M& mask) {
 #endif
 }
 
-// Stores past the caches, to an address that is a multiple of the vector's bytes: of an output
-// larger than the caches no line is read before it is overwritten, and none evicts an input.
+// Stores past the caches, to an address that is a multiple of the vector's size. For an output
+// larger than the caches, no line is read before it is overwritten, and none evicts an input.
 template <typename T, typename V>
 inline void stream(T* p, const V& v) {
 #if VEC_BYTES == 64
@@ -155,14 +155,14 @@ inline void stream(T* p, const V& v) {
 #endif
 }
 
-// Makes streamed values visible to other threads before whatever is stored next.
+// Makes streamed values visible to other threads before all later stores.
 inline void stream_fence() {
 #if VEC_BYTES > 16
   _mm_sfence();
 #endif
 }
 
-// a * b + c, rounded once where the machine can.
+// a * b + c, with a single rounding if the instruction set supports it.
 template <typename V>
 inline V multiply_add(const V& a, const V& b, const V& c) {
 #if VEC_BYTES == 64

@@ -1,5 +1,5 @@
-// Host-only code that Python calls directly: codecs and bounds of annotated masks, images to
-// pixels.
+// Host-only functions that Python calls directly: RLE codecs, boxes of annotated masks, and images
+// to pixels. mrcnn/rle.py, mrcnn/ops/instance_masks.py and mrcnn/data/images.py call them.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -30,13 +30,13 @@ void check_frame(int64_t height, int64_t width) {
   require(height == 0 || width <= INT32_MAX / height, "rle: a mask must have at most 2^31 pixels");
 }
 
-// Offsets start at 0, never fall, and end at `total`.
+// Offsets must start at 0, never decrease, and end at `total`.
 void check_offsets(const Array<int64_t>& offsets, int64_t total, const std::string& name) {
-  bool sound = offsets.ndim() == 1 && offsets.size() > 0 && offsets.data()[0] == 0 &&
+  bool valid = offsets.ndim() == 1 && offsets.size() > 0 && offsets.data()[0] == 0 &&
                offsets.data()[offsets.size() - 1] == total;
-  for (py::ssize_t i = 1; sound && i < offsets.size(); ++i)
-    sound = offsets.data()[i - 1] <= offsets.data()[i];
-  if (!sound) throw py::value_error(name + " must rise from 0 to " + std::to_string(total));
+  for (py::ssize_t i = 1; valid && i < offsets.size(); ++i)
+    valid = offsets.data()[i - 1] <= offsets.data()[i];
+  if (!valid) throw py::value_error(name + " must rise from 0 to " + std::to_string(total));
 }
 
 Array<int32_t> to_int32(const std::vector<int64_t>& counts) {
@@ -135,7 +135,7 @@ mrcnn::ResizeFilter filter_of(const std::string& name) {
   refuse("filter", "be pillow, opencv or float", name);
 }
 
-// (height, width, 3) with sides that counts of bytes can hold.
+// Checks for (height, width, 3) with sides so small that byte counts cannot overflow.
 void check_pixels(const py::array& array, const char* name, const py::dtype& dtype) {
   if (!array.dtype().is(dtype)) refuse(name, "be of " + text(dtype), text(array.dtype()));
   const auto sides = [&](int d) {
@@ -145,7 +145,7 @@ void check_pixels(const py::array& array, const char* name, const py::dtype& dty
     refuse(name, "have shape (height, width, 3), sides from 1 to 2^27", text(array.attr("shape")));
 }
 
-// The part (x1, y1, x2, y2) of an image.
+// Returns the part (x1, y1, x2, y2) of an image.
 mrcnn::ImageView view_of(const py::array& image, const std::array<int64_t, 4>& window) {
   const auto [x1, y1, x2, y2] = window;
   if (!(0 <= x1 && x1 < x2 && x2 <= image.shape(1) && 0 <= y1 && y1 < y2 && y2 <= image.shape(0)))
@@ -188,29 +188,29 @@ void write_pixels(const py::array& image, const std::array<int64_t, 4>& window, 
 
 PYBIND11_MODULE(mrcnn_host, m) {
   m.doc() =
-      "Codecs and bounds of annotated masks, images to pixels; every function checks what it "
-      "reads.";
+      "RLE codecs, boxes of annotated masks, and images to pixels. All functions check their "
+      "arguments.";
   m.def("build_info", [] { return std::string(MRCNN_BUILD_INFO); });
   m.def("rle_to_string", &to_string, py::arg("counts"),
-        "COCO text of run lengths (down the columns, background first).");
+        "Compress RLE counts (down the columns, background first) to COCO's text.");
   m.def("rle_to_strings", &to_strings, py::arg("counts").noconvert(), py::arg("starts").noconvert(),
-        "COCO texts of many masks: mask i has the runs counts[starts[i]] up to starts[i + 1].");
+        "Compress the RLE of many masks: mask i has counts[starts[i]] up to starts[i + 1].");
   m.def("rle_from_string", &from_string, py::arg("text"), py::arg("height"), py::arg("width"),
-        "int32 run lengths of a COCO text; ValueError unless they fill height x width.");
+        "Return the int32 RLE counts of a COCO text; ValueError unless they fill height x width.");
   m.def("rle_from_counts", &from_counts, py::arg("counts"), py::arg("height"), py::arg("width"),
-        "int32 run lengths; ValueError unless they fill height x width.");
+        "Return int32 RLE counts; ValueError unless they fill height x width.");
   m.def("rle_box", &rle_box, py::arg("counts"), py::arg("height"), py::arg("width"),
-        "(x1, y1, x2, y2) of the foreground, right and bottom exclusive; zeros when empty.");
+        "Return (x1, y1, x2, y2) of the foreground, right and bottom exclusive; zeros if empty.");
   m.def("mask_boxes", &mask_boxes, py::arg("points"), py::arg("ring_start"),
         py::arg("instance_ring"), py::arg("counts"), py::arg("instance_count"), py::arg("frame"),
         py::arg("windows"),
-        "(I, 4) float64: bounds of each mask inside its own window (x1, y1, x2, y2), file pixels;\n"
-        "zeros where nothing of it is visible. The other arguments are those of InstanceMasks.");
-  m.def(
-      "write_pixels", &write_pixels, py::arg("image").noconvert(), py::arg("window"),
-      py::arg("mirror_x"), py::arg("mirror_y"), py::arg("filter"), py::arg("mean"), py::arg("std"),
-      py::arg("out").noconvert(),
-      "The window (x1, y1, x2, y2) of an (h, w, 3) uint8 image, resized to the size of `out`,\n"
-      "mirrored, and normalised by the mean and std of its channels; `out` is (height, width, 3)\n"
-      "float32, its rows apart at will. ValueError names the argument that does not fit.");
+        "Return (I, 4) float64: the box of each mask inside its window (x1, y1, x2, y2), in file\n"
+        "pixels; zeros if it is not visible. The other arguments are fields of InstanceMasks.");
+  m.def("write_pixels", &write_pixels, py::arg("image").noconvert(), py::arg("window"),
+        py::arg("mirror_x"), py::arg("mirror_y"), py::arg("filter"), py::arg("mean"),
+        py::arg("std"), py::arg("out").noconvert(),
+        "Resize the window (x1, y1, x2, y2) of an (h, w, 3) uint8 image to the size of `out`, "
+        "mirror\n"
+        "it, and normalise it by the mean and std of its channels. `out` is (height, width, 3)\n"
+        "float32 with any row stride. ValueError names the argument that does not fit.");
 }

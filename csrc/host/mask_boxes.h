@@ -1,4 +1,4 @@
-// Tight bounds of a mask inside a window, from its runs or rings, without drawing it.
+// Tight boxes of a mask inside a window, from its RLE or rings, without drawing it.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,8 @@ inline Bounds intersect(const Bounds& a, const Bounds& b) {
   return {std::max(a.x1, b.x1), std::max(a.y1, b.y1), std::min(a.x2, b.x2), std::min(a.y2, b.y2)};
 }
 
-// The pixels of every foreground run; a run is at most three rectangles: the rest of its first
-// column, whole columns, the beginning of its last column.
+// Bounds of the pixels of all foreground runs. A run consists of at most three rectangles: the rest
+// of its first column, whole columns, and the beginning of its last column.
 inline Bounds run_bounds(const int32_t* counts, int64_t n, int64_t height, const Bounds& window) {
   Bounds bounds;
   int64_t end = 0;
@@ -50,7 +50,7 @@ inline Bounds run_bounds(const int32_t* counts, int64_t n, int64_t height, const
   return bounds;
 }
 
-// Even-odd test with a ray to the right.
+// Even-odd test of a point with a ray to the right.
 inline bool ring_contains(const double* xy, int64_t n, double x, double y) {
   bool inside = false;
   for (int64_t i = 0, j = n - 1; i < n; j = i++) {
@@ -60,7 +60,7 @@ inline bool ring_contains(const double* xy, int64_t n, double x, double y) {
   return inside;
 }
 
-// Adds the part of segment a-b that runs through the inside of the window (Liang-Barsky).
+// Adds the part of segment a-b that is inside the window (Liang-Barsky).
 inline void add_segment(const double* a, const double* b, const Bounds& window, Bounds& bounds) {
   const double low[2] = {window.x1, window.y1}, high[2] = {window.x2, window.y2};
   double enter = 0, leave = 1;
@@ -76,16 +76,16 @@ inline void add_segment(const double* a, const double* b, const Bounds& window, 
   }
   if (!(enter < leave)) return;
   for (const double t : {enter, leave}) {
-    // The exact end where the segment ends inside, so that an uncut ring keeps its own numbers.
+    // The exact end point if the segment ends inside, so that an uncut ring keeps its coordinates.
     const double x = t == 1 ? b[0] : a[0] + t * (b[0] - a[0]);
     const double y = t == 1 ? b[1] : a[1] + t * (b[1] - a[1]);
     bounds.add(std::clamp(x, window.x1, window.x2), std::clamp(y, window.y1, window.y2));
   }
 }
 
-// Extreme points of ring and window together are ends of edges inside the window, or corners of
-// the window inside the ring. Clipping the ring to a polygon instead would leave edges along the
-// border of the window that bound nothing.
+// The extreme points of the intersection are ends of edges inside the window, or corners of the
+// window inside the ring. Clipping the ring to a polygon instead would leave edges along the border
+// of the window that enclose nothing.
 inline Bounds ring_bounds(const double* xy, int64_t n, const Bounds& window) {
   Bounds whole;
   for (int64_t i = 0; i < n; ++i) whole.add(xy[2 * i], xy[2 * i + 1]);
@@ -97,12 +97,12 @@ inline Bounds ring_bounds(const double* xy, int64_t n, const Bounds& window) {
   if (intersect(whole, window).empty()) return bounds;
   for (int64_t i = 0, j = n - 1; i < n; j = i++)
     add_segment(xy + 2 * j, xy + 2 * i, window, bounds);
-  // A hair inside the corner, because edges on the border itself count for neither side.
-  constexpr double kHair = 1.0 / 4096;
+  // Slightly inside the corner, because edges on the border itself count for neither side.
+  constexpr double kInset = 1.0 / 4096;
   for (const bool right : {false, true})
     for (const bool below : {false, true})
-      if (ring_contains(xy, n, right ? window.x2 - kHair : window.x1 + kHair,
-                        below ? window.y2 - kHair : window.y1 + kHair))
+      if (ring_contains(xy, n, right ? window.x2 - kInset : window.x1 + kInset,
+                        below ? window.y2 - kInset : window.y1 + kInset))
         bounds.add(right ? window.x2 : window.x1, below ? window.y2 : window.y1);
   return bounds;
 }

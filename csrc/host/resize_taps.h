@@ -1,4 +1,4 @@
-// Of which cells of an axis each pixel of the resized axis is made, and by what weights.
+// The cells of an axis, and their weights, that make up each pixel of the resized axis.
 #pragma once
 
 #include <algorithm>
@@ -8,9 +8,9 @@
 
 namespace mrcnn {
 
-// Pixel x is the sum of cells first[x] + k times weights[x * count + k], for k < count. All of
-// these cells lie in the image, since count is the same for all pixels: what lies beyond a pixel's
-// own cells has weight 0.
+// Pixel x is the sum of cells first[x] + k times weights[x * count + k], for k < count. `count` is
+// the same for all pixels: cells that a pixel does not use have weight 0. All cells are in the
+// image.
 struct WideTaps {
   int64_t count;
   std::vector<int64_t> first;
@@ -21,8 +21,8 @@ struct WideTaps {
 
 constexpr int kWideBits = 22;
 
-// Pillow's BILINEAR with 8 bits a channel: a triangle two pixels of the result wide, but at least
-// two cells, around the pixel's centre, in weights that sum to 1 before they are rounded.
+// Pillow's BILINEAR with 8 bits per channel: a triangle around the pixel's centre, two pixels of
+// the result wide, but at least two cells. The weights sum to 1 before they are rounded.
 inline WideTaps wide_taps(int64_t cells, int64_t pixels) {
   if (cells == pixels) {
     WideTaps taps{1, std::vector<int64_t>(pixels), std::vector<int32_t>(pixels, 1 << kWideBits)};
@@ -56,7 +56,7 @@ inline WideTaps wide_taps(int64_t cells, int64_t pixels) {
 }
 
 // Pixel x is cell left[x] times left_weight[x] plus cell right[x] times right_weight[x]. Beyond the
-// ends of the axis its last cells go on.
+// ends of the axis, its outermost cells are repeated.
 template <typename Weight>
 struct PairTaps {
   explicit PairTaps(int64_t pixels)
@@ -66,7 +66,7 @@ struct PairTaps {
   std::vector<Weight> left_weight, right_weight;
 };
 
-// OpenCV's INTER_LINEAR with 8 bits a channel: weights in units of 2^-11.
+// OpenCV's INTER_LINEAR with 8 bits per channel: weights in units of 2^-11.
 inline PairTaps<int32_t> fixed_taps(int64_t cells, int64_t pixels) {
   PairTaps<int32_t> taps(pixels);
   const double scale = 1 / (double(pixels) / cells);
@@ -80,8 +80,8 @@ inline PairTaps<int32_t> fixed_taps(int64_t cells, int64_t pixels) {
   return taps;
 }
 
-// PyTorch's bilinear `interpolate`, corners not aligned, no antialias. Where the machine has fused
-// multiplication, PyTorch also rounds a position once.
+// PyTorch's bilinear `interpolate` without aligned corners and antialiasing. On machines with fused
+// multiply-add, PyTorch also rounds a position once.
 inline PairTaps<float> float_taps(int64_t cells, int64_t pixels) {
   PairTaps<float> taps(pixels);
   const float scale = float(cells) / float(pixels);

@@ -1,8 +1,8 @@
-// COCO run-length masks: runs down the columns, background first, and their text form.
+// COCO RLE: runs of a mask down the columns, background first, and their text form.
 //
-// The text form writes run i as the difference to run i - 2 (from the fourth run on), in groups of
-// 5 bits, lowest first, one character '0' + group each; bit 5 says that more follow, bit 4 of the
-// last group is the sign.
+// The text form stores run i as the difference to run i - 2 (from the fourth run on), in groups of
+// 5 bits, lowest first, one character '0' + group each. Bit 5 means that more groups follow; bit 4
+// of the last group is the sign.
 #pragma once
 
 #include <bit>
@@ -16,8 +16,8 @@ namespace mrcnn {
 
 constexpr int kMaxGroups = 7;  // 35 bits hold every difference of two int32
 
-// Writes the groups of one value, at least 1 and at most kMaxGroups of the 8 bytes at `out`,
-// without a branch, which would be mispredicted. Returns their number.
+// Writes the groups of one value, 1 to kMaxGroups of the 8 bytes at `out`, without a branch, which
+// would be mispredicted. Returns their number.
 inline int write_groups(int64_t value, char* out) {
   const uint64_t magnitude = static_cast<uint64_t>(value < 0 ? ~value : value);
   const int bits = 65 - std::countl_zero(magnitude);  // with the sign
@@ -41,7 +41,7 @@ std::string rle_to_string(const T* counts, int64_t n) {
   return text;
 }
 
-// Checks runs against the mask they describe; `sum` never overflows, since it stops early.
+// Checks that runs fill their mask. `sum` cannot overflow, because the loop stops early.
 inline void check_counts(const int64_t* counts, int64_t n, int64_t height, int64_t width) {
   int64_t sum = 0;
   for (int64_t i = 0; i < n; ++i) {

@@ -12,26 +12,25 @@
 namespace mrcnn {
 namespace {
 
-// Loops read and write whole vectors, three at a time, and a row's last pixel with the value
-// behind.
+// Loops access whole vectors, three at a time, and read one value past the last pixel of a row.
 constexpr int64_t padded(int64_t values) {
   return (values / ChannelScale::kValues + 2) * ChannelScale::kValues;
 }
 
-// The last `count` rows that were asked for, `count` neighbours at once.
+// The last `count` rows that were requested; holds `count` neighbours at once.
 template <typename T>
 class RowCache {
  public:
   RowCache(int64_t count, int64_t values)
       : stride_(padded(values)), rows_(count * stride_), held_(count, -1) {}
 
-  // Row y; `make(y, row)` where it is not there.
+  // Returns row y; calls `make(y, row)` if it is not cached.
   template <typename Make>
   const T* get(int64_t y, const Make& make) {
-    const int64_t place = y % int64_t(held_.size());
-    T* row = rows_.data() + place * stride_;
-    if (held_[place] != y) make(y, row);
-    held_[place] = y;
+    const int64_t slot = y % int64_t(held_.size());
+    T* row = rows_.data() + slot * stride_;
+    if (held_[slot] != y) make(y, row);
+    held_[slot] = y;
     return row;
   }
 
@@ -41,7 +40,7 @@ class RowCache {
   std::vector<int64_t> held_;
 };
 
-// Rows of an image side by side in memory, with room behind.
+// Copies rows of an image to contiguous memory with padding behind.
 class SourceRows {
  public:
   explicit SourceRows(const ImageView& image) : image_(image), row_(padded(3 * image.width)) {}
@@ -141,7 +140,8 @@ void write_pixels(const ImageView& image, ResizeFilter filter, bool mirror_x, bo
     const auto across = taps(image.width, out.width), down = taps(image.height, out.height);
     with(mirror_x ? mirrored(across) : across, mirror_y ? mirrored(down) : down);
   };
-  // All filters leave an image of the right size as it is; the one with a single tap does so best.
+  // All filters keep an image that already has the right size; the one with a single tap is
+  // fastest.
   const bool same_size = image.height == out.height && image.width == out.width;
   switch (same_size ? ResizeFilter::kPillow : filter) {
     case ResizeFilter::kPillow:

@@ -1,4 +1,4 @@
-// From the bytes of an image to the pixels that the network sees, in one pass over the image.
+// Conversion of an image's bytes to network pixels, in one pass over the image.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@ struct ImageView {
   int64_t row_stride, pixel_stride, channel_stride;
 };
 
-// (height, width, 3) float32, the channels of a pixel and the pixels of a row side by side.
+// (height, width, 3) float32; the channels of a pixel and the pixels of a row are contiguous.
 struct PixelSlot {
   float* data;
   int64_t height, width;
@@ -22,8 +22,7 @@ struct PixelSlot {
 
 enum class ResizeFilter { kPillow, kOpencv, kFloat };
 
-// Mean and standard deviation of the channels, repeated so that vectors of any width, three at a
-// time, find those of their values.
+// Mean and standard deviation of the channels, repeated for vectors of any width, three at a time.
 struct ChannelScale {
   static constexpr int64_t kValues = 48;
 
@@ -35,7 +34,7 @@ struct ChannelScale {
   float mean[kValues], std[kValues];
 };
 
-constexpr int64_t kMaxSide = int64_t{1} << 27;  // so that no count of bytes of a row overflows
+constexpr int64_t kMaxSide = int64_t{1} << 27;  // so that the bytes of a row cannot overflow
 
 // Resizes the image to the slot, mirrors it, and writes (value - mean) / std. All sides must lie in
 // [1, kMaxSide].

@@ -1,7 +1,7 @@
-// The loops of write_pixels over one row. Included by common/each_isa.h. A row that is read is
-// readable 16 values past its end, one that is written (but the output) writable as far.
+// Loops of write_pixels over one row. Included by common/each_isa.h. Input rows are readable 16
+// values past their end, and intermediate rows writable as far; the output is not.
 
-// The three channels of a pixel, and a fourth lane that counts for nothing.
+// The three channels of a pixel, and an unused fourth lane.
 typedef int32_t Quad __attribute__((vector_size(16)));
 typedef float FloatQuad __attribute__((vector_size(16)));
 
@@ -21,7 +21,7 @@ inline FloatQuad load_pixel(const float* p) {
   return v;
 }
 
-// The lanes lie in [0, 2^15), and become at most 255.
+// The lanes are in [0, 2^15) and are limited to 255.
 inline void store_pixel(uint8_t* p, const Quad& v) {
 #if VEC_BYTES > 16
   const __m128i words = _mm_packus_epi32(__m128i(v), __m128i(v));
@@ -32,7 +32,7 @@ inline void store_pixel(uint8_t* p, const Quad& v) {
 #endif
 }
 
-// The lanes lie in [0, 2^15).
+// The lanes are in [0, 2^15).
 inline void store_pixel(int16_t* p, const Quad& v) {
 #if VEC_BYTES > 16
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(__m128i(v), __m128i(v)));
@@ -41,7 +41,7 @@ inline void store_pixel(int16_t* p, const Quad& v) {
 #endif
 }
 
-// Bytes as numbers.
+// Loads bytes as integers.
 inline FloatIndexVec load_bytes(const uint8_t* p) {
 #if VEC_BYTES == 64
   return FloatIndexVec(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -52,7 +52,7 @@ inline FloatIndexVec load_bytes(const uint8_t* p) {
 #endif
 }
 
-// Three vectors, normalised, or as much of them as is left of the row.
+// Normalises and stores three vectors, or as many values as are left in the row.
 inline void put(FloatVec (&pixels)[3], const ChannelScale& scale, int64_t left, float* out) {
   constexpr int64_t n = kLanes<float>;
   for (int64_t j = 0; j < 3; ++j)
@@ -63,7 +63,7 @@ inline void put(FloatVec (&pixels)[3], const ChannelScale& scale, int64_t left, 
     std::memcpy(out, pixels, left * sizeof(float));
 }
 
-// --- 8 bits between the passes, wide taps ---
+// --- Wide taps, 8 bits between the passes ---
 
 // kCount is the number of taps, or 0 for any.
 template <int kCount>
@@ -101,7 +101,7 @@ inline void blend_rows(const uint8_t* const* rows, const int32_t* weights, int64
   }
 }
 
-// --- 4 bits behind the point between the passes, pairs of taps ---
+// --- Pairs of taps, 4 fractional bits between the passes ---
 
 inline void stretch_row(const uint8_t* row, const PairTaps<int32_t>& taps, int16_t* out) {
   const int64_t pixels = int64_t(taps.left.size());
@@ -118,7 +118,7 @@ inline void blend_rows(const int16_t* top, const int16_t* bottom, int16_t top_we
   constexpr int64_t n = kLanes<float>;
   for (int64_t i = 0; i < values; i += 3 * n) {
     float numbers[3 * n];
-    // Each part is cut to 2 bits behind the point before they are added.
+    // Each product is cut to 2 fractional bits before they are added.
     for (int64_t j = 0; j < 3 * n; ++j)
       numbers[j] =
           float(((top[i + j] * top_weight >> 16) + (bottom[i + j] * bottom_weight >> 16) + 2) >> 2);
@@ -127,7 +127,7 @@ inline void blend_rows(const int16_t* top, const int16_t* bottom, int16_t top_we
   }
 }
 
-// --- float between the passes, pairs of taps ---
+// --- Pairs of taps, float between the passes ---
 
 inline FloatQuad multiply_add(const FloatQuad& a, float b, const FloatQuad& c) {
 #if VEC_BYTES > 16

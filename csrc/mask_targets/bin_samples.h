@@ -1,5 +1,5 @@
-// Run-length masks are averaged over bins as RoIAlign does, with adaptive sampling: along an axis,
-// how much the cells up to a border weigh in a bin, shared by all devices.
+// Weights of mask cells in the bins of a target, along one axis, shared by all devices. RLE masks
+// are averaged over bins as in RoIAlign with adaptive sampling.
 #pragma once
 
 #include "roi_align/roi_align.h"
@@ -8,14 +8,14 @@ namespace mrcnn {
 
 // The samples of one bin along an axis of a mask.
 struct BinSamples {
-  double origin, spacing, per_spacing;  // where the bin starts, in cells; of its samples; inverse
-  double share;                         // of one sample
-  int64_t samples, first, last;         // on the map lie those from the first to before the last
-  int64_t begin, end;                   // cells that may have weight
+  double origin, spacing, per_spacing;  // start of the bin, in cells; sample spacing; its inverse
+  double share;                         // weight of one sample
+  int64_t samples, first, last;  // number; those from `first` to before `last` are on the map
+  int64_t begin, end;            // cells that may have weight
 
   HOST_DEVICE double position(int64_t sample) const { return origin + (sample + 0.5) * spacing; }
 
-  // The number of samples before a position. They advance; NaN is before nothing.
+  // Counts the samples before a position. Samples are in ascending order; NaN is before nothing.
   HOST_DEVICE int64_t count_before(double limit) const {
     const double guess = (limit - origin) * per_spacing;
     int64_t count = guess > 0 ? (guess < samples ? int64_t(guess) : samples) : 0;
@@ -24,8 +24,8 @@ struct BinSamples {
     return count;
   }
 
-  // The weight of the cells before `cell`: of a sample between the centres of cells `cell` - 1 and
-  // `cell`, the distance to the latter; of those before, 1.
+  // The weight of the cells before `cell`. A sample between the centres of cells `cell` - 1 and
+  // `cell` counts by its distance from the latter; all samples before that count fully.
   HOST_DEVICE double weight_before(int64_t cell) const {
     if (cell <= begin) return 0;
     if (cell >= end) return double(last - first) * share;
@@ -46,12 +46,12 @@ struct BinSamples {
   }
 };
 
-// Bin `bin` of `bins` between two positions on an axis of `cells` cells, at least one.
+// Returns bin `bin` of `bins` between two positions on an axis of `cells` cells, at least one.
 HOST_DEVICE BinSamples bin_samples(double low, double high, int64_t bins, int64_t bin,
                                    int64_t cells) {
   const RoiAxis<double> axis = roi_axis(low, high, 1.0, bins, int64_t(0), true);
   const double samples = double(axis.samples);
-  BinSamples of_bin = {axis.start + bin * axis.bin_size,
+  BinSamples result = {axis.start + bin * axis.bin_size,
                        axis.bin_size / samples,
                        samples / axis.bin_size,
                        1 / samples,
@@ -60,19 +60,19 @@ HOST_DEVICE BinSamples bin_samples(double low, double high, int64_t bins, int64_
                        0,
                        0,
                        0};
-  // As `linear_tap` has it: samples beyond one cell outside of the mask count as 0, others read the
+  // As in `linear_tap`, samples more than one cell outside of the mask count as 0; others read the
   // nearest cells.
-  const int64_t first = of_bin.count_before(-1);
-  int64_t last = of_bin.count_before(double(cells));
-  while (last < axis.samples && of_bin.position(last) <= cells) ++last;
-  if (first >= last) return of_bin;
-  const double low_sample = of_bin.position(first), high_sample = of_bin.position(last - 1);
+  const int64_t first = result.count_before(-1);
+  int64_t last = result.count_before(double(cells));
+  while (last < axis.samples && result.position(last) <= cells) ++last;
+  if (first >= last) return result;
+  const double low_sample = result.position(first), high_sample = result.position(last - 1);
   const int64_t low_cell = low_sample > 0 ? int64_t(low_sample) : 0;
   const int64_t high_cell = high_sample > 0 ? int64_t(high_sample) : 0;
-  of_bin.first = first, of_bin.last = last;
-  of_bin.begin = low_cell < cells ? low_cell : cells - 1;
-  of_bin.end = high_cell + 2 < cells ? high_cell + 2 : cells;
-  return of_bin;
+  result.first = first, result.last = last;
+  result.begin = low_cell < cells ? low_cell : cells - 1;
+  result.end = high_cell + 2 < cells ? high_cell + 2 : cells;
+  return result;
 }
 
 }  // namespace mrcnn

@@ -1,4 +1,4 @@
-// Arguments of mask_targets, checked and brought into one form alike on all devices.
+// Argument checks and conversion of mask_targets, the same on all devices.
 #pragma once
 
 #include "common/tensor.h"

@@ -1,4 +1,4 @@
-// Mask targets on the host: polygons as columns of toggled bits, run lengths as covered bins.
+// Mask targets on the host: polygons as columns of toggled bits, RLE as the coverage of bins.
 #include <algorithm>
 
 #include "mask_targets/mask_target_arguments.h"
@@ -8,7 +8,7 @@
 namespace mrcnn {
 namespace {
 
-// Offsets into an array never fall and stay inside it.
+// Offsets into an array must never decrease and must stay inside it.
 void check_offsets(const Tensor& offsets, int64_t limit, const char* name) {
   const int64_t* data = offsets.const_data_ptr<int64_t>();
   const int64_t count = offsets.numel();
@@ -17,7 +17,7 @@ void check_offsets(const Tensor& offsets, int64_t limit, const char* name) {
   STD_TORCH_CHECK(sound, "mask_targets: masks.", name, " must rise from 0 to at most ", limit);
 }
 
-// The runs of every instance that has any fill its frame.
+// The runs of each instance that has runs must fill its frame.
 void check_runs(const int32_t* counts, const int64_t* starts, const int64_t* frame,
                 int64_t instances) {
   for (int64_t i = 0; i < instances; ++i) {
@@ -35,13 +35,13 @@ void check_runs(const int32_t* counts, const int64_t* starts, const int64_t* fra
   }
 }
 
-// The closed ring at hand on the grid: corner i and the edge from it. The scratch of one thread.
+// The current ring on the grid: corner i and the edge that starts there. Scratch of one thread.
 struct RingEdges {
-  std::vector<int32_t> x, y;  // one more than edges: the first again
+  std::vector<int32_t> x, y;  // one more than edges: the first corner is repeated
   std::vector<int32_t> first_column, last_column;
   std::vector<double> slope;
   std::vector<uint8_t> wide;
-  std::vector<int32_t> order;  // in which edges are drawn
+  std::vector<int32_t> order;  // the order in which edges are drawn
 
   void resize(int64_t n) {
     x.resize(n + 1), y.resize(n + 1);
@@ -50,10 +50,10 @@ struct RingEdges {
   }
 };
 
-// One bit a pixel: bit b of [w][c] is row 32 w + b of column c.
+// One bit per pixel: bit b of [w][c] is row 32 w + b of column c.
 struct TargetBits {
   static constexpr int64_t kWords = kMaxTargetSize / 32;
-  static constexpr int64_t kGroup = 4;  // columns that are toggled together, at most
+  static constexpr int64_t kGroup = 4;  // upper bound on the columns toggled together
   uint32_t toggled[kWords][kMaxTargetSize + kGroup], inside[kWords][kMaxTargetSize];
 };
 

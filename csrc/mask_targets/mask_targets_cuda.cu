@@ -1,4 +1,4 @@
-// Mask targets on the GPU: a block draws one target as columns of bits in shared memory.
+// Mask targets on the GPU: one block draws one target as columns of bits in shared memory.
 #include "common/cuda.cuh"
 #include "common/scan.cuh"
 #include "mask_targets/bin_samples.h"
@@ -8,15 +8,15 @@
 namespace mrcnn {
 namespace {
 
-constexpr int kThreads = 128;     // of a block that draws rings; one a column
-constexpr int kBlocks = 6;        // a multiprocessor, at least: registers for each without a spill
-constexpr int kLanesAnEdge = 4;   // which most edges pass fewer columns than
-constexpr int kRunThreads = 256;  // of a block that averages runs
+constexpr int kThreads = 128;     // per block that draws rings; one per column
+constexpr int kBlocks = 6;        // per multiprocessor, at least, without spilling registers
+constexpr int kLanesPerEdge = 4;  // most edges pass fewer columns
+constexpr int kRunThreads = 256;  // per block that averages runs
 constexpr int kWords = kMaxTargetSize / 32;
 static_assert(kThreads >= kMaxTargetSize);
 
-// The arguments of the op, passed to kernels by value. Offsets and frames are checked on the host
-// only, since here it would need a read-back, so kernels trust none of them.
+// The arguments of the op, passed to kernels by value. Only the CPU op checks offsets and frames:
+// on a GPU, that would need a read-back. So kernels tolerate all values.
 struct Targets {
   const double* points;
   const int64_t *ring_start, *instance_ring;
@@ -33,19 +33,19 @@ struct Range {
   int64_t begin, end;
 };
 
-// The entries of part i in an array of `count`.
+// Returns the entries of part i in an array of `count`, clamped to the array.
 __device__ __forceinline__ Range part_of(const int64_t* offsets, int64_t i, int64_t count) {
   const int64_t begin = offsets[i], end = offsets[i + 1];
   const Range range = {begin < 0 ? 0 : begin < count ? begin : count, end < count ? end : count};
   return {range.begin, range.end > range.begin ? range.end : range.begin};
 }
 
-// What one target is drawn from.
+// The mask and the box from which one target is drawn.
 struct RoiMask {
   Box<float> box;
-  bool drawn;  // else it is empty
+  bool drawn;  // if false, the target is empty
   AxisTransform to_image_x, to_image_y;
-  Range runs;  // none of a polygon
+  Range runs;  // empty for polygons
 
   __device__ __forceinline__ RoiMask(const Targets& targets, int64_t roi)
       : box(load_box(targets.boxes + roi * 4)), runs{0, 0} {
@@ -58,12 +58,12 @@ struct RoiMask {
   }
 };
 
-// One bit a pixel: bit b of [w][c] is row 32 w + b of column c.
+// One bit per pixel: bit b of [w][c] is row 32 w + b of column c.
 struct TargetBits {
   uint32_t word[kWords][kMaxTargetSize];
 };
 
-// Every thread of the block takes part.
+// Writes the target. All threads of the block must call it.
 __device__ __forceinline__ void write_target(const TargetBits& bits, int size, float* out) {
   for (int i = threadIdx.x; i < size * size; i += int(blockDim.x)) {
     const int row = i / size, column = i % size;
@@ -71,12 +71,12 @@ __device__ __forceinline__ void write_target(const TargetBits& bits, int size, f
   }
 }
 
-// Toggles the bits of one ring. Every thread of the block takes part, a few of them for each edge.
+// Toggles the bits of one ring. All threads of the block must call it; a few threads share an edge.
 __device__ __forceinline__ void toggle_ring(const double* points, int64_t corners,
                                             const RoiMask& mask, const TargetAxis& axis_x,
                                             const TargetAxis& axis_y, int size, TargetBits& bits) {
-  const int lane = threadIdx.x % kLanesAnEdge;
-  for (int64_t i = threadIdx.x / kLanesAnEdge; i < corners; i += kThreads / kLanesAnEdge) {
+  const int lane = threadIdx.x % kLanesPerEdge;
+  for (int64_t i = threadIdx.x / kLanesPerEdge; i < corners; i += kThreads / kLanesPerEdge) {
     const double *from = points + 2 * i, *to = i + 1 < corners ? from + 2 : points;
     const int32_t x1 = grid_point(axis_x.position(mask.to_image_x.to_image(from[0])));
     const int32_t x2 = grid_point(axis_x.position(mask.to_image_x.to_image(to[0])));
@@ -85,14 +85,14 @@ __device__ __forceinline__ void toggle_ring(const double* points, int64_t corner
     const int32_t y1 = grid_point(axis_y.position(mask.to_image_y.to_image(from[1])));
     const int32_t y2 = grid_point(axis_y.position(mask.to_image_y.to_image(to[1])));
     const PolygonEdge edge = polygon_edge(x1, y1, x2, y2, edge_slope(x1, y1, x2, y2));
-    for (int32_t column = first + lane; column <= last; column += kLanesAnEdge) {
+    for (int32_t column = first + lane; column <= last; column += kLanesPerEdge) {
       const int32_t row = toggled_row(edge, column, size);
       if (row < size) atomicXor(&bits.word[row / 32][column], 1u << row % 32);
     }
   }
 }
 
-// Targets of rings, and those that are empty.
+// Draws targets from rings, and empty targets.
 __global__ void __launch_bounds__(kThreads, kBlocks)
     draw_rings(const __grid_constant__ Targets targets, float* out) {
   SHARED(TargetBits, bits);
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int size = targets.size, words = (size + 31) / 32, column = threadIdx.x;
   const RoiMask mask(targets, roi);
   if (mask.runs.begin < mask.runs.end) return;
-  uint32_t inside[kWords] = {};  // of this thread's column
+  uint32_t inside[kWords] = {};  // bits of this thread's column
   for (int w = 0; w < words; ++w)
     if (column < size) bits.word[w][column] = 0;
   __syncthreads();
@@ -114,13 +114,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       toggle_ring(targets.points + 2 * ring.begin, ring.end - ring.begin, mask, axis_x, axis_y,
                   size, bits);
       __syncthreads();
-      uint32_t above = 0;  // all bits where the row above the word is inside
+      uint32_t above = 0;  // all bits set if the row above the word is inside
 #pragma unroll
-      for (int w = 0; w < kWords; ++w)  // indices that are known keep the array in registers
+      for (int w = 0; w < kWords; ++w)  // constant indices keep the array in registers
         if (w < words && column < size) {
-          const uint32_t of_ring = prefix_xor(bits.word[w][column]) ^ above;
-          inside[w] |= of_ring;
-          above = uint32_t(int32_t(of_ring) >> 31);
+          const uint32_t in_ring = prefix_xor(bits.word[w][column]) ^ above;
+          inside[w] |= in_ring;
+          above = uint32_t(int32_t(in_ring) >> 31);
           bits.word[w][column] = 0;
         }
       __syncthreads();
@@ -133,9 +133,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   write_target(bits, size, out + roi * size * size);
 }
 
-// ---- Run lengths ----
+// ---- RLE ----
 
-// One block an instance: where each of its runs ends, in pixels down the columns of its frame.
+// Finds the end of each run, in pixels down the columns of its frame. One block per instance.
 __global__ void __launch_bounds__(kRunThreads)
     find_run_ends(const __grid_constant__ Targets targets, int64_t* run_ends) {
   const Range runs = part_of(targets.instance_count, blockIdx.x, targets.runs);
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kRunThreads)
   }
 }
 
-// The runs of one mask, and the one at hand; they are asked for in ascending order of pixels.
+// The runs of one mask, and the current run; they are read in ascending order of pixels.
 struct Runs {
   const int64_t* ends;
   int64_t count, run;
@@ -167,21 +167,21 @@ struct Runs {
     run = low;
   }
 
-  // The foreground of the column of `height` pixels from `top` on, in a bin of rows.
-  __device__ double cover(const BinSamples& rows, int64_t top, int64_t height) {
+  // The foreground in a bin of rows, for the column of `height` pixels that starts at `top`.
+  __device__ double coverage(const BinSamples& rows, int64_t top, int64_t height) {
     double sum = 0;
     for (; run < count; ++run) {
       const int64_t begin = run > 0 ? ends[run - 1] : 0, end = ends[run];
       if (begin >= top + height) break;
       if (run % 2 == 1 && end > top && begin < end) sum += rows.weight(begin - top, end - top);
-      if (end > top + height) break;  // it goes on in the next column
+      if (end > top + height) break;  // the run continues in the next column
     }
     return sum;
   }
 };
 
-// Targets of run lengths: a warp averages one bin of columns, each lane one of rows, in the order
-// of the host's sums.
+// Draws targets from RLE: a warp averages one bin of columns and each lane one bin of rows, in the
+// same order as on the host.
 __global__ void __launch_bounds__(kRunThreads)
     average_runs(const __grid_constant__ Targets targets, const int64_t* run_ends, float* out) {
   SHARED(TargetBits, bits);
@@ -195,32 +195,32 @@ __global__ void __launch_bounds__(kRunThreads)
   const Box<float>& box = mask.box;
   const Box<double> in_file = {mask.to_image_x.to_file(box.x1), mask.to_image_y.to_file(box.y1),
                                mask.to_image_x.to_file(box.x2), mask.to_image_y.to_file(box.y2)};
-  // Pixels are counted in 32 bits, as the host makes sure.
-  const bool sound = height > 0 && width > 0 && width <= INT32_MAX / height && finite(in_file);
+  // Pixels are counted in 32 bits.
+  const bool valid = height > 0 && width > 0 && width <= INT32_MAX / height && finite(in_file);
   const bool upwards = in_file.y1 > in_file.y2, leftwards = in_file.x1 > in_file.x2;
   const double left = min(in_file.x1, in_file.x2), right = max(in_file.x1, in_file.x2);
   const double upper = min(in_file.y1, in_file.y2), lower = max(in_file.y1, in_file.y2);
   for (int bin = warp; bin < size; bin += kRunThreads / kWarpSize) {
     const int column = leftwards ? size - 1 - bin : bin;
     BinSamples columns = {};
-    if (sound) columns = bin_samples(left, right, size, bin, width);
+    if (valid) columns = bin_samples(left, right, size, bin, width);
     for (int first_row = 0; first_row < size; first_row += kWarpSize) {
       const int row = min(first_row + lane, size - 1);
-      double cover = 0;
-      if (sound) {
+      double coverage = 0;
+      if (valid) {
         const BinSamples rows =
             bin_samples(upper, lower, size, upwards ? size - 1 - row : row, height);
         Runs runs = {run_ends + mask.runs.begin, mask.runs.end - mask.runs.begin, 0};
         runs.find(columns.begin * height);
         for (int64_t x = columns.begin; x < columns.end; x += kWarpSize) {
-          const double of_lane = columns.weight(x + lane, x + lane + 1);
+          const double lane_weight = columns.weight(x + lane, x + lane + 1);
           for (int i = 0; i < kWarpSize && x + i < columns.end; ++i) {
-            const double weight = __shfl_sync(kAllLanes, of_lane, i);
-            cover += weight * runs.cover(rows, (x + i) * height, height);
+            const double weight = __shfl_sync(kAllLanes, lane_weight, i);
+            coverage += weight * runs.coverage(rows, (x + i) * height, height);
           }
         }
       }
-      const unsigned word = __ballot_sync(kAllLanes, is_foreground(cover));
+      const unsigned word = __ballot_sync(kAllLanes, is_foreground(coverage));
       if (lane == 0) bits.word[first_row / kWarpSize][column] = word;
     }
   }

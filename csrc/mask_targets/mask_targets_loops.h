@@ -1,6 +1,6 @@
-// The loops that draw polygons. Included by common/each_isa.h.
+// Loops that draw polygons. Included by common/each_isa.h.
 
-// The edges of a ring of n corners xy (n, 2) in file pixels.
+// Builds the edges of a ring of n corners xy (n, 2) in file pixels.
 inline void build_edges(const double* xy, int64_t n, const AxisTransform* transform,
                         const TargetAxis* axis, int32_t size, RingEdges& edges) {
   edges.resize(n);
@@ -23,14 +23,14 @@ inline void build_edges(const double* xy, int64_t n, const AxisTransform* transf
   for (int64_t i = 0; i < n; ++i) wide[i] = is_wide(x[i], y[i], x[i + 1], y[i + 1]);
 }
 
-// Columns that are toggled together: few, since most edges pass one or two.
+// Columns that are toggled together; few, because most edges pass one or two.
 constexpr int64_t kColumns = VEC_BYTES < 32 ? 2 : 4;
 static_assert(kColumns <= TargetBits::kGroup);
 typedef double ColumnVec __attribute__((vector_size(8 * kColumns)));
 typedef int32_t RowVec __attribute__((vector_size(4 * kColumns)));
 typedef uint32_t BitsVec __attribute__((vector_size(4 * kColumns)));
 
-// What mask_targets.h says of one column, for several; to the bit.
+// The functions of mask_targets.h for several columns at once; results are bit-identical.
 
 // For values that fit an int32.
 inline ColumnVec cut(const ColumnVec& v) {
@@ -59,9 +59,8 @@ inline ColumnVec upper_point(const PolygonEdge& edge, const ColumnVec& line) {
   }
 }
 
-// Toggles the row of an edge in each column from `first` to `last`. Rows from `size` on are toggled
-// without harm, since bits are only carried down and these are never read; lanes after `last` do no
-// more than that.
+// Toggles the row of an edge in each column from `first` to `last`. Lanes after `last` toggle rows
+// from `size` on. That does no harm: bits are only carried down, and these rows are never read.
 inline void toggle_columns(const PolygonEdge& edge, int32_t first, int32_t last, int32_t size,
                            TargetBits& bits) {
   ColumnVec lane;
@@ -92,7 +91,7 @@ inline void draw_ring(const double* xy, int64_t n, const AxisTransform* transfor
         polygon_edge(edges.x[i], edges.y[i], edges.x[i + 1], edges.y[i + 1], edges.slope[i]);
     toggle_columns(edge, edges.first_column[i], edges.last_column[i], size, bits);
   };
-  // Wide edges, then the others: which kind comes next in the ring could not be predicted.
+  // Wide edges first, then the others: a branch on the kind of edge would be mispredicted.
   int64_t wide_end = 0, others_begin = n;
   for (int64_t i = 0; i < n; ++i) {
     const bool passes = edges.first_column[i] <= edges.last_column[i], wide = edges.wide[i];
@@ -102,7 +101,7 @@ inline void draw_ring(const double* xy, int64_t n, const AxisTransform* transfor
   }
   for (int64_t k = 0; k < wide_end; ++k) draw(edges.order[k]);
   for (int64_t k = others_begin; k < n; ++k) draw(edges.order[k]);
-  uint32_t above[kMaxTargetSize] = {};  // all bits where the row above the word is inside
+  uint32_t above[kMaxTargetSize] = {};  // all bits set if the row above the word is inside
   for (int64_t word = 0; word < (size + 31) / 32; ++word)
     for (int64_t c = 0; c < size; ++c) {
       const uint32_t inside = prefix_xor(bits.toggled[word][c]) ^ above[c];

@@ -1,4 +1,4 @@
-// Targets of run lengths: the cover of each bin, pooled from the runs without drawing the mask.
+// Targets from RLE: the coverage of each bin, pooled from the runs without drawing the mask.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 
 namespace mrcnn {
 
-// How much the cells of an axis weigh in the average of each bin.
+// The weights of the cells of an axis in the average of each bin.
 class BinWeights {
  public:
   void build(double low, double high, int64_t bins, int64_t cells) {
@@ -24,7 +24,7 @@ class BinWeights {
     }
   }
 
-  // The cells that any bin reads: begin to end.
+  // The range of cells that any bin reads.
   int64_t begin() const {
     for (const Bin& bin : bins_)
       if (bin.end) return bin.begin;
@@ -39,7 +39,7 @@ class BinWeights {
   int64_t begin(int64_t b) const { return bins_[b].begin; }
   int64_t end(int64_t b) const { return bins_[b].end; }
 
-  // Weight in bin b of the cells from `begin` to `end`.
+  // The weight of the cells from `begin` to `end` in bin b.
   double weight(int64_t b, int64_t begin, int64_t end) const {
     const Bin& bin = bins_[b];
     begin = std::max(begin, bin.begin), end = std::min(end, bin.end);
@@ -57,11 +57,11 @@ class BinWeights {
   std::vector<double> before_;
 };
 
-// Targets of run-length masks; holds the scratch of one thread.
+// Targets from RLE masks; holds the scratch of one thread.
 class RunTargets {
  public:
-  // Bins of `box` (x1, y1, x2, y2 in file pixels; x1 > x2 reads from right to left) in a mask of
-  // height x width, given as n runs down the columns.
+  // Writes the target for `box` (x1, y1, x2, y2 in file pixels; x1 > x2 reads from right to left)
+  // and a mask of height x width, given as n runs down the columns.
   void write(const int32_t* counts, int64_t n, int64_t height, int64_t width,
              const Box<double>& box, int64_t size, float* out) {
     rows_.build(std::min(box.y1, box.y2), std::max(box.y1, box.y2), size, height);
@@ -77,7 +77,7 @@ class RunTargets {
   }
 
  private:
-  // column_cover_[(x - first) * size + bin]: foreground of column x in each bin of rows.
+  // column_cover_[(x - first) * size + bin]: the foreground of column x in each bin of rows.
   void cover_runs(const int32_t* counts, int64_t n, int64_t height, int64_t size) {
     const int64_t first = columns_.begin(), last = columns_.end();
     column_cover_.assign((last - first) * size, 0.0);

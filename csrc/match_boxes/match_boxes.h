@@ -1,4 +1,5 @@
-// Rules of matching, shared by all devices.
+// Rules of matching and argument checks, the same on all devices. The specification is
+// `match_boxes` in mrcnn/ops/reference.py.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,8 @@
 
 namespace mrcnn {
 
-// 1 positive, 0 negative, -1 neither, from the largest overlap of a box with any target.
+// Returns 1 (positive), 0 (negative) or -1 (neither) for the largest overlap of a box with a
+// target.
 HOST_DEVICE int8_t role_of(float overlap, float low, float high) {
   return overlap >= high ? 1 : overlap >= low ? -1 : 0;
 }

@@ -1,4 +1,4 @@
-// Which ground-truth box each box overlaps most, without the matrix of all overlaps.
+// Finds the target that each box overlaps most, without storing the matrix of all overlaps.
 #include <algorithm>
 #include <limits>
 #include <tuple>
@@ -10,16 +10,16 @@
 namespace mrcnn {
 namespace {
 
-constexpr int64_t kBlock = 256;  // boxes that meet each target together
+constexpr int64_t kBlock = 256;  // boxes compared with a target at a time
 
-// Boxes as columns, and their hull. Neighbours in memory are neighbours in the image where boxes
-// are anchors, so most targets lie outside of most hulls.
+// Boxes as columns, and their hull. Anchors that are neighbours in memory are neighbours in the
+// image, so most targets are outside of most hulls.
 struct BoxBlock {
   int64_t count;
   float x1[kBlock], y1[kBlock], x2[kBlock], y2[kBlock], area[kBlock];
   Box<float> hull;
 
-  // Where this is false, no box overlaps the target.
+  // If this is false, no box overlaps the target.
   bool near(const Box<float>& target) const {
     return target.x1 < hull.x2 && target.x2 > hull.x1 && target.y1 < hull.y2 && target.y2 > hull.y1;
   }
@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor> match_boxes_cpu(Tensor boxes, Tensor targets, Tensor 
   valid = torch::stable::contiguous(valid);
   const int64_t images = targets.size(0), slots = targets.size(1), count = boxes.size(1);
   const bool shared_boxes = boxes.size(0) == 1;  // anchors are the same for all images
-  // In the precision of the overlaps: an IoU of 7 / 10 reaches 0.7.
+  // Thresholds have the precision of the overlaps: an IoU of 7 / 10 reaches 0.7.
   const float low = float(low_threshold), high = float(high_threshold);
 
   Tensor matched = new_tensor(boxes, {images, count}, ScalarType::Long);
@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor> match_boxes_cpu(Tensor boxes, Tensor targets, Tensor 
     const int64_t n = i / blocks, first = i % blocks * kBlock;
     BY_ISA(load_block(box_data + ((shared_boxes ? 0 : n * count) + first) * 4,
                       std::min(kBlock, count - first), block));
-    return n * count + first;  // where its results go
+    return n * count + first;  // position of its results
   };
 
   // The largest overlap of each target within each block (images, blocks, slots).
@@ -87,14 +87,14 @@ std::tuple<Tensor, Tensor> match_boxes_cpu(Tensor boxes, Tensor targets, Tensor 
   });
   if (!low_quality) return {matched, role};
 
-  // Every target keeps the boxes that overlap it most, however little (Faster R-CNN, 3.1.2).
+  // The boxes that overlap a target most are positive, however little (Faster R-CNN, 3.1.2).
   std::vector<float> most(images * slots, 0.0f);
   for (int64_t i = 0; i < images * blocks; ++i)
     for (int64_t g = 0; g < slots; ++g) {
       float& largest = most[i / blocks * slots + g];
       largest = std::max(largest, most_in_block[i * slots + g]);
     }
-  // Few blocks hold such a box, so that this is not worth threads.
+  // Few blocks have such a box, so threads would not pay off.
   BoxBlock block;
   for (int64_t i = 0; i < images * blocks; ++i)
     for (int64_t g = 0; g < slots; ++g) {

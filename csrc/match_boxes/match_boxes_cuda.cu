@@ -1,6 +1,6 @@
-// Matching on the GPU: a thread for each box, and the targets that may overlap a block's boxes in
-// shared memory. The matrix of all overlaps is not stored; the rule that every target keeps its
-// best boxes computes the overlaps again instead.
+// Matching on the GPU: one thread per box, with the targets that may overlap a block's boxes in
+// shared memory. The matrix of all overlaps is not stored. A second pass computes the overlaps
+// again for the rule that the best boxes of each target are positive.
 #include <tuple>
 
 #include "common/cuda.cuh"
@@ -11,14 +11,14 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
 
-// The targets of one chunk that boxes of a block may overlap, in their order.
+// The targets of one chunk that may overlap the boxes of a block, in order.
 struct NearTargets {
   Box<float> box[kThreads];
   float area[kThreads];
   int slot[kThreads];
-  // The largest overlap with any box. The bits of floats that are not negative order as they do.
+  // The largest overlap with any box, as bits: these order like the floats if none is negative.
   unsigned most[kThreads];
-  int of_warp[kWarps];  // how many each warp has found
+  int warp_count[kWarps];  // number of targets listed by each warp
   Box<float> hull[kWarps];
 };
 
@@ -26,7 +26,7 @@ __device__ __forceinline__ Box<float> join(const Box<float>& a, const Box<float>
   return {fminf(a.x1, b.x1), fminf(a.y1, b.y1), fmaxf(a.x2, b.x2), fmaxf(a.y2, b.y2)};
 }
 
-// The hull of the boxes of all threads, past NaN.
+// Computes the hull of the boxes of all threads, ignoring NaN.
 __device__ __forceinline__ Box<float> hull_of_block(Box<float> hull, NearTargets& near) {
   for (int step = kWarpSize / 2; step > 0; step /= 2)
     hull = join(
@@ -39,28 +39,28 @@ __device__ __forceinline__ Box<float> hull_of_block(Box<float> hull, NearTargets
   return hull;
 }
 
-// Lists the target of every thread that brings one; returns their number.
+// Lists the targets of the threads with `listed` set; returns their number.
 __device__ __forceinline__ int list_targets(bool listed, const Box<float>& target, int slot,
                                             unsigned most, NearTargets& near) {
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const unsigned lanes = __ballot_sync(kAllLanes, listed);
-  __syncthreads();  // all are done with the list before
-  if (lane == 0) near.of_warp[warp] = __popc(lanes);
+  __syncthreads();  // all threads have read the previous list
+  if (lane == 0) near.warp_count[warp] = __popc(lanes);
   const int count = __syncthreads_count(listed);
   if (listed) {
-    int place = __popc(lanes & ((1u << lane) - 1));
-    for (int w = 0; w < warp; ++w) place += near.of_warp[w];
-    near.box[place] = target, near.area[place] = area(target);
-    near.slot[place] = slot, near.most[place] = most;
+    int position = __popc(lanes & ((1u << lane) - 1));
+    for (int w = 0; w < warp; ++w) position += near.warp_count[w];
+    near.box[position] = target, near.area[position] = area(target);
+    near.slot[position] = slot, near.most[position] = most;
   }
   __syncthreads();
   return count;
 }
 
-// The IoU; 0 where it is NaN.
+// Computes the IoU; 0 if it is NaN.
 __device__ __forceinline__ float overlap_of(const Box<float>& a, float area_a, const Box<float>& b,
                                             float area_b) {
-  if (!(intersection(a, b) > 0)) return 0;  // as most are, and a division is dear
+  if (!(intersection(a, b) > 0)) return 0;  // true for most pairs, and spares a division
   const float value = iou(a, area_a, b, area_b);
   return value > 0 ? value : 0;
 }
@@ -74,14 +74,15 @@ __device__ __forceinline__ float warp_max(float value) {
 struct Matching {
   const float *boxes, *targets;
   const bool* valid;
-  int64_t count, slots, blocks;  // of each image
+  int64_t count, slots, blocks;  // per image
   bool shared_boxes;             // anchors are the same for all images
   float low, high;
 };
 
-// First the target that each box overlaps most and, where `most` is given, the largest overlap of
-// each target (N, G) as bits, from 0 on. Then, as kMark, the boxes with an overlap equal to that
-// become positive.
+// The first pass (kMark is false) finds the target that each box overlaps most and, unless `most`
+// is nullptr, raises `most` (N, G) from 0 to the largest overlap of each target, as bits. The
+// second pass (kMark is true) makes the boxes positive whose overlap with a target equals that
+// maximum.
 template <bool kMark>
 __global__ void __launch_bounds__(kThreads)
     match_boxes_kernel(const __grid_constant__ Matching matching, unsigned* most, int64_t* matched,
@@ -93,8 +94,8 @@ __global__ void __launch_bounds__(kThreads)
   if (i < count)
     box = load_box(matching.boxes + ((matching.shared_boxes ? 0 : image * count) + i) * 4);
   const float box_area = area(box);
-  // Neighbours in memory are neighbours in the image where boxes are anchors, so most targets lie
-  // outside of most hulls.
+  // Anchors that are neighbours in memory are neighbours in the image, so most targets are outside
+  // of most hulls.
   const Box<float> hull = hull_of_block(box, near);
 
   float best = 0;
@@ -160,7 +161,7 @@ std::tuple<Tensor, Tensor> match_boxes_cuda(Tensor boxes, Tensor targets, Tensor
   Tensor role = new_tensor(boxes, {images, count}, ScalarType::Char);
   const Matching matching = {boxes.const_data_ptr<float>(), targets.const_data_ptr<float>(),
                              valid.const_data_ptr<bool>(), count, slots, blocks, boxes.size(0) == 1,
-                             // In the precision of the overlaps: an IoU of 7 / 10 reaches 0.7.
+                             // The precision of the overlaps: an IoU of 7 / 10 reaches 0.7.
                              float(low_threshold), float(high_threshold)};
   const dim3 grid = {unsigned(images * blocks), 1, 1};
   const auto run = [&](auto kernel, unsigned* most) {
@@ -171,7 +172,7 @@ std::tuple<Tensor, Tensor> match_boxes_cuda(Tensor boxes, Tensor targets, Tensor
     run(match_boxes_kernel<false>, nullptr);
     return {matched, role};
   }
-  // Every target keeps the boxes that overlap it most, however little (Faster R-CNN, 3.1.2).
+  // The boxes that overlap a target most are positive, however little (Faster R-CNN, 3.1.2).
   Tensor most = new_tensor(boxes, {images, slots}, ScalarType::Int);
   auto* most_data = reinterpret_cast<unsigned*>(most.mutable_data_ptr<int32_t>());
   STD_CUDA_CHECK(cudaMemsetAsync(most_data, 0, images * slots * sizeof(unsigned), device.stream));

@@ -1,6 +1,7 @@
-// The loops of matching: a block of boxes against one target. Included by common/each_isa.h.
+// Loops of matching: a block of boxes against one target. Included by common/each_isa.h.
 
-// Boxes (count, 4) as columns, with empty boxes behind them, and their hull past NaN.
+// Loads boxes (count, 4) as columns, followed by empty boxes, and computes their hull, ignoring
+// NaN.
 inline void load_block(const float* boxes, int64_t count, BoxBlock& block) {
   block.count = count;
   for (int64_t i = 0; i < count; ++i) {
@@ -24,8 +25,8 @@ inline void load_block(const float* boxes, int64_t count, BoxBlock& block) {
                   std::max(block.hull.x2, x2[lane]), std::max(block.hull.y2, y2[lane])};
 }
 
-// Boxes i to i + kLanes of the block and the target, by the operations of `iou` in common/box.h.
-// False where none overlaps: only 0 and NaN are left, which match nothing.
+// Computes the IoU of boxes i to i + kLanes with the target, by the same operations as `iou` in
+// common/box.h. Returns false if none overlaps: then all IoUs are 0 or NaN, which match nothing.
 inline bool overlap_some(const BoxBlock& block, int64_t i, const Box<float>& target,
                          float target_area, FloatVec& iou) {
   const FloatVec zero{};
@@ -39,14 +40,14 @@ inline bool overlap_some(const BoxBlock& block, int64_t i, const Box<float>& tar
   return true;
 }
 
-// Gives target `slot` to the boxes that overlap it more than their best so far. Returns the
-// largest overlap of any box.
+// Assigns target `slot` to the boxes that overlap it more than their best target so far. Returns
+// the largest overlap of any box.
 inline float raise_best(const BoxBlock& block, const Box<float>& target, int32_t slot,
                         BestTargets& best) {
   FloatVec most{}, iou;
   for (int64_t i = 0; i < block.count; i += kLanes<float>) {
     if (!overlap_some(block, i, target, area(target), iou)) continue;
-    most = larger(iou, most);  // NaN never
+    most = larger(iou, most);  // ignores NaN
     const FloatVec before = load(best.overlap + i);
     const FloatIndexVec better = iou > before;
     FloatIndexVec slots;
@@ -60,7 +61,7 @@ inline float raise_best(const BoxBlock& block, const Box<float>& target, int32_t
   return largest;
 }
 
-// Makes positive the boxes whose overlap with the target is exactly `most`, which is above 0.
+// Makes the boxes positive whose overlap with the target is exactly `most`, which is above 0.
 inline void mark_equal(const BoxBlock& block, const Box<float>& target, float most, int8_t* role) {
   FloatVec iou;
   for (int64_t i = 0; i < block.count; i += kLanes<float>) {

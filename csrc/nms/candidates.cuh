@@ -31,7 +31,7 @@ struct Threshold {
   explicit Threshold(T threshold)
       : value(threshold), enough(threshold - std::abs(threshold) * T(1e-5)) {}
 
-  // Return iou(a, b) > value. The first comparison, with a slightly lower threshold, needs no
+  // Returns iou(a, b) > value. The first comparison, with a slightly lower threshold, needs no
   // division and rejects nearly all pairs; the second decides. Minimum and maximum ignore NaN, but
   // a box with a NaN side has a NaN area, so the union is NaN and both comparisons are false.
   __device__ __forceinline__ bool overlaps(const Candidate<T>& a, const Candidate<T>& b) const {
@@ -51,12 +51,12 @@ template <typename T>
 struct SmallSegment {
   Candidate<T> candidate[kSmall];
   int64_t group[kSmall];
-  unsigned kept[kSmall / kWarpSize];  // of each warp's boxes
-  int total[kSmall / kWarpSize];      // kept up to and with each warp
+  unsigned kept[kSmall / kWarpSize];  // which boxes of each warp are kept
+  int total[kSmall / kWarpSize];      // boxes kept up to and including each warp
 };
 
 // Suppresses the candidates of one segment. Thread t holds box t. The warps take turns: in round w,
-// warp w decides which of its 32 boxes are kept, then all later warps test theirs against those.
+// warp w decides which of its 32 boxes are kept, then later warps test their boxes against these.
 // `index` translates positions into the caller's indices, unless it is nullptr.
 template <typename T, typename Out>
 __device__ __forceinline__ void suppress_small(SmallSegment<T>& segment, bool alive, int count,
@@ -102,7 +102,7 @@ __device__ __forceinline__ void suppress_small(SmallSegment<T>& segment, bool al
   if (t == 0) *out_count = Out(total);
 }
 
-// A grid of so many blocks along x.
+// Returns a grid of `blocks` blocks along x.
 inline dim3 grid_of(int64_t blocks) {
   STD_TORCH_CHECK(blocks <= INT32_MAX, "nms: too many boxes for CUDA");
   return {unsigned(blocks), 1, 1};

@@ -13,9 +13,9 @@
 namespace mrcnn {
 namespace {
 
-constexpr int32_t kLongChain = 64;  // blocks; beyond, strips are faster
+constexpr int32_t kLongChain = 64;  // blocks; for longer chains, strips are faster
 constexpr int64_t kTiny = std::numeric_limits<int64_t>::min();
-constexpr double kLimit = 1e15;  // of strips, far beyond any image
+constexpr double kLimit = 1e15;  // limit of strip indices, far beyond any image
 
 int64_t to_strip(double position) {
   return int64_t(std::floor(std::clamp(position, -kLimit, kLimit)));
@@ -27,7 +27,8 @@ template <typename T>
 void KeptBoxes<T>::start(T threshold) {
   threshold_ = threshold;
   in_strips_ = false;
-  // Doubles could exceed what strips hold; low thresholds have strips wider than objects.
+  // Double coordinates could exceed the range of strips; low thresholds give strips wider than
+  // objects.
   can_split_ = std::is_same_v<T, float> && threshold >= T(0.1);
   shrink_ = std::min(double(threshold), 1.0) * (1 - 1e-5);
   log_base_ = -std::log(shrink_);
@@ -84,7 +85,7 @@ template <typename T>
 void KeptBoxes<T>::insert(const Box<T>& box, int64_t group) {
   int64_t width_class = 0, strip = 0;
   if (in_strips_ && area(box) < std::numeric_limits<T>::min()) {
-    width_class = kTiny;  // the rounding of a denormal area can hide any ratio of widths
+    width_class = kTiny;  // rounding of a denormal area can hide any ratio of widths
   } else if (in_strips_) {
     width_class = class_of(box);
     strip = to_strip(double(box.x1) / strip_width(width_class));
@@ -101,7 +102,7 @@ void KeptBoxes<T>::insert(const Box<T>& box, int64_t group) {
     blocks_.emplace_back();
     blocks_.back().size = 0;
     blocks_.back().next = chain->head;
-    // The IoU with an unused place is NaN, which exceeds nothing.
+    // The IoU with an unused slot is NaN, which exceeds no threshold.
     std::fill_n(blocks_.back().area, kBlockBoxes, std::numeric_limits<T>::quiet_NaN());
     chain->head = int32_t(blocks_.size()) - 1;
     ++chain->blocks;

@@ -7,18 +7,18 @@
 
 namespace mrcnn {
 
-// Greedy NMS of segments whose boxes already stand best first: a box is kept unless a kept one
-// before it, of its group, overlaps it by more than `threshold`, which has the precision of the
-// overlaps. At most `max_keep` are kept in a segment.
+// Runs greedy NMS on segments whose boxes are sorted, best first. A box is kept unless a better
+// kept box of its group overlaps it by more than `threshold`, which has the precision of the
+// overlaps. At most `max_keep` boxes are kept per segment.
 //
-// boxes (segments, count, 4), contiguous
-// groups (segments, count), or nullptr: all boxes of a segment are of one group
-// competes (segments, count), or nullptr: all do; a box with 0 takes no part. One with NaN must
-// not. positions (segments, max_keep): of the kept ones, below `count`, best first; -1 in padded
-// slots counts (segments): how many are kept
+//   boxes      (segments, count, 4), contiguous
+//   groups     (segments, count), or nullptr: each segment has a single group
+//   competes   (segments, count), 0 excludes a box; nullptr: all compete. Boxes with NaN must not.
+//   positions  (segments, max_keep): positions of the kept boxes, best first; -1 in padded slots
+//   counts     (segments): the number of kept boxes
 //
-// `count` is less than 2^31. Scratch memory, of O(segments * count), lies on the device of `like`.
-// Nothing waits for the device, and the launches depend on segments and count only.
+// `count` is less than 2^31. Scratch memory, O(segments * count), is allocated on the device of
+// `like`. The host never waits for the device, and launches depend only on `segments` and `count`.
 template <typename T>
 void suppress_sorted(const OnDevice& device, const Tensor& like, const T* boxes,
                      const int64_t* groups, const uint8_t* competes, int64_t segments,

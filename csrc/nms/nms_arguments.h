@@ -1,4 +1,4 @@
-// Arguments of nms, checked alike on all devices.
+// Argument checks of nms, the same on all devices.
 #pragma once
 
 #include "common/tensor.h"

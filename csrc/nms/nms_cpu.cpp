@@ -12,7 +12,7 @@
 namespace mrcnn {
 namespace {
 
-// The indices of the boxes that compete, best first; ties to the lower index.
+// Sorts the indices of the boxes that compete, best first; ties go to the lower index.
 class Order {
  public:
   template <typename T>

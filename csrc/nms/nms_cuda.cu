@@ -1,4 +1,4 @@
-// NMS on the GPU: boxes are put in order, then suppressed; few, in one launch.
+// NMS on the GPU: boxes are sorted, then suppressed. Up to kSmall boxes take a single launch.
 #include <algorithm>
 #include <array>
 #include <limits>
@@ -14,19 +14,19 @@ namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSortedByBlock = 4096;  // boxes whose keys fit 48 KB
+constexpr int kSortedByBlock = 4096;  // upper bound: the keys of so many boxes fit 48 KB
 
 template <typename T>
-constexpr T kNever = -std::numeric_limits<T>::infinity();  // the key of what does not compete
+constexpr T kNever = -std::numeric_limits<T>::infinity();  // the key of boxes that do not compete
 
-// Padding (-inf), NaN and boxes with NaN never compete, and go last.
+// Padding (-inf), NaN and boxes with NaN never compete, and are sorted last.
 template <typename T>
 __device__ __forceinline__ T key_of(const T* boxes, const T* scores, int64_t i) {
   return scores[i] > kNever<T> && !has_nan(load_box(boxes + i * 4)) ? scores[i] : kNever<T>;
 }
 
-// Puts the keys of a segment, and beside them their indices, into shared memory, best first, ties
-// to the lower index. Room is for the next power of two.
+// Sorts the keys of a segment and their indices in shared memory, best first, ties to the lower
+// index. `key` and `index` have room for the next power of two.
 template <typename T>
 __device__ __forceinline__ void sort_segment(const T* boxes, const T* scores, int count, T* key,
                                              int* index) {
@@ -49,7 +49,7 @@ __device__ __forceinline__ void sort_segment(const T* boxes, const T* scores, in
           index[i] = index[j], index[j] = moved;
         }
       }
-      // Up to a stride of its size a warp's pairs are of boxes that no other warp touches.
+      // Up to a stride of kWarpSize, no other warp accesses the boxes of a warp's pairs.
       const int next = stride > 1 ? stride / 2 : run;
       if (max(stride, next) > kWarpSize)
         __syncthreads();
@@ -65,13 +65,13 @@ struct Sorted {
   T* boxes;
   int64_t* groups;  // nullptr if there are none
   uint8_t* competes;
-  int64_t* order;  // where they stood in their segment
+  int64_t* order;  // their indices in the segment before sorting
 };
 
 template <typename T>
-__device__ __forceinline__ void place(const Sorted<T>& sorted, const T* boxes,
-                                      const int64_t* groups, int64_t to, int64_t from,
-                                      bool competes, int64_t index) {
+__device__ __forceinline__ void write_sorted(const Sorted<T>& sorted, const T* boxes,
+                                             const int64_t* groups, int64_t to, int64_t from,
+                                             bool competes, int64_t index) {
   const Box<T> box = load_box(boxes + from * 4);
   T* out = sorted.boxes + to * 4;
   out[0] = box.x1, out[1] = box.y1, out[2] = box.x2, out[3] = box.y2;
@@ -89,14 +89,14 @@ __global__ void __launch_bounds__(1024)
   const int64_t first = int64_t(blockIdx.x) * count;
   sort_segment(boxes + first * 4, scores + first, count, key, index);
   for (int i = threadIdx.x; i < count; i += blockDim.x)
-    place(sorted, boxes, groups, first + i, first + index[i], key[i] > kNever<T>, index[i]);
+    write_sorted(sorted, boxes, groups, first + i, first + index[i], key[i] > kNever<T>, index[i]);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     make_keys(const T* boxes, const T* scores, int64_t total, T* keys) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  // 0 is added because -0 ranks with 0.
+  // Adding 0 turns -0 into 0, which ranks the same.
   if (i < total) keys[i] = key_of(boxes, scores, i) + T(0);
 }
 
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= total) return;
   const int64_t index = sorted.order[i];
-  place(sorted, boxes, groups, i, i / count * count + index, keys[i] > kNever<T>, index);
+  write_sorted(sorted, boxes, groups, i, i / count * count + index, keys[i] > kNever<T>, index);
 }
 
 template <typename T>
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads)
       slot < kept[segment] ? order[segment * count + positions[segment * columns + slot]] : -1;
 }
 
-// Calls aten::sort: by falling values along the last dimension, equal ones in their order.
+// Calls aten::sort: stable, descending, along the last dimension.
 std::tuple<Tensor, Tensor> stable_sort(const Tensor& keys) {
   using torch::stable::detail::from, torch::stable::detail::to;
   std::array<StableIValue, 4> stack{from(keys), from(std::optional<bool>(true)), from(int64_t(-1)),

@@ -1,4 +1,4 @@
-// Candidates in order: best score first, ties to the lower index.
+// Order of candidates: best score first, ties to the lower index.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace mrcnn {
 
-// Larger words for larger scores: floats compare like their bits once negative ones are flipped.
+// Maps larger scores to larger words: floats compare like their bits if negative ones are flipped.
 HOST_DEVICE uint32_t ordered_bits(float score) {
   score += 0.0f;  // -0 ranks with 0
   uint32_t bits;
@@ -22,7 +22,7 @@ HOST_DEVICE uint32_t ordered_bits(float score) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// One word orders candidates by falling score, then by rising index: larger keys come first.
+// Combines score and index in one word: larger keys rank first, by score and then by lower index.
 HOST_DEVICE uint64_t rank_key(float score, uint32_t index) {
   return uint64_t(ordered_bits(score)) << 32 | (0xFFFFFFFFu - index);
 }
@@ -32,37 +32,37 @@ HOST_DEVICE uint32_t key_index(uint64_t key) { return 0xFFFFFFFFu - uint32_t(key
 // Padding (-inf) and NaN never compete.
 HOST_DEVICE bool competes(float score) { return score >= -FLT_MAX; }
 
-// Puts keys that stand in the order of their indices into falling order.
+// Sorts keys in descending order. They must be given in the order of their indices.
 inline void sort_keys(std::vector<uint64_t>& keys, std::vector<uint64_t>& scratch) {
-  constexpr size_t kFew = 2048;  // faster by comparisons
+  constexpr size_t kFew = 2048;  // up to here, sorting by comparison is faster
   if (keys.size() < kFew) return std::sort(keys.begin(), keys.end(), std::greater<>());
-  // By the 11 lowest bits of the score first. Each pass keeps the order of equal digits, and with
-  // it the order of the indices.
+  // Radix sort, starting with the 11 lowest bits of the score. Each pass keeps the order of equal
+  // digits, and so the order of the indices.
   constexpr int kBits = 11, kDigits = 1 << kBits;
   scratch.resize(keys.size());
   for (int shift = 32; shift < 64; shift += kBits) {
-    std::array<uint32_t, kDigits> place{};
+    std::array<uint32_t, kDigits> position{};
     const auto digit = [&](uint64_t key) { return ~(key >> shift) & (kDigits - 1); };
-    for (const uint64_t key : keys) ++place[digit(key)];
+    for (const uint64_t key : keys) ++position[digit(key)];
     uint32_t sum = 0;
-    for (uint32_t& p : place) sum += std::exchange(p, sum);
-    for (const uint64_t key : keys) scratch[place[digit(key)]++] = key;
+    for (uint32_t& p : position) sum += std::exchange(p, sum);
+    for (const uint64_t key : keys) scratch[position[digit(key)]++] = key;
     keys.swap(scratch);
   }
 }
 
-// The keys of the k best of `count` scores, in falling order.
+// Selects the keys of the k best of `count` scores, in descending order.
 inline void select_best(const float* scores, int64_t count, int64_t k, std::vector<uint64_t>& keys,
                         std::vector<uint64_t>& scratch) {
   keys.clear();
   if (k <= 0) return;
-  // The score that the k-th best reaches, to 11 bits, from a count of how many have which.
+  // A histogram of the highest 11 bits gives a lower limit of the k-th best score.
   constexpr int kBits = 11, kShift = 32 - kBits;
-  std::array<uint32_t, 1 << kBits> have{};
+  std::array<uint32_t, 1 << kBits> histogram{};
   for (int64_t i = 0; i < count; ++i)
-    if (competes(scores[i])) ++have[ordered_bits(scores[i]) >> kShift];
-  int64_t least = (1 << kBits) - 1, better = have[least];
-  while (least > 0 && better < k) better += have[--least];
+    if (competes(scores[i])) ++histogram[ordered_bits(scores[i]) >> kShift];
+  int64_t least = (1 << kBits) - 1, better = histogram[least];
+  while (least > 0 && better < k) better += histogram[--least];
   for (int64_t i = 0; i < count; ++i)
     if (competes(scores[i]) && ordered_bits(scores[i]) >> kShift >= uint32_t(least))
       keys.push_back(rank_key(scores[i], uint32_t(i)));

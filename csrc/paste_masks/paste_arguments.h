@@ -1,4 +1,4 @@
-// Arguments of the pasting ops, checked and brought into one form alike on all devices.
+// Argument checks and conversion of the pasting ops, the same on all devices.
 #pragma once
 
 #include "common/tensor.h"

@@ -1,4 +1,4 @@
-// What pasting shares on the GPU, whatever comes out.
+// Shared by the CUDA kernels of all pasted outputs.
 #pragma once
 
 #include "common/cuda.cuh"
@@ -15,13 +15,13 @@ struct Pasted {
   float threshold;
 
   __device__ const float* mask(int64_t d) const { return masks + d * cells * cells; }
-  // Whether a pixel at this coordinate reads the mask.
+  // Returns whether a pixel at this coordinate reads the mask.
   __device__ bool reads(float coordinate) const {
     return coordinate >= -1 && coordinate < float(cells);
   }
 };
 
-// The mask at a knot of the y axis, interpolated along x.
+// Interpolates the mask along x at a knot of the y axis.
 __device__ __forceinline__ float at_knot(const float* mask, int cells, const PasteTap& column,
                                          int knot) {
   if (knot == 0 || knot > cells) return 0;
@@ -31,9 +31,10 @@ __device__ __forceinline__ float at_knot(const float* mask, int cells, const Pas
   return lerp(left, right, column.fraction);
 }
 
-// The knots around one row of a column. Rows are asked for downwards, so that most knots are known.
+// The values at the knots around one row of a column. Rows are read from top to bottom, so most
+// knots are already known.
 struct KnotsAround {
-  int known = -1;  // the upper one; knot 0 is of zeros
+  int known = -1;  // the upper knot; all values at knot 0 are zeros
   float above = 0, below = 0;
 
   __device__ __forceinline__ void move(const float* mask, int cells, const PasteTap& column,

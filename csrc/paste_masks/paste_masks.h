@@ -1,9 +1,10 @@
-// Where the pixels of an image read the M x M mask of a box, shared by all devices and outputs.
+// Geometry of pasting the M x M mask of a box into an image, shared by all devices and outputs. The
+// specification is `paste_masks` in mrcnn/ops/reference_masks.py.
 //
-// A pixel centre falls at (x + 0.5 - x1) / (x2 - x1) * M - 0.5 in mask cells, as in Detectron2;
-// cells outside the mask are 0. Its value is interpolated along x, then along y, always by `lerp`,
-// so that dense masks and run lengths agree to the bit. That, and monotony, need separate
-// rounding: build with -ffp-contract=off or -fmad=false.
+// A pixel centre is at (x + 0.5 - x1) / (x2 - x1) * M - 0.5 in mask cells, as in Detectron2; cells
+// outside the mask are 0. Its value is interpolated along x, then along y, always with `lerp`, so
+// that dense masks and RLE are bit-identical. That, and monotonicity, need separate rounding: build
+// with -ffp-contract=off or -fmad=false.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@
 
 namespace mrcnn {
 
-// One axis of a box. Every operation below is monotone in the pixel, roundings included.
+// One axis of a box. All operations below are monotone in the pixel, rounding included.
 struct PasteAxis {
   float low, extent;
   int64_t cells;
@@ -22,20 +23,21 @@ struct PasteAxis {
   }
 };
 
-// A mask with a frame of zeros has cells + 2 knots an axis; this lies between knot and knot + 1.
+// A position between `knot` and `knot` + 1. A mask with a border of zeros has cells + 2 knots per
+// axis.
 struct PasteTap {
   int32_t knot;
   float fraction;
 };
 
-// For coordinates in [-1, cells), which all others are zero beyond.
+// For coordinates in [-1, cells); at all others, the mask is 0.
 HOST_DEVICE PasteTap paste_tap(float coordinate) {
   const int32_t cut = int32_t(coordinate);  // towards zero
   const int32_t cell = cut - (float(cut) > coordinate);
   return {cell + 1, coordinate - float(cell)};
 }
 
-// The first of the pixels 0 to `pixels` whose coordinate is not below the one given.
+// Returns the first pixel whose coordinate is at least the given one, or `pixels`.
 HOST_DEVICE int64_t first_pixel(const PasteAxis& axis, float coordinate, int64_t pixels) {
   int64_t low = 0, high = pixels;
   while (low < high) {
@@ -48,21 +50,21 @@ HOST_DEVICE int64_t first_pixel(const PasteAxis& axis, float coordinate, int64_t
   return low;
 }
 
-// Monotone in `fraction`, roundings included, which (1 - fraction) * a + fraction * b is not.
+// Monotone in `fraction`, rounding included; (1 - fraction) * a + fraction * b is not.
 HOST_DEVICE float lerp(float a, float b, float fraction) { return a + fraction * (b - a); }
 
-// The first row after `first`, up to `last`, that is not on the side of row `first`; row `last` is
-// not. Rows first to last lie between two knots, so they change side once; fraction(row) tells
-// where. `rows_a_knot` only serves a first guess.
+// Returns the first row after `first` that is not on the same side of the threshold as row `first`;
+// row `last` is not. Rows `first` to `last` are between two knots, at fraction(row), so they change
+// side once. `rows_per_knot` is only used for a first guess.
 template <typename Fraction>
 HOST_DEVICE int64_t crossing(int64_t first, int64_t last, bool side, float above, float below,
-                             float rows_a_knot, float threshold, const Fraction& fraction) {
+                             float rows_per_knot, float threshold, const Fraction& fraction) {
   const auto inside = [&](int64_t row) { return lerp(above, below, fraction(row)) >= threshold; };
-  // Where the line crosses; NaN becomes the first row.
-  const float steps = ((threshold - above) / (below - above) - fraction(first)) * rows_a_knot;
+  // The row at which the line crosses the threshold; NaN becomes the first row.
+  const float steps = ((threshold - above) / (below - above) - fraction(first)) * rows_per_knot;
   int64_t row = first + 1;
   if (steps > 0) row = steps < float(last - row) ? row + int64_t(steps) : last;
-  // Rounding leaves it a row or two away.
+  // Rounding can make it wrong by a row or two.
   while (row > first + 1 && inside(row - 1) != side) --row;
   while (inside(row) == side) ++row;
   return row;

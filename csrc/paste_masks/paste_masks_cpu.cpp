@@ -1,4 +1,4 @@
-// Masks of boxes pasted into the image as pixels: a byte or a bit each.
+// Pastes masks into the image as pixels, with a byte or a bit per pixel.
 #include <algorithm>
 #include <cstring>
 
@@ -10,21 +10,21 @@
 namespace mrcnn {
 namespace {
 
-// The rows of one mask at columns of the image; between two of them lie rows of the image. Holds
-// the scratch of one thread.
+// The rows of one mask, interpolated at columns of the image. Rows of the image are between them.
+// Holds the scratch of one thread.
 class StretchedRows {
  public:
-  // Every column of the image that reads the mask.
+  // Interpolates at all columns of the image that read the mask.
   void stretch(const float* mask, int64_t cells, const PasteSpan& columns) {
     build(mask, cells, columns.knots.data(), columns.fractions.data(), columns.size());
   }
 
-  // The columns of `bytes` bytes from `first_byte` on, up to a multiple of 64. Each eight are in
-  // reverse order, so that the highest bit of a byte is its leftmost pixel.
+  // Interpolates at the columns of `bytes` bytes, starting at `first_byte`, up to a multiple of 64.
+  // The columns of a byte are in reverse order, so that its highest bit is its leftmost pixel.
   void stretch_bytes(const float* mask, int64_t cells, const PasteSpan& columns, int64_t first_byte,
                      int64_t bytes) {
     const int64_t count = (bytes + 7) / 8 * 64;
-    knots_.assign(count, int32_t(cells) + 1);  // where there is nothing but zeros
+    knots_.assign(count, int32_t(cells) + 1);  // where all values are zeros
     fractions_.assign(count, 0.0f);
     for (int64_t i = 0; i < columns.size(); ++i) {
       const int64_t at = (columns.begin + i - 8 * first_byte) ^ 7;
@@ -33,7 +33,7 @@ class StretchedRows {
     build(mask, cells, knots_.data(), fractions_.data(), count);
   }
 
-  // At knot `knot` of the y axis.
+  // Returns the row at knot `knot` of the y axis.
   const float* row(int64_t knot) const { return rows_.data() + knot * count_; }
 
  private:
@@ -53,8 +53,7 @@ class StretchedRows {
   std::vector<int32_t> knots_;
 };
 
-// Calls write(paste, mask, image) for each mask that any pixel reads, in an image of zeros. An
-// image has `bytes` bytes.
+// Clears each image and calls write(paste, rows, mask, image) for each mask that a pixel reads.
 template <typename T, typename Write>
 void paste_all(const Tensor& masks, const Tensor& boxes, int64_t height, int64_t width, Tensor& out,
                Write&& write) {
@@ -62,8 +61,8 @@ void paste_all(const Tensor& masks, const Tensor& boxes, int64_t height, int64_t
   const float* mask_data = masks.const_data_ptr<float>();
   const float* box_data = boxes.const_data_ptr<float>();
   T* out_data = out.mutable_data_ptr<T>();
-  constexpr int64_t kBytesAThread = 1 << 17;
-  const int64_t grain = kBytesAThread / std::max<int64_t>(image_size, 1) + 1;
+  constexpr int64_t kBytesPerThread = 1 << 17;
+  const int64_t grain = kBytesPerThread / std::max<int64_t>(image_size, 1) + 1;
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
     Paste paste;
     StretchedRows rows;

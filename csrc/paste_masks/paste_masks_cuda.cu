@@ -1,4 +1,4 @@
-// Masks of boxes pasted on the GPU as pixels and as bits.
+// Pastes masks on the GPU as pixels and as bits.
 #include <algorithm>
 
 #include "paste_masks/paste_masks.cuh"
@@ -7,29 +7,29 @@ namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-constexpr int kBlocks = 4;      // a multiprocessor, at least: registers for each without a spill
-constexpr int kWordBytes = 16;  // what a thread stores at once
-constexpr int kTileBytes = 4 << 10;  // of bits
+constexpr int kBlocks = 4;           // per multiprocessor, at least, without spilling registers
+constexpr int kWordBytes = 16;       // bytes that a thread stores at once
+constexpr int kTileBytes = 4 << 10;  // bytes of packed bits
 constexpr int kMaxTileRows = 128;
 
-// How an image is cut into tiles, one a block. A tile is whole rows, or a part of one row, so that
-// its output lies in one piece.
+// The division of an image into tiles, one per block. A tile is whole rows, or a part of one row,
+// so its output is contiguous.
 struct Tiling {
-  int rows, columns;    // of a tile
+  int rows, columns;    // per tile
   int bands, parts;     // tiles from top to bottom, from left to right
-  int64_t image_bytes;  // of the output
+  int64_t image_bytes;  // per image of the output
   int row_bytes;
 };
 
 struct TileRows {
-  PasteTap tap[kMaxTileRows];  // of knot -1 where the row does not read the mask
+  PasteTap tap[kMaxTileRows];  // knot -1 if the row does not read the mask
 };
 
-// Writes `bytes` bytes from `out` on. word(i) is those from byte i up to i + 16; at the ends some
-// of them lie outside, i may be below 0.
+// Writes `bytes` bytes at `out`. word(i) returns bytes i to i + 16. At the ends, some of them are
+// outside; i can be negative.
 template <typename Word>
 __device__ __forceinline__ void write_tile(uint8_t* out, int bytes, const Word& word) {
-  const int past = int(uintptr_t(out) % kWordBytes);  // a whole word
+  const int past = int(uintptr_t(out) % kWordBytes);  // bytes past the last whole word
   for (int i = int(threadIdx.x) * kWordBytes - past; i < bytes; i += kThreads * kWordBytes) {
     const uint4 w = word(i);
     if (i >= 0 && i + kWordBytes <= bytes) {
@@ -43,13 +43,13 @@ __device__ __forceinline__ void write_tile(uint8_t* out, int bytes, const Word& 
   }
 }
 
-// A byte of 0 or 1 for each of four bits.
+// Expands four bits to four bytes of 0 or 1.
 __device__ __forceinline__ uint32_t bytes_of(uint32_t bits) {
   return (bits & 15) * 0x00204081u & 0x01010101u;
 }
 
-// 16 pixels of a tile from pixel `i` on, from left to right and then on in the next row. A row has
-// `stride` words of 32 pixels.
+// Returns 16 pixels of a tile, starting at pixel `i`, from left to right, continuing in the next
+// row. A row has `stride` words of 32 pixels.
 __device__ __forceinline__ uint32_t sixteen_pixels(const uint32_t* words, int stride, int rows,
                                                    int columns, int i) {
   const auto pixel = [&](int at) {
@@ -66,13 +66,13 @@ __device__ __forceinline__ uint32_t sixteen_pixels(const uint32_t* words, int st
   const uint32_t* word = words + row * stride + column / 32;
   bits = word[0] >> column % 32;
   if (column % 32 > 16 && column / 32 + 1 < stride) bits |= word[1] << (32 - column % 32);
-  // Beyond the last column a row has zeros.
+  // A row has zeros beyond its last column.
   if (left < 16) bits |= words[(row + 1) * stride] << left;
   return bits;
 }
 
-// One block draws a tile as bits, a warp 32 columns at a time, and writes them out as they are
-// (the highest bit of a byte is its leftmost pixel), or a byte for each.
+// One block draws a tile as bits, each warp 32 columns at a time. It writes them as packed bits
+// (the highest bit of a byte is its leftmost pixel), or as one byte per pixel.
 template <bool kPacked>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     paste_kernel(const __grid_constant__ Pasted pasted, const __grid_constant__ Tiling tiling,
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     return;
   }
 
-  // Bits that are written as they are lie in memory as their words in the output do.
+  // Packed bits have the same alignment in shared memory as in the output.
   uint8_t* bits = memory + (kPacked ? uintptr_t(out) % kWordBytes : 0);
   for (int i = threadIdx.x; i < rows * stride; i += kThreads) bits[i] = 0;
   for (int r = threadIdx.x; r < rows; r += kThreads) {
@@ -163,7 +163,7 @@ Tensor paste_pixels(Tensor masks, Tensor boxes, int64_t height, int64_t width, d
   tiling.image_bytes = height * row_bytes, tiling.row_bytes = int(row_bytes);
   const int64_t blocks = count * tiling.bands * tiling.parts;
   STD_TORCH_CHECK(blocks <= INT32_MAX, "paste_masks: too many pixels for CUDA");
-  // Whole words are read, also where bits start and end inside of one.
+  // Whole words are read, even if bits start or end inside a word.
   const size_t shared_bytes = size_t(tiling.rows * stride + 2 * kWordBytes);
   launch(device, paste_kernel<kPacked>, {unsigned(blocks), 1, 1}, kThreads, shared_bytes,
          pasted_of(masks, boxes, height, width, threshold), tiling,

@@ -1,4 +1,4 @@
-// The loops over pixels of the pasted outputs. Included by common/each_isa.h.
+// Loops over the pixels of pasted outputs. Included by common/each_isa.h.
 
 using ::mrcnn::lerp;
 
@@ -7,7 +7,7 @@ inline FloatVec lerp(const FloatVec& a, const FloatVec& b, const F& fraction) {
   return a + fraction * (b - a);
 }
 
-// Bit i: whether lane i reaches the threshold.
+// Returns a word whose bit i is set if lane i is at least the threshold.
 inline uint64_t reached(const FloatVec& value, float threshold) {
 #if VEC_BYTES == 64
   return _mm512_cmp_ps_mask(__m512(value), _mm512_set1_ps(threshold), _CMP_GE_OQ);
@@ -20,19 +20,20 @@ inline uint64_t reached(const FloatVec& value, float threshold) {
 #endif
 }
 
-// A row of knots at the columns of the image.
+// Interpolates a row of knots at the columns of the image.
 inline void stretch_row(const float* row, const int32_t* knots, const float* fractions,
                         int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = lerp(row[knots[i]], row[knots[i] + 1], fractions[i]);
 }
 
-// One image row between two stretched rows.
+// Interpolates one image row between two stretched rows and applies the threshold.
 inline void threshold_row(const float* above, const float* below, float fraction, float threshold,
                           int64_t count, bool* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = lerp(above[i], below[i], fraction) >= threshold;
 }
 
-// The same as bits, the lowest of a byte first; the rows are readable up to a multiple of 64.
+// Does the same with packed bits, the lowest bit of a byte first. The rows are readable up to a
+// multiple of 64.
 inline void pack_row(const float* above, const float* below, float fraction, float threshold,
                      int64_t bytes, uint8_t* out) {
   for (int64_t byte = 0; byte < bytes; byte += 8) {

@@ -1,7 +1,7 @@
-// Masks of boxes pasted into the image as run lengths, without visiting the pixels.
+// Pastes masks into the image as RLE, without visiting the pixels.
 //
-// Between two knots the values of a column are monotone, so its pixels there change side at most
-// once, and not at all if the first and the last are on one side.
+// Between two knots, the values of a column are monotone. So its pixels change side at most once
+// there, and not at all if the first and the last pixel are on the same side.
 #include <algorithm>
 #include <numeric>
 #include <tuple>
@@ -11,21 +11,21 @@
 namespace mrcnn {
 namespace {
 
-// The segments of a mask pasted into an image: the rows of the image between two knots. Holds the
-// scratch of one thread.
+// The segments of a pasted mask: the rows of the image between two knots. Holds the scratch of one
+// thread.
 struct MaskSegments {
-  static constexpr int64_t kWord = 32;  // segments whose sides are found together
+  static constexpr int64_t kWord = 32;  // segments that are compared together
 
-  int64_t stride = 0;                                // the segments, rounded up
-  std::vector<float> above, below;                   // (x knots, stride): the knots around each
-  std::vector<float> first_fraction, last_fraction;  // of the first and the last row of each
+  int64_t stride = 0;               // number of segments, rounded up
+  std::vector<float> above, below;  // (x knots, stride): values at the knots around each
+  std::vector<float> first_fraction, last_fraction;  // at the first and the last row of each
   std::vector<int32_t> begin;                        // the first row of each
   const PasteSpan* rows = nullptr;
-  float rows_a_knot = 0;
+  float rows_per_knot = 0;
 
   void build(const float* mask, int64_t cells, const PasteSpan& image_rows, float rows_between) {
-    rows = &image_rows, rows_a_knot = rows_between;
-    // At least one segment without values follows the last, so that columns end outside.
+    rows = &image_rows, rows_per_knot = rows_between;
+    // At least one segment of zeros follows the last one, so that columns end outside.
     stride = (std::min(rows->size(), cells + 1) + kWord) / kWord * kWord;
     first_fraction.assign(stride, 0.0f);
     last_fraction.assign(stride, 0.0f);
@@ -45,12 +45,13 @@ struct MaskSegments {
     }
   }
 
-  // The first row of segment s that is not on the side of its first row; its last row is not.
+  // Returns the first row of segment s that is not on the side of its first row; its last row is
+  // not.
   int64_t crossing(int64_t s, bool side, float value_above, float value_below,
                    float threshold) const {
     const float* fractions = rows->fractions.data() - rows->begin;
-    return mrcnn::crossing(begin[s], begin[s + 1] - 1, side, value_above, value_below, rows_a_knot,
-                           threshold, [&](int64_t row) { return fractions[row]; });
+    return mrcnn::crossing(begin[s], begin[s + 1] - 1, side, value_above, value_below,
+                           rows_per_knot, threshold, [&](int64_t row) { return fractions[row]; });
   }
 
  private:
@@ -86,7 +87,7 @@ std::tuple<Tensor, Tensor> paste_masks_rle_cpu(Tensor masks, Tensor boxes, int64
                        (box[3] - box[1]) / float(cells));
         BY_ISA(find_changes(segments, paste.columns, float(threshold), height, changes));
       }
-      // Runs lie between the changes and the ends of the image; the first may be empty.
+      // Runs are between the changes and the ends of the image; the first one may be empty.
       if (changes.empty() || changes.back() < pixels) changes.push_back(int32_t(pixels));
       runs[d].resize(changes.size());
       std::adjacent_difference(changes.begin(), changes.end(), runs[d].begin());

@@ -1,4 +1,5 @@
-// Masks of boxes pasted on the GPU as run lengths, without visiting the pixels.
+// Pastes masks on the GPU as RLE, without visiting the pixels: count the swaps of inside and
+// outside per column, find the position of each mask's runs, write the runs.
 #include <algorithm>
 #include <tuple>
 
@@ -8,30 +9,30 @@
 namespace mrcnn {
 namespace {
 
-constexpr int kThreads = 256;     // of the block that places the runs
-constexpr int kRunThreads = 128;  // columns a block
-// Whose knots fit the shared memory of all devices.
+constexpr int kThreads = 256;     // of the block that positions the runs
+constexpr int kRunThreads = 128;  // columns per block
+// The knots of so many cells fit the shared memory of all devices.
 constexpr int64_t kMaxCells = 4096;
 
-// The offsets in an image, column by column, where inside and outside swap: of some columns.
+// The swaps of inside and outside in some columns. An offset counts pixels down the columns.
 struct Swaps {
-  int64_t before;  // how many runs end before these
-  int last;        // offset: the last of these, later the last before these; 0 if none
+  int64_t before;  // number of runs that end before these columns
+  int last;        // offset of the last swap here, later of the last swap before; 0 if none
   int count;
 };
 
-// The same for one column inside its block.
+// The same for one column in its block.
 struct ColumnSwaps {
   int before, last;
 };
 
-// The rows of the image between two knots, in the memory that a block shares.
+// The rows of the image between two knots, in shared memory.
 struct Segments {
-  int* begin;  // (M + 2): the first row of each, and the end of the last
+  int* begin;  // (M + 2): the first row of each segment, and the end of the last
   float *first_fraction, *last_fraction;
-  int first_column, end_column;  // of the image that read the mask
+  int first_column, end_column;  // columns of the image that read the mask
 
-  // Every thread of the block takes part.
+  // All threads of the block must call it.
   __device__ void build(const PasteAxis& y_axis, const PasteAxis& x_axis, const Pasted& pasted,
                         int* memory) {
     const int cells = pasted.cells;
@@ -58,9 +59,9 @@ struct Segments {
   static size_t bytes(int64_t cells) { return sizeof(int) * size_t(4 * cells + 6); }
 };
 
-// Calls swap(offset) where inside and outside swap in one column, downwards. The first pixel is
-// compared with the last of the column before where the offsets of both meet, so that swaps at one
-// offset undo each other.
+// Calls swap(offset) where inside and outside swap in one column, from top to bottom. If columns
+// are adjacent in the order of pixels, the first pixel is compared with the last one of the
+// previous column, so that swaps at one offset cancel each other.
 template <typename Swap>
 __device__ __forceinline__ void find_swaps(const Segments& segments, const PasteAxis& y_axis,
                                            const PasteAxis& x_axis, const Pasted& pasted,
@@ -77,7 +78,7 @@ __device__ __forceinline__ void find_swaps(const Segments& segments, const Paste
                   at_knot(mask, cells, before, last.knot + 1), last.fraction) >= threshold;
   }
   const PasteTap tap = paste_tap(x_axis.coordinate(column));
-  const float rows_a_knot = y_axis.extent / float(cells);
+  const float rows_per_knot = y_axis.extent / float(cells);
   KnotsAround knots;
   for (int k = 0; k <= cells; ++k) {
     const int first = segments.begin[k], last = segments.begin[k + 1] - 1;
@@ -88,14 +89,14 @@ __device__ __forceinline__ void find_swaps(const Segments& segments, const Paste
     if (starts != inside) swap(top + first);
     if (ends != starts)
       swap(top +
-           int(crossing(first, last, starts, knots.above, knots.below, rows_a_knot, threshold,
+           int(crossing(first, last, starts, knots.above, knots.below, rows_per_knot, threshold,
                         [&](int64_t row) { return paste_tap(y_axis.coordinate(row)).fraction; })));
     inside = ends;
   }
   if (inside && !(columns_meet && column + 1 < segments.end_column)) swap(top + end);
 }
 
-// The grid of the two kernels over columns: `parts` blocks a mask.
+// The grid of the two kernels over columns: `parts` blocks per mask.
 struct MaskPart {
   int64_t mask;
   int part;
@@ -105,8 +106,8 @@ struct MaskPart {
 };
 
 __global__ void __launch_bounds__(kRunThreads)
-    count_swaps(const __grid_constant__ Pasted pasted, int parts, ColumnSwaps* of_columns,
-                Swaps* of_parts) {
+    count_swaps(const __grid_constant__ Pasted pasted, int parts, ColumnSwaps* column_swaps,
+                Swaps* part_swaps) {
   DYNAMIC_SHARED(int, memory);
   const MaskPart at(parts);
   const Box<float> box = load_box(pasted.boxes + at.mask * 4);
@@ -125,25 +126,25 @@ __global__ void __launch_bounds__(kRunThreads)
   }
   const auto counts = sum_block<kRunThreads>(count);
   const auto lasts = scan_block<kRunThreads>(last, 0, [](int a, int b) { return max(a, b); });
-  of_columns[int64_t(blockIdx.x) * kRunThreads + threadIdx.x] = {counts.before, lasts.before};
-  if (threadIdx.x == 0) of_parts[blockIdx.x] = {0, lasts.total, counts.total};
+  column_swaps[int64_t(blockIdx.x) * kRunThreads + threadIdx.x] = {counts.before, lasts.before};
+  if (threadIdx.x == 0) part_swaps[blockIdx.x] = {0, lasts.total, counts.total};
 }
 
-// One block finds where the runs of each mask and part start, and writes the last run of masks
+// One block finds the position of the runs of each mask and part. It writes the last run of masks
 // whose last swap is not at the end of the image.
 __global__ void __launch_bounds__(kThreads)
-    place_runs(Swaps* of_parts, int64_t masks, int parts, int pixels, int32_t* counts,
-               int64_t* starts) {
-  int64_t done = 0;  // runs of the masks before
+    position_runs(Swaps* part_swaps, int64_t masks, int parts, int pixels, int32_t* counts,
+                  int64_t* starts) {
+  int64_t done = 0;  // runs of earlier masks
   for (int64_t first = 0; first < masks; first += kThreads) {
     const int64_t d = first + threadIdx.x;
-    Swaps* of_mask = of_parts + d * parts;
+    Swaps* mask_swaps = part_swaps + d * parts;
     int64_t swaps = 0;
     int last = 0;
     if (d < masks)
       for (int p = 0; p < parts; ++p) {
-        swaps += of_mask[p].count;
-        last = max(last, of_mask[p].last);
+        swaps += mask_swaps[p].count;
+        last = max(last, mask_swaps[p].last);
       }
     const bool ends_open = swaps == 0 || last < pixels;
     const auto runs = sum_block<kThreads, int64_t>(d < masks ? swaps + ends_open : 0);
@@ -153,8 +154,8 @@ __global__ void __launch_bounds__(kThreads)
       if (ends_open) counts[before + swaps] = pixels - last;
       last = 0;
       for (int p = 0; p < parts; ++p) {
-        const Swaps part = of_mask[p];
-        of_mask[p] = {before, last, part.count};
+        const Swaps part = mask_swaps[p];
+        mask_swaps[p] = {before, last, part.count};
         before += part.count;
         last = max(last, part.last);
       }
@@ -165,11 +166,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kRunThreads)
-    write_runs(const __grid_constant__ Pasted pasted, int parts, const ColumnSwaps* of_columns,
-               const Swaps* of_parts, int32_t* counts) {
+    write_runs(const __grid_constant__ Pasted pasted, int parts, const ColumnSwaps* column_swaps,
+               const Swaps* part_swaps, int32_t* counts) {
   DYNAMIC_SHARED(int, memory);
   const MaskPart at(parts);
-  const Swaps part = of_parts[blockIdx.x];
+  const Swaps part = part_swaps[blockIdx.x];
   if (part.count == 0) return;
   const Box<float> box = load_box(pasted.boxes + at.mask * 4);
   const PasteAxis y_axis = {box.y1, box.y2 - box.y1, pasted.cells};
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(kRunThreads)
   segments.build(y_axis, x_axis, pasted, memory);
   const int column = segments.first_column + at.part * kRunThreads + int(threadIdx.x);
   if (column >= segments.end_column) return;
-  const ColumnSwaps mine = of_columns[int64_t(blockIdx.x) * kRunThreads + threadIdx.x];
+  const ColumnSwaps mine = column_swaps[int64_t(blockIdx.x) * kRunThreads + threadIdx.x];
   int64_t run = part.before + mine.before;
   int last = max(part.last, mine.last);
   find_swaps(segments, y_axis, x_axis, pasted, pasted.mask(at.mask), column, [&](int offset) {
@@ -187,10 +188,10 @@ __global__ void __launch_bounds__(kRunThreads)
   });
 }
 
-// The most runs that one mask can have. A column swaps at most once inside of each of the M + 1
-// segments between knots, once between two of them (their values meet, but for masks that are not
-// finite) and at both ends. It swaps an even number of times, so 2 (M + 1) times; and no more often
-// than its pixels allow.
+// The largest number of runs of one mask. A column swaps at most once in each of the M + 1 segments
+// between knots, once between two segments (only for masks that are not finite; otherwise their
+// values agree), and at both ends. The number of swaps is even, so it is at most 2 (M + 1), and it
+// is also limited by the number of pixels.
 int64_t most_runs(int64_t cells, int64_t height, int64_t width) {
   return width * 2 * std::min(cells + 1, (height + 1) / 2) + 1;
 }
@@ -208,19 +209,19 @@ std::tuple<Tensor, Tensor> paste_masks_rle_cuda(Tensor masks, Tensor boxes, int6
   STD_TORCH_CHECK(blocks <= INT32_MAX, "paste_masks: too many columns for CUDA");
   Tensor counts = new_tensor(masks, {count * most_runs(cells, height, width)}, ScalarType::Int);
   Tensor starts = new_tensor(masks, {count + 1}, ScalarType::Long);
-  Tensor of_columns = new_tensor(
+  Tensor column_swaps = new_tensor(
       masks, {blocks * kRunThreads, int64_t(sizeof(ColumnSwaps) / sizeof(int))}, ScalarType::Int);
-  Tensor of_parts =
+  Tensor part_swaps =
       new_tensor(masks, {blocks, int64_t(sizeof(Swaps) / sizeof(int64_t))}, ScalarType::Long);
-  auto* column_data = reinterpret_cast<ColumnSwaps*>(of_columns.mutable_data_ptr<int32_t>());
-  auto* part_data = reinterpret_cast<Swaps*>(of_parts.mutable_data_ptr<int64_t>());
+  auto* column_data = reinterpret_cast<ColumnSwaps*>(column_swaps.mutable_data_ptr<int32_t>());
+  auto* part_data = reinterpret_cast<Swaps*>(part_swaps.mutable_data_ptr<int64_t>());
   int32_t* count_data = counts.mutable_data_ptr<int32_t>();
   const Pasted pasted = pasted_of(masks, boxes, height, width, threshold);
   const dim3 grid = {unsigned(blocks), 1, 1};
   const size_t shared_bytes = Segments::bytes(cells);
   launch(device, count_swaps, grid, kRunThreads, shared_bytes, pasted, int(parts), column_data,
          part_data);
-  launch(device, place_runs, {1, 1, 1}, kThreads, 0, part_data, count, int(parts),
+  launch(device, position_runs, {1, 1, 1}, kThreads, 0, part_data, count, int(parts),
          int(height * width), count_data, starts.mutable_data_ptr<int64_t>());
   launch(device, write_runs, grid, kRunThreads, shared_bytes, pasted, int(parts), column_data,
          part_data, count_data);

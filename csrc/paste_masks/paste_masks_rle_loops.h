@@ -1,13 +1,13 @@
-// The loop over the columns of a mask that is pasted as run lengths. Included by common/each_isa.h.
+// Loop over the columns of a mask that is pasted as RLE. Included by common/each_isa.h.
 #include "paste_masks/paste_masks_loops.h"
 
-// Appends the offsets at which inside and outside swap, down the columns.
+// Appends the offsets, counted down the columns, at which inside and outside swap.
 inline void find_changes(const MaskSegments& segments, const PasteSpan& columns, float threshold,
                          int64_t height, std::vector<int32_t>& changes) {
   int64_t count = 0;
   const int64_t stride = segments.stride;
   const auto change = [&](int64_t offset) {
-    // Two swaps at one offset, at the end of a column and the start of the next, undo each other.
+    // Two swaps at one offset, at the end of a column and the start of the next, cancel each other.
     if (count > 0 && changes[count - 1] == offset)
       --count;
     else
@@ -22,9 +22,9 @@ inline void find_changes(const MaskSegments& segments, const PasteSpan& columns,
     const auto at_column = [&](const float* knots, int64_t s) {
       return lerp(load(knots + s), load(knots + stride + s), fraction);
     };
-    uint64_t inside = 0;  // whether the last pixel of the segment before is
+    uint64_t inside = 0;  // whether the last pixel of the previous segment is inside
     for (int64_t word = 0; word < stride; word += MaskSegments::kWord) {
-      // Bit s: whether the first, the last pixel of segment word + s is inside.
+      // Bit s is set if the first (last) pixel of segment word + s is inside.
       uint64_t first = 0, last = 0;
       for (int64_t s = 0; s < MaskSegments::kWord; s += kLanes<float>) {
         const FloatVec a = at_column(above, word + s), b = at_column(below, word + s);

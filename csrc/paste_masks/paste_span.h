@@ -1,4 +1,4 @@
-// The taps of one box in the image, tabulated on the host for all outputs.
+// Tables of the taps of one box in the image, on the host, for all outputs.
 #pragma once
 
 #include <vector>
@@ -8,8 +8,7 @@
 
 namespace mrcnn {
 
-// The pixels of one image axis that read the mask, and what they read: entry i is of pixel
-// begin + i.
+// The pixels of one image axis that read the mask, and their taps: entry i is for pixel begin + i.
 struct PasteSpan {
   int64_t begin = 0, end = 0;
   std::vector<int32_t> knots;
@@ -32,7 +31,7 @@ struct PasteSpan {
 struct Paste {
   PasteSpan rows, columns;
 
-  // False where no pixel reads the mask.
+  // Returns false if no pixel reads the mask.
   bool build(const float* box_data, int64_t cells, int64_t height, int64_t width) {
     const Box<float> box = load_box(box_data);
     if (!can_paste(box)) return false;

@@ -1,5 +1,5 @@
-// What RoIAlign's forward and backward share on the GPU: the maps of all levels, and what a RoI
-// reads of them.
+// Shared by forward and backward of RoIAlign on the GPU: the maps of all levels, and the part that
+// a RoI reads.
 #pragma once
 
 #include <vector>
@@ -22,7 +22,7 @@ struct Pyramid {
   int64_t images;
 };
 
-// How boxes are sampled; the arguments of the op.
+// The arguments of the op that control sampling.
 template <typename A>
 struct Sampling {
   int bins_h, bins_w;
@@ -32,18 +32,18 @@ struct Sampling {
   int64_t canonical_level;
 };
 
-// What one RoI reads: its level and image, and where; nothing if it pools to zero.
+// The part of the maps that one RoI reads; nothing if it pools to zero.
 template <typename T, typename A>
 struct RoiPlan {
   bool pools;
   int level;
-  int64_t start;  // of the image in the map
+  int64_t start;  // offset of the image in the map
   RoiAxis<A> rows, columns;
 
   __device__ __forceinline__ void make(const Pyramid<T, A>& pyramid, const Sampling<A>& sampling,
                                        const A* boxes, int64_t image, int64_t roi) {
     const Box<A> box = load_box(boxes + roi * 4);
-    // An image that is not there is told on the host only: here it would need a read-back.
+    // Only the CPU op reports an image index out of range: on a GPU, that would need a read-back.
     pools = image >= 0 && image < pyramid.images && finite(box);
     if (!pools) return;
     level = int(

@@ -1,7 +1,9 @@
-// Geometry of RoIAlign (Mask R-CNN, section 3), shared by all devices.
+// Geometry of RoIAlign (Mask R-CNN, section 3), shared by all devices. The specification is
+// `roi_align` in mrcnn/ops/reference.py.
 //
-// The average over a bin's samples is separable: a sample at (y, x) weighs its four cells by
-// wy * wx, so per axis the samples of a bin merge into a short list of (cell, weight) taps.
+// The average over a bin's samples is separable: a sample at (y, x) gives its four cells the
+// weights wy * wx. So, per axis, the samples of a bin merge into a short list of (cell, weight)
+// taps.
 #pragma once
 
 #include <cmath>
@@ -11,7 +13,7 @@
 
 namespace mrcnn {
 
-// Bounds the work of a box that is far larger than any image.
+// Limits the work for a box that is far larger than any image.
 constexpr int64_t kMaxSamplesPerBin = 1024;
 
 // One axis of one RoI in feature cells.
@@ -36,22 +38,25 @@ HOST_DEVICE RoiAxis<T> roi_axis(T low, T high, T scale, int64_t bins, int64_t sa
   const T bin_size = extent / bins;
   int64_t samples = sampling_ratio;
   if (samples <= 0) {
-    const T wanted = std::ceil(bin_size);
+    const T adaptive = std::ceil(bin_size);
     // An empty RoI has no samples and pools to zero.
-    samples = wanted >= kMaxSamplesPerBin ? kMaxSamplesPerBin : wanted > 0 ? int64_t(wanted) : 0;
+    samples = adaptive >= kMaxSamplesPerBin ? kMaxSamplesPerBin
+              : adaptive > 0                ? int64_t(adaptive)
+                                            : 0;
   }
   return {start, bin_size, samples};
 }
 
-// Linear interpolation at one position: cells low and low + 1 (or low alone at the border), counted
-// by the integers `I`.
+// Linear interpolation at one position: cells low and low + 1 (or only low at the border), with
+// integers of type `I`.
 template <typename T, typename I = int64_t>
 struct LinearTap {
   I low, high;
   T weight_low, weight_high;
 };
 
-// False where a sample counts as zero: beyond one cell outside the map, or NaN, or without a map.
+// Returns false if a sample counts as zero: more than one cell outside the map, NaN, or an empty
+// map.
 template <typename T, typename I>
 HOST_DEVICE bool linear_tap(T position, I cells, LinearTap<T, I>& tap) {
   if (!(position >= -1 && position <= T(cells)) || cells == 0) return false;
@@ -69,9 +74,9 @@ HOST_DEVICE bool linear_tap(T position, I cells, LinearTap<T, I>& tap) {
   return true;
 }
 
-// The pyramid level of a box: canonical_level + log2(sqrt(area) / canonical_size), rounded down
-// and limited to the levels at hand (FPN, equation 1). Compared as powers of two, so that no
-// device's log2 can disagree.
+// The pyramid level of a box: canonical_level + log2(sqrt(area) / canonical_size), rounded down and
+// limited to the existing levels (FPN, equation 1). It is compared with powers of two, because log2
+// can differ between devices.
 template <typename T>
 HOST_DEVICE int64_t roi_level(const Box<T>& box, T canonical_size, int64_t canonical_level,
                               int64_t levels) {

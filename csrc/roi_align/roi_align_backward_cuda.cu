@@ -1,5 +1,5 @@
-// The gradient of RoIAlign on the GPU: blocks gather into tiles of the maps what the RoIs that
-// reach them give.
+// The gradient of RoIAlign on the GPU: each block gathers, for one tile of the maps, the gradients
+// of all RoIs that reach it.
 #include <algorithm>
 #include <vector>
 
@@ -8,20 +8,20 @@
 namespace mrcnn {
 namespace {
 
-constexpr int kThreads = 256;    // of a block that finds where RoIs reach
+constexpr int kThreads = 256;    // of a block that finds the reach of RoIs
 constexpr int kTile = 8;         // cells along a side
-constexpr int kCellsOfWarp = 4;  // side by side
+constexpr int kCellsOfWarp = 4;  // adjacent cells that a warp sums
 constexpr int kTileWarps = kTile * kTile / kCellsOfWarp, kTileThreads = kTileWarps * kWarpSize;
-// Of a multiprocessor, for which registers suffice.
+// Blocks per multiprocessor that have enough registers.
 template <typename A>
 constexpr int kTileBlocks = 8 / sizeof(A);
 
 // Some cells of the map of one image and level, and the RoIs that reach them.
 struct Tile {
   int image, level;
-  int first[2], cells[2];  // of the tile and of the map, along rows and along columns
+  int first[2], cells[2];  // first cell of the tile, cells of the map; along rows and columns
   int listed, rois[kTileThreads];
-  int of_warp[kTileWarps];  // how many each warp has found
+  int warp_count[kTileWarps];  // number of RoIs listed by each warp
 
   template <typename T, typename A>
   __device__ __forceinline__ void find(const Pyramid<T, A>& pyramid, int64_t index) {
@@ -40,8 +40,8 @@ struct Tile {
   }
 };
 
-// The cells that one RoI adds to: those of map `map` (image * levels + level, -1 of none) from
-// begin up to end.
+// The cells that one RoI adds to, from begin to end, in map `map` (image * levels + level; -1 for
+// none).
 struct RoiReach {
   int map, row_begin, row_end, column_begin, column_end;
 
@@ -57,14 +57,14 @@ struct RoiAxes {
   RoiAxis<A> along[2];  // rows and columns
 };
 
-// The cells between the outermost samples; a superset of those with weight.
+// Computes the range of cells between the outermost samples, a superset of those with weight.
 template <typename A>
 __device__ __forceinline__ void reach_of(const RoiAxis<A>& axis, int bins, int cells, int& begin,
                                          int& end) {
   const A one = axis.position(0, 0), other = axis.position(bins - 1, axis.samples - 1);
   const A low = one < other ? one : other, high = one < other ? other : one;
   begin = end = 0;
-  // Written so that NaN reaches nothing.
+  // Negated, so that NaN reaches nothing.
   if (axis.samples == 0 || !(low <= A(cells) && high >= A(-1))) return;
   begin = low > 0 ? min(int(low), cells - 1) : 0;
   end = high < A(cells) ? min(int(high) + 2, cells) : cells;
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads)
   reaches[roi] = reach;
 }
 
-// The weight that one bin gives to each cell of a tile, along one axis, and which are not 0.
+// The weight of each cell of a tile in one bin, along one axis, and a mask of the nonzero ones.
 template <typename A>
 struct alignas(16) TileWeights {
   A weight[kTile];
@@ -108,7 +108,7 @@ __device__ __forceinline__ void weigh_tile(const RoiAxis<A>& axis, int bin, int 
     out.present |= 1u << (cell - first);
   };
   const int samples = int(axis.samples);
-#pragma unroll 1  // registers belong to the sums
+#pragma unroll 1  // keeps registers for the sums
   for (int sample = 0; sample < samples; ++sample) {
     LinearTap<A, int> tap;
     if (!linear_tap(axis.position(bin, sample), cells, tap)) continue;
@@ -117,8 +117,8 @@ __device__ __forceinline__ void weigh_tile(const RoiAxis<A>& axis, int bin, int 
   }
 }
 
-// Calls visit(first, bits) for 32 of `count` numbers at a time, where the bits say which of the
-// numbers from `first` on are chosen. All lanes of a warp call it alike.
+// Calls visit(first, bits) for 32 of `count` numbers at a time; bit i is set if first + i is
+// chosen. All lanes of a warp must call it.
 template <typename Chosen, typename Visit>
 __device__ __forceinline__ void visit_chosen(int count, const Chosen& chosen, const Visit& visit) {
   for (int first = 0; first < count; first += kWarpSize) {
@@ -129,23 +129,24 @@ __device__ __forceinline__ void visit_chosen(int count, const Chosen& chosen, co
 }
 
 // One block sums the gradient of one tile, for some channels, over all RoIs that reach it, in the
-// order of their indices: no atomics, the same bits every time, and every cell is written once.
+// order of their indices. No atomics are needed, results are bit-identical from run to run, and
+// each cell is written once.
 template <typename T, typename A, int kPack>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<A>)
     roi_align_backward_kernel(const __grid_constant__ Pyramid<T, A> pyramid, int bins_h, int bins_w,
                               const RoiReach* reaches, const RoiAxes<A>* axes, int rois,
                               int rois_at_once, const T* grad) {
   DYNAMIC_SHARED(TileWeights<A>, tile_weights);
-  SHARED(Tile, tile);  // once for all threads, and not in their registers
+  SHARED(Tile, tile);  // saves registers
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const int bins = bins_h + bins_w;
   const unsigned channels = pyramid.channels;
   const unsigned c = (blockIdx.y * kWarpSize + lane) * kPack;
-  const T* of_lane = grad + (c < channels ? c : 0);  // lanes past the end compute and do not store
+  const T* lane_grad = grad + (c < channels ? c : 0);  // lanes past the end do not store
   if (threadIdx.x == 0) tile.find(pyramid, blockIdx.x);
   __syncthreads();
 
-  // This warp sums over kCellsOfWarp cells from (x, y) of the tile on.
+  // This warp sums kCellsOfWarp cells, starting at (x, y) of the tile.
   const int x = warp * kCellsOfWarp % kTile, y = warp * kCellsOfWarp / kTile;
   constexpr unsigned kOfWarp = (1u << kCellsOfWarp) - 1;
   A sum[kCellsOfWarp][kPack] = {};
@@ -153,13 +154,13 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<A>)
     const int mine = start + threadIdx.x;
     const bool reaches_tile = mine < rois && reaches[mine].meets(tile, pyramid.levels);
     const unsigned lanes = __ballot_sync(kAllLanes, reaches_tile);
-    if (lane == 0) tile.of_warp[warp] = __popc(lanes);
+    if (lane == 0) tile.warp_count[warp] = __popc(lanes);
     const int listed = __syncthreads_count(reaches_tile);
     if (threadIdx.x == 0) tile.listed = listed;
     if (reaches_tile) {
-      int place = __popc(lanes & ((1u << lane) - 1));
-      for (int w = 0; w < warp; ++w) place += tile.of_warp[w];
-      tile.rois[place] = mine;
+      int position = __popc(lanes & ((1u << lane) - 1));
+      for (int w = 0; w < warp; ++w) position += tile.warp_count[w];
+      tile.rois[position] = mine;
     }
     __syncthreads();
     for (int done = 0; done < tile.listed; done += rois_at_once) {
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<A>)
       for (int i = 0; i < count; ++i) {
         const TileWeights<A>* row = tile_weights + i * bins;
         const TileWeights<A>* column = row + bins_h;
-        const T* of_roi = of_lane + int64_t(tile.rois[done + i]) * bins_h * bins_w * channels;
+        const T* roi_grad = lane_grad + int64_t(tile.rois[done + i]) * bins_h * bins_w * channels;
         visit_chosen(
             bins_w, [&](int bx) { return column[bx].present >> x & kOfWarp; },
             [&](int bx0, unsigned columns) {
@@ -191,12 +192,14 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<A>)
 #pragma unroll
                         for (int i = 0; i < kCellsOfWarp / kWord; ++i)
                           load_pack(column[bx].weight + x + i * kWord, word[i]);
-                        load_pack(of_roi + uint64_t(unsigned(by * bins_w + bx)) * channels, value);
+                        load_pack(roi_grad + uint64_t(unsigned(by * bins_w + bx)) * channels,
+                                  value);
 #pragma unroll
                         for (int i = 0; i < kCellsOfWarp; ++i) {
                           const A weight = word[i / kWord][i % kWord] * row_weight;
 #pragma unroll
-                          for (int v = 0; v < kPack; ++v)  // infinity stays where it has weight
+                          for (int v = 0; v < kPack;
+                               ++v)  // so that infinity does not spread to cells without weight
                             sum[i][v] = weight != 0 ? fma(weight, value[v], sum[i][v]) : sum[i][v];
                         }
                       }
@@ -204,7 +207,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<A>)
                   });
             });
       }
-      __syncthreads();  // all are done with these weights
+      __syncthreads();  // all threads have read these weights
     }
   }
   const int row = tile.first[0] + y, column = tile.first[1] + x;
@@ -259,7 +262,7 @@ std::vector<Tensor> roi_align_backward_cuda(Tensor grad, std::vector<Tensor> fea
       tiles += ceil_div(pyramid.height[l], kTile) * ceil_div(pyramid.width[l], kTile);
     tiles *= pyramid.images;
     STD_TORCH_CHECK(tiles <= INT32_MAX, "roi_align: features have too many cells for CUDA");
-    // The weights of as many RoIs as fit beside those of other blocks.
+    // The weights of as many RoIs as shared memory allows, given the other blocks.
     constexpr size_t kWeightBytes = 24 << 10;
     const size_t bytes_per_roi = sizeof(TileWeights<A>) * (sampling.bins_h + sampling.bins_w);
     const int rois_at_once = int(std::clamp<size_t>(kWeightBytes / bytes_per_roi, 1, 32));

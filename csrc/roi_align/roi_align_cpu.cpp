@@ -1,4 +1,4 @@
-// RoIAlign on the host: which taps a RoI reads, in which order RoIs are taken, who writes where.
+// RoIAlign on the host: the taps of each RoI, the order of RoIs, and the division among threads.
 #include <algorithm>
 #include <span>
 #include <tuple>
@@ -52,10 +52,10 @@ class AxisTaps {
         taps_.begin(), taps_.end(), [](const auto& a, const auto& b) { return a.cell < b.cell; });
     range_ = taps_.empty() ? CellRange{} : CellRange{low->cell, high->cell + 1};
   }
-  CellRange range() const { return range_; }  // of all cells that the taps read
+  CellRange range() const { return range_; }  // all cells that the taps read
 
  private:
-  // Samples of a bin advance, so a cell seen before is one of the last two.
+  // Samples of a bin are in ascending order, so a known cell is one of the last two.
   void add(int64_t cell, T weight) {
     const int64_t first = start_.back(), size = int64_t(taps_.size());
     for (int64_t i = size - 1; i >= std::max(first, size - 2); --i)
@@ -76,7 +76,7 @@ struct Level {
   double scale;
 };
 
-// What one RoI reads: its level and image, and where. False if it pools to zero.
+// The part of the maps that one RoI reads. `build` returns false if the RoI pools to zero.
 template <typename A>
 struct RoiPlan {
   int64_t level = 0, image = 0;
@@ -109,8 +109,8 @@ namespace {
 
 // A larger output would push the maps out of the caches.
 constexpr size_t kCacheBytes = size_t(8) << 20;
-constexpr size_t kAlignment = 64;  // of the widest vector
-// Of a map that are cleared and summed at a time: few enough to stay in the cache.
+constexpr size_t kAlignment = 64;  // bytes of the widest vector
+// Rows of a map that are cleared and summed at a time: few enough to stay in the cache.
 constexpr int64_t kBandRows = 4;
 
 std::vector<Level> levels_of(const std::vector<Tensor>& features,
@@ -128,7 +128,7 @@ struct Band {
   CellRange rows;
 };
 
-// All bands, coarse levels first: theirs hold the most work, which must not come last.
+// All bands, coarse levels first: these take most work, which must not come last.
 std::vector<Band> bands_of(const std::vector<Level>& levels, int64_t images) {
   std::vector<Band> bands;
   for (size_t level = levels.size(); level-- > 0;)
@@ -138,8 +138,8 @@ std::vector<Band> bands_of(const std::vector<Level>& levels, int64_t images) {
   return bands;
 }
 
-// RoIs that share cells follow each other, so that the second finds them in the cache: by image,
-// level, band of rows, column.
+// Sorts RoIs by image, level, band of rows and column, so that RoIs with common cells follow each
+// other and find them in the cache.
 template <typename A>
 std::vector<int64_t> order_of_rois(const A* boxes, const int64_t* image_of, int64_t rois,
                                    const std::vector<Level>& levels, double canonical_size,
@@ -257,8 +257,8 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
     for (const int64_t k : order)
       if (pools[k]) rois_of[plans[k].image * levels.size() + plans[k].level].push_back(k);
     const std::vector<Band> bands = bands_of(levels, images);
-    // A band is written by one thread, its RoIs in order: no two threads write to one place, and
-    // every sum is taken in the same order for any number of threads.
+    // One thread writes a band, taking its RoIs in order. So no two threads write to the same cell,
+    // and sums have the same order for any number of threads.
     parallel_pieces(int64_t(bands.size()), 1, [&](int64_t begin, int64_t end) {
       std::vector<int64_t> band_rois;
       for (int64_t i = begin; i < end; ++i) {
@@ -273,7 +273,7 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
           band_rois.push_back(k);
           covered += plans[k].columns.range().size();
         }
-        // Zeros that are added to at once are worth a place in the caches.
+        // Zeros that are soon added to should stay in the caches.
         const bool past_caches = covered < width && channels * sizeof(A) % kAlignment == 0 &&
                                  uintptr_t(map) % kAlignment == 0;
         BY_ISA(clear(map + rows.begin * width * channels, map + rows.end * width * channels,

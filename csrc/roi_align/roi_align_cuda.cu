@@ -1,5 +1,5 @@
-// RoIAlign on the GPU: all levels and images in one launch, over channels_last maps, where a warp
-// reads the channels of a cell as one row of 16-byte words.
+// RoIAlign on the GPU: all levels and images in one launch. Maps are channels_last, so a warp reads
+// the channels of a cell as one row of 16-byte words.
 #include <algorithm>
 #include <vector>
 
@@ -9,10 +9,10 @@ namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-// Of a multiprocessor, for which registers suffice.
+// Blocks per multiprocessor that have enough registers.
 template <typename A>
 constexpr int kBlocks = 16 / sizeof(A);
-constexpr int kTapsAtOnce = 4;  // whose loads do not wait for each other
+constexpr int kTapsAtOnce = 4;  // taps loaded together, to overlap their latency
 
 template <typename A>
 struct Tap {
@@ -20,8 +20,8 @@ struct Tap {
   A weight;
 };
 
-// The most taps that a bin can have. Boxes that are sampled adaptively are not reversed, so their
-// samples advance and each cell is met once.
+// The largest number of taps of a bin. Boxes with adaptive sampling are not reversed, so their
+// samples are in ascending order and each cell occurs once.
 template <typename A>
 __device__ __forceinline__ int taps_per_bin(const RoiAxis<A>& axis, int64_t sampling_ratio,
                                             int cells) {
@@ -35,7 +35,7 @@ __device__ __forceinline__ int merge_taps(const RoiAxis<A>& axis, int bin, int c
                                           Tap<A>* taps) {
   int count = 0;
   const auto add = [&](int cell, A weight) {
-    // Samples of a bin advance, so a cell met before is one of the last two.
+    // Samples of a bin are in ascending order, so a known cell is one of the last two.
     for (int i = count - 1; i >= 0 && i >= count - 2; --i)
       if (taps[i].cell == cell) {
         taps[i].weight += weight;
@@ -53,27 +53,27 @@ __device__ __forceinline__ int merge_taps(const RoiAxis<A>& axis, int bin, int c
   return count;
 }
 
-// How many taps there is room for in each bin, and how many bins are taken at a time.
+// The room for taps in each bin, and the number of bins taken at a time.
 struct TapParts {
   int row_most, column_most, rows, columns;
 };
 
-// Of the bin that each warp pools, where each lane has computed one.
+// Taps of the bin that each warp pools; each lane computes one.
 template <typename A>
 struct BinTaps {
   Tap<A> of_lane[kWarps][kWarpSize];
 };
 static_assert(kWarpSize % kTapsAtOnce == 0);
 
-// One block pools some rows of bins of one RoI: its threads merge the taps of the bins along each
-// axis, then a warp takes a bin and its lanes the channels. `budget` taps fit for each axis; where
-// bins have more, they are taken in parts.
+// One block pools some rows of bins of one RoI. Its threads merge the taps of the bins along each
+// axis; then each warp takes a bin, and its lanes the channels. There is room for `budget` taps per
+// axis; if bins have more, they are taken in several passes.
 template <typename T, typename A, int kPack>
 __global__ void __launch_bounds__(kThreads, kBlocks<A>)
     roi_align_kernel(const __grid_constant__ Pyramid<const T, A> pyramid,
                      const __grid_constant__ Sampling<A> sampling, const A* boxes,
                      const int64_t* image_index, int rows_per_block, int budget, T* out) {
-  // Once for all threads, and not in their registers.
+  // Shared, to save registers.
   using Plan = RoiPlan<const T, A>;
   SHARED(Plan, plan);
   SHARED(TapParts, parts);
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   for (int by0 = first_row; by0 < last_row; by0 += parts.rows)
     for (int bx0 = 0; bx0 < bins_w; bx0 += parts.columns) {
       const int rows = min(parts.rows, last_row - by0), columns = min(parts.columns, bins_w - bx0);
-      __syncthreads();  // all are done with the taps of the part before
+      __syncthreads();  // all threads have read the taps of the previous pass
       for (int i = threadIdx.x; i < rows + columns; i += kThreads) {
         const bool is_row = i < rows;
         const int j = is_row ? i : i - rows;
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
         const Tap<A>* row = row_taps + by * parts.row_most;
         const Tap<A>* column = column_taps + bx * parts.column_most;
         const int taps_in_row = column_count[bx], taps = row_count[by] * taps_in_row;
-        const int64_t place = (roi * sampling.bins_h + by0 + by) * bins_w + bx0 + bx;
+        const int64_t position = (roi * sampling.bins_h + by0 + by) * bins_w + bx0 + bx;
         for (unsigned first = 0; first < channels; first += kWarpSize * kPack) {
           const unsigned c = first + lane * kPack;
           const T* cells = map + (c < channels ? c : 0);
@@ -136,11 +136,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
             const int tap = done + lane < taps ? done + lane : 0;
             const Tap<A>& y = row[tap / taps_in_row];
             const Tap<A>& x = column[tap % taps_in_row];
-            __syncwarp();  // all are done with the taps before
+            __syncwarp();  // all lanes have read the previous taps
             bin_taps.of_lane[warp][lane] = {y.cell * width + x.cell, y.weight * x.weight};
             __syncwarp();
             const int count = min(taps - done, kWarpSize);
-#pragma unroll 1  // more loads would take the registers of other blocks
+#pragma unroll 1  // more loads would need too many registers
             for (int j = 0; j < count; j += kTapsAtOnce) {
               A weight[kTapsAtOnce], value[kTapsAtOnce][kPack];
 #pragma unroll
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
                   sum[v] = j + i < count ? fma(weight[i], value[i][v], sum[v]) : sum[v];
             }
           }
-          if (c < channels) store_pack(out + place * channels + c, sum);
+          if (c < channels) store_pack(out + position * channels + c, sum);
         }
       }
     }
@@ -194,10 +194,11 @@ Tensor roi_align_cuda(std::vector<Tensor> features, Tensor boxes, Tensor image_i
                                   aligned,     A(canonical_size), canonical_level};
     T* out_data = out.mutable_data_ptr<T>();
 
-    // Enough blocks to fill the device, also for few RoIs.
-    const int64_t wanted = 4 * device_attribute(device, cudaDevAttrMultiProcessorCount) / rois + 1;
-    const int64_t rows_per_block = ceil_div(bins_h, std::min(wanted, bins_h));
-    // A bin with the most samples has so many taps; most RoIs need a fraction.
+    // Enough blocks to fill the device, even for few RoIs.
+    const int64_t blocks_per_roi =
+        4 * device_attribute(device, cudaDevAttrMultiProcessorCount) / rois + 1;
+    const int64_t rows_per_block = ceil_div(bins_h, std::min(blocks_per_roi, bins_h));
+    // The number of taps of a bin with the most samples; most RoIs need a fraction.
     const int64_t most = sampling_ratio > 0
                              ? 2 * sampling_ratio
                              : std::min(2 * kMaxSamplesPerBin, longest_side(pyramid));

@@ -1,7 +1,7 @@
-// The loops of RoIAlign over channels_last maps, where a tap is one contiguous vector of channels.
+// Loops of RoIAlign over channels_last maps, in which a tap is a contiguous vector of channels.
 // Included by common/each_isa.h.
 
-// One bin of kVectors vectors of channels, which stay in registers while its taps are summed.
+// Pools one bin, for kVectors vectors of channels, which stay in registers while taps are summed.
 template <int kVectors, typename T, typename A>
 inline void pool_bin(const T* map, int64_t row_stride, int64_t channels, const Taps<A>& rows,
                      const Taps<A>& columns, bool past_caches, T* out) {
@@ -19,7 +19,7 @@ inline void pool_bin(const T* map, int64_t row_stride, int64_t channels, const T
     for (int v = 0; v < kVectors; ++v) store(out + v * kLanes<A>, sum[v]);
 }
 
-// One channel of one bin, for what is left over.
+// Pools one channel of one bin, for the remaining channels.
 template <typename T, typename A>
 inline void pool_channel(const T* map, int64_t row_stride, int64_t channels, const Taps<A>& rows,
                          const Taps<A>& columns, T* out) {
@@ -30,8 +30,8 @@ inline void pool_channel(const T* map, int64_t row_stride, int64_t channels, con
   *out = T(sum);
 }
 
-// Fetches the first lines of the rows that bin row `next` reads and `done` did not. The processor
-// follows a row once it has begun, but cannot know where the next one does.
+// Prefetches the first lines of the rows that bin row `next` reads and `done` did not. The
+// processor prefetches along a row by itself, but cannot predict the start of the next one.
 template <typename T, typename A>
 inline void prefetch_rows(const T* map, int64_t row_stride, int64_t channels, const Taps<A>& done,
                           const Taps<A>& next, const Taps<A>& columns) {
@@ -45,8 +45,8 @@ inline void prefetch_rows(const T* map, int64_t row_stride, int64_t channels, co
   }
 }
 
-// map (height, width, channels) -> out (bins_h, bins_w, channels), stored past the caches where
-// that is asked for.
+// map (height, width, channels) -> out (bins_h, bins_w, channels), stored past the caches if
+// requested.
 template <typename T, typename A>
 void pool(const T* map, int64_t width, int64_t channels, const AxisTaps<A>& rows,
           const AxisTaps<A>& columns, bool past_caches, T* out) {
@@ -55,7 +55,8 @@ void pool(const T* map, int64_t width, int64_t channels, const AxisTaps<A>& rows
     const Taps<A> row_taps = rows.of_bin(by);
     if (by + 1 < rows.bins())
       prefetch_rows(map, row_stride, channels, row_taps, rows.of_bin(by + 1), columns.of_bin(0));
-    // All bins of the row before the next channels: neighbours share cells, still in the L1 cache.
+    // All bins of a row before the next channels: neighbours share cells, which are in the L1
+    // cache.
     const auto along_row = [&](int64_t c, auto&& pool_one) {
       for (int64_t bx = 0; bx < columns.bins(); ++bx)
         pool_one(map + c, columns.of_bin(bx), out + bx * channels + c);
@@ -84,7 +85,7 @@ void pool(const T* map, int64_t width, int64_t channels, const AxisTaps<A>& rows
   if (past_caches) stream_fence();
 }
 
-// The transpose of `pool` for some rows of the map: adds grad (bins_h, bins_w, channels) to them.
+// The transpose of `pool`: adds grad (bins_h, bins_w, channels) to some rows of the map.
 template <typename T, typename A>
 void scatter(const T* grad, int64_t width, int64_t channels, const CellRange& map_rows,
              const AxisTaps<A>& rows, const AxisTaps<A>& columns, A* map) {
@@ -105,7 +106,7 @@ void scatter(const T* grad, int64_t width, int64_t channels, const CellRange& ma
     }
 }
 
-// Clears cells past the caches: no line is read that is only written.
+// Clears cells; past the caches, lines are not read before they are written.
 template <typename A>
 void clear(A* begin, A* end, bool past_caches) {
   if (past_caches) {

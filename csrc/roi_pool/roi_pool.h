@@ -1,5 +1,6 @@
-// Geometry of RoIPool (Fast R-CNN, section 2.1), shared by all devices: boxes are rounded to whole
-// cells, and a bin covers every cell it touches, so that neighbouring bins may share cells.
+// Geometry of RoIPool (Fast R-CNN, section 2.1), shared by all devices. Boxes are rounded to whole
+// cells, and a bin covers all cells that it touches, so neighbouring bins may share cells. The
+// specification is `roi_pool` in mrcnn/ops/reference.py.
 #pragma once
 
 #include <cmath>
@@ -9,7 +10,7 @@
 
 namespace mrcnn {
 
-// Cells beyond this are beyond any map; limits what casts to integers meet.
+// Cells beyond this limit are outside of any map; it keeps casts to integers in range.
 constexpr int64_t kMaxCell = int64_t(1) << 30;
 
 // NaN becomes the lower limit.
@@ -29,7 +30,7 @@ struct PoolAxis {
   int64_t start;
   T bin_size;
 
-  // The cells of a bin, from `begin` up to `end`; none where end <= begin.
+  // The cells of a bin, from `begin` to `end`; none if end <= begin.
   HOST_DEVICE int64_t begin(int64_t bin, int64_t cells) const {
     return clamp_cell(int64_t(std::floor(T(bin) * bin_size)) + start, cells);
   }

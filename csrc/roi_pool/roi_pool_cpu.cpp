@@ -1,4 +1,4 @@
-// RoIPool on the host: the largest value of every bin, and its gradient to the cell it came from.
+// RoIPool on the host: the largest value of each bin, and the gradient to the cell of that value.
 #include <algorithm>
 #include <limits>
 #include <tuple>
@@ -97,8 +97,8 @@ Tensor roi_pool_backward_cpu(Tensor grad, Tensor argmax, Tensor image_index, int
     using A = typename Accumulate<T>::type;
     const T* grad_data = grad.const_data_ptr<T>();
     A* maps = sum.mutable_data_ptr<A>();
-    // Threads own slices of channels and walk all RoIs in order: no two write to one place, and
-    // every sum is taken in the same order for any number of threads.
+    // Each thread has a slice of the channels and takes all RoIs in order. So no two threads write
+    // to the same value, and sums have the same order for any number of threads.
     constexpr int64_t kSlice = 64;
     const int64_t slices = (channels + kSlice - 1) / kSlice;
     torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {

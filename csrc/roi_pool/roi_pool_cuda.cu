@@ -1,4 +1,4 @@
-// RoIPool on the GPU, over channels_last maps: a warp takes a bin and its lanes the channels.
+// RoIPool on the GPU, over channels_last maps: each warp takes a bin, and its lanes the channels.
 #include <tuple>
 
 #include "common/cuda.cuh"
@@ -9,8 +9,8 @@ namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
-constexpr int kCellsAtOnce = 4;  // whose loads do not wait for each other
-// Of a multiprocessor, for which registers suffice.
+constexpr int kCellsAtOnce = 4;  // cells loaded together, to overlap their latency
+// Blocks per multiprocessor that have enough registers.
 template <typename A>
 constexpr int kBlocks = 16 / sizeof(A);
 
@@ -25,7 +25,7 @@ struct Pooling {
   int64_t bins_h, bins_w;
 };
 
-// One block pools some rows of bins of one RoI; `argmax` may be null.
+// One block pools some rows of bins of one RoI; `argmax` may be nullptr.
 template <typename T, typename A, int kPack>
 __global__ void __launch_bounds__(kThreads, kBlocks<A>)
     roi_pool_kernel(const __grid_constant__ Pooling<T, A> pooling, int64_t rows_per_block, T* out,
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   const int height = pooling.height, width = pooling.width;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const Box<A> box = load_box(pooling.boxes + roi * 4);
-  // An image that is not there is told on the host only: here it would need a read-back.
+  // Only the CPU op reports an image index out of range: on a GPU, that would need a read-back.
   const bool pools = image >= 0 && image < pooling.images && finite(box);
   const auto rows = pool_axis(box.y1, box.y2, pooling.scale, pooling.bins_h);
   const auto columns = pool_axis(box.x1, box.x2, pooling.scale, bins_w);
@@ -56,22 +56,22 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
       if (!empty)
         for (int y = top; y < bottom; ++y) {
           const T* cells = map + int64_t(y) * width * channels + c;
-#pragma unroll 1  // more loads would take the registers of other blocks
+#pragma unroll 1  // more loads would need too many registers
           for (int x = left; x < right; x += kCellsAtOnce) {
             A value[kCellsAtOnce][kPack];
 #pragma unroll
-            for (int i = 0; i < kCellsAtOnce; ++i)  // the last cell again changes nothing
+            for (int i = 0; i < kCellsAtOnce; ++i)  // repeating the last cell changes nothing
               load_pack(cells + int64_t(min(x + i, right - 1)) * channels, value[i]);
 #pragma unroll
             for (int i = 0; i < kCellsAtOnce; ++i)
 #pragma unroll
-              for (int v = 0; v < kPack; ++v)  // the first of equal cells wins, and NaN never
+              for (int v = 0; v < kPack; ++v)  // the first of equal cells wins; NaN never wins
                 if (value[i][v] > most[v]) most[v] = value[i][v], from[v] = y * width + x + i;
           }
         }
-      const int64_t place = (roi * pooling.bins_h * bins_w + bin) * channels + c;
-      store_pack(out + place, most);
-      if (argmax != nullptr) store_pack(argmax + place, from);
+      const int64_t position = (roi * pooling.bins_h * bins_w + bin) * channels + c;
+      store_pack(out + position, most);
+      if (argmax != nullptr) store_pack(argmax + position, from);
     }
   }
 }
@@ -82,10 +82,10 @@ constexpr int kTile = 8;  // cells along a side
 // A warp sums the gradient of one tile and 32 channels; its neighbours take the next channels.
 constexpr int kTileThreads = 64;
 constexpr int kTileSums = kTile * kTile * kTileThreads;
-// That shared memory has room for, so that registers need not suffice for more.
+// Blocks per multiprocessor that fit the shared memory.
 constexpr int kTileBlocks = 13;
 
-// The cells of a map from begin up to end.
+// A range of cells of a map, from begin to end.
 struct alignas(16) Reach {
   int row_begin, row_end, column_begin, column_end;
 
@@ -101,12 +101,12 @@ struct alignas(16) Reach {
 };
 constexpr Reach kNowhere = {INT32_MAX, 0, INT32_MAX, 0};
 
-// The largest values of the channels of a bin come from different cells: finds the rectangle that
-// holds them, of each bin (K, bins) and of each RoI (K).
+// The largest values of a bin's channels come from different cells. Finds the rectangle that
+// contains these cells, for each bin (K, bins) and for each RoI (K).
 __global__ void __launch_bounds__(kThreads)
     find_reaches(const int32_t* argmax, int64_t bins, int64_t channels, int cells, int width,
-                 Reach* of_bin, Reach* of_roi) {
-  SHARED(Reach[kWarps], of_warp);
+                 Reach* bin_reach, Reach* roi_reach) {
+  SHARED(Reach[kWarps], warp_reach);
   const int64_t roi = blockIdx.x;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   Reach all = kNowhere;
@@ -124,14 +124,14 @@ __global__ void __launch_bounds__(kThreads)
                  __shfl_xor_sync(kAllLanes, reach.column_begin, step),
                  __shfl_xor_sync(kAllLanes, reach.column_end, step)});
     }
-    if (lane == 0) of_bin[roi * bins + bin] = reach;
+    if (lane == 0) bin_reach[roi * bins + bin] = reach;
     all.add(reach);
   }
-  if (lane == 0) of_warp[warp] = all;
+  if (lane == 0) warp_reach[warp] = all;
   __syncthreads();
   if (threadIdx.x != 0) return;
-  for (int w = 1; w < kWarps; ++w) all.add(of_warp[w]);
-  of_roi[roi] = all;
+  for (int w = 1; w < kWarps; ++w) all.add(warp_reach[w]);
+  roi_reach[roi] = all;
 }
 
 template <typename T>
@@ -139,13 +139,13 @@ struct PoolGradient {
   const T* grad;
   const int32_t* argmax;
   const int64_t* image_index;
-  const Reach *of_bin, *of_roi;
+  const Reach *bin_reach, *roi_reach;
   int64_t rois, bins, channels;
   int height, width, tiles_x, tiles_y;
 };
 
-// Calls visit(first, bits) for 32 of `count` numbers at a time, in order; the bits say which of the
-// numbers from `first` on are accepted by `chosen`. All lanes of a warp call it alike.
+// Calls visit(first, bits) for 32 of `count` numbers at a time, in order; bit i is set if `chosen`
+// accepts first + i. All lanes of a warp must call it.
 template <typename Chosen, typename Visit>
 __device__ __forceinline__ void visit_chosen(int64_t count, const Chosen& chosen,
                                              const Visit& visit) {
@@ -155,8 +155,8 @@ __device__ __forceinline__ void visit_chosen(int64_t count, const Chosen& chosen
   }
 }
 
-// A lane adds what reaches the tile to sums of its own in shared memory, RoI by RoI and bin by
-// bin: no atomics, the order of the CPU, and every cell is written once.
+// Each lane adds the gradients that reach the tile to its own sums in shared memory, RoI by RoI and
+// bin by bin. No atomics are needed, the order is that of the CPU, and each cell is written once.
 template <typename T, typename A>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
     roi_pool_backward_kernel(const __grid_constant__ PoolGradient<T> gradient, T* out) {
@@ -172,15 +172,15 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
 
   const auto roi_reaches = [&](int64_t roi) {
     return gradient.image_index[roi] == image &&
-           gradient.of_roi[roi].meets_tile(first_row, first_column);
+           gradient.roi_reach[roi].meets_tile(first_row, first_column);
   };
   const auto add_roi = [&](int64_t roi) {
     const auto bin_reaches = [&](int64_t bin) {
-      return gradient.of_bin[roi * bins + bin].meets_tile(first_row, first_column);
+      return gradient.bin_reach[roi * bins + bin].meets_tile(first_row, first_column);
     };
     visit_chosen(bins, bin_reaches, [&](int64_t first, unsigned chosen) {
       while (chosen != 0) {
-        constexpr int kAtOnce = 4;  // whose loads do not wait for each other
+        constexpr int kAtOnce = 4;  // loaded together, to overlap their latency
         int cell[kAtOnce];
         A value[kAtOnce];
 #pragma unroll
@@ -258,9 +258,10 @@ std::tuple<Tensor, Tensor> roi_pool_cuda(Tensor features, Tensor boxes, Tensor i
                                    bins_w};
     T* out_data = out.mutable_data_ptr<T>();
     int32_t* argmax_data = with_argmax ? argmax.mutable_data_ptr<int32_t>() : nullptr;
-    // Enough blocks to fill the device, also for few RoIs.
-    const int64_t wanted = 4 * device_attribute(device, cudaDevAttrMultiProcessorCount) / rois + 1;
-    const int64_t rows_per_block = ceil_div(bins_h, std::min(wanted, bins_h));
+    // Enough blocks to fill the device, even for few RoIs.
+    const int64_t blocks_per_roi =
+        4 * device_attribute(device, cudaDevAttrMultiProcessorCount) / rois + 1;
+    const int64_t rows_per_block = ceil_div(bins_h, std::min(blocks_per_roi, bins_h));
     const auto run = [&](auto kernel) {
       launch(device, kernel, {unsigned(rois), unsigned(ceil_div(bins_h, rows_per_block)), 1},
              kThreads, 0, pooling, rows_per_block, out_data, argmax_data);
@@ -297,18 +298,18 @@ Tensor roi_pool_backward_cuda(Tensor grad, Tensor argmax, Tensor image_index, in
   if (out.numel() == 0) return out;
   constexpr int64_t kReachInts = sizeof(Reach) / sizeof(int);
   Tensor reaches = new_tensor(grad, {rois * (bins + 1), kReachInts}, ScalarType::Int);
-  auto* of_roi = reinterpret_cast<Reach*>(reaches.mutable_data_ptr<int32_t>());
-  Reach* of_bin = of_roi + rois;
+  auto* roi_reach = reinterpret_cast<Reach*>(reaches.mutable_data_ptr<int32_t>());
+  Reach* bin_reach = roi_reach + rois;
   launch(device, find_reaches, {unsigned(rois), 1, 1}, kThreads, 0, argmax_data, bins, channels,
-         int(height * width), int(width), of_bin, of_roi);
+         int(height * width), int(width), bin_reach, roi_reach);
   dispatch_floating(dtype, "roi_pool_backward", [&](auto zero) {
     using T = decltype(zero);
     using A = typename Accumulate<T>::type;
     const PoolGradient<T> gradient = {grad.const_data_ptr<T>(),
                                       argmax_data,
                                       image_index.const_data_ptr<int64_t>(),
-                                      of_bin,
-                                      of_roi,
+                                      bin_reach,
+                                      roi_reach,
                                       rois,
                                       bins,
                                       channels,

@@ -1,4 +1,4 @@
-// The loop of RoIPool over channels_last maps. Included by common/each_isa.h.
+// Loop of RoIPool over channels_last maps. Included by common/each_isa.h.
 
 // Indices as wide as the values beside them.
 template <typename A>
@@ -6,8 +6,8 @@ using Index = std::conditional_t<std::is_same_v<A, double>, int64_t, int32_t>;
 template <typename A>
 using IndexVec = std::conditional_t<std::is_same_v<A, double>, DoubleIndexVec, FloatIndexVec>;
 
-// The largest value of each channel over the cells of a bin and, where asked for, which cell of the
-// map it came from. NaN is larger than nothing.
+// Finds the largest value of each channel over the cells of a bin and, with kArgmax, the cell of
+// the map that it came from. NaN is never the largest.
 template <int kVectors, bool kArgmax, typename T, typename A>
 inline void max_bin(const T* map, int64_t width, int64_t channels, const CellRange& rows,
                     const CellRange& columns, T* out, int32_t* argmax) {
@@ -38,7 +38,7 @@ inline void max_bin(const T* map, int64_t width, int64_t channels, const CellRan
   }
 }
 
-// One channel of one bin, for what is left over.
+// Pools one channel of one bin, for the remaining channels.
 template <typename T, typename A>
 inline void max_channel(const T* map, int64_t width, int64_t channels, const CellRange& rows,
                         const CellRange& columns, T* out, int32_t* argmax) {
@@ -53,7 +53,7 @@ inline void max_channel(const T* map, int64_t width, int64_t channels, const Cel
   if (argmax) *argmax = from;
 }
 
-// map (height, width, channels) -> one bin of all channels; argmax may be null.
+// map (height, width, channels) -> one bin of all channels; argmax may be nullptr.
 template <typename T, typename A>
 void max_pool_bin(const T* map, int64_t width, int64_t channels, const CellRange& rows,
                   const CellRange& columns, A, T* out, int32_t* argmax) {

@@ -1,4 +1,5 @@
-// Arguments of select_detections, checked alike on all devices.
+// Argument checks of select_detections, the same on all devices. The specification is
+// `select_detections` in mrcnn/ops/reference.py.
 #pragma once
 
 #include "common/tensor.h"

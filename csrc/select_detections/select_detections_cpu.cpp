@@ -1,4 +1,4 @@
-// From the outputs of the box head to detections: threshold, decode, clip, suppress within each
+// Selects detections from the outputs of the box head: threshold, decode, clip, NMS within each
 // class, keep the best of each image.
 #include <algorithm>
 #include <cstring>
@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
   int64_t* out_count_data = out_counts.mutable_data_ptr<int64_t>();
   const float weights[4] = {float(delta_weights[0]), float(delta_weights[1]),
                             float(delta_weights[2]), float(delta_weights[3])};
-  // In the precision of what they are compared with: a score of 0.05 does not exceed 0.05.
+  // Thresholds have the precision of the compared values: a score of 0.05 does not exceed 0.05.
   const float min_score = float(score_threshold), max_iou = float(nms_threshold);
   const float side = float(min_side);
 
@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
         const Box<float> box =
             clip(decode(load_box(box_data + (n * rois + roi) * 4), delta, weights),
                  float(size_data[n * 2]), float(size_data[n * 2 + 1]));
-        // Written so that NaN is filtered, too.
+        // Negated, so that NaN is dropped, too.
         if (!(box.x2 - box.x1 > side && box.y2 - box.y1 > side)) continue;
         if (!kept.add(box, label)) continue;
         std::memcpy(box_out + slot * 4, &box, sizeof(box));

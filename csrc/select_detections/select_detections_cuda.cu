@@ -1,5 +1,5 @@
-// From the outputs of the box head to detections, on the GPU in one launch: a block an image takes
-// the best scores in rounds, decodes them and suppresses, until it has kept enough.
+// Selects detections from the outputs of the box head on the GPU, in one launch. One block per
+// image takes the best scores in rounds, decodes them and runs NMS, until it has kept enough.
 #include <tuple>
 
 #include "common/box.h"
@@ -11,8 +11,9 @@ namespace mrcnn {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kRound = 2048;  // candidates that are decoded and sorted at a time
-constexpr int kTile = 32;     // candidates that meet the kept boxes, and each other, together
+constexpr int kRound = 2048;  // candidates decoded and sorted at a time
+constexpr int kTile =
+    32;  // candidates compared with the kept boxes, and with each other, at a time
 static_assert(kThreads == kTile * kWarpSize);
 
 struct HeadRows {
@@ -29,7 +30,7 @@ struct Limits {
   int64_t max_detections;
 };
 
-// What is kept, (N, max_detections, …); padded slots hold 0 and -1.
+// The kept detections, (N, max_detections, …); padded slots are 0 and -1.
 struct Detected {
   Box<float>* boxes;
   float* scores;
@@ -40,11 +41,11 @@ struct Round {
   uint64_t keys[kRound];
   SelectScratch select;
   unsigned chosen, competing;
-  // The tile at hand: candidates, whether each is still in, and whom of the tile it suppresses.
+  // The current tile: candidates, whether each is alive, and the boxes of the tile it suppresses.
   Box<float> boxes[kTile];
   float areas[kTile];
   int64_t labels[kTile];
-  bool in[kTile];
+  bool alive[kTile];
   unsigned suppresses[kTile];
 };
 
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
   out.boxes += image * limits.max_detections, out.scores += image * limits.max_detections;
   out.labels += image * limits.max_detections, out.rois += image * limits.max_detections;
 
-  uint64_t below = ~uint64_t(0);  // candidates of earlier rounds are not below
+  uint64_t below = ~uint64_t(0);  // keys of earlier rounds are at least this
   const auto key_at = [&](int64_t i) {
     const float score = scores[i];
     if (!(score > limits.min_score) || !valid[i / rows.classes]) return uint64_t(0);
@@ -69,13 +70,13 @@ __global__ void __launch_bounds__(kThreads)
   };
   int64_t kept = 0;
   while (kept < limits.max_detections) {
-    // Mostly all that are left fit one round; only where they do not, the best are chosen.
+    // The remaining candidates mostly fit one round; only otherwise are the best ones selected.
     if (threadIdx.x == 0) round.competing = 0;
     __syncthreads();
     for (int64_t i = threadIdx.x; i < candidates; i += kThreads)
       if (const uint64_t key = key_at(i)) {
-        const unsigned place = atomicAdd(&round.competing, 1u);
-        if (place < kRound) round.keys[place] = key;
+        const unsigned slot = atomicAdd(&round.competing, 1u);
+        if (slot < kRound) round.keys[slot] = key;
       }
     __syncthreads();
     unsigned count = round.competing;
@@ -107,12 +108,12 @@ __global__ void __launch_bounds__(kThreads)
         round.boxes[threadIdx.x] = box;
         round.areas[threadIdx.x] = area(box);
         round.labels[threadIdx.x] = label;
-        // Written so that NaN is filtered, too.
-        round.in[threadIdx.x] =
+        // False for NaN.
+        round.alive[threadIdx.x] =
             box.x2 - box.x1 > limits.min_side && box.y2 - box.y1 > limits.min_side;
       }
       __syncthreads();
-      // A warp a candidate: its lanes are the kept boxes, then the later ones of the tile.
+      // One warp per candidate: its lanes are the kept boxes, then the later boxes of the tile.
       if (warp < int(in_tile)) {
         const Box<float> box = round.boxes[warp];
         const int64_t label = round.labels[warp];
@@ -122,19 +123,19 @@ __global__ void __launch_bounds__(kThreads)
           suppressed |= out.labels[i] == label &&
                         iou(other, area(other), box, round.areas[warp]) > limits.max_iou;
         }
-        const bool out_of_it = __any_sync(kAllLanes, suppressed);
+        const bool dropped = __any_sync(kAllLanes, suppressed);
         const bool overlaps =
             lane > warp && lane < int(in_tile) && round.labels[lane] == label &&
             iou(box, round.areas[warp], round.boxes[lane], round.areas[lane]) > limits.max_iou;
         const unsigned bits = __ballot_sync(kAllLanes, overlaps);
         if (lane == 0) {
           round.suppresses[warp] = bits;
-          if (out_of_it) round.in[warp] = false;
+          if (dropped) round.alive[warp] = false;
         }
       }
       __syncthreads();
-      unsigned survivors = 0;  // of the tile; all threads find the same
-      for (unsigned i = 0; i < in_tile; ++i) survivors |= unsigned(round.in[i]) << i;
+      unsigned survivors = 0;  // in the tile; all threads compute the same
+      for (unsigned i = 0; i < in_tile; ++i) survivors |= unsigned(round.alive[i]) << i;
       for (unsigned i = 0; i < in_tile; ++i)
         if (survivors >> i & 1) survivors &= ~round.suppresses[i];
       if (threadIdx.x < in_tile && survivors >> threadIdx.x & 1) {
@@ -148,11 +149,11 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
       kept = min(kept + int64_t(__popc(survivors)), limits.max_detections);
-      __syncthreads();  // the kept boxes are written, and the tile may be
+      __syncthreads();  // the kept boxes are written, and the tile may be overwritten
     }
     if (last_round) break;
     below = round.keys[kRound - 1];
-    __syncthreads();  // all have read it
+    __syncthreads();  // all threads have read it
   }
   for (int64_t i = kept + threadIdx.x; i < limits.max_detections; i += kThreads) {
     out.boxes[i] = {0, 0, 0, 0};
@@ -194,7 +195,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cuda(
                    deltas.size(2) == 4,
                    {}};
   for (int i = 0; i < 4; ++i) rows.weights[i] = float(delta_weights[i]);
-  // In the precision of what they are compared with: a score of 0.05 does not exceed 0.05.
+  // Thresholds have the precision of the compared values: a score of 0.05 does not exceed 0.05.
   const Limits limits = {float(score_threshold), float(nms_threshold), float(min_side),
                          max_detections};
   const Detected out = {

@@ -1,4 +1,5 @@
-// Anchors from their index, and the checks of select_proposals, shared by all devices.
+// Anchors from their index, and argument checks of select_proposals, the same on all devices. The
+// specification is `select_proposals` in mrcnn/ops/reference.py.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// From the outputs of the RPN head to proposals: choose by logit, decode the winners only, clip,
-// filter, suppress within each level, keep the best of each image.
+// Selects proposals from the outputs of the RPN head: choose by logit, decode only the chosen
+// anchors, clip, filter, NMS within each level, keep the best of each image.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -18,7 +18,7 @@ struct Proposal {
   float score;
 };
 
-// The proposals of one level of one image, best first.
+// Selects the proposals of one level of one image, best first.
 std::vector<Proposal> select_level(const float* logits, const float* deltas, int64_t height,
                                    int64_t width, int64_t anchors, const float* cell_anchors,
                                    float step_y, float step_x, float image_height,
@@ -37,7 +37,7 @@ std::vector<Proposal> select_level(const float* logits, const float* deltas, int
     const Box<float> anchor = anchor_at(index, width, anchors, step_y, step_x, cell_anchors);
     const Box<float> box =
         clip(decode(anchor, deltas + index * 4, weights), image_height, image_width);
-    // Written so that NaN is filtered, too.
+    // Negated, so that NaN is dropped, too.
     if (!(box.x2 - box.x1 > min_side && box.y2 - box.y1 > min_side)) continue;
     if (kept.add(box, 0)) proposals.push_back({box, logits[index]});
   }
@@ -61,18 +61,18 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
   const float* cell_data = cell_anchors.const_data_ptr<float>();
   const int64_t* size_data = sizes.const_data_ptr<int64_t>();
 
-  std::vector<std::vector<Proposal>> found(images * levels);
+  std::vector<std::vector<Proposal>> level_proposals(images * levels);
   torch::stable::parallel_for(0, images * levels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t image = i / levels, level = i % levels;
       const int64_t height = logits[level].size(2), width = logits[level].size(3);
       const int64_t numel = height * width * anchors;
-      found[i] = select_level(logits[level].const_data_ptr<float>() + image * numel,
-                              deltas[level].const_data_ptr<float>() + image * numel * 4, height,
-                              width, anchors, cell_data + level * anchors * 4,
-                              float(strides[2 * level]), float(strides[2 * level + 1]),
-                              float(size_data[image * 2]), float(size_data[image * 2 + 1]),
-                              pre_nms_top_k, post_nms_top_k, float(nms_threshold), float(min_side));
+      level_proposals[i] = select_level(
+          logits[level].const_data_ptr<float>() + image * numel,
+          deltas[level].const_data_ptr<float>() + image * numel * 4, height, width, anchors,
+          cell_data + level * anchors * 4, float(strides[2 * level]), float(strides[2 * level + 1]),
+          float(size_data[image * 2]), float(size_data[image * 2 + 1]), pre_nms_top_k,
+          post_nms_top_k, float(nms_threshold), float(min_side));
     }
   });
 
@@ -85,8 +85,8 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
   for (int64_t image = 0; image < images; ++image) {
     std::vector<Proposal> merged;
     for (int64_t level = 0; level < levels; ++level) {
-      const auto& of_level = found[image * levels + level];
-      merged.insert(merged.end(), of_level.begin(), of_level.end());
+      const auto& proposals = level_proposals[image * levels + level];
+      merged.insert(merged.end(), proposals.begin(), proposals.end());
     }
     // Stable: ties go to the finer level.
     std::stable_sort(merged.begin(), merged.end(),

@@ -1,6 +1,10 @@
-// RPN post-processing on the GPU in a few launches, without a look at the values on the host:
-// the best logits of every part of a level; of these, the best of the level, in order and decoded;
-// NMS within each level; the best of all levels of an image.
+// Selects proposals from the outputs of the RPN head on the GPU, in a few launches and without
+// reading values back to the host:
+//
+//   1. select_parts     chooses the best logits of each part of a level
+//   2. select_levels    chooses and sorts the best of each level, and decodes them
+//   3. suppress_sorted  runs NMS within each level
+//   4. merge_levels     keeps the best of all levels of an image
 #include <algorithm>
 #include <tuple>
 #include <type_traits>
@@ -18,14 +22,15 @@ constexpr int kMaxLevels = 8;
 constexpr int kPartThreads = 512, kPart = 8192;  // logits that one block chooses from
 constexpr int kLevelThreads = 1024, kMergeThreads = 1024;
 
-// One output of the RPN head, (N, H, W, values): the values of a pixel lie side by side. Logits and
-// deltas may be parts of one tensor, so pixels need not follow each other closely.
+// One output of the RPN head, (N, H, W, values): the values of a pixel are adjacent. Logits and
+// deltas may be views of one tensor, so there can be gaps between pixels.
 template <typename T>
 struct HeadMap {
   const T* data;
   int64_t image_stride, pixel_stride;
 
-  // Values that belong to anchor `index` of an image, for `anchors` a pixel and `values` an anchor.
+  // The values of anchor `index` of an image, for `anchors` anchors per pixel and `values` values
+  // per anchor.
   __device__ __forceinline__ const T* of_anchor(int64_t image, unsigned index, unsigned anchors,
                                                 unsigned values) const {
     return data + image * image_stride + index / anchors * pixel_stride + index % anchors * values;
@@ -38,25 +43,25 @@ struct HeadMaps {
   HeadMap<T> logits[kMaxLevels], deltas[kMaxLevels];
   int64_t height[kMaxLevels], width[kMaxLevels];
   float step_y[kMaxLevels], step_x[kMaxLevels];
-  int first_part[kMaxLevels + 1];  // of each level, among the parts of an image
+  int first_part[kMaxLevels + 1];  // the first part of each level, among all parts of an image
   int levels, anchors;
 
-  __device__ __forceinline__ int64_t logits_an_image(int level) const {
+  __device__ __forceinline__ int64_t logits_per_image(int level) const {
     return height[level] * width[level] * anchors;
   }
 };
 
-// The keys of the k best logits of one part, in any order, and 0 for the rest of `most_in_part`.
-// Grid: (parts of an image, images).
+// Writes the keys of the best logits of one part, in any order, and 0 for the rest of
+// `most_in_part`. Grid: (parts of an image, images).
 template <typename T>
 __global__ void __launch_bounds__(kPartThreads)
     select_parts(const __grid_constant__ HeadMaps<T> maps, unsigned most_in_part, uint64_t* keys) {
   SHARED(SelectScratch, scratch);
-  SHARED(uint32_t[kPart], bits);  // of the logits, as ordered_bits; 0 does not compete
+  SHARED(uint32_t[kPart], bits);  // ordered_bits of the logits; 0 does not compete
   SHARED(unsigned, chosen);
   int level = 0;
   while (int(blockIdx.x) >= maps.first_part[level + 1]) ++level;
-  const int64_t numel = maps.logits_an_image(level);
+  const int64_t numel = maps.logits_per_image(level);
   const int64_t first = int64_t(blockIdx.x - maps.first_part[level]) * kPart;
   const int count = int(min(int64_t(kPart), numel - first));
   for (int i = threadIdx.x; i < count; i += kPartThreads) {
@@ -77,9 +82,9 @@ __global__ void __launch_bounds__(kPartThreads)
   for (unsigned i = chosen + threadIdx.x; i < most_in_part; i += kPartThreads) keys[i] = 0;
 }
 
-// The candidates of one level of one image, best first: boxes (N, L, K, 4) decoded and clipped,
-// scores and whether they compete. Grid: (levels, images). `sorted` holds `size` keys a block where
-// they do not fit the shared memory.
+// Writes the candidates of one level of one image, best first: boxes (N, L, K, 4) decoded and
+// clipped, scores, and whether they compete. Grid: (levels, images). If the keys do not fit the
+// shared memory, `sorted` has `size` keys per block.
 template <typename T>
 __global__ void __launch_bounds__(kLevelThreads)
     select_levels(const __grid_constant__ HeadMaps<T> maps, const uint64_t* part_keys,
@@ -118,11 +123,12 @@ __global__ void __launch_bounds__(kLevelThreads)
       const Box<float> anchor =
           anchor_at(index, maps.width[level], int64_t(maps.anchors), maps.step_y[level],
                     maps.step_x[level], cell_anchors + level * maps.anchors * 4);
-      const T* given = maps.deltas[level].of_anchor(image, unsigned(index), maps.anchors, 4);
-      const float delta[4] = {float(given[0]), float(given[1]), float(given[2]), float(given[3])};
+      const T* values = maps.deltas[level].of_anchor(image, unsigned(index), maps.anchors, 4);
+      const float delta[4] = {float(values[0]), float(values[1]), float(values[2]),
+                              float(values[3])};
       box = clip(decode(anchor, delta, weights), height, width);
       score = float(*maps.logits[level].of_anchor(image, unsigned(index), maps.anchors, 1));
-      // Written so that NaN is filtered, too.
+      // False for NaN.
       competes = box.x2 - box.x1 > min_side && box.y2 - box.y1 > min_side;
     }
     boxes[segment * k + i] = box;
@@ -131,9 +137,9 @@ __global__ void __launch_bounds__(kLevelThreads)
   }
 }
 
-// The kept boxes of all levels of an image, best first; ties to the finer level. A box's place is
-// the number of better ones, which a search in each other level finds. One block an image; the
-// scores of the kept lie in `kept_scores` (N, L, max_keep) where shared memory cannot hold them.
+// Merges the kept boxes of all levels of an image, best first; ties go to the finer level. The rank
+// of a box is the number of better boxes, found by binary search in each other level. One block per
+// image. If the scores do not fit the shared memory, they are in `kept_scores` (N, L, max_keep).
 __global__ void __launch_bounds__(kMergeThreads)
     merge_levels(const Box<float>* boxes, const float* scores, const int32_t* positions,
                  const int32_t* counts, int levels, int64_t k, int64_t max_keep, float* kept_scores,
@@ -152,22 +158,22 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (int64_t i = threadIdx.x; i < items; i += kMergeThreads) {
     const int level = int(i / max_keep);
     if (i % max_keep >= counts[level]) continue;
-    int64_t place = i % max_keep;
+    int64_t rank = i % max_keep;
     for (int other = 0; other < levels; ++other) {
       if (other == level) continue;
       const float* list = kept + other * max_keep;
-      int64_t low = 0, high = counts[other];  // the first of the list that comes after this box
+      int64_t low = 0, high = counts[other];  // the first in the list that ranks after this box
       while (low < high) {
         const int64_t middle = (low + high) / 2;
         const bool before = other < level ? list[middle] >= kept[i] : list[middle] > kept[i];
         low = before ? middle + 1 : low;
         high = before ? high : middle;
       }
-      place += low;
+      rank += low;
     }
-    if (place >= slots) continue;
-    out_boxes[place] = boxes[level * k + positions[i]];
-    out_scores[place] = kept[i];
+    if (rank >= slots) continue;
+    out_boxes[rank] = boxes[level * k + positions[i]];
+    out_scores[rank] = kept[i];
   }
   for (int64_t i = min(total, slots) + threadIdx.x; i < slots; i += kMergeThreads) {
     out_boxes[i] = {0, 0, 0, 0};
@@ -175,7 +181,7 @@ __global__ void __launch_bounds__(kMergeThreads)
   }
 }
 
-// Whether the values of a pixel, and the pixels of an image, follow each other as HeadMap has it.
+// Returns whether the strides of `map` fit HeadMap.
 bool is_head_map(const Tensor& map) {
   const int64_t width = map.size(3), pixel = width > 1 ? map.stride(3) : map.stride(2);
   return (map.size(1) == 1 || map.stride(1) == 1) &&
