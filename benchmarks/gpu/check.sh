@@ -24,7 +24,7 @@ print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch
   exit 3
 fi
 
-export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 report="$temporary/report"
@@ -89,7 +89,7 @@ for tool in $tools; do
   # Without PyTorch's cache, each tensor is a separate allocation with its own bounds. Errors of CUDA
   # calls are not reported: PyTorch probes with calls that may fail, and the kernels check theirs.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited 230 "$sanitizer" --tool $tool --error-exitcode 99 \
-    --print-limit 20 --report-api-errors no "$python" tests/helpers/cuda_calls.py --calls $calls --large 1 \
+    --print-limit 20 --report-api-errors no "$python" -m tests.helpers.cuda_calls --calls $calls --large 1 \
     >"$temporary/$tool" 2>&1 &
   process[$tool]=$!
 done

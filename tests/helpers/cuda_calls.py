@@ -1,6 +1,6 @@
 """Random calls of every op on a GPU, judged: what compute-sanitizer is run on.
 
-compute-sanitizer --tool racecheck python tests/helpers/cuda_calls.py --calls 20
+compute-sanitizer --tool racecheck python -m tests.helpers.cuda_calls --calls 20
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The CUDA kernels built for the CPU, and random calls run on them under the sanitizers.
 
-The library takes the place of mrcnn_C: the same schemas, answered by csrc/*/*_cuda.cu, which
-tests/cuda_emulation runs.
+The library replaces mrcnn_C: it has the same schemas, implemented by csrc/*/*_cuda.cu, which run on
+tests/cuda_emulation.
 
-python tests/helpers/emulated.py --calls 1000
+python -m tests.helpers.emulated --calls 1000
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COMPILE = [
 
 
 def build(folder: Path, flags: str = FLAGS) -> Path:
-    """Build the library below `folder`; returns where it lies."""
+    """Build the library below `folder` and return its folder."""
     libraries = folder / "lib"
     libraries.mkdir(parents=True)
     (folder / "build_info.h").write_text(

@@ -1,6 +1,6 @@
 """Kernels built with AddressSanitizer and UBSan, and random calls run on them.
 
-python tests/helpers/sanitized.py --calls 20000 --isa avx2
+python -m tests.helpers.sanitized --calls 20000 --isa avx2
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import torch
 torch.set_num_threads(1)
 from mrcnn.ops import library
 assert library.load("mrcnn_C").__file__.startswith(sys.argv[1]), "not the sanitized kernels"
-from op_judge import judge_many
+from tests.helpers.op_judge import judge_many
 shares = judge_many(range(int(sys.argv[2]), int(sys.argv[3])), sys.argv[4:])
 print(*(f"{op}: {len(found)} answered" for op, found in shares.items()), sep="\\n")
 """
 
 
 def runtime_library(name: str) -> Path:
-    """Where the compiler keeps a library; a relative path if it has none."""
+    """Return the path of a compiler library; relative if there is none."""
     command = [COMPILER, f"-print-file-name={name}"]
     return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
@@ -48,7 +48,7 @@ def can_build() -> bool:
 
 
 def build(folder: Path) -> Path:
-    """Build both libraries below `folder`; returns where they lie."""
+    """Build both libraries below `folder` and return their folder."""
     libraries = folder / "lib"
     command = [sys.executable, "setup.py", "-q", "build_ext", f"--build-lib={libraries}"]
     done = subprocess.run(
@@ -86,7 +86,7 @@ def run_child(
             "LD_PRELOAD": " ".join(str(runtime_library(name)) for name in preload),
             "ASAN_OPTIONS": "detect_leaks=0",  # Python itself keeps memory to its end
             "MRCNN_ISA": isa,
-            "PYTHONPATH": os.pathsep.join([str(libraries), str(ROOT), str(ROOT / "tests")]),
+            "PYTHONPATH": os.pathsep.join([str(libraries), str(ROOT)]),
         },
         capture_output=True,
         text=True,

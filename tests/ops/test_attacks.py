@@ -18,7 +18,7 @@ PIXELS = """
 import sys
 from mrcnn.ops import library
 assert library.load("mrcnn_host").__file__.startswith(sys.argv[1]), "not the sanitized kernels"
-from test_write_pixels import judge_random_call
+from tests.ops.test_write_pixels import judge_random_call
 print(sum(judge_random_call(seed) for seed in range(int(sys.argv[2]))))
 """
 
@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 from mrcnn.ops import library
 for name in ("mrcnn_host", "mrcnn_C"):
     assert library.load(name).__file__.startswith(sys.argv[1]), "not the sanitized kernels"
-from mask_inputs import judge_inputs
+from tests.helpers.mask_inputs import judge_inputs
 for (kind, is_sound), count in sorted(judge_inputs(range(int(sys.argv[2]))).items()):
     print(f"{kind}: {count} {'sound' if is_sound else 'broken'}")
 """

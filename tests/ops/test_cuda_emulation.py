@@ -1,4 +1,4 @@
-"""CUDA sources, run on the CPU under the sanitizers: their answers, and faults that must show."""
+"""CUDA sources, run on the CPU under the sanitizers: their results, and faults that must show."""
 
 import platform
 import subprocess
@@ -14,8 +14,20 @@ from tests.helpers.sanitized import FLAGS, ROOT, can_build, run, run_child
 CALLS = 100  # of each op
 # The tests of the CPU kernels that the CUDA kernels must pass, too.
 TESTS = (  # in two processes
-    ("roi_align", "roi_pool", "select_proposals", "select_detections", "match_boxes"),
-    ("nms", "mask_targets", "paste_masks", "ops_contract", "fixed_shapes"),
+    (
+        "ops/test_roi_align",
+        "ops/test_roi_pool",
+        "ops/test_select_proposals",
+        "ops/test_select_detections",
+        "ops/test_match_boxes",
+    ),
+    (
+        "ops/test_nms",
+        "ops/test_mask_targets",
+        "ops/test_paste_masks",
+        "ops/test_contract",
+        "models/test_fixed_shapes",
+    ),
 )
 PYTEST = """
 import sys
@@ -58,7 +70,7 @@ def test_the_tests_of_the_ops(compiler, tmp_path):
     libraries = build(tmp_path / "build", flags="")
 
     def run_tests(names: tuple[str, ...]) -> str:
-        files = [str(ROOT / f"tests/test_{name}.py") for name in names]
+        files = [str(ROOT / f"tests/{name}.py") for name in names]
         return run_child(libraries, "baseline", PYTEST, *files, sanitized=False)
 
     with ThreadPoolExecutor(len(TESTS)) as pool:
