@@ -43,9 +43,8 @@ class ConvertDataConfig:
         try:
             re.compile(self.group)
         except re.error as error:
-            raise UserError(
-                f"--group {self.group!r}: is not a regular expression ({error})"
-            ) from None
+            problem = f"is not a regular expression ({error})"
+            raise UserError(f"--group {self.group!r}: {problem}") from None
         check_target(self.source, self.target)
 
 
@@ -70,8 +69,7 @@ def _divided(
     """Draw validation images if one COCO file is used for both splits; return notes, too."""
     notes = [note for dataset in datasets.values() for note in dataset.notes]
     train, val = datasets.get("train"), datasets.get("val")
-    one_file = train and val and train.annotations.is_file()
-    if not (one_file and train and val and train.annotations == val.annotations):
+    if not train or not val or train.annotations != val.annotations or train.annotations.is_dir():
         return datasets, notes
     names = [train.path(i).relative_to(train.folder).as_posix() for i in range(len(train))]
     drawn = draw_validation(names, folder, options)

@@ -1,7 +1,7 @@
 """Run all checks of a data set, in one pass over its images by several processes.
 
-To add a check, write a function that yields `Violation`, and add it to `IMAGE_CHECKS` or
-`SET_CHECKS`. What the reader refuses (broken ids, names, sizes, masks) is found before.
+To add a check, write a function that yields `Violation`, and add it to one of the tables. Before
+them, the reader refuses broken ids, names, sizes and masks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FEW = 32  # images that are not worth a process
 
 
 class Check(NamedTuple):
-    """A check of an image and its objects, or of the whole set."""
+    """A check of an image, of an object, or of the whole set."""
 
     severity: str
     find: Callable[[Any], Violations]
@@ -53,6 +53,8 @@ IMAGE_CHECKS = {
     "tiny image": Check(WARNING, image_checks.not_tiny),
     "image without objects": Check(WARNING, image_checks.has_objects),
     "image of crowds": Check(WARNING, image_checks.has_more_than_crowds),
+}
+OBJECT_CHECKS = {
     "box of something else": Check(ERROR, object_checks.box_of_mask, "rewrite"),
     "loose box": Check(WARNING, object_checks.tight_box, "rewrite"),
     "area that is not a number": Check(ERROR, object_checks.area_value, "rewrite"),
@@ -63,6 +65,8 @@ IMAGE_CHECKS = {
     "ring without area": Check(WARNING, object_checks.rings_with_area),
     "mask of the whole image": Check(WARNING, object_checks.not_everything),
     "crowd as a polygon": Check(WARNING, object_checks.crowds_as_rle),
+}
+PAIR_CHECKS = {  # of the objects of an image
     "mask drawn twice": Check(ERROR, object_checks.drawn_once, "annotations"),
     "mask of two classes": Check(WARNING, object_checks.one_class_each),
     "mask nearly drawn twice": Check(WARNING, object_checks.not_nearly_twice),
@@ -78,7 +82,7 @@ SET_CHECKS = {
     "similar file names": Check(WARNING, set_checks.names_in_any_case),
     "files without a record": Check(WARNING, set_checks.all_listed),
 }
-CHECKS = {**IMAGE_CHECKS, **SET_CHECKS}  # kind -> its check
+CHECKS = IMAGE_CHECKS | OBJECT_CHECKS | PAIR_CHECKS | SET_CHECKS  # kind -> its check
 
 
 def run_checks(data: CheckedData, workers: int, progress: Callable[[int], object]) -> None:
@@ -112,9 +116,13 @@ def check_image(decoder: ImageDecoder, split: str, index: int) -> Result:
     file = str(decoder.dataset.annotations)
     findings = [
         _finding(kind, split, file, violation)
-        for kind, check in IMAGE_CHECKS.items()
-        for violation in check.find(image)
-    ]
+        for checks, items in (
+            (IMAGE_CHECKS, [image]), (OBJECT_CHECKS, image.objects), (PAIR_CHECKS, [image])
+        )
+        for kind, check in checks.items()
+        for item in items
+        for violation in check.find(item)
+    ]  # fmt: skip
     return findings, _summary(image, split)
 
 

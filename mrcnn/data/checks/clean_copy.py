@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mrcnn.data.checks.check import CHECKS
 from mrcnn.data.checks.findings import Change, CheckedData, CheckedSplit, write_lines
-from mrcnn.data.checks.repair import remove
+from mrcnn.data.checks.repair import REMOVED, drop
 from mrcnn.data.coco.read import CocoDataset, read_coco
 from mrcnn.data.coco.write import write_coco
 from mrcnn.errors import UserError
@@ -52,7 +52,13 @@ def _cleaned(split: CheckedSplit, data: CheckedData) -> CocoDataset:
             split.changes.append(Change(split.name, "annotations", id, action, finding.text))
         elif check.fix and id is not None:
             reasons[check.fix].setdefault(id, finding.text)
-    remove(split, reasons)
+    indices: dict[str, set[int]] = {"images": set(), "annotations": set()}
+    for table, reason_of in reasons.items():
+        for i, record in enumerate(split.table(table).records):
+            if record["id"] in reason_of:
+                indices[table].add(i)
+                split.add_change(table, record, REMOVED, reason_of[record["id"]])
+    drop(split, **indices)
     file = split.files.annotations
     if not len(split.records.images):
         raise UserError(f"{file}: no image of it can be kept; correct the errors by hand")

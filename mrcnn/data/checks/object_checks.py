@@ -1,8 +1,8 @@
-"""Checks of the objects of an image."""
+"""Checks of an object, and of the objects of an image against each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,6 @@ NEARLY_SAME = 0.9  # IoU of two masks that are likely drawn twice
 _ROWS = 256  # rows of a matrix of pairs that are held at a time
 
 
-def per_object(
-    check: Callable[[DecodedObject], Violations],
-) -> Callable[[DecodedImage], Violations]:
-    """Make a check of an object a check of all objects of an image."""
-
-    def check_all(image: DecodedImage) -> Violations:
-        for instance in image.objects:
-            yield from check(instance)
-
-    return check_all
-
-
-@per_object
 def box_of_mask(instance: DecodedObject) -> Violations:
     """Check that `bbox` fits the mask: AP of boxes is measured with it."""
     if _iou(instance.stated_box, instance.box) < SAME_BOX:
@@ -42,7 +29,6 @@ def box_of_mask(instance: DecodedObject) -> Violations:
         yield instance.violation("bbox", rule, instance.record["bbox"], fix)
 
 
-@per_object
 def tight_box(instance: DecodedObject) -> Violations:
     """Check that `bbox` is tight: training uses the box of the mask, evaluation the stated one."""
     sides = np.tile(instance.box[2:] - instance.box[:2], 2)
@@ -52,7 +38,6 @@ def tight_box(instance: DecodedObject) -> Violations:
         yield instance.violation("bbox", rule, instance.record["bbox"], "use the mask's box")
 
 
-@per_object
 def area_value(instance: DecodedObject) -> Violations:
     """Check that `area` is a number: AP of small, medium and large objects depends on it."""
     area = instance.record.get("area", 0)
@@ -61,7 +46,6 @@ def area_value(instance: DecodedObject) -> Violations:
         yield instance.violation("area", "be a number >= 0", area, fix)
 
 
-@per_object
 def area_of_mask(instance: DecodedObject) -> Violations:
     """Check that `area` fits the mask, and is not that of the box."""
     area, allowed = instance.record.get("area"), max(16, 0.5 * instance.area)
@@ -70,7 +54,6 @@ def area_of_mask(instance: DecodedObject) -> Violations:
         yield instance.violation("area", rule, area, "correct it")
 
 
-@per_object
 def covers_pixels(instance: DecodedObject) -> Violations:
     """Check that the mask covers a pixel centre; otherwise it can be neither learned nor found."""
     if instance.area == 0:
@@ -79,7 +62,6 @@ def covers_pixels(instance: DecodedObject) -> Violations:
         yield instance.violation("segmentation", "cover the centre of a pixel", value, fix)
 
 
-@per_object
 def enough_pixels(instance: DecodedObject) -> Violations:
     """Check that the mask has more than a few pixels."""
     if 0 < instance.area < FEW_PIXELS:
@@ -87,7 +69,6 @@ def enough_pixels(instance: DecodedObject) -> Violations:
         yield instance.violation("segmentation", rule, f"{instance.area:.0f} pixels", fix)
 
 
-@per_object
 def inside_image(instance: DecodedObject) -> Violations:
     """Check that all points are on the image, whose border cuts the mask."""
     height, width = instance.image_size
@@ -98,7 +79,6 @@ def inside_image(instance: DecodedObject) -> Violations:
             yield instance.violation(field, rule, ring[off.argmax()].tolist(), fix)
 
 
-@per_object
 def rings_with_area(instance: DecodedObject) -> Violations:
     """Check that no ring is a line or a point."""
     for field, ring in _rings(instance) if instance.area > 0 else ():
@@ -108,7 +88,6 @@ def rings_with_area(instance: DecodedObject) -> Violations:
             yield instance.violation(field, "enclose an area", value, "remove the ring")
 
 
-@per_object
 def not_everything(instance: DecodedObject) -> Violations:
     """Check that the mask is not the whole image: such a mask is inverted, or a mistake."""
     height, width = instance.image_size
@@ -117,7 +96,6 @@ def not_everything(instance: DecodedObject) -> Violations:
         yield instance.violation("segmentation", "leave out some of the image", "all of it", fix)
 
 
-@per_object
 def crowds_as_rle(instance: DecodedObject) -> Violations:
     """Check that crowds are RLE: COCO draws single objects as polygons, and only crowds as RLE."""
     if instance.crowd and isinstance(instance.segmentation, list):

@@ -15,7 +15,7 @@ from mrcnn.data.image_files import Size, file_name_rule, stored_size
 from mrcnn.data.problems import Problem
 from mrcnn.errors import FileError
 
-_REMOVED = "removed"
+REMOVED = "removed"
 
 Fields = dict[str, str]  # field of a record -> its problem
 
@@ -30,7 +30,7 @@ def repair_records(split: CheckedSplit, problems: Sequence[Problem]) -> None:
     without_category = _repair_categories(split, broken["categories"])
     images = _repair_images(split, broken["images"])
     annotations = _repair_annotations(split, broken["annotations"])
-    _drop(split, images, without_category | annotations)
+    drop(split, images, without_category | annotations)
 
 
 def merge_duplicate_images(split: CheckedSplit) -> None:
@@ -56,23 +56,23 @@ def merge_duplicate_images(split: CheckedSplit) -> None:
     if duplicates:
         annotations = _with_new_ids(split.records.annotations, "image_id", new_id)
         split.records = replace(split.records, annotations=annotations)
-        _drop(split, duplicates, set())
+        drop(split, duplicates, set())
 
 
-def remove(split: CheckedSplit, reasons: Mapping[str, Mapping[int, str]]) -> None:
-    """Remove images with all their annotations, and annotations.
-
-    Args:
-        split: The split to change.
-        reasons: Table ("images", "annotations") -> id -> reason.
-    """
-    indices: dict[str, set[int]] = {"images": set(), "annotations": set()}
-    for table, reason_of in reasons.items():
-        for i, record in enumerate(split.table(table).records):
-            if record["id"] in reason_of:
-                indices[table].add(i)
-                split.add_change(table, record, _REMOVED, reason_of[record["id"]])
-    _drop(split, indices["images"], indices["annotations"])
+def drop(split: CheckedSplit, images: set[int], annotations: set[int]) -> None:
+    """Drop the records at these indices, and annotations of dropped images."""
+    old = split.records
+    kept_images = old.images.without(images)
+    dropped_ids = ids((old.images.records[i] for i in images), "id")
+    dropped_ids -= ids(kept_images.records, "id")
+    orphans = set()
+    for i, record in enumerate(old.annotations.records):
+        id = record.get("image_id")
+        if i not in annotations and is_id(id) and id in dropped_ids:
+            orphans.add(i)
+            split.add_change("annotations", record, REMOVED, f"image {id} was removed")
+    kept_annotations = old.annotations.without(annotations | orphans)
+    split.records = replace(old, images=kept_images, annotations=kept_annotations)
 
 
 def _repair_images(split: CheckedSplit, broken: Mapping[int, Fields]) -> set[int]:
@@ -81,7 +81,7 @@ def _repair_images(split: CheckedSplit, broken: Mapping[int, Fields]) -> set[int
     images = list(table.records)
     dropped: set[int] = set()
     for index, fields in broken.items():
-        record, action = images[index], _REMOVED
+        record, action = images[index], REMOVED
         if (size := _size_of_file(record, fields, split.files.images)) is not None:
             images[index] = {**record, "height": size[0], "width": size[1]}
             action = f"size set to {size[1]} x {size[0]}"
@@ -116,7 +116,7 @@ def _repair_annotations(split: CheckedSplit, broken: Mapping[int, Fields]) -> se
     for index, fields in broken.items():
         record, actions = dict(table.records[index]), []
         if not set(fields) <= {"bbox", "id"}:
-            actions.append(_REMOVED)
+            actions.append(REMOVED)
             dropped.add(index)
         else:
             if "bbox" in fields:
@@ -165,7 +165,7 @@ def _repair_categories(split: CheckedSplit, broken: Mapping[int, Fields]) -> set
         split.add_change("categories", record, action, "; ".join(fields.values()))
     for i in without_category:
         record = annotations.records[i]
-        split.add_change("annotations", record, _REMOVED, "its category was removed")
+        split.add_change("annotations", record, REMOVED, "its category was removed")
     kept = replace(table, records=categories).without(dropped)
     split.records = replace(split.records, categories=kept, annotations=annotations)
     return without_category
@@ -178,19 +178,3 @@ def _with_new_ids(table: RecordTable, key: str, new_id: Mapping[int, int]) -> Re
         for record in table.records
     ]
     return replace(table, records=records)
-
-
-def _drop(split: CheckedSplit, images: set[int], annotations: set[int]) -> None:
-    """Drop the records at these indices, and annotations of dropped images."""
-    old = split.records
-    kept_images = old.images.without(images)
-    dropped_ids = ids((old.images.records[i] for i in images), "id")
-    dropped_ids -= ids(kept_images.records, "id")
-    orphans = set()
-    for i, record in enumerate(old.annotations.records):
-        id = record.get("image_id")
-        if i not in annotations and is_id(id) and id in dropped_ids:
-            orphans.add(i)
-            split.add_change("annotations", record, _REMOVED, f"image {id} was removed")
-    kept_annotations = old.annotations.without(annotations | orphans)
-    split.records = replace(old, images=kept_images, annotations=kept_annotations)

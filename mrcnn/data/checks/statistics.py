@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mrcnn.data.checks.findings import ImageSummary
 
@@ -93,11 +95,8 @@ def _objects_per_image(splits: Splits) -> Rows:
     counts = [np.array([len(image.labels) for image in images]) for images in splits.values()]
     most = max(int(count.max()) for count in counts)
     edges = [*(edge for edge in _COUNTS if edge <= most), most + 1]
-    rows = []
-    for low, high in pairwise(edges):
-        name = f"{low}" if high == low + 1 else f"{low} to {high - 1}"
-        rows.append((name, tuple(int(((n >= low) & (n < high)).sum()) for n in counts)))
-    return rows
+    names = [f"{a}" if b == a + 1 else f"{a} to {b - 1}" for a, b in pairwise(edges)]
+    return _histograms(names, counts, edges)
 
 
 def _areas(splits: Splits) -> Rows:
@@ -106,13 +105,18 @@ def _areas(splits: Splits) -> Rows:
         np.sqrt(np.concatenate([image.areas for image in images])) for images in splits.values()
     ]
     edges = [0, 4, 8, 16, 32, 64, 96, 192, 384, 100_000]
-    words = {32: "medium", 96: "large"}
-    rows, word = [], "small"
+    size_of = {0: "small", 32: "medium", 96: "large"}
+    names, size = [], ""
     for low, high in pairwise(edges):
-        word = words.get(low, word)
-        name = f"{low}² to {high}², {word}" if high < edges[-1] else f"from {low}², {word}"
-        rows.append((name, tuple(int(((r >= low) & (r < high)).sum()) for r in roots)))
-    return rows
+        size = size_of.get(low, size)
+        names.append(f"{low}² to {high}², {size}" if high < edges[-1] else f"from {low}², {size}")
+    return _histograms(names, roots, edges)
+
+
+def _histograms(names: Sequence[str], values: Sequence[NDArray[Any]], edges: Sequence[int]) -> Rows:
+    """Count the values of each split between edges, one row per name."""
+    counts = (np.histogram(of_split, edges)[0].tolist() for of_split in values)
+    return [*zip(names, zip(*counts, strict=True), strict=True)]
 
 
 def _most_frequent(counts: Sequence[Counter[str]], others: str) -> Rows:
