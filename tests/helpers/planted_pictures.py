@@ -1,4 +1,4 @@
-"""Faults of the files of images, each planted in one of its own."""
+"""Faults of image files, each planted in another image."""
 
 import os
 from collections.abc import Callable
@@ -8,6 +8,9 @@ from PIL import Image
 
 from tests.helpers.damaged_copy import Copy, Planted, square
 
+Edit = Callable[[Image.Image], Image.Image]
+Fault = Callable[[Copy], list[Planted]]
+
 
 def truncated(copy: Copy) -> list[Planted]:
     image = copy.image()
@@ -16,27 +19,27 @@ def truncated(copy: Copy) -> list[Planted]:
     return [Planted("unreadable image", "truncated", image["id"])]
 
 
-def floating_point(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    copy.save(image, copy.picture(image).convert("F"), ".tif")
-    return [Planted("unreadable image", "holds floating-point pixels", image["id"])]
-
-
 def missing(copy: Copy) -> list[Planted]:
     image = copy.image()
     copy.path(image).unlink()
     return [Planted("images.file_name", "does not exist", image["id"])]
 
 
-def holding(data: bytes, text: str) -> Callable[[Copy], list[Planted]]:
-    """A file with other contents."""
+def saved(kind: str, text: str, edit: Edit, suffix: str = ".jpg", **options: object) -> Fault:
+    """Save an edited image in its place."""
 
     def fault(copy: Copy) -> list[Planted]:
         image = copy.image()
-        copy.put(image, data)
-        return [Planted("images.file_name", text, image["id"])]
+        copy.save(image, edit(copy.picture(image)), suffix, **options)
+        return [Planted(kind, text, image["id"])]
 
     return fault
+
+
+def oriented(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 def linked_out(copy: Copy) -> list[Planted]:
@@ -48,44 +51,6 @@ def linked_out(copy: Copy) -> list[Planted]:
     return [Planted("images.file_name", "must not be a link out of", image["id"])]
 
 
-def lying(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    assert image["width"] != image["height"]
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    copy.save(image, copy.picture(image), exif=exif)
-    return [Planted("images.size", "EXIF orientation or the record is rotated", image["id"])]
-
-
-def upside_down(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    copy.save(image, copy.picture(image).rotate(180), exif=exif, quality=95)
-    return [Planted("EXIF orientation", "got 'EXIF orientation 3'", image["id"])]
-
-
-def resized(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    copy.save(image, copy.picture(image).resize((300, 200)))
-    return [Planted("images.size", "must be the 300 x 200 of", image["id"])]
-
-
-def sixteen_bits(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    grey = np.asarray(copy.picture(image).convert("L")).astype(np.uint16) * 16
-    copy.save(image, Image.fromarray(grey), ".png")
-    return [Planted("16 bits", "16 bits, values 0 to", image["id"])]
-
-
-def transparent(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    picture = copy.picture(image)
-    picture.putalpha(Image.new("L", picture.size, 128))
-    copy.save(image, picture, ".png")
-    return [Planted("transparency", "got 'transparent pixels (RGBA)'", image["id"])]
-
-
 def animated(copy: Copy) -> list[Planted]:
     image = copy.image()
     picture = copy.picture(image)
@@ -93,31 +58,13 @@ def animated(copy: Copy) -> list[Planted]:
     return [Planted("several images in a file", "got '2 images in one file'", image["id"])]
 
 
-def for_print(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    copy.save(image, copy.picture(image).convert("CMYK"))
-    return [Planted("print colours", "got 'CMYK'", image["id"])]
-
-
-def misnamed(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    copy.save(image, copy.picture(image), ".jpg", format="PNG")
-    return [Planted("wrong suffix", "got '.jpg of a PNG file'", image["id"])]
-
-
-def black(copy: Copy) -> list[Planted]:
-    image = copy.image()
-    copy.save(image, Image.new("RGB", copy.picture(image).size))
-    return [Planted("blank image", "must have pixels that differ", image["id"])]
-
-
 def thumbnail(copy: Copy) -> list[Planted]:
     image = copy.image()
     copy.save(image, copy.picture(image).resize((20, 20)), ".png")
     image.update(width=20, height=20)
     for i, a in enumerate(copy.annotations(image)):
-        a.update(segmentation=square(i, 1, 8), bbox=[i, 1, 8, 8], area=64)
-        a.update(iscrowd=0)
+        y, x = divmod(i, 12)
+        a.update(segmentation=square(x, y, 8), bbox=[x, y, 8, 8], area=64, iscrowd=0)
     return [Planted("tiny image", "got '20 x 20'", image["id"])]
 
 
@@ -158,16 +105,34 @@ def unlisted(copy: Copy) -> list[Planted]:
     return [Planted("files without a record", "got '1 that are in none: stray.png'", split="")]
 
 
+def with_alpha(picture: Image.Image) -> Image.Image:
+    picture.putalpha(128)
+    return picture
+
+
+def sixteen_bits(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 16)
+
+
 PICTURE_FAULTS = {
-    "truncated": truncated,
-    "floating point": floating_point,
-    "empty": holding(b"", "is empty (0 bytes)"),
-    "missing": missing,
-    "no picture": holding(b"<html>404</html>", "is not an image of a known format"),
+    "floating point": saved(
+        "unreadable image", "holds floating-point pixels", lambda p: p.convert("F"), ".tif"),
+    "lying": saved(
+        "images.size", "EXIF orientation or the record is rotated", lambda p: p, exif=oriented(6)),
+    "upside down": saved(
+        "EXIF orientation", "got 'EXIF orientation 3'", lambda p: p.rotate(180), exif=oriented(3),
+        quality=95),
+    "resized": saved("images.size", "must be the 300 x 200 of", lambda p: p.resize((300, 200))),
+    "16 bits": saved("16 bits", "16 bits, values 0 to", sixteen_bits, ".png"),
+    "transparent": saved("transparency", "got 'transparent pixels (RGBA)'", with_alpha, ".png"),
+    "for print": saved("print colours", "got 'CMYK'", lambda p: p.convert("CMYK")),
+    "misnamed": saved("wrong suffix", "got '.jpg of a PNG file'", lambda p: p, format="PNG"),
+    "black": saved(
+        "blank image", "must have pixels that differ", lambda p: Image.new("RGB", p.size)),
 } | {
     fault.__name__: fault
     for fault in (
-        linked_out, lying, upside_down, resized, sixteen_bits, transparent, animated, for_print,
-        misnamed, black, thumbnail, same_bytes, same_pixels, leak, names_alike, unlisted,
+        truncated, missing, linked_out, animated, thumbnail, same_bytes, same_pixels, leak,
+        names_alike, unlisted,
     )
 }  # fmt: skip
