@@ -52,9 +52,9 @@ def test_the_same_data_set_comes_out(source, tmp_path, capsys):
             assert torch.equal(tensor, getattr(dataset.masks, field))
         judge = COCO(out / f"{name}.json")
         assert all(a["area"] > 0 and len(a["bbox"]) == 4 for a in judge.anns.values())
-    told = capsys.readouterr().out
-    assert "10 images linked, 0 copied" in told
-    assert "are drawn with seed 0" in told
+    output = capsys.readouterr().out
+    assert "10 images linked, 0 copied" in output
+    assert "are drawn with seed 0" in output
 
 
 def test_groups_and_seeds(source, tmp_path):

@@ -1,10 +1,7 @@
-"""Broken data sets of every format: refused with file, place, value and fix."""
+"""Broken data sets of every format: each is refused with file, field, value and fix."""
 
-import json
 import os
-import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from PIL import Image
 from mrcnn.data.coco.read import read_splits
 from mrcnn.data.formats import find_splits
 from mrcnn.errors import UserError
-from tests.data.test_malformed_data import mutate
+from tests.data.test_malformed_data import ESCAPES, check_mutations
 from tests.helpers import annotation_writers as writers
 from tests.helpers.broken_annotations import LABELME, NAN, VIA, VIA_FILE, YOLO, put, shape
 from tests.helpers.broken_label_maps import CITYSCAPES, INDEXED, LVIS, LVIS_FILE, MASK_FILES, VOC
@@ -95,11 +92,6 @@ def test_broken_data(make, case):
     str(caught.value).encode()  # can be printed
 
 
-ESCAPES = [
-    "../a.png", "sub/../../a.png", "/etc/passwd", "C:\\a.png", "\\\\host\\share\\a.png",
-    "http://example.org/a.png", "file:///etc/passwd", "a.png\0.jpg", "\ud800.png", "link.png",
-    "linked/a.png", "loop.png", "..", "/", "a" * 5000,
-]  # fmt: skip
 NAMED = {
     "labelme": ("a.json", "imagePath"),
     "via 1": (VIA_FILE, 0, "filename"),
@@ -107,7 +99,7 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("name", ESCAPES, ids=lambda name: ascii(name)[:30])
+@pytest.mark.parametrize("name", ESCAPES, ids=ascii)
 @pytest.mark.parametrize("kind", NAMED)
 def test_a_file_name_stays_in_the_folder(make, kind, name):
     folder = make(kind)
@@ -124,7 +116,7 @@ def test_a_file_name_stays_in_the_folder(make, kind, name):
     str(caught.value).encode()
 
 
-def test_all_problems_are_told_at_once(make):
+def test_all_problems_are_reported_at_once(make):
     folder = make("labelme")
     shape([[NAN, 1]], "points")(folder)
     put("sub/b.json", 9, "imageHeight")(folder)
@@ -174,28 +166,13 @@ def test_huge_files_are_not_read(make):
         read(folder)
 
 
-def check_mutations(make: Callable[[str], Path], seeds: range) -> None:
-    outcomes = {"read": 0, "refused": 0}
-    for name, file in (("labelme", "a.json"), ("via 1", VIA_FILE), ("lvis", LVIS_FILE)):
-        folder = make(name)
-        content = (folder / file).read_text()
-        for seed in seeds:
-            (folder / file).write_bytes(mutate(json.loads(content), random.Random(seed)))
-            began = time.process_time()
-            try:
-                read(folder)
-                outcomes["read"] += 1
-            except UserError as error:
-                assert str(folder) in str(error)  # noqa: PT017  either outcome is right
-                outcomes["refused"] += 1
-            assert time.process_time() - began < 2, (name, seed)
-    assert min(outcomes.values()) > len(seeds) / 20
-
-
-def test_random_changes_are_read_or_refused(make):
-    check_mutations(make, range(100))
-
-
-@pytest.mark.slow
-def test_many_random_changes_are_read_or_refused(make):
-    check_mutations(make, range(100, 3_500))  # of each of three formats
+@pytest.mark.parametrize(
+    "seeds", [range(100), pytest.param(range(100, 3_500), marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    ("name", "file"), [("labelme", "a.json"), ("via 1", VIA_FILE), ("lvis", LVIS_FILE)]
+)
+def test_random_changes_are_read_or_refused(make, name, file, seeds):
+    folder = make(name)
+    content = (folder / file).read_text()
+    check_mutations(folder / file, content, lambda: read(folder), seeds)

@@ -1,4 +1,4 @@
-"""What is particular to a format: its shapes, its groups, its ways of naming files and splits."""
+"""Shapes, groups, file names and splits of each format."""
 
 import json
 import math
@@ -110,7 +110,7 @@ def test_labelme_files_apart_from_their_images(tmp_path):
     assert sorted(names) == ["a.png", "b.png"]
 
 
-def test_an_image_without_a_labelme_file_is_left_out_and_this_is_said(tmp_path):
+def test_note_on_images_without_a_labelme_file(tmp_path):
     image(tmp_path / "b.png")
     dataset = labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]})
     assert len(dataset) == 1
@@ -199,6 +199,24 @@ YOLO = {  # content of data.yaml, folders of train and val images
 }  # fmt: skip
 
 
+YAML = {  # contents of the file, names
+    "a list": ("names:\n- a\n- b c\nnc: 2", ["a", "b c"]),
+    "in brackets": ("names: ['a, b', \"c\",\n  d#1]  # x\n", ["a, b", "c", "d#1"]),
+    "numbered": ("names:\n  0: a\n  1: traffic light  # x\n", ["a", "traffic light"]),
+    "values that are not texts in YAML": ("names: [yes, null, 1.0]", ["yes", "null", "1.0"]),
+    "of Windows": ("---\r\nnames: [a, b]\r\nnc: 2\r\n", ["a", "b"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", YAML)
+def test_yaml_names(tmp_path, case):
+    text, names = YAML[case]
+    image(tmp_path / "images" / "a.png")
+    writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)
+    (tmp_path / "data.yaml").write_bytes(text.encode())
+    assert [*read(tmp_path)["train"].class_names] == names
+
+
 @pytest.mark.parametrize("case", YOLO)
 def test_layouts_of_yolo(tmp_path, case):
     text, folders = YOLO[case]
@@ -215,7 +233,7 @@ def test_layouts_of_yolo(tmp_path, case):
     assert datasets["train"].boxes[0].tolist() == pytest.approx([6, 4, 30, 20])
 
 
-def test_one_set_of_yolo_for_both_is_said_to_show_memory(tmp_path):
+def test_note_on_one_yolo_set_for_both_splits(tmp_path):
     image(tmp_path / "images" / "a.png")
     writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)
     writers.write_text(tmp_path / "d.yaml", "train: images\nval: images\nnames: [a]")
@@ -224,7 +242,7 @@ def test_one_set_of_yolo_for_both_is_said_to_show_memory(tmp_path):
     assert "metrics only show memorization" in datasets["val"].notes[0]
 
 
-def test_a_yolo_image_without_labels_has_no_objects_and_this_is_said(tmp_path):
+def test_note_on_yolo_images_without_labels(tmp_path):
     for name in "ab":
         image(tmp_path / "images" / f"{name}.png")
     writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)
@@ -235,7 +253,7 @@ def test_a_yolo_image_without_labels_has_no_objects_and_this_is_said(tmp_path):
     assert "1 images have no text file" in " ".join(datasets["train"].notes)
 
 
-def test_polygons_of_cityscapes_hide_each_other(tmp_path):
+def test_cityscapes_polygons_are_painted_in_order(tmp_path):
     names = ["leftImg8bit/train/c/a_leftImg8bit.png", "leftImg8bit/val/c/b_leftImg8bit.png"]
     for name in names:
         image(tmp_path / name)
@@ -342,12 +360,12 @@ def test_the_draw_depends_on_the_seed_and_keeps_groups_together(patients):
     assert not groups["train"] & groups["val"]
 
 
-def test_the_draw_is_told(patients):
+def test_note_on_the_draw(patients):
     notes = read(patients)["train"].notes
     assert "16 images for training and 4 for validation are drawn with seed 0" in notes[0]
 
 
-def test_an_image_more_moves_no_other_by_itself(patients):
+def test_a_new_image_keeps_the_draw_of_others(patients):
     before = draw(patients, DrawOptions(0.2, 0))
     image(patients / "new.png")
     writers.write_text(patients / "new.json", {"shapes": [], "imagePath": "new.png"})
@@ -355,7 +373,7 @@ def test_an_image_more_moves_no_other_by_itself(patients):
     assert len(before["val"] - after["val"]) <= 1
 
 
-def test_a_group_that_matches_not_all_names(patients):
+def test_a_group_must_match_all_names(patients):
     with pytest.raises(UserError, match=r"--group 'p\[0-3\]': must match the name of every image"):
         draw(patients, DrawOptions(0.2, 0, "p[0-3]"))
 

@@ -1,10 +1,12 @@
-"""Broken data sets: each is refused with the file, the place, the value and the fix."""
+"""Broken COCO files: each is refused with the file, record, field, value and fix."""
 
 import copy
 import json
 import os
 import random
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,10 +70,8 @@ def test_points_a_little_outside_and_missing_boxes_are_tolerated(folder):
 
 UNREADABLE = {  # content of the file, what the message says
     "empty": (b"", ["is empty (0 bytes)"]),
-    "blank": (b" \n ", ["is empty (3 bytes)"]),
     "truncated": (json.dumps(sound()).encode()[:300], ["is not JSON", "line 1, column"]),
     "cut inside a value": (b'{"images": ', ["Expecting value", "cut short?"]),
-    "cut inside a text": (b'{"images": "a', ["Unterminated string", "cut short?"]),
     "not JSON": (b"<xml/>", ["is not JSON", "line 1, column 1"]),
     "two documents": (b"{}\n{}", ["Extra data", "line 2, column 1"]),
     "trailing comma": (b'{"images": [],}', ["is not JSON", "column"]),
@@ -80,7 +80,6 @@ UNREADABLE = {  # content of the file, what the message says
     "nested 100,000 deep": (b"[" * 100_000 + b"]" * 100_000, ["nested too deeply"]),
     "number of 100,000 digits": (b'{"images": ' + b"9" * 100_000 + b"}", ["number", "digits"]),
     "a list": (b"[]", ["the file must hold a JSON object, got []", "COCO"]),
-    "null": (b"null", ["the file must hold a JSON object, got None"]),
 }
 
 
@@ -148,12 +147,10 @@ RECORDS = {  # what is done to the sound data set, what the message says
         lambda c: c["annotations"].append(None), ["annotations[3] must be an object, got None"]),
     "image without id": (without("images", "id"), ["images[0] (id None): id must", "got None"]),
     "image id a text": (image(id="1"), ["images[0] (id '1'): id must", "got '1'"]),
-    "image id a fraction": (image(id=1.5), ["id must be a whole number >= 0, got 1.5"]),
     "image id negative": (image(id=-1), ["id must be a whole number >= 0, got -1"]),
     "image id beyond 64 bits": (image(id=2**63), ["id must be a whole number", str(2**63)]),
     "image id twice": (image(id=2), ["images[1] (id 2): id must be unique", "[0] (id 2) has it"]),
     "image without width": (without("images", "width"), [IMAGE + "width must", "got None"]),
-    "image height a text": (image(height="6"), [IMAGE + "height must", "got '6'"]),
     "image height 0": (image(height=0), [IMAGE + "height must be a whole number > 0, got 0"]),
     "image width true": (image(width=True), [IMAGE + "width must", "got True"]),
     "image of 10^12 pixels": (image(width=10**6, height=10**6), ["must be at most", "10000"]),
@@ -162,57 +159,44 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "image size turned": (image(width=6, height=8), ["got '6 x 8'", "EXIF orientation"]),
     "image without file_name": (without("images", "file_name"), [IMAGE + "file_name must"]),
     "file_name empty": (image(file_name=""), [IMAGE + "file_name must be a non-empty", "got ''"]),
-    "file_name a number": (image(file_name=3), [IMAGE + "file_name must", "got 3"]),
     "file missing": (image(file_name="z.png"), [IMAGE + "file_name: ", "z.png: does not exist"]),
     "file a folder": (image(file_name="sub"), [IMAGE + "file_name: ", "sub: is not a file"]),
     "file no image": (image(file_name="c.png"), ["c.png: is not an image of a known format"]),
     "file name too long": (image(file_name="z" * 5000), [IMAGE + "file_name must have at most"]),
     "category without name": (without("categories", "name"), ["categories[0] (id 3): name must"]),
     "category name blank": (category(name=" "), ["categories[0] (id 3): name must", "got ' '"]),
-    "category id a text": (category(id="3"), ["categories[0] (id '3'): id must", "got '3'"]),
     "category id twice": (category(id=7), ["categories[1] (id 7): id must be unique"]),
     "category name twice": (category(name="dog"), ["categories[1] (id 7): name must be unique"]),
     "annotation without id": (without("annotations", "id"), ["annotations[0] (id None): id must"]),
-    "annotation id a text": (annotation(id="x"), ["annotations[0] (id 'x'): id must"]),
     "annotation id twice": (
         annotation(id=11), ["annotations[1] (id 11): id must be unique", "[0] (id 11) has it"]),
     "annotation without image_id": (
         without("annotations", "image_id"), [ANNOTATION + "image_id must", "got None"]),
     "image_id unknown": (annotation(image_id=99), [ANNOTATION + "image_id must", "got 99"]),
-    "image_id a text": (annotation(image_id="1"), [ANNOTATION + "image_id must", "got '1'"]),
     "category_id unknown": (
         annotation(category_id=4), [ANNOTATION + "category_id must", "got 4"]),
-    "category_id 0": (annotation(category_id=0), [ANNOTATION + "category_id must", "got 0"]),
     "category_id a list": (annotation(category_id=[3]), [ANNOTATION + "category_id", "got [3]"]),
     "iscrowd 2": (annotation(iscrowd=2), [ANNOTATION + "iscrowd must be 0 or 1, got 2"]),
-    "iscrowd a text": (annotation(iscrowd="no"), [ANNOTATION + "iscrowd must", "got 'no'"]),
     "bbox null": (annotation(bbox=None), [ANNOTATION + "bbox must be four", "got None"]),
     "bbox of three": (annotation(bbox=[1, 2, 3]), [ANNOTATION + "bbox", "got [1, 2, 3]"]),
-    "bbox of texts": (annotation(bbox=["1", 2, 3, 4]), [ANNOTATION + "bbox", "['1', 2, 3, 4]"]),
     "bbox NaN": (annotation(bbox=[NAN, 1, 2, 2]), [ANNOTATION + "bbox", "[nan, 1, 2, 2]"]),
-    "bbox infinite": (annotation(bbox=[1, 1, INF, 2]), [ANNOTATION + "bbox", "inf"]),
     "bbox without area": (
         annotation(bbox=[1, 1, 0, 2]), [ANNOTATION + "bbox must have a width and height > 0"]),
-    "bbox negative": (annotation(bbox=[1, 1, 2, -2]), [ANNOTATION + "bbox must have", "-2"]),
     "bbox outside": (
         annotation(bbox=[8, 1, 2, 2]), [ANNOTATION + "bbox must be inside its image of 8 x 6"]),
     "bbox huge": (annotation(bbox=[1, 1, 10**400, 2]), [ANNOTATION + "bbox must"]),
     "no segmentation": (
         without("annotations", "segmentation"), [ANNOTATION + "segmentation must", "got None"]),
     "segmentation empty": (polygon(), [ANNOTATION + "segmentation must", "got []", "draw"]),
-    "segmentation a text": (annotation(segmentation="x"), [ANNOTATION + "segmentation", "'x'"]),
     "polygon empty": (polygon([]), [ANNOTATION + "segmentation[0] must hold x and y", "0 numbers"]),
     "polygon of two points": (polygon([1, 1, 2, 2]), ["at least 3 points, got '4 numbers'"]),
-    "polygon of seven numbers": (polygon([1, 1, 2, 2, 1, 2, 1]), ["got '7 numbers'"]),
     "polygon not nested": (annotation(segmentation=[1, 1, 2, 2, 1, 2]),
         [ANNOTATION + "segmentation[0] must be a list of numbers, got 1"]),
     "polygon of texts": (polygon([1, 1, "2", 2, 1, 2]), ["segmentation[0]", "got '2'"]),
-    "polygon with null": (polygon([1, 1, None, 2, 1, 2]), ["segmentation[0]", "got None"]),
     "polygon with an integer past floats": (
         polygon([1, 1, 10**400, 2, 1, 2]), ["segmentation[0] must hold numbers only, got 1000"]),
     "polygon with NaN": (
         polygon([1, 1, 4, 1, 4, 4], [1, 1, NAN, 2, 1, 2]), ["segmentation[1]", "[nan, 2.0]"]),
-    "polygon with infinity": (polygon([1, 1, INF, 2, 1, 2]), ["segmentation[0]", "[inf, 2.0]"]),
     "polygon at 1e9": (polygon([1, 1, 1e9, 2, 1, 2]), ["image of 8 x 6", "[1000000000.0, 2.0]"]),
     "polygon past twice its image": (
         polygon([1, 1, 16.1, 2, 1, 2]), ["segmentation[0]", "got [16.1, 2.0]"]),
@@ -225,10 +209,7 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "runs too short": (runs([7, 4]), ["segmentation.counts must", "48, got 11", "got [7, 4]"]),
     "runs too long": (runs([7, 4, 38]), ["segmentation.counts must", "got more", "[7, 4, 38]"]),
     "runs negative": (runs([-1, 49]), ["run 0 must not be negative, got -1"]),
-    "runs of fractions": (runs([7.5, 4, 36.5]), ["segmentation.counts must", "float"]),
-    "runs of texts": (runs(["48"]), ["segmentation.counts must", "got ['48']"]),
     "runs past 64 bits": (runs([2**64]), ["segmentation.counts must", str(2**64)]),
-    "runs a number": (runs(48), ["segmentation.counts must", "got 48"]),
     "runs without foreground": (runs([48]), [ANNOTATION + "segmentation must enclose"]),
     "text too short": (runs("74"), ["segmentation.counts must", "got 11", "'74'"]),
     "text cut inside a run": (runs("74U"), ["ends in the middle of a run", "'74U'"]),
@@ -242,7 +223,7 @@ def test_bad_record(folder, case):
     change, parts = RECORDS[case]
     content = sound()
     change(content)
-    (folder / "images" / "c.png").write_text("no picture")
+    (folder / "images" / "c.png").write_text("no image")
     with pytest.raises(DatasetError) as caught:
         read(folder, content)
     for part in [f"{folder / 'train.json'}: ", *parts, "; "]:
@@ -283,7 +264,7 @@ def test_links_inside_the_folder_and_a_linked_folder_are_fine(folder):
     assert len(read_coco(folder / "train.json", folder / "pictures")) == 2
 
 
-def test_all_problems_are_told_at_once(folder):
+def test_all_problems_are_reported_at_once(folder):
     content = sound()
     image(width=-1)(content)
     content["images"][1]["file_name"] = "none.png"
@@ -331,21 +312,21 @@ STRANGE = [
 ]  # fmt: skip
 
 
-def places(value: object, path: tuple = ()) -> list[tuple]:
+def paths_in(value: object, path: tuple = ()) -> list[tuple]:
     """Paths of everything inside a JSON value."""
     inner = value.items() if isinstance(value, dict) else enumerate(value)
     found = []
     for key, item in inner:
         found.append((*path, key))
         if isinstance(item, (dict, list)):
-            found += places(item, (*path, key))
+            found += paths_in(item, (*path, key))
     return found
 
 
 def mutate(content: dict, rng: random.Random) -> bytes:
     """One to three values lost, repeated, misspelt or replaced; now and then a broken byte."""
     for _ in range(rng.randint(1, 3)):
-        if not (found := places(content)):
+        if not (found := paths_in(content)):
             break
         *path, key = rng.choice(found)
         parent = content
@@ -367,29 +348,29 @@ def mutate(content: dict, rng: random.Random) -> bytes:
     return bytes(raw)
 
 
-def check_mutations(folder: Path, seeds: range) -> None:
-    outcomes = {"read": 0, "refused": 0, "unnamed": 0}
+def check_mutations(file: Path, content: str, read: Callable[[], object], seeds: range) -> None:
+    """Read a file after random changes. Each is read or refused, soon."""
+    outcomes = Counter()
     for seed in seeds:
-        raw = mutate(sound(), random.Random(seed))
+        file.write_bytes(mutate(json.loads(content), random.Random(seed)))
         began = time.process_time()
         try:
-            dataset = read(folder, raw)
-        except UserError as error:
-            named = str(folder / "train.json") in str(error)
-            outcomes["refused" if named else "unnamed"] += 1
-        else:
+            read()
             outcomes["read"] += 1
-            assert torch.isfinite(dataset.boxes).all()
-            assert (dataset.boxes[:, 2:] > dataset.boxes[:, :2]).all()
+        except UserError as error:
+            assert str(file.parent) in str(error)  # noqa: PT017  either outcome is right
+            outcomes["refused"] += 1
         assert time.process_time() - began < 2, seed
-    assert outcomes["unnamed"] == 0
     assert min(outcomes["read"], outcomes["refused"]) > len(seeds) / 100
 
 
-def test_random_changes_are_read_or_refused(folder):
-    check_mutations(folder, range(400))
+@pytest.mark.parametrize(
+    "seeds", [range(400), pytest.param(range(400, 10_400), marks=pytest.mark.slow)]
+)
+def test_random_changes_are_read_or_refused(folder, seeds):
+    def check_boxes() -> None:
+        boxes = read_coco(folder / "train.json", folder / "images").boxes
+        assert torch.isfinite(boxes).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
 
-
-@pytest.mark.slow
-def test_many_random_changes_are_read_or_refused(folder):
-    check_mutations(folder, range(400, 10_400))
+    check_mutations(folder / "train.json", json.dumps(sound()), check_boxes, seeds)

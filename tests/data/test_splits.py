@@ -78,7 +78,7 @@ def test_one_split_is_enough_where_no_more_is_needed(tmp_path):
     ("names", "parts"),
     [
         ([], ["holds no data set", "train.json", "instances_train", "found: an empty folder"]),
-        (["a.txt", "pictures/"], ["holds no data set", "found: a.txt, pictures"]),
+        (["a.txt", "photos/"], ["holds no data set", "found: a.txt, photos"]),
         (["train.json", "val.json"], ["train.json exists, but not its images", "images"]),
         (
             ["annotations/instances_train2014.json", "annotations/instances_train2017.json"],
@@ -87,7 +87,7 @@ def test_one_split_is_enough_where_no_more_is_needed(tmp_path):
     ],
     ids=["empty", "something else", "no images", "two years"],
 )
-def test_what_is_missing_is_told(tmp_path, names, parts):
+def test_messages_about_what_is_missing(tmp_path, names, parts):
     make(tmp_path, *names)
     with pytest.raises(UserError) as caught:
         find_splits(tmp_path)

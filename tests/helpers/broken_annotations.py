@@ -101,26 +101,19 @@ LABELME = {
     "an image of two files": (
         put("sub/b.json", "../a.png", "imagePath"), ["sub/b.json: imagePath must be that of no"]),
     "another height": (of_labelme(7, "imageHeight"), ["a.json: imageHeight must be 6", "got 7"]),
-    "another width": (of_labelme("8", "imageWidth"), ["a.json: imageWidth must be 8", "got '8'"]),
     "no shapes": (of_labelme(None, "shapes"), ["a.json: shapes must be a list, got None"]),
     "a shape of text": (put("a.json", "x", "shapes", 0), ["a.json: shapes[0] must be an object"]),
     "no label": (shape("", "label"), ["a.json: shapes[0].label must be a non-empty text, got ''"]),
-    "a label that is a number": (shape(3, "label"), ["shapes[0].label must be", "got 3"]),
     "a group of text": (shape("x", "group_id"), ["shapes[0].group_id must be a whole", "got 'x'"]),
-    "a line": (shape("line", "shape_type"), ["shapes[0].shape_type must be one of", "'line'"]),
     "an unhashable kind": (shape([], "shape_type"), ["shapes[0].shape_type must", "got []"]),
     "points of text": (shape("x", "points"), [f"{POINTS} must be a list of points, got 'x'"]),
     "two points": (shape([[1, 1], [2, 2]], "points"), [f"{POINTS} must hold at least 3", "2 poin"]),
-    "a point of three": (shape([[1, 1, 1]], "points"), [f"{POINTS}[0] must be x and y"]),
     "a point of text": (shape([["1", 1]], "points"), [f"{POINTS}[0] must be x and y", "['1', 1]"]),
     "NaN": (shape([[NAN, 1]], "points"), [f"{POINTS}[0] must be x and y in or near", "[nan, 1]"]),
-    "a huge number": (shape([[HUGE, 1]], "points"), [f"{POINTS}[0] must be x and y"]),
     "a point far away": (shape([[1, 99]], "points"), [f"{POINTS}[0]", "8 x 6, got [1, 99]"]),
     "a polygon without area": (
         shape([[1, 1], [2, 1], [3, 1]], "points"),
         ["a.json: shapes[0]: segmentation must enclose some of the image"]),
-    "a polygon outside": (
-        shape([[9, 1], [12, 1], [12, 5]], "points"), ["a.json: shapes[0]: segmentation must encl"]),
     "a circle of three points": (
         change("a.json", lambda c: c["shapes"][0].update(shape_type="circle")),
         [f"{POINTS} must hold the two points of a circle, got '4 points'"]),
@@ -129,8 +122,6 @@ LABELME = {
             shape_type="circle", points=[[2, 2], [2, 2]])), ["shapes[0]: segmentation must enclo"]),
     "a mask without mask": (
         put("a.json", MASK, "shapes", 0), ["shapes[0].mask must be a PNG in base64", "None"]),
-    "a mask that is no base64": (
-        put("a.json", MASK | {"mask": "??"}, "shapes", 0), ["shapes[0].mask must be a PNG in bas"]),
     "a mask that is no PNG": (
         put("a.json", MASK | {"mask": "aGFsbG8="}, "shapes", 0), ["mask must be a PNG in base64"]),
     "a mask over the border": (
@@ -180,7 +171,6 @@ VIA = {
                c.values() for r in e["regions"].values()]),
         ["region_attributes must hold the class in an attribute named class or", "['x', 'y']"]),
     "a point": (drawn(name="point", cx=1, cy=1), [".shape_attributes.name must be one of polygon"]),
-    "no name": (drawn(), [f"{REGION}.shape_attributes.name must be one of", "got None"]),
     "an unhashable name": (drawn(name=[]), [f"{REGION}.shape_attributes.name must", "got []"]),
     "lists of two lengths": (
         drawn(name="polygon", all_points_x=[1, 2, 3], all_points_y=[1, 2]),
@@ -193,14 +183,11 @@ VIA = {
     "a point far away": (
         drawn(name="polygon", all_points_x=[1, 99, 3], all_points_y=[1, 2, 3]), ["got [99, 2]"]),
     "no radius": (drawn(name="circle", cx=1, cy=1), [".r must be a finite number, got None"]),
-    "a radius of NaN": (drawn(name="circle", cx=1, cy=1, r=NAN), [".r must be a finite number"]),
     "a negative radius": (
         drawn(name="circle", cx=1, cy=1, r=-1), [".r must be more than 0 and at most 16, got -1"]),
     "a huge radius": (drawn(name="ellipse", cx=1, cy=1, rx=1, ry=1e300), [".ry must be more than"]),
     "a rectangle of no width": (
         drawn(name="rect", x=1, y=1, width=0, height=1), [".width must be more than 0"]),
-    "a rectangle far away": (
-        drawn(name="rect", x=99, y=1, width=1, height=1), [": x, y must be x and y in or near"]),
     "a rectangle outside": (
         drawn(name="rect", x=9, y=1, width=1, height=1), [f"{REGION}: segmentation must enclose"]),
 }  # fmt: skip
@@ -222,13 +209,9 @@ YOLO = {
     "an even number": (label(LINE + " 1"), [f"{AT} must hold a class, and x and y", "8 numbers"]),
     "a class alone": (label("0"), [f"{AT} must hold a class, and x and y of", "'1 numbers'"]),
     "an unknown class": (label("2" + LINE[1:]), [f"{AT} must begin with the number", "'2'"]),
-    "a negative class": (label("-1" + LINE[1:]), [f"{AT} must begin with the number", "'-1'"]),
-    "a class of text": (label("car" + LINE[1:]), [f"{AT} must begin with the number", "'car'"]),
     "a class of many digits": (label("9" * 5000 + LINE[1:]), [f"{AT} must begin with"]),
     "pixels": (label("0 10 10 50 10 50 50"), [f"{AT}: number 2 must hold", "'10'", "divide"]),
     "NaN": (label("0 nan 0.1 0.5 0.1 0.5 0.5"), [f"{AT}: number 2 must hold", "'nan'"]),
-    "infinity": (label("0 0.1 1e999 0.5 0.1 0.5 0.5"), [f"{AT}: number 3 must hold", "'1e999'"]),
-    "a word": (label("0 0.1 x 0.5 0.1 0.5 0.5"), [f"{AT}: number 3 must hold fractions", "'x'"]),
     "a polygon without area": (
         label("0 0.1 0.1 0.5 0.1 0.6 0.1"), [f"{AT}: segmentation must enclose some of the image"]),
     "Latin-1": (text("labels/a.txt", b"\xe9"), ["a.txt: byte 0 (0xe9) is not UTF-8"]),
@@ -240,7 +223,6 @@ YOLO = {
     "an image that is no image": (text("images/a.png", "x"), ["images/a.png: ", "is not an im"]),
     "no names": (gone("data.yaml"), ["names must be given", "write data.yaml"]),
     "names of text": (settings("names: a"), ["data.yaml: names must be a list of texts, got 'a'"]),
-    "an empty name": (settings("names: [a, '']"), ["data.yaml: names must be a list of texts"]),
     "a name twice": (settings("names: [a, a]"), ["data.yaml: names must be unique, got 'a'"]),
     "names numbered from 1": (
         settings("names:\n  1: a\n  2: b"), ["data.yaml: names must be numbered 0, 1, …, got ['1"]),
@@ -251,7 +233,6 @@ YOLO = {
                          for i in range(9)) + "names: *a8"),
         ["data.yaml: line 2: holds an alias"]),
     "a list in place of keys": (settings("- a"), ["data.yaml: must hold keys such as names, got"]),
-    "text in place of keys": (settings("a"), ["data.yaml: must hold keys such as names, got 'a'"]),
     "a list of lists": (settings("names: [[a], b]"), ["data.yaml: names must be a list of texts"]),
     "a path that is a list": (
         settings("names: [a, b]\npath: [x]"), ["data.yaml: path must be a text, got ['x']"]),
@@ -259,21 +240,13 @@ YOLO = {
         settings("names: [a, b]\ntrain: {a: b}"), ["train must be a text or a list of texts"]),
     "names twice": (settings("names: a\nnames: b"), ["line 2: is not YAML (the key 'nam"]),
     "an open quote": (settings("names: 'a"), ["data.yaml: line 1: is not YAML ("]),
-    "a list and a mapping": (settings("names:\n- a\nb"), ["data.yaml: line 3: is not YAML ("]),
-    "a wrong escape": (settings(r'names: "\q"'), ["line 1: is not YAML ("]),
     "NUL": (settings("names: [a\0]"), ["data.yaml: is not YAML (", "; write"]),
     "two documents": (settings("names: [a]\n---\nb: c"), ["is not YAML ("]),
     "deep nesting": (settings("names: " + "[" * 500), ["is nested deeper than 20 levels"]),
-    "long quotes": (settings("names: [" + "'" * 50_001), ["data.yaml: line 1: is not YAML"]),
     "a huge file": (settings("#" * 2**21), ["data.yaml: has 2,097,152 characters, at most"]),
-    "names with an open bracket": (settings("names: [a"), ["data.yaml: line 1: is not YAML ("]),
     "two files of names": (text("b.yaml", "names: [a]"), ["names must be in one YAML file, got ["]),
     "images out of the folder": (
         settings("train: ../../x\nnames: [a, b]"), ["data.yaml: train must stay inside the folde"]),
-    "images by an absolute path": (
-        settings("train: /etc\nnames: [a, b]"), ["data.yaml: train must be a relative path, got"]),
-    "images by an address": (
-        settings("train: http://a.b/c\nnames: [a, b]"), ["data.yaml: train must be a file, not a"]),
     "images in no folder": (
         settings("train: images/x\nnames: [a, b]"), ["data.yaml: train must hold images, got 'im"]),
     "an image in both splits": (
