@@ -13,7 +13,14 @@ from pycocotools.coco import COCO
 from mrcnn.data.coco.read import read_coco, read_splits
 from mrcnn.data.formats import Split
 from mrcnn.errors import UserError
-from mrcnn.ops import instance_masks
+from mrcnn.ops.instance_masks import (
+    InstanceMasks,
+    concatenate,
+    mask_boxes,
+    select,
+    transformed,
+)
+from tests.helpers.masks import masks_of
 
 REAL = {
     "nuclei": ("nuclei/val.json", "nuclei/images"),
@@ -21,7 +28,7 @@ REAL = {
 }
 
 
-def decode(masks: instance_masks.InstanceMasks, i: int) -> np.ndarray:
+def decode(masks: InstanceMasks, i: int) -> np.ndarray:
     """Bitmap (h, w) of instance `i`, which must have counts."""
     counts = masks.counts[masks.instance_count[i] : masks.instance_count[i + 1]].numpy()
     height, width = masks.frame[i].tolist()
@@ -168,39 +175,25 @@ def test_problems_of_all_splits_are_told_at_once(tmp_path):
         assert part in str(caught.value)
 
 
-def masks_of(*instances_: tuple[list[list[float]], list[int]]) -> instance_masks.InstanceMasks:
-    """Instances given as (rings, counts), in a frame of 10 x 10."""
-    parts = [
-        instance_masks.InstanceMasks(
-            points=torch.tensor([v for ring in rings for v in ring]).double().view(-1, 2),
-            ring_start=torch.tensor(np.cumsum([0, *(len(ring) // 2 for ring in rings)])),
-            instance_ring=torch.tensor([0, len(rings)]),
-            counts=torch.tensor(counts, dtype=torch.int32),
-            instance_count=torch.tensor([0, len(counts)]),
-            frame=torch.tensor([[10, 10]]),
-            transform=torch.tensor([[1.0, 1, 0, 0]]).double(),
-        )
-        for rings, counts in instances_
-    ]
-    return instance_masks.concatenate(parts)
-
-
 def test_select_and_concatenate_keep_every_instance_whole():
-    A, B, C = ([[0, 0, 4, 0, 4, 4], [5, 5, 6, 5, 6, 9]], []), ([], [11, 3, 86]), ([], [])  # noqa: N806
-    D = ([[1, 1, 2, 1, 2, 3]], [])  # noqa: N806
-    masks = masks_of(A, B, C, D)
+    parts = [
+        masks_of([[[0, 0, 4, 0, 4, 4], [5, 5, 6, 5, 6, 9]]], frame=(10, 10)),
+        masks_of(runs=[[11, 3, 86]], frame=(10, 10)),
+        masks_of([[]], frame=(10, 10)),
+        masks_of([[[1, 1, 2, 1, 2, 3]]], frame=(10, 10)),
+    ]
+    masks = concatenate(parts)
     for index in ([0, 1, 2, 3], [3, 0], [1], [2, 2, 1, 0, 0], []):
-        expected = masks_of(*((A, B, C, D)[i] for i in index))
-        actual = instance_masks.select(masks, torch.tensor(index, dtype=torch.int64))
-        for field in ("points", "ring_start", "instance_ring", "counts", "instance_count"):
-            assert torch.equal(getattr(actual, field), getattr(expected, field)), field
-    assert instance_masks.mask_boxes(masks).tolist() == [
-        [0, 0, 6, 9], [1, 1, 2, 4], [0, 0, 0, 0], [1, 1, 2, 3]]  # fmt: skip
+        expected = concatenate([parts[i] for i in index]).tensors()
+        actual = select(masks, torch.tensor(index, dtype=torch.int64)).tensors()
+        for field, tensor in expected.items():
+            assert torch.equal(actual[field], tensor), field
+    assert mask_boxes(masks).tolist() == [[0, 0, 6, 9], [1, 1, 2, 4], [0, 0, 0, 0], [1, 1, 2, 3]]
 
 
 def test_transformed_composes():
-    masks = masks_of(([[0, 0, 4, 0, 4, 4]], []))
-    twice = instance_masks.transformed(
-        instance_masks.transformed(masks, (2, 3), (5, 7)), (-1, 0.5), (10, 0)
-    )
+    masks = masks_of([[[0, 0, 4, 0, 4, 4]]])
+    twice = transformed(transformed(masks, (2, 3), (5, 7)), (-1, 0.5), (10, 0))
     assert twice.transform.tolist() == [[-2, 1.5, 5, 3.5]]
+    shifted = transformed(masks, (1, 1), (0.1, 0)).transform  # rounded as boxes are
+    assert shifted[0, 2] == torch.tensor(0.1, dtype=torch.float32)

@@ -106,16 +106,13 @@ def test_a_transform_gets_the_pixels_and_may_write_into_them(module):
         (":invert", "must be module:function"),
         ("no_module:f", "there is no module 'no_module' in "),
         ("no.module:f", "there is no module 'no.module' in "),
-        (
-            "my_broken:f",
-            r"ModuleNotFoundError: No module named 'no_such_library' .*my_broken.py, line 1",
-        ),
+        ("my_broken:f", r"ModuleNotFoundError: .* 'no_such_library' .*my_broken.py, line 1"),
         ("my_colours:invrt", "my_colours has no function invrt; it has invert"),
         ("my_colours:number", "my_colours has no function number; it has "),
         ("my_colours:alone", "must take an image and a random generator"),
     ],
 )
-def test_a_transform_that_is_not_there_is_told(module, name, message):
+def test_a_transform_that_cannot_be_loaded_is_explained(module, name, message):
     with pytest.raises(UserError, match=f"transform '{name}': .*{message}"):
         load_transform(name)
 
@@ -123,10 +120,7 @@ def test_a_transform_that_is_not_there_is_told(module, name, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "cut",
-            r"must return .* uint8 of shape \(30, .*, got uint8 of shape \(29, 40, 3\)",
-        ),
+        ("cut", r"must return .* uint8 of shape \(30, .*, got uint8 of shape \(29, 40, 3\)"),
         ("to_float", r"got float64 of shape \(30, 40, 3\)"),
         ("nothing", "got NoneType"),
         ("broken", r"failed with .*my_colours.py, line 14\)"),

@@ -1,6 +1,4 @@
-"""Copy-paste: what lies above hides what lies below, in pixels, masks and boxes alike."""
-
-from dataclasses import replace
+"""Copy-paste: pasted instances hide those below in pixels, masks and boxes."""
 
 import numpy as np
 import pytest
@@ -14,12 +12,14 @@ from mrcnn.data.coco.read import read_coco
 from mrcnn.data.loading.batch_order import Key
 from mrcnn.data.loading.train_set import TrainSet
 from mrcnn.ops import instance_masks
-from tests.data.test_transforms import bounds, random_masks, sampled
+from tests.data.test_transforms import HEIGHT, WIDTH, bounds, random_masks, sampled
+from tests.helpers.masks import masks_of
 
-RING = [[1.5, 2, 30.25, 4, 22, 31.5], [20, 20, 39.5, 22, 25, 33]]
+RINGS = [[1.5, 2, 30.25, 4, 22, 31.5], [20, 20, 39.5, 22, 25, 33]]
+POLYGONS = masks_of([RINGS], frame=(HEIGHT, WIDTH))
 
 
-def picture(view: View, value: float, count: int, seed: int) -> NetworkImage:
+def random_image(view: View, value: float, count: int, seed: int) -> NetworkImage:
     """Random masks of an image of 40 x 60 in a view; all pixels have one value."""
     bitmaps, masks = random_masks(count, seed)
     boxes = torch.tensor(np.array([bounds(each) for each in bitmaps])).float()
@@ -27,23 +27,10 @@ def picture(view: View, value: float, count: int, seed: int) -> NetworkImage:
     return NetworkImage(torch.full((3, *view.size), value), boxes, torch.arange(count)[kept], masks)
 
 
-def frames(picture: NetworkImage, size: tuple[int, int]) -> np.ndarray:
+def frames(image: NetworkImage, size: tuple[int, int]) -> np.ndarray:
     """Bitmaps of all instances in a frame of that size, (G, h, w)."""
     whole = (0, 0, size[1], size[0])
-    return np.array([bitmap(picture.masks, i, whole) for i in range(len(picture.masks))])
-
-
-def polygons(rings: list[list[float]]) -> instance_masks.InstanceMasks:
-    ends = np.cumsum([0, *(len(ring) // 2 for ring in rings)])
-    return replace(
-        instance_masks.empty(),
-        points=torch.tensor(np.concatenate(rings)).double().view(-1, 2),
-        ring_start=torch.tensor(ends),
-        instance_ring=torch.tensor([0, len(rings)]),
-        instance_count=torch.tensor([0, 0]),
-        frame=torch.tensor([[40, 60]]),
-        transform=torch.tensor([[1.0, 1, 0, 0]]).double(),
-    )
+    return np.array([bitmap(image.masks, i, whole) for i in range(len(image.masks))])
 
 
 SIZES = {
@@ -56,8 +43,11 @@ SIZES = {
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("count", [0, 1, 12])
-def test_what_lies_above_hides_what_lies_below(name, count):
-    below, above = picture(SIZES[name][0], 1, 30, seed=0), picture(SIZES[name][1], 2, 12, seed=1)
+def test_pasted_instances_hide_those_below(name, count):
+    below, above = (
+        random_image(SIZES[name][0], 1, 30, seed=0),
+        random_image(SIZES[name][1], 2, 12, seed=1),
+    )
     above = select(above, torch.arange(len(above.labels))[:count])
     size = tuple(np.maximum(below.pixels.shape, above.pixels.shape)[1:])
     result = paste(below, above)
@@ -86,14 +76,18 @@ def test_what_lies_above_hides_what_lies_below(name, count):
 
 
 def block(x1: int, x2: int) -> NetworkImage:
-    """A rectangle, as a polygon, in a picture of 80 x 120."""
+    """A rectangle, as a polygon, in an image of 80 x 120."""
     ring = [x1, 10, x2, 10, x2, 20, x1, 20]
     box = torch.tensor([[x1, 10.0, x2, 20]])
-    return NetworkImage(torch.zeros(3, 80, 120), box, torch.tensor([0]), polygons([ring]))
+    return NetworkImage(
+        torch.zeros(3, 80, 120), box, torch.tensor([0]), masks_of([[ring]], frame=(HEIGHT, WIDTH))
+    )
 
 
-def test_untouched_instances_keep_their_masks_to_the_point():
-    masks = instance_masks.transformed(polygons(RING), (2.0, 1.5), (0.25, 3.0))
+def test_uncovered_instances_keep_their_masks():
+    masks = instance_masks.transformed(
+        masks_of([RINGS], frame=(HEIGHT, WIDTH)), (2.0, 1.5), (0.25, 3.0)
+    )
     box = torch.tensor([[3.0, 6, 80, 53]])
     below = NetworkImage(torch.zeros(3, 80, 120), box, torch.tensor([4]), masks)
     for above, touched in ((block(100, 110), False), (block(30, 40), True)):
@@ -109,15 +103,15 @@ def test_untouched_instances_keep_their_masks_to_the_point():
     [((1, 1), (0, 0), (1, 2, 40, 33)), ((-1.5, 0.75), (70.5, -4), (11, 0, 69, 21))],
 )
 def test_polygons_are_drawn_as_coco_draws_them(scale, shift, box):
-    masks = instance_masks.transformed(polygons(RING), scale, shift)
-    moved = [(np.reshape(ring, (-1, 2)) * scale + shift).ravel().tolist() for ring in RING]
+    masks = instance_masks.transformed(POLYGONS, scale, shift)
+    moved = [(np.reshape(ring, (-1, 2)) * scale + shift).ravel().tolist() for ring in RINGS]
     whole = rle_codec.decode(rle_codec.merge(rle_codec.frPyObjects(moved, 50, 90)))
     assert np.array_equal(bitmap(masks, 0, (0, 0, 90, 50)), whole)
     x1, y1, x2, y2 = box
     assert np.array_equal(bitmap(masks, 0, box), whole[y1:y2, x1:x2])
 
 
-def test_run_lengths_are_taken_under_pixel_centres():
+def test_rle_is_sampled_at_pixel_centres():
     bitmaps, masks = random_masks(3)
     view = View((5, 3, 55, 33), (75, 80), mirror_x=True, mirror_y=True)
     masks = instance_masks.transformed(masks, view.scale, view.shift)
@@ -126,7 +120,7 @@ def test_run_lengths_are_taken_under_pixel_centres():
         assert np.array_equal(bitmap(masks, i, (0, 0, 80, 75)), expected)
 
 
-def test_an_instance_of_which_too_little_is_left_goes():
+def test_an_instance_with_too_few_visible_pixels_is_dropped():
     for left, boxes in ((0, 1), (1, 2)):  # of ten columns
         result = paste(block(10, 20), block(10, 20 - left))
         assert len(result.labels) == boxes

@@ -56,7 +56,7 @@ def batches(dataset: CocoDataset, **options):
 
 
 def assert_equal(a, b):
-    """Two training batches, every tensor bit for bit."""
+    """Two training batches, bit-identical."""
     assert a.indices == b.indices
     assert torch.equal(a.images.pixels, b.images.pixels)
     assert torch.equal(a.images.sizes, b.images.sizes)
@@ -74,7 +74,7 @@ def test_a_resumed_run_sees_the_same_batches(dataset):
         assert_equal(a, b)
 
 
-def test_workers_change_nothing(dataset):
+def test_batches_do_not_depend_on_workers(dataset):
     for a, b in zip(batches(dataset), batches(dataset, workers=2), strict=True):
         assert_equal(a, b)
 
@@ -96,9 +96,7 @@ def samples_of(batches) -> list[tuple]:
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 4), (2, 1), (2, 2), (4, 1)])
-def test_processes_and_accumulated_parts_see_the_images_of_one_big_batch(
-    dataset, world, accumulate
-):
+def test_processes_and_micro_batches_see_the_images_of_one_batch(dataset, world, accumulate):
     whole = batches(dataset, batch_size=4, steps=3)
     options = {"batch_size": 4, "steps": 3, "world": world, "accumulate": accumulate}
     parts = [batches(dataset, rank=rank, **options) for rank in range(world)]
@@ -112,16 +110,13 @@ def test_processes_and_accumulated_parts_see_the_images_of_one_big_batch(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (
-            {"batch_size": 6, "world": 2, "accumulate": 2},
-            "multiple of 2 processes x 2 .* got 6",
-        ),
+        ({"batch_size": 6, "world": 2, "accumulate": 2}, "multiple of 2 processes x 2 .* got 6"),
         ({"batch_size": 0}, "must be a multiple of 1 .*, got 0"),
         ({"accumulate": 0}, "x 0 accumulated"),
         ({"rank": 2, "world": 2}, r"rank must be in \[0, 2\), got 2"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_is_refused_at_once(dataset, wrong, message):
+def test_wrong_batch_sizes_and_ranks_are_refused_at_once(dataset, wrong, message):
     with pytest.raises(ValueError, match=f"train_loader: .*{message}"):
         train_loader(dataset, CONFIG, AUGMENTATION, **{"batch_size": 2, "steps": 1} | wrong)
 
@@ -153,7 +148,7 @@ def test_batches_of_large_scale_jitter_have_one_shape(dataset, side, padded):
         assert batch.images.pixels.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_another_seed_gives_other_views(dataset):
+def test_views_depend_on_seed_and_epoch(dataset):
     a, b = batches(dataset, steps=4), batches(dataset, steps=4, seed=6)
     assert [x.indices for x in a] != [x.indices for x in b]
     set_a, set_b = (TrainSet(dataset, CONFIG, AUGMENTATION, seed) for seed in (5, 6))
@@ -161,7 +156,7 @@ def test_another_seed_gives_other_views(dataset):
     assert set_a[Key(0, 6)].masks.transform.tolist() != set_a[Key(1, 6)].masks.transform.tolist()
 
 
-def test_crowd_regions_are_no_targets_and_empty_images_are_samples(dataset):
+def test_crowd_regions_are_not_targets_and_empty_images_stay(dataset):
     plain = TrainSet(dataset, CONFIG, Augmentation(horizontal_flip=False), seed=0)
     for i in range(7):
         sample = plain[Key(0, i)]
@@ -221,65 +216,46 @@ def test_processes_share_the_images_of_an_evaluation(dataset):
         loader(rank=2, world=2)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_later_is_named_without_a_traceback(folder, tmp_path, workers):
+@pytest.fixture
+def copy(folder, tmp_path) -> CocoDataset:
+    """The data set again, with images that a test may damage after it is read."""
     shutil.copytree(folder, tmp_path / "copy")
-    dataset = read_coco(tmp_path / "copy" / "a.json", tmp_path / "copy" / "images")
-    path = tmp_path / "copy" / "images" / "4.png"
+    return read_coco(tmp_path / "copy" / "a.json", tmp_path / "copy" / "images")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_without_a_traceback(copy, workers):
+    path = copy.path(4)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError) as caught:
-        batches(dataset, workers=workers)
+        batches(copy, workers=workers)
     assert str(caught.value).startswith(f"{path}: cannot be read (")
     assert "Traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_later_can_be_skipped(folder, tmp_path, workers):
-    shutil.copytree(folder, tmp_path / "copy")
-    dataset = read_coco(tmp_path / "copy" / "a.json", tmp_path / "copy" / "images")
-    for name in ("4.png", "5.png"):
-        (tmp_path / "copy" / "images" / name).write_bytes(b"")
-    whole = batches(read_coco(folder / "a.json", folder / "images"))
-    skipped = batches(dataset, workers=workers, on_bad_image="skip")
-    for a, b in zip(whole, skipped, strict=True):
+def test_damaged_images_can_be_skipped(dataset, copy, workers):
+    for index in (4, 5):
+        copy.path(index).write_bytes(b"")
+    skipped = batches(copy, workers=workers, on_bad_image="skip")
+    for a, b in zip(batches(dataset), skipped, strict=True):
         assert b.indices == [{4: 6, 5: 6}.get(index, index) for index in a.indices]
         assert torch.equal(a.targets.seeds, b.targets.seeds)
         broken = [index for index in a.indices for index in {4: (4, 5), 5: (5,)}.get(index, ())]
         assert len(b.notes) == len(broken)
         for index, note in zip(broken, b.notes, strict=True):
-            assert note.startswith(f"{dataset.path(index)}: is empty (0 bytes)")
+            assert note.startswith(f"{copy.path(index)}: is empty (0 bytes)")
             assert note.endswith("; restore or remove it. 6.png is used instead")
 
 
-def test_without_any_readable_image_there_is_nothing_to_skip_to(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "copy")
-    dataset = read_coco(tmp_path / "copy" / "a.json", tmp_path / "copy" / "images")
-    shutil.rmtree(tmp_path / "copy" / "images")
+def test_without_a_readable_image_none_can_be_skipped(copy):
+    shutil.rmtree(copy.folder)
     with pytest.raises(UserError, match=r"images: none of the images can be read; .*not exist"):
-        batches(dataset, on_bad_image="skip")
+        batches(copy, on_bad_image="skip")
 
 
-def test_items_hold_no_python_object_per_annotation(dataset):
-    """Workers share memory only as long as it is tensors."""
-    for name, value in vars(dataset).items():
-        small = isinstance(value, (torch.Tensor, Path)) or name in (
-            "class_names", "category_ids", "notes", "masks",
-        )  # fmt: skip
-        assert small, name
-
-
-def test_real_data_load(shared_data):
-    nuclei = shared_data / "nuclei"
-    dataset = read_coco(nuclei / "val.json", nuclei / "images")
-    config = ModelConfig(min_size=256, max_size=2000)
-    augmentation = Augmentation(crop=256, vertical_flip=True)
-    counts = 0
-    for images, targets, *_ in train_loader(dataset, config, augmentation, batch_size=2, steps=20):
-        assert images.pixels.shape == (2, 3, 256, 256)
-        valid = targets.labels >= 0
-        counts += int(valid.sum())
-        boxes = targets.boxes[valid]
-        assert (boxes[:, 2:] > boxes[:, :2]).all()
-        assert boxes.min() >= 0
-        assert boxes.max() <= 256
-    assert counts > 200
+def test_all_large_fields_of_a_data_set_are_tensors(dataset):
+    """Worker processes share the memory of tensors, not of Python objects."""
+    small = {"annotations", "folder", "class_names", "category_ids", "notes", "masks"}
+    large = [value for name, value in vars(dataset).items() if name not in small]
+    assert all(isinstance(value, torch.Tensor) for value in large)

@@ -13,14 +13,15 @@ from mrcnn.data.augment.transforms import (
     view_pixels,
     within,
 )
-from mrcnn.ops import instance_masks
+from mrcnn.ops.instance_masks import InstanceMasks, select
+from tests.helpers.masks import masks_of
 
 CONFIG = ModelConfig(pixel_mean=(0, 0, 0), pixel_std=(1, 1, 1), scale=1.0)
 HEIGHT, WIDTH = 40, 60
 
 
-def random_masks(count: int, seed: int = 0) -> tuple[np.ndarray, instance_masks.InstanceMasks]:
-    """Rectangles with holes as bitmaps (count, HEIGHT, WIDTH), and the same as run lengths."""
+def random_masks(count: int, seed: int = 0) -> tuple[np.ndarray, InstanceMasks]:
+    """Rectangles with holes as bitmaps (count, HEIGHT, WIDTH), and the same as RLE."""
     rng = np.random.default_rng(seed)
     bitmaps = np.zeros((count, HEIGHT, WIDTH), bool)
     for bitmap in bitmaps:
@@ -32,15 +33,7 @@ def random_masks(count: int, seed: int = 0) -> tuple[np.ndarray, instance_masks.
     for bitmap in bitmaps:
         edges = np.flatnonzero(np.diff(bitmap.ravel(order="F"), prepend=False))
         counts.append(np.diff([0, *edges, bitmap.size]))
-    return bitmaps, instance_masks.InstanceMasks(
-        points=torch.zeros(0, 2).double(),
-        ring_start=torch.zeros(1, dtype=torch.int64),
-        instance_ring=torch.zeros(count + 1, dtype=torch.int64),
-        counts=torch.tensor(np.concatenate(counts), dtype=torch.int32),
-        instance_count=torch.tensor(np.cumsum([0, *map(len, counts)])),
-        frame=torch.tensor([[HEIGHT, WIDTH]] * count),
-        transform=torch.tensor([[1.0, 1, 0, 0]] * count).double(),
-    )
+    return bitmaps, masks_of(runs=counts, frame=(HEIGHT, WIDTH))
 
 
 def sampled(bitmap: np.ndarray, transform: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -113,16 +106,7 @@ def test_pixels_of_a_large_view_keep_their_centre_of_mass():
 
 
 def test_a_polygon_is_cut_to_the_window_and_slivers_are_left_out():
-    ring = torch.tensor([[0.0, 0], [20, 0], [20, 20], [0, 20]]).double()
-    masks = instance_masks.InstanceMasks(
-        points=ring,
-        ring_start=torch.tensor([0, 4]),
-        instance_ring=torch.tensor([0, 1]),
-        counts=torch.zeros(0, dtype=torch.int32),
-        instance_count=torch.tensor([0, 0]),
-        frame=torch.tensor([[40, 60]]),
-        transform=torch.tensor([[1.0, 1, 0, 0]]).double(),
-    )
+    masks = masks_of([[[0, 0, 20, 0, 20, 20, 0, 20]]], frame=(HEIGHT, WIDTH))
     file_boxes = torch.tensor([[0.0, 0, 20, 20]])
     _, boxes, kept = view_instances(masks, file_boxes, View((10, 5, 30, 25), (40, 40)))
     assert (boxes.tolist(), kept.tolist()) == ([[0, 0, 20, 30]], [0])
@@ -133,7 +117,7 @@ def test_a_polygon_is_cut_to_the_window_and_slivers_are_left_out():
 
 def test_no_instances():
     _, masks = random_masks(1)
-    none = instance_masks.select(masks, torch.zeros(0, dtype=torch.int64))
+    none = select(masks, torch.zeros(0, dtype=torch.int64))
     for view in VIEWS.values():
         taken, boxes, kept = view_instances(none, torch.zeros(0, 4), view)
         assert (len(taken), boxes.shape, kept.shape) == (0, (0, 4), (0,))

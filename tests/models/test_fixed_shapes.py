@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mrcnn.config import MODELS
 from mrcnn.data.loading.loader import Batch
 from mrcnn.models import build, mask_head
-from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.runtime import cuda_graphs
 from mrcnn.structures import ImageBatch, Targets
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.step import TrainStep
+from tests.helpers.masks import masks_of
 
 aten = torch.ops.aten
 HOST_READS = {
@@ -66,15 +66,7 @@ def images(device: str = "cpu") -> ImageBatch:
 def square_targets(device: str = "cpu") -> Targets:
     """One square in the first image, none in the second."""
     corners = [[10.0, 12.0], [40.0, 12.0], [40.0, 44.0], [10.0, 44.0]]
-    masks = InstanceMasks(
-        points=torch.tensor(corners, dtype=torch.float64, device=device),
-        ring_start=torch.tensor([0, 4], device=device),
-        instance_ring=torch.tensor([0, 1], device=device),
-        counts=torch.zeros(0, dtype=torch.int32, device=device),
-        instance_count=torch.tensor([0, 0], device=device),
-        frame=torch.tensor([[64, 96]], device=device),
-        transform=torch.tensor([[1.0, 1.0, 0.0, 0.0]], dtype=torch.float64, device=device),
-    )
+    masks = masks_of([[corners]], frame=(64, 96)).to(device)
     boxes = torch.zeros(2, 3, 4, device=device)
     boxes[0, 0] = torch.tensor([10.0, 12.0, 40.0, 44.0], device=device)
     labels = torch.full((2, 3), -1, device=device)

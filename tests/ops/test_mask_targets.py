@@ -14,11 +14,10 @@ from torch.testing import assert_close
 from mrcnn.ops import reference_masks as reference
 from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.ops.mask_targets import mask_targets
+from tests.helpers.masks import IDENTITY, masks_of
 
 # Raised inside pycocotools.mask.decode by numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-IDENTITY = (1.0, 1.0, 0.0, 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -28,25 +27,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def instance_masks(rings=(), runs=(), frame=(100, 100), transform=IDENTITY):
-    """InstanceMasks of lists of (V, 2) arrays, then of arrays of run lengths."""
-    corners = [np.asarray(ring, dtype=np.float64).reshape(-1, 2) for part in rings for ring in part]
-    count = len(rings) + len(runs)
-
-    def offsets(lengths):
-        return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()])
-
-    return InstanceMasks(
-        points=torch.tensor(np.concatenate([np.zeros((0, 2)), *corners])),
-        ring_start=offsets([len(ring) for ring in corners]),
-        instance_ring=offsets([len(part) for part in rings] + [0] * len(runs)),
-        counts=torch.tensor([run for part in runs for run in part], dtype=torch.int32),
-        instance_count=offsets([0] * len(rings) + [len(part) for part in runs]),
-        frame=torch.tensor(frame, dtype=torch.int64).expand(count, 2).contiguous(),
-        transform=torch.tensor(transform, dtype=torch.float64).expand(count, 4).contiguous(),
-    )
 
 
 def draw_by_coco(rings, box, size, transform=IDENTITY):
@@ -91,7 +71,7 @@ def test_random_polygons_equal_pycocotools(size, count):
     rng = np.random.default_rng(size)
     rings = [random_rings(rng) for _ in range(count)]
     boxes = torch.stack([box_around(np.concatenate(part), rng, jitter=0.3) for part in rings])
-    actual = mask_targets(instance_masks(rings), boxes, torch.arange(count), size)
+    actual = mask_targets(masks_of(rings), boxes, torch.arange(count), size)
     expected = torch.stack([draw_by_coco(r, b, size) for r, b in zip(rings, boxes, strict=True)])
     assert 0.1 < expected.mean() < 0.9
     assert torch.equal(actual, expected)
@@ -114,7 +94,7 @@ def test_coco_polygons_equal_pycocotools(shared_data, mirrored):
     for jitter in (0.0, 0.2):
         boxes = torch.stack([box_around(part, rng, jitter) for part in seen])
         actual = mask_targets(
-            instance_masks(rings, transform=transform), boxes, torch.arange(len(rings)), 28
+            masks_of(rings, transform=transform), boxes, torch.arange(len(rings)), 28
         )
         expected = [draw_by_coco(r, b, 28, transform) for r, b in zip(rings, boxes, strict=True)]
         assert torch.equal(actual, torch.stack(expected))
@@ -161,7 +141,7 @@ def test_random_run_lengths_equal_reference(size, transform):
     rng = np.random.default_rng(size)
     height, width = 47, 61
     runs = [random_runs(rng, height, width) for _ in range(150)]
-    masks = instance_masks(runs=runs, frame=(height, width), transform=transform)
+    masks = masks_of(runs=runs, frame=(height, width), transform=transform)
     in_file = random_boxes(rng, len(runs), height, width).double().view(-1, 2, 2)
     scale, shift = torch.tensor(transform).double().view(2, 2)
     boxes = (in_file * scale + shift).sort(dim=1).values.flatten(1).float()
@@ -184,7 +164,7 @@ def test_real_run_lengths_equal_reference(shared_data):
         runs.append(np.diff(np.flatnonzero(np.diff(np.r_[0, flat, 2]) != 0), prepend=0))
         x, y, w, h = annotation["bbox"]
         boxes.append(box_around(np.array([[x, y], [x + w, y + h]]), rng, jitter=0.1))
-    masks = instance_masks(runs=runs, frame=frames)
+    masks = masks_of(runs=runs, frame=frames)
     assert_equal_but_near_ties(masks, torch.stack(boxes), torch.arange(len(runs)), 28)
 
 
@@ -198,7 +178,7 @@ def test_run_lengths_at_their_own_resolution_are_the_bitmap():
         ((-1, 1, 20, 0), bitmap[:, ::-1]),
         ((1, -1, 0, 20), bitmap[::-1]),
     ]:
-        masks = instance_masks(runs=[runs], frame=(20, 20), transform=transform)
+        masks = masks_of(runs=[runs], frame=(20, 20), transform=transform)
         target = mask_targets(masks, box, first, 20)[0]
         assert np.array_equal(target.numpy(), expected)
 
@@ -212,7 +192,7 @@ def test_bins_of_whole_pixels_are_foreground_from_exactly_half(bin_size, mirrore
     bitmap = (rng.random((height, width)) < 0.5).astype(np.uint8)
     runs = np.diff(np.flatnonzero(np.diff(np.r_[0, bitmap.T.reshape(-1), 2]) != 0), prepend=0)
     transform = (-1, 1, width, 0) if mirrored else IDENTITY
-    masks = instance_masks(runs=[runs], frame=(height, width), transform=transform)
+    masks = masks_of(runs=[runs], frame=(height, width), transform=transform)
     box = torch.tensor([[0.0, 0.0, width, height]])
     target = mask_targets(masks, box, torch.tensor([0]), size)[0]
     covered = bitmap.reshape(size, high, size, wide).sum(axis=(1, 3))
@@ -225,7 +205,7 @@ def test_reference_averages_whole_pixels():
     rng = np.random.default_rng(2)
     bitmap = (rng.random((60, 60)) < 0.5).astype(np.uint8)
     runs = np.diff(np.flatnonzero(np.diff(np.r_[0, bitmap.T.reshape(-1), 2]) != 0), prepend=0)
-    masks = instance_masks(runs=[runs], frame=(60, 60))
+    masks = masks_of(runs=[runs], frame=(60, 60))
     box = torch.tensor([6.0, 9.0, 48.0, 51.0], dtype=torch.float64)
     expected = torch.from_numpy(bitmap[9:51, 6:48]).double().view(14, 3, 14, 3).mean(dim=(1, 3))
     assert_close(reference.rle_coverage(masks, box, 0, 14), expected)
@@ -238,8 +218,8 @@ def test_mirrored_run_lengths_give_mirrored_targets():
     boxes = (random_boxes(rng, 100, 40, 50) * 2).round() / 2
     boxes[:, 2:] += 0.5
     mirrored_boxes = torch.stack([50 - boxes[:, 2], boxes[:, 1], 50 - boxes[:, 0], boxes[:, 3]], 1)
-    plain = instance_masks(runs=runs, frame=(40, 50))
-    mirrored = instance_masks(runs=runs, frame=(40, 50), transform=(-1, 1, 50, 0))
+    plain = masks_of(runs=runs, frame=(40, 50))
+    mirrored = masks_of(runs=runs, frame=(40, 50), transform=(-1, 1, 50, 0))
     instance = torch.arange(100)
     targets = mask_targets(plain, boxes, instance, 28)
     assert torch.equal(mask_targets(mirrored, mirrored_boxes, instance, 28).flip(2), targets)
@@ -249,7 +229,7 @@ def mixed_masks():
     """Instances 0 and 1 of rings, 2 of run lengths, 3 empty."""
     square = [[10, 10], [50, 10], [50, 50], [10, 50]]
     triangle = [[0, 0], [30.5, 2], [4, 44.4]]
-    return instance_masks([[square], [triangle, square]], [[1000, 3000, 500, 2000, 3500], []])
+    return masks_of([[square], [triangle, square]], [[1000, 3000, 500, 2000, 3500], []])
 
 
 def test_reference_equals_op_on_mixed_instances():
@@ -295,7 +275,7 @@ RINGS_WITHOUT_AREA = {
 
 @pytest.mark.parametrize("case", RINGS_WITHOUT_AREA)
 def test_rings_without_area_draw_nothing(case):
-    masks = instance_masks([[RINGS_WITHOUT_AREA[case]]])
+    masks = masks_of([[RINGS_WITHOUT_AREA[case]]])
     box = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
     assert mask_targets(masks, box, torch.tensor([0]), 28).sum() == 0
 
@@ -309,7 +289,7 @@ def test_polygons_with_far_corners_equal_reference():
         far = rng.random(ring.shape) < 0.5
         rings.append([np.where(far, rng.uniform(-1e4, 1e4, ring.shape), ring)])
     boxes = torch.tensor([[0.0, 0.0, 28.0, 28.0]]).expand(100, 4)
-    masks = instance_masks(rings)
+    masks = masks_of(rings)
     actual = mask_targets(masks, boxes, torch.arange(100), 28)
     assert 0.1 < actual.mean() < 0.9
     assert torch.equal(actual, reference.mask_targets(masks, boxes, torch.arange(100), 28))
@@ -317,13 +297,13 @@ def test_polygons_with_far_corners_equal_reference():
 
 def test_far_corners_cost_no_time():
     far = 1e300
-    masks = instance_masks([[[[-far, -far], [far, -far], [far, far], [-far, far]]]])
+    masks = masks_of([[[[-far, -far], [far, -far], [far, far], [-far, far]]]])
     box = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
     assert mask_targets(masks, box, torch.tensor([0]), 28).all()
 
 
 def test_huge_box_over_run_lengths_is_bounded():
-    masks = instance_masks(runs=[[0, 10_000]])
+    masks = masks_of(runs=[[0, 10_000]])
     box = torch.tensor([[-1e9, -1e9, 1e9, 1e9]])
     assert mask_targets(masks, box, torch.tensor([0]), 28).sum() == 0
 
@@ -346,7 +326,7 @@ def test_registration(rois):
 
 
 def test_no_instances_and_no_rois():
-    none = instance_masks()
+    none = masks_of()
     assert mask_targets(none, torch.zeros(0, 4), torch.zeros(0).long(), 28).shape == (0, 28, 28)
     padded = mask_targets(none, torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([-1]), 28)
     assert padded.sum() == 0
