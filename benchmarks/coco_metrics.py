@@ -60,7 +60,7 @@ def random_results(images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def random_ellipse(rng: np.random.Generator) -> np.ndarray:
-    """x and y of the centre, half width and half height."""
+    """Draw x and y of the centre, half width and half height."""
     half = np.exp(rng.uniform(np.log(6), np.log(150), 2))
     return np.concatenate([rng.uniform(0, (SIZE[1], SIZE[0])), half])
 
