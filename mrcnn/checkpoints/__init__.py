@@ -1,7 +1,8 @@
 """Weights in files: checkpoints of mrcnn, detectors of other frameworks, and backbones."""
 
-from mrcnn.checkpoints.checkpoint import PROGRAM, Checkpoint, find, load, save
+from mrcnn.checkpoints.checkpoint import PROGRAM, find, load, save
 from mrcnn.checkpoints.download import PUBLISHED, Published
+from mrcnn.checkpoints.foreign.convert import Checkpoint
 from mrcnn.checkpoints.initialize import (
     PretrainedWeights,
     config_to_train,

@@ -7,12 +7,12 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from mrcnn.checkpoints.download import PUBLISHED, fetch
-from mrcnn.checkpoints.foreign.convert import import_state_dict
+from mrcnn.checkpoints.foreign.convert import Checkpoint, import_state_dict
 from mrcnn.checkpoints.foreign.read import SUFFIXES, read_foreign
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError, check_format
@@ -23,15 +23,6 @@ _FIELD = "mrcnn"
 _REST = "source/"  # prefix of the names of `Checkpoint.rest`
 PROGRAM = ".pt2"  # suffix of the programs of `mrcnn export`, which are not checkpoints
 NAMES = ("best.safetensors", "last.safetensors")  # in a run folder, in order of preference
-
-
-class Checkpoint(NamedTuple):
-    """The contents of a checkpoint."""
-
-    state: dict[str, Tensor]
-    config: ModelConfig
-    extra: dict[str, Any]  # step, metrics and other plain values
-    rest: dict[str, Tensor]  # unused tensors of another framework's file, for exporting
 
 
 def save(
@@ -107,10 +98,7 @@ def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: An
     if file.suffix == PROGRAM:
         raise UserError(f"{file}: is a program with fixed weights; give its checkpoint")
     if file.suffix.lower() in SUFFIXES:
-        foreign = read_foreign(file)
-        imported = import_state_dict(file, foreign.state, foreign.facts, assumed, bgr)
-        extra = {"source": imported.source, "notes": imported.notes}
-        return Checkpoint(imported.state, imported.config, extra, imported.rest)
+        return import_state_dict(file, *read_foreign(file), assumed, bgr)
     try:
         state, values = read_tensors(file, _FIELD)
     except ForeignError as error:

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from mrcnn.checkpoints.checkpoint import find, load
 from mrcnn.checkpoints.foreign.backbones import UNUSED, convert_backbone
-from mrcnn.checkpoints.foreign.convert import detect_framework
+from mrcnn.checkpoints.foreign.convert import CLASS_ROWS, detect_framework
 from mrcnn.checkpoints.foreign.infer import COUNTER
 from mrcnn.checkpoints.foreign.read import SUFFIXES, read_foreign
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN
 
-# The layers that predict classes; other classes cannot use their weights.
-_CLASS_LAYERS = ("box_head.class_logits.", "box_head.deltas.", "mask_head.mask_logits.")
+_CLASS_LAYERS = tuple(f"{layer}." for layer in CLASS_ROWS)  # other classes cannot use their weights
 _CONV5 = "box_head.pooler.conv5."  # the last stage of the backbone, in C4 models
 
 
@@ -45,8 +44,8 @@ def read_pretrained(path: Path) -> PretrainedWeights:
     if file.suffix.lower() in SUFFIXES:
         foreign = read_foreign(file)
         if detect_framework(foreign.state) is None:
-            backbone = convert_backbone(foreign.state, foreign.facts)
-            return PretrainedWeights(file, backbone.state, None, backbone.fields, backbone.notes)
+            state, fields, notes = convert_backbone(*foreign)
+            return PretrainedWeights(file, state, None, fields, notes)
     loaded = load(file)
     notes = list(loaded.extra.get("notes", ()))
     return PretrainedWeights(file, loaded.state, loaded.config, {}, notes)
@@ -132,15 +131,13 @@ def load_backbone(backbone: nn.Module, path: Path) -> list[str]:
     Raises:
         UserError: if the file is missing, damaged, or holds another network.
     """
-    foreign = read_foreign(path)
-    source = convert_backbone(foreign.state, foreign.facts)
-    return [*source.notes, *_load_body(backbone, path, source.state, _first_names(backbone))]
+    source = convert_backbone(*read_foreign(path))
+    return [*source.notes, *_load_body(backbone, path, source.state)]
 
 
 def _load_model_backbone(model: MaskRCNN, pretrained: PretrainedWeights) -> list[str]:
     """Load a backbone; in a C4 model its last stage belongs to the heads."""
-    state, first_names = pretrained.state, _first_names(model.backbone.body)
-    own = model.state_dict()
+    state, own = pretrained.state, model.state_dict()
     if any(name.startswith(_CONV5) for name in own):
         conv5 = {
             _CONV5 + name.removeprefix("layer4."): value
@@ -150,12 +147,10 @@ def _load_model_backbone(model: MaskRCNN, pretrained: PretrainedWeights) -> list
         _check_shapes(pretrained.file, conv5, own)
         model.load_state_dict(conv5, strict=False)
         state = {name: value for name, value in state.items() if not name.startswith("layer4.")}
-    return _load_body(model.backbone.body, pretrained.file, state, first_names)
+    return _load_body(model.backbone.body, pretrained.file, state)
 
 
-def _load_body(
-    backbone: nn.Module, file: Path, state: Mapping[str, Tensor], first_names: set[str]
-) -> list[str]:
+def _load_body(backbone: nn.Module, file: Path, state: Mapping[str, Tensor]) -> list[str]:
     """Load the layers of a file; all others keep their initial values."""
     own = backbone.state_dict()
     matching = {name: tensor for name, tensor in state.items() if name in own}
@@ -170,6 +165,8 @@ def _load_body(
         for name in state
         if name not in matching and not name.endswith(COUNTER) and not UNUSED.fullmatch(name)
     ]
+    stages = {"layer1", "layer2", "layer3", "layer4"}  # a backbone may have fewer
+    first_names = stages | {name.split(".")[0] for name in own}
     if unknown := [name for name in others if name.split(".")[0] not in first_names]:
         raise UserError(
             f"{file}: holds {_shorten(unknown)}, which the backbone does not have; "
@@ -187,12 +184,6 @@ def _load_body(
     return notes
 
 
-def _first_names(backbone: nn.Module) -> set[str]:
-    """Return the first parts of the names of a backbone, with all stages it could have."""
-    first = {name.split(".")[0] for name in backbone.state_dict()}
-    return first | {"layer1", "layer2", "layer3", "layer4"}
-
-
 def _check_shapes(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         if name in own and tensor.shape != own[name].shape:
@@ -206,8 +197,8 @@ def _is_folded(state: Mapping[str, Tensor]) -> bool:
     """Return whether all batch norms only add: mean 0 and variance 1."""
     means = [t for name, t in state.items() if name.endswith(".running_mean")]
     variances = [t for name, t in state.items() if name.endswith(".running_var")]
-    zeros = all((t == 0).all() for t in means)
-    return bool(means) and zeros and all((t == 1).all() for t in variances)
+    constant = all((t == 0).all() for t in means) and all((t == 1).all() for t in variances)
+    return bool(means) and constant
 
 
 def _layers(names: list[str]) -> list[str]:

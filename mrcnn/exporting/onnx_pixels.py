@@ -18,34 +18,24 @@ from mrcnn.config import ModelConfig
 DOUBLE, FLOAT, INT64 = ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.INT64
 
 
-class Nodes:
+class Nodes(ir.tape.Tape):  # type: ignore[misc]
     """A list of nodes that grows with each call."""
 
-    def __init__(self) -> None:
-        self.tape = ir.tape.Tape()
-
     def __call__(self, operator: str, *inputs: Any, **attributes: Any) -> ir.Value:
-        """Add an operator by name. Inputs that are numbers become constants."""
+        """Add an operator by name. Numbers become constants: int64, or float64 for floats."""
         values = [
-            value if value is None or isinstance(value, ir.Value) else self.constant(value)
+            value
+            if value is None or isinstance(value, ir.Value)
+            else self.op("Constant", [], {"value": ir.tensor(np.asarray(value))})
             for value in inputs
         ]
-        return self.tape.op(operator, values, attributes)
-
-    def constant(self, value: Any) -> ir.Value:
-        """Add a constant: int64 for integers, float64 for Python floats."""
-        return self.tape.op("Constant", [], {"value": ir.tensor(np.asarray(value))})
+        return self.op(operator, values, attributes)
 
 
 def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value], list[ir.Node]]:
-    """Build the nodes that compute the inputs of a detector from images.
+    """Return the inputs of a detector by name, computed from images (N, h, w, 3) uint8 RGB.
 
-    Args:
-        images: (N, h, w, 3) uint8 RGB.
-        config: gives the size, the filter, mean and deviation of pixels, and padding.
-
-    Returns:
-        The inputs by name, and the nodes.
+    The second value is the list of nodes that compute them.
     """
     op, numerics = Nodes(), config.conventions
     count = op("Shape", images, start=0, end=1)
@@ -67,8 +57,8 @@ def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value],
     )
     x = op("Div", op("Sub", x, mean), std)
     if config.size_multiple > 1:
-        multiple = op.constant([config.size_multiple])
-        missing = op("Mod", op("Neg", target), multiple)  # Mod has the sign of the divisor
+        # Mod has the sign of the divisor.
+        missing = op("Mod", op("Neg", target), [config.size_multiple])
         x = op("Pad", x, op("Concat", [0, 0], missing, axis=0), np.float32(0), [2, 3])
 
     pairs = op("Concat", count, [2], axis=0)
@@ -77,7 +67,7 @@ def prepare(images: ir.Value, config: ModelConfig) -> tuple[dict[str, ir.Value],
         "sizes": op("Expand", target, pairs),
         "original_sizes": op("Expand", original, pairs),
     }
-    return prepared, list(op.tape.nodes)
+    return prepared, list(op.nodes)
 
 
 def _network_size(op: Nodes, size: ir.Value, config: ModelConfig) -> ir.Value:
@@ -87,8 +77,8 @@ def _network_size(op: Nodes, size: ir.Value, config: ModelConfig) -> ir.Value:
     """
     rule = config.conventions.size_rule
     shorter, longer = (op(f"Reduce{name}", size, keepdims=1) for name in ("Min", "Max"))  # (1,)
-    short = op.constant([float(config.min_size)])
-    long = op.constant([float(config.max_size)])
+    short: Any = [float(config.min_size)]
+    long: Any = [float(config.max_size)]
     if config.scale is not None:
         short, long = (op("Mul", side, [config.scale]) for side in (shorter, longer))
     elif rule == "shorter":

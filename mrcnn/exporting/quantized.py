@@ -98,9 +98,9 @@ class _Layers(Quantizer):  # type: ignore[misc]
     def annotate(self, model: GraphModule) -> GraphModule:
         """Attach the types of inputs to the nodes."""
         for node in model.graph.nodes:
-            if _is_layer(node) and not _is_depthwise(node, model):
+            if _calls(node, _CONV, _LINEAR) and not _is_depthwise(node, model):
                 specs = {node.args[0]: _ACTIVATION, node.args[1]: _WEIGHT}
-            elif str(node.target) == _ADD and _is_conv(node.args[0]):
+            elif _calls(node, _ADD) and _calls(node.args[0], _CONV):
                 specs = {node.args[1]: _ACTIVATION}
             else:
                 continue
@@ -113,18 +113,14 @@ class _Layers(Quantizer):  # type: ignore[misc]
         """Do nothing."""
 
 
-def _is_conv(value: Any) -> bool:
-    return isinstance(value, Node) and str(value.target) == _CONV
-
-
-def _is_layer(node: Node) -> bool:
-    return str(node.target) in (_CONV, _LINEAR)
+def _calls(value: Any, *functions: str) -> bool:
+    return isinstance(value, Node) and str(value.target) in functions
 
 
 def _is_depthwise(layer: Node, program: GraphModule) -> bool:
     weight = layer.args[1]
     assert isinstance(weight, Node)
-    return _is_conv(layer) and program.get_parameter(str(weight.target)).shape[1] == 1
+    return _calls(layer, _CONV) and program.get_parameter(str(weight.target)).shape[1] == 1
 
 
 def _unshare_constants(program: GraphModule) -> None:
@@ -142,7 +138,7 @@ def _unshare_constants(program: GraphModule) -> None:
         return node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
 
     for i, node in enumerate(list(program.graph.nodes)):
-        if not _is_layer(node):
+        if not _calls(node, _CONV, _LINEAR):
             continue
         for position, constant in enumerate(node.args[1:3], start=1):
             if constant is None:

@@ -79,7 +79,14 @@ def load_program(path: Path, device: torch.device, **changes: Any) -> SavedProgr
     try:
         with zipfile.ZipFile(path) as archive:
             is_compiled = any("/aotinductor/" in name for name in archive.namelist())
-        run, description = (_load_compiled if is_compiled else _load_exported)(path)
+        run: Any
+        if is_compiled:  # by AOTInductor
+            run = torch._inductor.aoti_load_package(str(path))
+            description = run.get_metadata().get("mrcnn", "")
+        else:
+            files = {DESCRIPTION: ""}
+            run = torch.export.load(path, extra_files=files).module()
+            description = files[DESCRIPTION]
     except (RuntimeError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: cannot be loaded ({reason}); run mrcnn export again") from error
@@ -99,30 +106,14 @@ def load_program(path: Path, device: torch.device, **changes: Any) -> SavedProgr
 
 def _stricter(path: Path, config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     """Return the configuration with the changes, which must only remove detections."""
-    possible = {
-        "score_threshold": lambda value: value >= config.score_threshold,
-        "max_detections": lambda value: 1 <= value <= config.max_detections,
-    }
     changes = {name: value for name, value in changes.items() if value is not None}
     for name, value in changes.items():
-        if value != getattr(config, name, None) and not (
-            name in possible and possible[name](value)
-        ):
+        is_stricter = (name == "score_threshold" and value >= config.score_threshold) or (
+            name == "max_detections" and 1 <= value <= config.max_detections
+        )
+        if not is_stricter and value != getattr(config, name, None):
             raise UserError(
                 f"{path}: is a program with {name} {getattr(config, name, 'fixed')}, "
                 f"got {value}; export the model again with this value, or use the checkpoint"
             )
     return replace(config, **changes)
-
-
-def _load_compiled(path: Path) -> tuple[Any, str]:
-    """Load machine code of AOTInductor and its description."""
-    package = torch._inductor.aoti_load_package(str(path))
-    return package, package.get_metadata().get("mrcnn", "")
-
-
-def _load_exported(path: Path) -> tuple[Any, str]:
-    """Load a program of `torch.export` and its description."""
-    about = {DESCRIPTION: ""}
-    program = torch.export.load(path, extra_files=about)
-    return program.module(), about[DESCRIPTION]

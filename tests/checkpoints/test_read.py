@@ -88,7 +88,6 @@ def test_a_checkpoint_of_detectron2(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
     found = read_foreign(tmp_path / "a.pkl")
     same(found.state, ARRAYS)
-    assert found.path == tmp_path / "a.pkl"
     assert found.facts == {"__author__": "a", "matching_heuristics": True}
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from mrcnn.checkpoints.checkpoint import Checkpoint
+from mrcnn.checkpoints import Checkpoint
 from mrcnn.checkpoints.foreign.convert import import_state_dict
 from mrcnn.checkpoints.foreign.write import export_checkpoint, remap_classes
 from mrcnn.config import MODELS
@@ -18,23 +18,15 @@ from tests.helpers.foreign_states import with_values, without_values
 from tests.helpers.layout_cases import FILE, shapes_of
 
 
-def as_checkpoint(found) -> Checkpoint:
-    return Checkpoint(found.state, found.config, {"source": found.source}, found.rest)
-
-
 def test_torchvisions_ids_to_detectron2_and_back():
     """By category id: 80 of 90 keep their weights, and ten are never found."""
     torchvision = with_values(foreign_states.torchvision(18))
-    there, told = export_checkpoint(
-        "detectron2", as_checkpoint(import_state_dict(FILE, torchvision, {}, {}))
-    )
+    there, told = export_checkpoint("detectron2", import_state_dict(FILE, torchvision, {}, {}))
     assert "MODEL.ROI_HEADS.NUM_CLASSES 80" in told
     assert {name: tuple(value.shape) for name, value in there.items()} == (
         foreign_states.detectron2(18)
     )
-    back, told = export_checkpoint(
-        "torchvision", as_checkpoint(import_state_dict(FILE, there, {}, {}))
-    )
+    back, told = export_checkpoint("torchvision", import_state_dict(FILE, there, {}, {}))
     assert "num_classes=91" in told[0]
     head, other = "roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"
     for kind in ("weight", "bias"):
@@ -114,7 +106,7 @@ def test_settings_for_torchvision():
     found = import_state_dict(
         FILE, without_values(foreign_states.detectron2(101)), {}, {"norm_eps": 0.01}
     )
-    _, told = export_checkpoint("torchvision", as_checkpoint(found))
+    _, told = export_checkpoint("torchvision", found)
     assert "resnet_fpn_backbone(backbone_name='resnet101', weights=None), num_classes=91" in told[0]
     assert "image_mean=[0.485, 0.456, 0.406], image_std=[0.003922, 0.003922, 0.003922]" in told
     assert any("overwrite_eps(model, 0.01)" in line for line in told)
@@ -153,7 +145,7 @@ def test_settings_for_detectron2():
     }  # fmt: skip
     for case, lines in cases.items():
         found = import_state_dict(FILE, without_values(shapes_of(case)), {}, {})
-        _, told = export_checkpoint("detectron2", as_checkpoint(found))
+        _, told = export_checkpoint("detectron2", found)
         assert set(lines) <= set(told)
         assert not any(line.startswith(("INPUT.MIN_SIZE", "MODEL.RPN.PRE")) for line in told)
 
@@ -200,6 +192,6 @@ def test_models_that_a_framework_cannot_have(framework, case, words):
     if isinstance(case, dict):
         checkpoint = from_scratch(**case)
     else:
-        checkpoint = as_checkpoint(import_state_dict(FILE, without_values(shapes_of(case)), {}, {}))
+        checkpoint = import_state_dict(FILE, without_values(shapes_of(case)), {}, {})
     with pytest.raises(UserError, match=f"convert --to {framework}: .*{words}"):
         export_checkpoint(framework, checkpoint)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +24,7 @@ _NORM_EPS = 1e-5
 _STAGE = {"res2": "layer1", "res3": "layer2", "res4": "layer3", "res5": "layer4"}
 
 
-@dataclass(frozen=True)
-class Backbone:
+class Backbone(NamedTuple):
     """Weights of a backbone and the configuration that they require."""
 
     state: dict[str, Tensor]  # under torchvision's names

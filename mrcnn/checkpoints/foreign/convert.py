@@ -10,40 +10,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrcnn.checkpoints.foreign.infer import COUNTER, PIXELS, check_supported, infer_fields
 from mrcnn.checkpoints.foreign.layouts import LAYOUTS
-from mrcnn.checkpoints.foreign.naming import Evidence, Layout
+from mrcnn.checkpoints.foreign.naming import Layout
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import build
 from mrcnn.models.build import BOX_BINS
 
+# The layers that predict classes, and the rows that each class has in their tensors.
+CLASS_LOGITS = "box_head.class_logits"
+CLASS_ROWS = {CLASS_LOGITS: 1, "box_head.deltas": 4, "mask_head.mask_logits": 1}
 _FLATTENED = "box_head.layers.0.weight"
-_CLASSES = "box_head.class_logits."
-_PER_CLASS = {"box_head.deltas.": 4, "mask_head.mask_logits.": 1}  # rows per class
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-@dataclass(frozen=True)
-class ImportedDetector:
-    """A detector of another framework, as an mrcnn model."""
+class Checkpoint(NamedTuple):
+    """The contents of a checkpoint, or of a file of another framework after conversion."""
 
     state: dict[str, Tensor]
     config: ModelConfig
-    # Tensors of the file that the model does not use, kept for exporting, under source names; rows
-    # of the background as NAME[background].
+    # Step, metrics and other plain values. From another framework: "notes" on what was recognized
+    # and assumed, and the "source": its "framework", whether its pixels are "bgr", and whether its
+    # live norms have "counters".
+    extra: dict[str, Any]
+    # Unused tensors of another framework's file under source names, for exporting; rows of the
+    # background as NAME[background].
     rest: dict[str, Tensor]
-    # Kept for exporting: "framework", whether its pixels are "bgr", and whether its live norms have
-    # "counters".
-    source: dict[str, Any]
-    notes: list[str]
 
 
 def detect_framework(state: Mapping[str, Tensor]) -> str | None:
@@ -60,7 +59,7 @@ def import_state_dict(
     facts: Mapping[str, Any],
     assumed: Mapping[str, Any],
     bgr: bool | None = None,
-) -> ImportedDetector:
+) -> Checkpoint:
     """Convert a state dict of another framework into one of mrcnn, with its configuration.
 
     Args:
@@ -83,8 +82,9 @@ def import_state_dict(
     layout = LAYOUTS[framework]
     sources = _source_names(file, layout, state)
     shapes = {name: tuple(state[source].shape) for name, source in sources.items()}
-    fields, classes = infer_fields(file, framework, layout, sources, shapes)
-    defaults, default_bgr = layout.defaults(Evidence(state, facts, fields, classes))
+    fields = infer_fields(file, layout, sources, shapes)
+    classes = len(fields["class_names"])
+    defaults, default_bgr = layout.defaults(fields, state, facts)
     if len(assumed.get("class_names", ())) not in (0, classes):
         raise UserError(
             f"{file}: has {classes} classes; class_names must have as many, "
@@ -135,7 +135,7 @@ def import_state_dict(
     counters = any(source.endswith(COUNTER) for source in state)
     origin = {"framework": framework, "bgr": reverse, "counters": counters}
     notes = _notes(file, framework, config, reverse if bgr is None else None, assumed)
-    return ImportedDetector(converted, config, rest, origin, notes)
+    return Checkpoint(converted, config, {"source": origin, "notes": notes}, rest)
 
 
 def export_state_dict(
@@ -147,12 +147,7 @@ def export_state_dict(
 ) -> dict[str, Tensor]:
     """Convert a state dict of mrcnn into one of another framework; inverts `import_state_dict`.
 
-    Args:
-        framework: a key of `LAYOUTS`.
-        state: state dict of an mrcnn model.
-        config: configuration of that model.
-        rest: the unused tensors of a file of that framework; without them, background gets zeros.
-        bgr: whether the framework's pixels are BGR.
+    Without the `rest` of a file of that framework, the rows of the background are zeros.
 
     Raises:
         ValueError: if the framework lacks one of the layers.
@@ -200,33 +195,30 @@ def _import_tensor(
             return None, None
         maps = value.reshape(len(value), -1, BOX_BINS, BOX_BINS)
         return maps.permute(0, 2, 3, 1).flatten(1), None
-    if not layout.background_first or value.dim() == 0:
+    layer = name.rpartition(".")[0]
+    if not layout.background_first or layer not in CLASS_ROWS or value.dim() == 0:
         return value, None
-    if name.startswith(_CLASSES):
+    if layer == CLASS_LOGITS:
         return value.roll(-1, 0), None
-    for layer, rows in _PER_CLASS.items():
-        if name.startswith(layer):
-            return value[rows:], value[:rows]
-    return value, None
+    return value[CLASS_ROWS[layer] :], value[: CLASS_ROWS[layer]]
 
 
 def _export_tensor(
     layout: Layout, bgr: bool, name: str, value: Tensor, background: Tensor | None
 ) -> Tensor:
+    """Invert `_import_tensor`; without background rows, they become zeros."""
     if name == PIXELS and bgr:
         return value.flip(1)
     if name == _FLATTENED:
         return value.reshape(len(value), BOX_BINS, BOX_BINS, -1).permute(0, 3, 1, 2).flatten(1)
-    if not layout.background_first:
+    layer = name.rpartition(".")[0]
+    if not layout.background_first or layer not in CLASS_ROWS:
         return value
-    if name.startswith(_CLASSES):
+    if layer == CLASS_LOGITS:
         return value.roll(1, 0)
-    for layer, rows in _PER_CLASS.items():
-        if name.startswith(layer):
-            if background is None:
-                background = value.new_zeros(rows, *value.shape[1:])
-            return torch.cat([background, value])
-    return value
+    if background is None:
+        background = value.new_zeros(CLASS_ROWS[layer], *value.shape[1:])
+    return torch.cat([background, value])
 
 
 def _notes(

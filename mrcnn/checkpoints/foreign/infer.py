@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mrcnn.checkpoints.foreign.naming import Fields, Layout
 from mrcnn.config import ModelConfig
+from mrcnn.data.coco.names import COCO_NAMES
 from mrcnn.errors import UserError
-from mrcnn.models.backbones.resnet import RESNETS, Shape
+from mrcnn.models.backbones.resnet import RESNETS
 
 PIXELS = "backbone.body.conv1.weight"  # the layer that reads the pixels
 COUNTER = ".num_batches_tracked"  # of live batch norm; nothing depends on it
@@ -32,11 +33,7 @@ _CLASSIFIER = r"(head\.)?fc\.weight|classifier\..+"
 
 
 def check_supported(file: Path, names: Iterable[str]) -> None:
-    """Refuse networks that are recognized but not supported.
-
-    Raises:
-        UserError: if a tensor name belongs to one; the message names the network.
-    """
+    """Raise a UserError if a tensor belongs to a network that is recognized but not supported."""
     for name in names:
         for network, pattern in _UNSUPPORTED.items():
             if re.fullmatch(pattern, name):
@@ -52,34 +49,20 @@ def check_supported(file: Path, names: Iterable[str]) -> None:
 
 
 def infer_fields(
-    file: Path,
-    framework: str,
-    layout: Layout,
-    sources: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[Fields, int]:
-    """Infer fields of `ModelConfig` and the number of classes.
-
-    Args:
-        file: for messages.
-        framework: for messages.
-        layout: of the framework.
-        sources: source names by mrcnn name.
-        shapes: shapes by mrcnn name.
+    file: Path, layout: Layout, sources: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> Fields:
+    """Infer fields of `ModelConfig` from the source name and the shape of each mrcnn tensor.
 
     Raises:
         UserError: if a tensor that every detector has is missing or has a wrong shape, or the
             backbone is unknown.
     """
 
-    def count(pattern: str) -> int:
-        return _count(shapes, pattern)
-
     def need(name: str, dims: int) -> tuple[int, ...]:
         source = sources.get(name)
         if source is None:
             example = layout.source_name(name, ModelConfig(class_names=("a",)))
-            raise UserError(f"{file}: lacks {example}, which every detector of {framework} has")
+            raise UserError(f"{file}: lacks {example}, which every detector of {layout.name} has")
         if len(shapes[name]) != dims or 0 in shapes[name]:
             raise UserError(
                 f"{file}: {source} has shape {shapes[name]}; it must have {dims} dimensions, "
@@ -99,18 +82,19 @@ def infer_fields(
     # Only Detectron2 has models of one level, and their backbones have different names.
     fpn = sources.get(PIXELS) != "backbone.stem.conv1.weight"
     fields: Fields = {
+        **_classes(classes),
         "backbone": _backbone(file, sources, shapes, conv5),
         "norm": _backbone_norm(shapes),
         "neck": "fpn" if fpn else "c4" if conv5 else "dc5",
-        "rpn_convs": count(r"rpn\.convs\.(\d+)\.weight"),
-        "box_head_convs": count(r"box_head\.convs\.(\d+)\.weight"),
-        "box_head_layers": count(r"box_head\.layers\.(\d+)\.weight"),
+        "rpn_convs": _count(shapes, r"rpn\.convs\.(\d+)\.weight"),
+        "box_head_convs": _count(shapes, r"box_head\.convs\.(\d+)\.weight"),
+        "box_head_layers": _count(shapes, r"box_head\.layers\.(\d+)\.weight"),
         "class_agnostic_boxes": box_rows == 4 * (1 + background) and classes > 1,
         "masks": any(name.startswith("mask_head.") for name in shapes),
     }
     if fpn:
         fields["fpn_channels"] = need("backbone.lateral.0.weight", 4)[0]
-        fields["fpn_levels"] = count(r"backbone\.lateral\.(\d+)\.weight")
+        fields["fpn_levels"] = _count(shapes, r"backbone\.lateral\.(\d+)\.weight")
     else:
         fields["anchor_sizes"] = ((32, 64, 128, 256, 512),)
     if fields["box_head_convs"]:
@@ -118,7 +102,7 @@ def infer_fields(
     if fields["box_head_layers"]:
         fields["box_head_width"] = need("box_head.layers.0.weight", 2)[0]
     if fields["masks"]:
-        fields["mask_head_convs"] = count(r"mask_head\.convs\.(\d+)\.weight")
+        fields["mask_head_convs"] = _count(shapes, r"mask_head\.convs\.(\d+)\.weight")
         fields["mask_head_width"] = need("mask_head.upsample.weight", 4)[1]
         mask_rows = need("mask_head.mask_logits.weight", 4)[0]
         fields["class_agnostic_masks"] = mask_rows == 1 + background and classes > 1
@@ -129,7 +113,18 @@ def infer_fields(
     if norms:  # nobody freezes norms that are trained from scratch
         live = any(name.endswith(".running_mean") for name in norms)
         fields["head_norm"] = "batch" if live else "group"
-    return fields, classes
+    return fields
+
+
+def _classes(count: int) -> Fields:
+    """Return class names and ids: COCO's for 80 classes or 90 ids, otherwise numbers."""
+    if count == len(COCO_NAMES):
+        return {"class_names": tuple(COCO_NAMES.values()), "category_ids": tuple(COCO_NAMES)}
+    ids = range(1, count + 1)
+    names = [f"class {id}" for id in ids]
+    if count == max(COCO_NAMES):
+        names = [COCO_NAMES.get(id, f"unused {id}") for id in ids]
+    return {"class_names": tuple(names), "category_ids": tuple(ids)}
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
@@ -154,16 +149,11 @@ def _backbone(
     shape = shapes.get(block + "conv2.weight", (0, 0, 0, 0))
     actual = (depths, block + "conv3.weight" in shapes, shape[:2])
     for name, known in RESNETS.items():
-        if actual == (known.depths, known.bottleneck, _second_convolution(known)):
+        width = known.groups * known.group_width if known.bottleneck else 64
+        if actual == (known.depths, known.bottleneck, (width, width // known.groups)):
             return name
     source = sources.get(block + "conv2.weight", block + "conv2.weight")
     raise UserError(
         f"{file}: its backbone has {depths} blocks in its four stages, and {source} has shape "
         f"{tuple(shape)}; that is none of {', '.join(RESNETS)}"
     )
-
-
-def _second_convolution(shape: Shape) -> tuple[int, int]:
-    """Return the output channels, and the input channels per group, of a block's second conv."""
-    width = shape.groups * shape.group_width if shape.bottleneck else 64
-    return width, width // shape.groups

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from mrcnn.checkpoints.foreign.naming import Evidence, Fields, Layout, Row
+from torch import Tensor
+
+from mrcnn.checkpoints.foreign.naming import Fields, Layout, Row
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco.names import COCO_NAMES
 from mrcnn.models.backbones.resnet import RESNETS
@@ -39,35 +42,21 @@ def _same_blocks(source: str) -> tuple[Row, ...]:
     )
 
 
-def coco_classes(count: int) -> Fields:
-    """Return class names and ids: COCO's for 80 classes or 90 ids, otherwise numbers."""
-    if count == len(COCO_NAMES):
-        return {"class_names": tuple(COCO_NAMES.values()), "category_ids": tuple(COCO_NAMES)}
-    ids = tuple(range(1, count + 1))
-    if count == max(COCO_NAMES):
-        return {
-            "class_names": tuple(COCO_NAMES.get(id, f"unused {id}") for id in ids),
-            "category_ids": ids,
-        }
-    return {"class_names": tuple(f"class {id}" for id in ids), "category_ids": ids}
-
-
 # Torchvision
 
 
-def _torchvision(evidence: Evidence) -> tuple[Fields, bool]:
+def _torchvision(fields: Fields, state: Mapping[str, Tensor], _: Any) -> tuple[Fields, bool]:
     # The published files have frozen norms, for which torchvision sets epsilon to 0.
-    published = "rpn.head.conv.weight" in evidence.state
-    frozen = evidence.fields["norm"] == "frozen_batch"
+    published = "rpn.head.conv.weight" in state and fields["norm"] == "frozen_batch"
     return {
         "numerics": "torchvision",
-        "norm_eps": 0.0 if published and frozen else 1e-5,
+        "norm_eps": 0.0 if published else 1e-5,
         "training_post_nms_top_k": 2000,
-        **coco_classes(evidence.classes),
     }, False
 
 
 _TORCHVISION = Layout(
+    name="torchvision",
     signature=re.compile(r"backbone\.body\.conv1\.weight"),
     ignored=re.compile(r"$^"),
     background_first=True,
@@ -108,25 +97,24 @@ _ONES = (1.0, 1.0, 1.0)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
-def _detectron2(evidence: Evidence) -> tuple[Fields, bool]:
+def _detectron2(fields: Fields, state: Mapping[str, Tensor], _: Any) -> tuple[Fields, bool]:
     # The ImageNet weights of ResNeXt were trained with a standard deviation. The others, from MSRA,
     # were trained without, and with strides in the 1 x 1, except those with group norm. (A SyncBN
     # model of early 2020 had them in the 3 x 3: facebookresearch/detectron2 issue 909.)
-    grouped = RESNETS[evidence.fields["backbone"]].groups > 1
-    fields: Fields = {
+    grouped = RESNETS[fields["backbone"]].groups > 1
+    defaults: Fields = {
         "numerics": "detectron2",
-        "stride_in_1x1": not grouped and evidence.fields["norm"] != "group",
+        "stride_in_1x1": not grouped and fields["norm"] != "group",
         "pixel_std": _IMAGENET_STD if grouped else _ONES,
-        **coco_classes(evidence.classes),
     }
-    if evidence.fields["head_norm"] == "batch":  # published files may lack counters
-        fields["norm"] = "batch"
+    if fields["head_norm"] == "batch":  # published files may lack counters
+        defaults["norm"] = "batch"
     for name in ("pixel_mean", "pixel_std"):  # BGR; older files have them
-        if name in evidence.state and evidence.state[name].numel() == 3:
-            fields[name] = tuple(evidence.state[name].flatten().flip(0).tolist())
-    if evidence.fields["neck"] != "fpn":
-        fields |= {"pre_nms_top_k": 6000, "training_post_nms_top_k": 2000}
-    return fields, True
+        if name in state and state[name].numel() == 3:
+            defaults[name] = tuple(state[name].flatten().flip(0).tolist())
+    if fields["neck"] != "fpn":
+        defaults |= {"pre_nms_top_k": 6000, "training_post_nms_top_k": 2000}
+    return defaults, True
 
 
 def _pyramid(config: ModelConfig) -> bool:
@@ -138,6 +126,7 @@ def _one_level(config: ModelConfig) -> bool:
 
 
 _DETECTRON2 = Layout(
+    name="detectron2",
     signature=re.compile(r"backbone\.(bottom_up\.)?stem\.conv1\.weight"),
     ignored=re.compile(
         r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
@@ -180,19 +169,18 @@ _DETECTRON2 = Layout(
 # maskrcnn-benchmark
 
 
-def _maskrcnn_benchmark(evidence: Evidence) -> tuple[Fields, bool]:
-    grouped = RESNETS[evidence.fields["backbone"]].groups > 1
+def _maskrcnn_benchmark(fields: Fields, *_: Any) -> tuple[Fields, bool]:
     return {
         "numerics": "maskrcnn_benchmark",
         "norm_eps": 0.0,  # its frozen norms do not add one
-        "stride_in_1x1": not grouped,
+        "stride_in_1x1": RESNETS[fields["backbone"]].groups == 1,
         "pixel_mean": (122.7717, 115.9465, 102.9801),
         "pixel_std": _ONES,
-        **coco_classes(evidence.classes),
     }, True
 
 
 _MASKRCNN_BENCHMARK = Layout(
+    name="maskrcnn_benchmark",
     signature=re.compile(r"backbone\.body\.stem\.conv1\.weight"),
     ignored=re.compile(r"rpn\.anchor_generator\.cell_anchors\.\d+"),
     background_first=True,
@@ -218,33 +206,33 @@ _MASKRCNN_BENCHMARK = Layout(
 # MMDetection
 
 
-def _mmdetection(evidence: Evidence) -> tuple[Fields, bool]:
-    meta = evidence.facts.get("meta")
+def _mmdetection(fields: Fields, _: Any, facts: Mapping[str, Any]) -> tuple[Fields, bool]:
+    meta = facts.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     # The text of its configuration, under the name that MMEngine or MMCV uses.
     text = str(meta.get("cfg", meta.get("config", "")))
     caffe = re.search(r"style\s*=\s*['\"]caffe['\"]", text) is not None
     rgb = re.search(r"to_rgb\s*=\s*(True|False)", text)
     # Without a text, follow its configurations: only this backbone is not torchvision's.
-    bgr = rgb[1] == "False" if rgb else caffe or evidence.fields["backbone"] == "resnext101_32x8d"
-    fields: Fields = {"numerics": "mmdetection", **coco_classes(evidence.classes)}
-    if evidence.fields["norm"] == "batch":  # its backbones train with fixed statistics
-        fields["norm"] = "frozen_batch"
+    bgr = rgb[1] == "False" if rgb else caffe or fields["backbone"] == "resnext101_32x8d"
+    defaults: Fields = {"numerics": "mmdetection"}
+    if fields["norm"] == "batch":  # its backbones train with fixed statistics
+        defaults["norm"] = "frozen_batch"
     if caffe:
-        fields |= {"stride_in_1x1": True, "pixel_std": _ONES}
+        defaults |= {"stride_in_1x1": True, "pixel_std": _ONES}
     for name, key in (("pixel_mean", "mean"), ("pixel_std", "std")):
         listed = re.search(rf"\b{key}\s*=\s*[\[(]([0-9.,\s]*)[\])]", text)
         values = re.findall(r"\d+\.?\d*", listed[1]) if listed else []
         if len(values) == 3:
-            fields[name] = tuple(float(value) for value in (values[::-1] if bgr else values))
+            defaults[name] = tuple(float(value) for value in (values[::-1] if bgr else values))
     described = meta.get("dataset_meta")
     described = described if isinstance(described, Mapping) else meta
     names = described.get("CLASSES", described.get("classes"))
-    if isinstance(names, tuple | list) and len(names) == evidence.classes:
-        fields["class_names"] = tuple(str(name) for name in names)
-        if fields["class_names"] != tuple(COCO_NAMES.values()):
-            fields["category_ids"] = tuple(range(1, evidence.classes + 1))
-    return fields, bgr
+    if isinstance(names, tuple | list) and len(names) == len(fields["class_names"]):
+        defaults["class_names"] = tuple(str(name) for name in names)
+        if defaults["class_names"] != tuple(COCO_NAMES.values()):
+            defaults["category_ids"] = tuple(range(1, len(names) + 1))
+    return defaults, bgr
 
 
 def _module(name: str, source: str) -> tuple[Row, ...]:
@@ -257,6 +245,7 @@ def _module(name: str, source: str) -> tuple[Row, ...]:
 
 
 _MMDETECTION = Layout(
+    name="mmdetection",
     signature=re.compile(r"rpn_head\.rpn_cls\.weight"),
     ignored=re.compile(r"backbone\..*\.num_batches_tracked"),
     background_first=False,
@@ -284,8 +273,5 @@ _MMDETECTION = Layout(
 )
 
 LAYOUTS = {
-    "torchvision": _TORCHVISION,
-    "detectron2": _DETECTRON2,
-    "maskrcnn_benchmark": _MASKRCNN_BENCHMARK,
-    "mmdetection": _MMDETECTION,
+    layout.name: layout for layout in (_TORCHVISION, _DETECTRON2, _MASKRCNN_BENCHMARK, _MMDETECTION)
 }

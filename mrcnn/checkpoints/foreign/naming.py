@@ -28,62 +28,50 @@ class Row(NamedTuple):
     when: Callable[[ModelConfig], bool] = lambda config: True
 
 
-class Evidence(NamedTuple):
-    """The facts about a file that are known before its configuration is complete."""
-
-    state: Mapping[str, Tensor]  # under source names
-    facts: Mapping[str, Any]  # values beside the tensors
-    fields: Fields  # inferred from names and shapes
-    classes: int
-
-
 @dataclass(frozen=True)
 class Layout:
     """The tensor names and conventions of one framework."""
 
+    name: str
     signature: re.Pattern[str]  # a name that only its files contain
     rows: tuple[Row, ...]
     ignored: re.Pattern[str]  # names of tensors that no model needs
     background_first: bool  # with its own box and mask; otherwise last, without
-    # Returns the fields that its files do not contain, and whether its pixels are BGR.
-    defaults: Callable[[Evidence], tuple[Fields, bool]]
+    # Takes the inferred fields, the tensors under source names, and the values beside them. Returns
+    # fields that the tensors do not determine, and whether pixels are BGR.
+    defaults: Callable[[Fields, Mapping[str, Tensor], Mapping[str, Any]], tuple[Fields, bool]]
 
     def mrcnn_name(self, source: str) -> str | None:
         """Return the mrcnn name of a source tensor, or None if no model has such a tensor."""
-        for row in self.rows:
-            if match := _pattern(row.source).fullmatch(source):
-                return _fill(row.name, match, {k: -v for k, v in _shifts(row.source).items()})
-        return None
+        names = (_rename(source, row.source, row.name) for row in self.rows)
+        return next(filter(None, names), None)
 
     def source_name(self, name: str, config: ModelConfig) -> str | None:
         """Return the source name of an mrcnn tensor, or None if the framework has no such layer."""
-        for row in self.rows:
-            if row.when(config) and (match := _pattern(row.name).fullmatch(name)):
-                return _fill(row.source, match, _shifts(row.source))
+        names = (_rename(name, row.name, row.source) for row in self.rows if row.when(config))
+        return next(filter(None, names), None)
+
+
+_FIELD = re.compile(r"\{(\w+)(\+\d+)?\}")
+
+
+def _rename(name: str, template: str, other: str) -> str | None:
+    """Return `other` with the values that `name` has in `template`, or None without a match."""
+    match = _pattern(template).fullmatch(name)
+    if match is None:
         return None
+    shifts = {field: int(shift or 0) for field, shift in _FIELD.findall(template)}
 
+    def value(field: re.Match[str]) -> str:
+        shift = int(field[2] or 0) - shifts[field[1]]
+        return str(int(match[field[1]]) + shift) if shift else match[field[1]]
 
-_FIELD = re.compile(r"\{(\w+)(?:\+(\d+))?\}")
+    return _FIELD.sub(value, other)
 
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    pieces, end = [], 0
-    for field in _FIELD.finditer(template):
-        kind = "[a-z_]+" if field[1] == "t" else "[0-9]+"
-        pieces += [re.escape(template[end : field.start()]), f"(?P<{field[1]}>{kind})"]
-        end = field.end()
-    return re.compile("".join(pieces) + re.escape(template[end:]))
+    def group(field: re.Match[str]) -> str:
+        return f"(?P<{field[1]}>{'[a-z_]+' if field[1] == 't' else '[0-9]+'})"
 
-
-@cache
-def _shifts(template: str) -> dict[str, int]:
-    return {field[1]: int(field[2]) for field in _FIELD.finditer(template) if field[2]}
-
-
-def _fill(template: str, values: re.Match[str], shifts: Mapping[str, int]) -> str:
-    def value(field: re.Match[str]) -> str:
-        text = values[field[1]]
-        return str(int(text) + shifts[field[1]]) if field[1] in shifts else text
-
-    return _FIELD.sub(value, template)
+    return re.compile(re.sub(r"\\\{(\w+).*?\\\}", group, re.escape(template)))

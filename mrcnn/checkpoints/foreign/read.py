@@ -9,9 +9,8 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,11 +37,9 @@ _IGNORED_CLASSES = """argparse.Namespace builtins.set collections.Counter collec
     pathlib.Path pathlib.PosixPath pathlib.WindowsPath""".split()
 
 
-@dataclass(frozen=True)
-class ForeignFile:
+class ForeignFile(NamedTuple):
     """The contents of a file of another program."""
 
-    path: Path
     state: dict[str, Tensor]
     facts: dict[str, Any]  # plain values beside the weights, under the keys `_FACTS`
 
@@ -78,7 +75,7 @@ def read_foreign(path: Path) -> ForeignFile:
         ) from error
     except Exception as error:  # damage can fail in any part of the readers of pickle and zip
         raise UserError(f"{path}: is damaged ({_one_line(error)}); copy it again") from error
-    return ForeignFile(path, state, {key: content[key] for key in _FACTS if key in content})
+    return ForeignFile(state, {key: content[key] for key in _FACTS if key in content})
 
 
 def _content(path: Path) -> Any:

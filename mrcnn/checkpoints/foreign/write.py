@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mrcnn.checkpoints.checkpoint import Checkpoint
-from mrcnn.checkpoints.foreign.convert import export_state_dict
+from mrcnn.checkpoints.foreign.convert import (
+    CLASS_LOGITS,
+    CLASS_ROWS,
+    Checkpoint,
+    export_state_dict,
+)
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco.names import COCO_NAMES
 from mrcnn.errors import UserError
@@ -52,18 +56,11 @@ _DETECTRON2_NAMES = {
 def export_checkpoint(
     framework: str, checkpoint: Checkpoint
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Convert a checkpoint to the state dict of another framework.
+    """Return the state dict of another framework, and the settings that build its model there.
 
     A checkpoint that came from that framework returns bit-identical to its file. Otherwise COCO's
     classes are mapped to torchvision's 90 ids or Detectron2's 80 classes, and the box and mask of
     background, which mrcnn does not have, are zeros.
-
-    Args:
-        framework: a key of `layouts.LAYOUTS`.
-        checkpoint: as `checkpoints.load` returns it.
-
-    Returns:
-        The state dict, and the settings with which the framework builds the model.
 
     Raises:
         UserError: if the framework cannot build such a model.
@@ -103,24 +100,20 @@ def remap_classes(
     state: Mapping[str, Tensor], config: ModelConfig, category_ids: Sequence[int]
 ) -> tuple[dict[str, Tensor], ModelConfig]:
     """Change the classes of a model: known ones keep their weights, others are never detected."""
-    index = {id: i for i, id in enumerate(config.category_ids)}
-    old, rows = config.num_classes, {"box_head.deltas": 4, "mask_head.mask_logits": 1}
+    ids, old = tuple(category_ids), config.num_classes
+    names = dict(zip(config.category_ids, config.class_names, strict=True))
+    known = [i for i, id in enumerate(ids) if id in names]
+    sources = [config.category_ids.index(ids[i]) for i in known]
     changed = dict(state)
     for name, value in state.items():
-        layer, _, kind = name.rpartition(".")
-        per_class = rows.get(layer, 1)
-        if layer not in (*rows, "box_head.class_logits") or len(value) == per_class < old:
+        per_class = CLASS_ROWS.get(name.rpartition(".")[0])
+        if per_class is None or len(value) == per_class < old:
             continue
-        blank = value.new_zeros(per_class, *value.shape[1:])
-        if layer == "box_head.class_logits" and kind == "bias":
-            blank.fill_(_NEVER)
-        parts = [
-            value[index[id] * per_class : (index[id] + 1) * per_class] if id in index else blank
-            for id in category_ids
-        ]
-        changed[name] = torch.cat([*parts, value[old * per_class :]])
-    ids = tuple(category_ids)
-    names = dict(zip(config.category_ids, config.class_names, strict=True))
+        rows = value.new_zeros(len(ids), per_class, *value.shape[1:])
+        if name == f"{CLASS_LOGITS}.bias":
+            rows.fill_(_NEVER)
+        rows[known] = value[: old * per_class].reshape(old, per_class, *value.shape[1:])[sources]
+        changed[name] = torch.cat([rows.flatten(0, 1), value[old * per_class :]])
     named = tuple(names.get(id, f"unused {id}") for id in ids)
     return changed, dataclasses.replace(config, class_names=named, category_ids=ids)
 
