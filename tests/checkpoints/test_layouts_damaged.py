@@ -1,4 +1,4 @@
-"""Detectors of other frameworks that are damaged, and networks of other kinds: one message each."""
+"""Messages for damaged detectors of other frameworks, and for networks that are not supported."""
 
 import random
 import re
@@ -199,6 +199,7 @@ def test_malformed(framework, damage):
         ({"model.0.conv.weight": torch.zeros(1)},
          "does not hold a known detector .*; its names begin with model.0.conv.weight"),
         ({}, "does not hold a known detector"),
+        (torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), 0.1).state_dict(), "a state dict"),
     ],
 )  # fmt: skip
 def test_other_networks(tmp_path, state, words):
@@ -206,13 +207,6 @@ def test_other_networks(tmp_path, state, words):
     with pytest.raises(UserError, match=words) as caught:
         checkpoints.load(tmp_path / "theirs.pth")
     assert str(caught.value).startswith(f"{tmp_path / 'theirs.pth'}: ")
-
-
-def test_an_optimizer_is_no_detector(tmp_path):
-    layer = torch.nn.Linear(2, 2)
-    torch.save(torch.optim.SGD(layer.parameters(), 0.1).state_dict(), tmp_path / "theirs.pth")
-    with pytest.raises(UserError, match=r"theirs\.pth: "):
-        checkpoints.load(tmp_path / "theirs.pth")
 
 
 @pytest.mark.parametrize("rounds", [8, pytest.param(60, marks=pytest.mark.slow)])

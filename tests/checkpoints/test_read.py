@@ -1,4 +1,4 @@
-"""Sound files of weights, of every protocol and generation of pickles, numpy and PyTorch."""
+"""Weight files of every protocol and generation of pickles, numpy and PyTorch."""
 
 import argparse
 import pickle
@@ -22,8 +22,8 @@ from tests.helpers.hostile_files import (
     weights,
 )
 
-DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
-ARRAYS = {dtype: (np.arange(12).reshape(3, 4) % 5).astype(dtype) for dtype in DTYPES} | {
+NUMPY_DTYPES = "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()
+ARRAYS = {dtype: (np.arange(12).reshape(3, 4) % 5).astype(dtype) for dtype in NUMPY_DTYPES} | {
     "columns": np.asfortranarray(np.arange(6, dtype="f4").reshape(2, 3)),
     "permuted": np.arange(24, dtype="f4").reshape(2, 3, 4).transpose(2, 0, 1),
     "every other": np.arange(10, dtype="f4")[::2],
@@ -91,11 +91,9 @@ def test_a_checkpoint_of_detectron2(tmp_path):
     assert found.facts == {"__author__": "a", "matching_heuristics": True}
 
 
+DTYPES = "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool".split()
 TENSORS = {
-    **{str(d): torch.arange(6).view(2, 3).to(d) for d in (torch.float16, torch.bfloat16)},
-    **{str(d): torch.arange(6).view(2, 3).to(d) for d in (torch.float32, torch.float64)},
-    **{str(d): torch.arange(6).view(2, 3).to(d) for d in (torch.int8, torch.int16, torch.int32)},
-    **{str(d): torch.arange(6).view(2, 3).to(d) for d in (torch.int64, torch.uint8, torch.bool)},
+    **{dtype: torch.arange(6).view(2, 3).to(getattr(torch, dtype)) for dtype in DTYPES},
     "parameter": torch.nn.Parameter(torch.ones(3)),
     "part": torch.arange(24.0).view(2, 3, 4)[1, :, 1:3],
     "channels last": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last),
@@ -140,9 +138,7 @@ def test_checkpoints_of_pytorch(tmp_path, new, wrapper):
         assert found.state[key].dtype == value.dtype
         torch.testing.assert_close(found.state[key], value.data, rtol=0, atol=0, equal_nan=True)
     if wrapper is not None:
-        meta = {"CLASSES": ("a", "b"), "config": "model = dict()", "seed": None, "rng": None}
-        assert found.facts == {"meta": meta}
-    assert read_foreign(tmp_path / "a.pth").state.keys() == found.state.keys()
+        assert found.facts == {"meta": beside["meta"]}
 
 
 def test_parameters_that_have_a_state(tmp_path):

@@ -1,4 +1,4 @@
-"""Files for other frameworks: their classes, the settings needed, and what cannot be had there."""
+"""Export to other frameworks: classes, settings, and models that they do not have."""
 
 import dataclasses
 import re
@@ -14,20 +14,20 @@ from mrcnn.data.coco.names import COCO_NAMES
 from mrcnn.errors import UserError
 from mrcnn.models import build
 from tests.helpers import foreign_states
-from tests.helpers.foreign_states import with_values, without_values
-from tests.helpers.layout_cases import FILE, shapes_of
+from tests.helpers.foreign_states import with_values
+from tests.helpers.layout_cases import FILE, imported, shapes_of
 
 
 def test_torchvisions_ids_to_detectron2_and_back():
     """By category id: 80 of 90 keep their weights, and ten are never found."""
     torchvision = with_values(foreign_states.torchvision(18))
-    there, told = export_checkpoint("detectron2", import_state_dict(FILE, torchvision, {}, {}))
-    assert "MODEL.ROI_HEADS.NUM_CLASSES 80" in told
+    there, settings = export_checkpoint("detectron2", import_state_dict(FILE, torchvision, {}, {}))
+    assert "MODEL.ROI_HEADS.NUM_CLASSES 80" in settings
     assert {name: tuple(value.shape) for name, value in there.items()} == (
         foreign_states.detectron2(18)
     )
-    back, told = export_checkpoint("torchvision", import_state_dict(FILE, there, {}, {}))
-    assert "num_classes=91" in told[0]
+    back, settings = export_checkpoint("torchvision", import_state_dict(FILE, there, {}, {}))
+    assert "num_classes=91" in settings[0]
     head, other = "roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"
     for kind in ("weight", "bias"):
         scores, boxes = (torchvision[f"{head}.{x}.{kind}"] for x in ("cls_score", "bbox_pred"))
@@ -54,8 +54,7 @@ def test_torchvisions_ids_to_detectron2_and_back():
 
 
 def test_class_agnostic_layers_have_no_classes_to_choose():
-    state = without_values(foreign_states.detectron2(agnostic_boxes=True, agnostic_masks=True))
-    found = import_state_dict(FILE, state, {}, {})
+    found = imported(foreign_states.detectron2(agnostic_boxes=True, agnostic_masks=True))
     changed, config = remap_classes(found.state, found.config, range(1, 91))
     assert changed["box_head.deltas.weight"].shape[0] == 4
     assert changed["mask_head.mask_logits.weight"].shape[0] == 1
@@ -91,8 +90,10 @@ SMALL = {"fpn_levels": 3, "anchor_sizes": (16, 32, 64, 128), "min_size": 256, "m
 
 
 def test_settings_for_torchvision():
-    _, told = export_checkpoint("torchvision", from_scratch(**SMALL, max_detections=7, rpn_convs=2))
-    assert told == [
+    _, settings = export_checkpoint(
+        "torchvision", from_scratch(**SMALL, max_detections=7, rpn_convs=2)
+    )
+    assert settings == [
         "MaskRCNN(resnet_fpn_backbone(backbone_name='resnet18', weights=None, "
         "returned_layers=[1, 2, 3]), num_classes=3)",
         "rpn_head=RPNHead(256, 3, conv_depth=2)",
@@ -103,18 +104,19 @@ def test_settings_for_torchvision():
         "box_detections_per_img=7",
         "its results will differ slightly: it was trained with detectron2 numerics",
     ]
-    found = import_state_dict(
-        FILE, without_values(foreign_states.detectron2(101)), {}, {"norm_eps": 0.01}
+    found = imported(foreign_states.detectron2(101), norm_eps=0.01)
+    _, settings = export_checkpoint("torchvision", found)
+    assert (
+        "resnet_fpn_backbone(backbone_name='resnet101', weights=None), num_classes=91"
+        in settings[0]
     )
-    _, told = export_checkpoint("torchvision", found)
-    assert "resnet_fpn_backbone(backbone_name='resnet101', weights=None), num_classes=91" in told[0]
-    assert "image_mean=[0.485, 0.456, 0.406], image_std=[0.003922, 0.003922, 0.003922]" in told
-    assert any("overwrite_eps(model, 0.01)" in line for line in told)
-    assert any("conv1.stride = (2, 2); conv2.stride = (1, 1)" in line for line in told)
+    assert "image_mean=[0.485, 0.456, 0.406], image_std=[0.003922, 0.003922, 0.003922]" in settings
+    assert any("overwrite_eps(model, 0.01)" in line for line in settings)
+    assert any("conv1.stride = (2, 2); conv2.stride = (1, 1)" in line for line in settings)
 
 
 def test_settings_for_detectron2():
-    _, told = export_checkpoint("detectron2", from_scratch(**SMALL, fpn_channels=64, scale=2.0))
+    _, settings = export_checkpoint("detectron2", from_scratch(**SMALL, fpn_channels=64, scale=2.0))
     for line in (
         "configs/Base-RCNN-FPN.yaml",
         "MODEL.RESNETS.DEPTH 18",
@@ -129,7 +131,7 @@ def test_settings_for_detectron2():
         "MODEL.ROI_HEADS.NUM_CLASSES 2",
         "images resized by the factor 2, not to a size",
     ):
-        assert line in told
+        assert line in settings
     cases = {
         "detectron2 X101": ("MODEL.RESNETS.NUM_GROUPS 32", "MODEL.RESNETS.WIDTH_PER_GROUP 8",
                             "MODEL.RESNETS.STRIDE_IN_1X1 False",
@@ -144,10 +146,10 @@ def test_settings_for_detectron2():
                             "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 2"),
     }  # fmt: skip
     for case, lines in cases.items():
-        found = import_state_dict(FILE, without_values(shapes_of(case)), {}, {})
-        _, told = export_checkpoint("detectron2", found)
-        assert set(lines) <= set(told)
-        assert not any(line.startswith(("INPUT.MIN_SIZE", "MODEL.RPN.PRE")) for line in told)
+        found = imported(shapes_of(case))
+        _, settings = export_checkpoint("detectron2", found)
+        assert set(lines) <= set(settings)
+        assert not any(line.startswith(("INPUT.MIN_SIZE", "MODEL.RPN.PRE")) for line in settings)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +159,7 @@ def test_settings_for_detectron2():
         ("torchvision", "detectron2 class-agnostic boxes", "class-agnostic boxes or masks"),
         ("torchvision", "detectron2 GN", "group norm in the backbone"),
         ("torchvision", "mmdetection GN in the heads", "group norm in FPN and heads"),
-        (
-            "torchvision",
-            "detectron2 SyncBN",
-            "batch norm in FPN and heads, except as in",
-        ),
+        ("torchvision", "detectron2 SyncBN", "batch norm in FPN and heads, except as in"),
         ("torchvision", {"box_head_convs": 2}, "a box head of 2 convolutions and 2 layers"),
         ("torchvision", {"mask_head_convs": 3}, "a mask head of 3 convolutions"),
         ("torchvision", {"fpn_channels": 64}, "64 channels in FPN, 1024 in the box and 256 in the"),
@@ -171,27 +169,16 @@ def test_settings_for_detectron2():
         ("detectron2", {"box_bins": 5}, "box_bins 5"),
         ("detectron2", {"neck": "single", "anchor_sizes": ((32,),)}, "neck 'single'"),
         ("detectron2", {"norm": "group_of_8"}, "group_of_8 norm"),
-        (
-            "maskrcnn_benchmark",
-            "detectron2 GN",
-            "does not have a layer for .*norm",
-        ),
+        ("maskrcnn_benchmark", "detectron2 GN", "does not have a layer for .*norm"),
         (
             "maskrcnn_benchmark",
             "detectron2 four convolutions",
             "not have a layer for box_head.convs.0",
         ),
-        (
-            "mmdetection",
-            "detectron2 C4",
-            "not have a layer for box_head.pooler.conv5",
-        ),
+        ("mmdetection", "detectron2 C4", "not have a layer for box_head.pooler.conv5"),
     ],
 )
 def test_models_that_a_framework_cannot_have(framework, case, words):
-    if isinstance(case, dict):
-        checkpoint = from_scratch(**case)
-    else:
-        checkpoint = import_state_dict(FILE, without_values(shapes_of(case)), {}, {})
+    checkpoint = from_scratch(**case) if isinstance(case, dict) else imported(shapes_of(case))
     with pytest.raises(UserError, match=f"convert --to {framework}: .*{words}"):
         export_checkpoint(framework, checkpoint)

@@ -167,10 +167,7 @@ def test_every_model_can_be_traced(name, numerics):
 WRONG = {
     "another suffix": ("--out m.bin", r"--out m.bin: the name must end in .pt2 or .onnx$"),
     "the other suffix": ("--out m.pt2 --format onnx", r"--out m.pt2: the name must end in .onnx$"),
-    "compiled into onnx": (
-        "--out m.onnx --format aoti",
-        "m.onnx: the name must end in .pt2$",
-    ),
+    "compiled into onnx": ("--out m.onnx --format aoti", "m.onnx: the name must end in .pt2$"),
     "images into a pt2": ("--out m.pt2 --preprocess", r"--preprocess requires an .onnx file, got"),
     "a score beyond 1": ("--out m.pt2 --score-threshold 2", r"--score-threshold must be in \[0"),
     "no detections": ("--out m.pt2 --max-dets 0", "--max-dets must be at least 1, got 0"),

@@ -188,9 +188,7 @@ def pixels_model(config, outputs):
     """A session of the nodes that prepare images alone."""
     ir = onnxscript.ir
     images = ir.Value(
-        name="images",
-        type=ir.TensorType(ir.DataType.UINT8),
-        shape=ir.Shape(["batch", "h", "w", 3]),
+        name="images", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(["batch", "h", "w", 3])
     )
     prepared, nodes = prepare(images, config)
     for name in outputs:

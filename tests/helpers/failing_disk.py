@@ -101,11 +101,7 @@ def main(folder: Path, error: int, lasting: bool) -> dict[str, Any]:
             assert all(torch.equal(state.tensors[k], v) for k, v in content(state.step).items())
         if calls < call:
             break
-    return {
-        "kinds": dict(zip(KINDS, kinds, strict=True)),
-        "messages": messages,
-        "refused": refused,
-    }
+    return {"kinds": dict(zip(KINDS, kinds, strict=True)), "messages": messages, "refused": refused}
 
 
 if __name__ == "__main__":

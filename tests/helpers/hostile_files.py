@@ -75,59 +75,38 @@ def dumped(*value, protocol: int = 2) -> bytes:
     return pickle.dumps({"w": Reduced(*value)}, protocol=protocol)
 
 
+# Functions that run code, read or write files, or reach others that do.
+FUNCTIONS = """posix.system nt.system os.popen builtins.__import__ __builtin__.eval
+    __builtin__.apply builtins.map operator.attrgetter operator.methodcaller runpy.run_path
+    importlib.import_module pdb.run timeit.timeit code.interact webbrowser.open shelve.open
+    sqlite3.connect logging.FileHandler numpy.load numpy.save numpy.memmap numpy.fromfile
+    numpy.ctypeslib.load_library numpy.testing._private.utils.runstring numpy.f2py.compile
+    torch.load torch.save torch.hub.load torch.storage._load_from_bytes torch.FloatTensor""".split()
 RUNNING = {  # pickles that would run code in `pickle.load`
+    **{
+        function: weights(call(*function.rsplit(".", 1), text(f"touch {CANARY}")))
+        for function in FUNCTIONS
+    },
     "os.system": dumped(os.system, (f"touch {CANARY}",)),
     "os.system, protocol 0": dumped(os.system, (f"touch {CANARY}",), protocol=0),
     "os.system, protocol 5": dumped(os.system, (f"touch {CANARY}",), protocol=5),
-    "posix.system": weights(call("posix", "system", text(f"touch {CANARY}"))),
-    "nt.system": weights(call("nt", "system", text(f"touch {CANARY}"))),
-    "os.popen": weights(call("os", "popen", text(f"touch {CANARY}"))),
     "subprocess": dumped(subprocess.check_output, (["touch", CANARY],)),
     "subprocess.Popen": dumped(subprocess.Popen, (["touch", CANARY],)),
     "eval": dumped(builtins.eval, (TOUCH,)),
     "exec": dumped(builtins.exec, (TOUCH,)),
     "open": dumped(builtins.open, (CANARY, "w")),
     "compile": dumped(builtins.compile, (TOUCH, "a", "exec")),
-    "import": weights(call("builtins", "__import__", text("antigravity"))),
     "getattr": weights(call("builtins", "getattr", name("os", "path"), text("os"))),
-    "Python 2's eval": weights(call("__builtin__", "eval", text(TOUCH))),
-    "Python 2's apply": weights(call("__builtin__", "apply", name("os", "system"), b"]")),
-    "map": weights(call("builtins", "map", name("os", "system"), b"]")),
     "a dotted name": b"\x80\x04" + text("os") + text("path.os.system") + b"\x93.",
     "a dotted name of what is allowed": b"\x80\x04"
     + text("collections")
     + text("OrderedDict.__init__.__globals__")
     + b"\x93.",
     "functools.partial": dumped(functools.partial, (os.system, f"touch {CANARY}")),
-    "operator.attrgetter": weights(call("operator", "attrgetter", text("system"))),
-    "operator.methodcaller": weights(call("operator", "methodcaller", text("system"))),
-    "runpy": weights(call("runpy", "run_path", text("a.py"))),
-    "importlib": weights(call("importlib", "import_module", text("antigravity"))),
-    "pdb": weights(call("pdb", "run", text(TOUCH))),
-    "timeit": weights(call("timeit", "timeit", text(TOUCH))),
-    "code": weights(call("code", "interact")),
-    "webbrowser": weights(call("webbrowser", "open", text("http://localhost"))),
     "sys.exit": dumped(sys.exit, (3,)),
     "a pickle in a pickle": dumped(pickle.loads, (pickle.dumps(Reduced(os.system, ("true",))),)),
     "codecs.decode": dumped(codecs.decode, (b"a", "zip")),
     "encoding by a codec": weights(call("_codecs", "encode", text("a"), text("unicode_escape"))),
-    "shelve": weights(call("shelve", "open", text(CANARY))),
-    "sqlite3": weights(call("sqlite3", "connect", text(CANARY))),
-    "logging": weights(call("logging", "FileHandler", text(CANARY))),
-    "numpy.load": weights(call("numpy", "load", text("a.npy"))),
-    "numpy.memmap": weights(call("numpy", "memmap", text(CANARY), text("u1"), text("w+"))),
-    "numpy.ctypeslib": weights(call("numpy.ctypeslib", "load_library", text("a"), text("."))),
-    "numpy runstring": weights(
-        call("numpy.testing._private.utils", "runstring", text(TOUCH), b"}")
-    ),
-    "numpy.f2py": weights(call("numpy.f2py", "compile", text("a"))),
-    "numpy.save": weights(call("numpy", "save", text(CANARY), b"K\x01")),
-    "numpy.fromfile": weights(call("numpy", "fromfile", text("/etc/passwd"))),
-    "torch.load": weights(call("torch", "load", text("a.pth"))),
-    "torch.save": weights(call("torch", "save", b"K\x01", text(CANARY))),
-    "torch.hub": weights(call("torch.hub", "load", text("a/b"), text("c"))),
-    "torch.load of bytes": weights(call("torch.storage", "_load_from_bytes", text("a"))),
-    "torch's tensor types": weights(call("torch", "FloatTensor", b"K\x01")),
     "a whole model": pickle.dumps(torch.nn.Linear(1, 1)),
     "a function": pickle.dumps({"w": os.system}),
     "INST": b"\x80\x02(" + text(f"touch {CANARY}") + b"ios\nsystem\n.",

@@ -1,7 +1,9 @@
-"""What files of other frameworks hold, and the configurations that these publish them with."""
+"""Tensors in files of other frameworks, and the configurations that belong to them."""
 
 from pathlib import Path
 
+from mrcnn.checkpoints import Checkpoint
+from mrcnn.checkpoints.foreign.convert import import_state_dict
 from mrcnn.config import ModelConfig
 from tests.helpers import foreign_states
 
@@ -52,12 +54,7 @@ HABITS = {
         "num_classes": 90,
         "bgr": False,
     },
-    "detectron2": {
-        "numerics": "detectron2",
-        "stride_in_1x1": True,
-        "pixel_std": ONES,
-        "bgr": True,
-    },
+    "detectron2": {"numerics": "detectron2", "stride_in_1x1": True, "pixel_std": ONES, "bgr": True},
     "maskrcnn_benchmark": {
         "numerics": "maskrcnn_benchmark",
         "norm_eps": 0.0,
@@ -217,6 +214,11 @@ CASES = {
         {"masks": False, "num_classes": 3},
     ),
 }
+
+
+def imported(shapes: foreign_states.Shapes, facts: dict | None = None, **assumed) -> Checkpoint:
+    """Import a state dict without values."""
+    return import_state_dict(FILE, foreign_states.without_values(shapes), facts or {}, assumed)
 
 
 def shapes_of(case: str, **other: int) -> foreign_states.Shapes:
