@@ -1,0 +1,1 @@
+"""Files of weights of other frameworks: reading, recognizing, converting, exporting."""

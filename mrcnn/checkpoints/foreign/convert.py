@@ -206,7 +206,7 @@ def _import_tensor(
 def _export_tensor(
     layout: Layout, bgr: bool, name: str, value: Tensor, background: Tensor | None
 ) -> Tensor:
-    """Invert `_import_tensor`; without background rows, they become zeros."""
+    """Invert `_import_tensor`; background rows that are not given become zeros."""
     if name == PIXELS and bgr:
         return value.flip(1)
     if name == _FLATTENED:
