@@ -28,19 +28,10 @@ _LONGEST_SIDE = 512  # pixels of an overlay, so that names are legible in three 
 def write_data_report(
     path: Path, checked: CheckedData, tables: Sequence[Table], advice: Sequence[Advice]
 ) -> Path:
-    """Write the page of a checked data set.
-
-    Args:
-        path: .html file.
-        checked: the data set and the findings.
-        tables: statistics.
-        advice: suggested flags for training.
-
-    Returns:
-        The path.
+    """Write the page of a checked data set, with statistics and suggested flags; return the path.
 
     Raises:
-        UserError: if an image cannot be read, or the page cannot be written.
+        UserError: If an image cannot be read, or the page cannot be written.
     """
     decoders = {
         split.name: ImageDecoder(split) for split in checked.splits if split.dataset is not None

@@ -53,41 +53,30 @@ class EmbeddedImage:
 def write_page(
     path: Path,
     macros: str,
+    *,
     title: str,
     facts: Sequence[str],
     tiles: Sequence[Tile],
     warnings: Sequence[str],
     sections: Sequence[Section],
 ) -> Path:
-    """Write a page to a file, whole or not at all.
+    """Write a page to a file, whole or not at all, and return the path.
 
     Args:
         path: .html file.
-        macros: name of the template that defines the macros of the sections.
-        title: heading of the page.
-        facts: phrases of the line below the title.
-        tiles: headline numbers.
-        warnings: what the reader should know first.
-        sections: in order.
-
-    Returns:
-        The path.
+        macros: Name of the template that defines the macros of the sections.
+        title: Heading of the page.
+        facts: Phrases of the line below the title.
+        tiles: Headline numbers.
+        warnings: What the reader should know first.
+        sections: Sections in their order.
 
     Raises:
-        UserError: if the file cannot be written.
+        UserError: If the file cannot be written.
     """
-    text = (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            macros=macros,
-            title=title,
-            facts=facts,
-            tiles=tiles,
-            warnings=warnings,
-            sections=sections,
-        )
-    )
+    header = {"macros": macros, "title": title, "facts": facts, "tiles": tiles}
+    template = _environment().get_template("page.html.j2")
+    text = template.render(header, warnings=warnings, sections=sections)
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
     return path
@@ -127,16 +116,11 @@ def _clean(value: object) -> object:
 
 @cache
 def _environment() -> Environment:
-    loader = PackageLoader("mrcnn.reports")
     environment = Environment(
-        loader=loader,
-        autoescape=True,
-        finalize=_clean,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"metric": format_metric, "count": "{:,}".format}
+        loader=PackageLoader("mrcnn.reports"), autoescape=True, finalize=_clean,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    environment.filters |= {"metric": format_metric, "count": "{:,}".format}
     environment.globals |= {"share": format_share, "style": Markup(style)}
     return environment

@@ -28,24 +28,14 @@ from mrcnn.reports.page import Section, Tile, embed, format_metric, write_page
 
 Row = dict[str, float]
 
-_COLUMNS = (
-    "step", "lr", "gradient_norm", "seconds", "images_per_second", "bbox_AP", "segm_AP", "val_loss"
-)  # fmt: skip
-
 
 def write_report(folder: Path, dataset: CocoDataset, evaluation: Evaluation | None) -> Path:
-    """Write report.html of a run.
-
-    Reads config.json, environment.json, results.csv and timing.csv, and train_batch.jpg if it
-    exists.
+    """Write report.html of a run, from the other files of its folder, and return its path.
 
     Args:
         folder: Folder of the run.
         dataset: Validation images.
         evaluation: Of the best weights on these images; None if there is none.
-
-    Returns:
-        The file written.
 
     Raises:
         UserError: If a file of the run cannot be read, or the page cannot be written.
@@ -113,13 +103,10 @@ def read_evaluation(
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Read the table of a run, results.csv with the columns of timing.csv.
-
-    Returns:
-        A row per line, with the finite values of the columns that are shown.
+    """Read the table of a run: the rows of results.csv and timing.csv, without missing values.
 
     Raises:
-        UserError: if a file cannot be read, or a value is not a number.
+        UserError: If a file cannot be read, or a value is not a number.
     """
     timing = {row["step"]: row for row in _read_table(folder / "timing.csv")}
     results = _read_table(folder / "results.csv")
@@ -136,7 +123,7 @@ def _read_table(path: Path) -> list[Row]:
     for line, record in enumerate(table, start=2):
         row = {}
         for name, value in record.items():
-            if name and value and (name in _COLUMNS or name.startswith("loss")):
+            if name and value:
                 try:
                     row[name] = float(value)
                 except ValueError:
@@ -146,13 +133,10 @@ def _read_table(path: Path) -> list[Row]:
                     ) from None
         if "step" not in row:
             raise UserError(f"{path}: line {line}: has no step; correct or remove the line")
-        rows.append({name: value for name, value in row.items() if _is_measured(name, value)})
+        # AP is -1 on images without objects.
+        is_absent = {name: name.endswith("_AP") and value < 0 for name, value in row.items()}
+        rows.append({n: v for n, v in row.items() if math.isfinite(v) and not is_absent[n]})
     return rows
-
-
-def _is_measured(name: str, value: float) -> bool:
-    """Return whether a value is finite, and not an AP of -1, that of images without objects."""
-    return math.isfinite(value) and not (name.endswith("_AP") and value < 0)
 
 
 def _best_row(rows: Sequence[Row]) -> Row:
@@ -211,11 +195,9 @@ def _tiles(
     if not timed:
         return [*tiles, ("Steps", f"{last:,.0f}", done)]
     seconds, images = timed[-1]["seconds"], timed[-1]["step"] * train["batch_size"]
-    return [
-        *tiles,
-        ("Training time", format_duration(seconds), f"{done}, without evaluation"),
-        ("Speed", f"{images / seconds:.3g}", "images per second, on average"),
-    ]
+    speed = f"{images / seconds:.3g}"
+    tiles.append(("Training time", format_duration(seconds), f"{done}, without evaluation"))
+    return [*tiles, ("Speed", speed, "images per second, on average")]
 
 
 def format_duration(seconds: float) -> str:

@@ -157,8 +157,7 @@ def _confusions(errors: ErrorAnalysis) -> dict[str, Any]:
 def _examples(evaluation: Evaluation, dataset: CocoDataset) -> list[tuple[Any, ...]]:
     """Return the images with the lowest F1 and most errors, and with the highest and most found.
 
-    Returns:
-        The title, the image of the objects and that of the detections, for each.
+    For each: a title, the overlay of the objects and that of the detections.
     """
     errors = evaluation.errors
     f1 = errors.image_f1
@@ -174,13 +173,9 @@ def _examples(evaluation: Evaluation, dataset: CocoDataset) -> list[tuple[Any, .
         true_text = f"Objects: {objects[i].sum()}, not found: {missed[i]}"
         text = f"Detections: {correct[i]} correct, {wrong[i]} wrong; F1 {f1[i]:.2f}"
         detected, truth = _overlays(evaluation, i, path)
-        examples.append(
-            (
-                f"{word}: {path.name}",
-                embed(truth, true_text, f"Objects of {path.name}"),
-                embed(detected, text, f"Detections in {path.name}"),
-            )
-        )
+        left = embed(truth, true_text, f"Objects of {path.name}")
+        right = embed(detected, text, f"Detections in {path.name}")
+        examples.append((f"{word}: {path.name}", left, right))
     return examples
 
 

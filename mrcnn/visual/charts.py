@@ -96,9 +96,7 @@ def precision_recall_charts(
         return Line(name, recalls, values.tolist(), float(values.mean()))
 
     means = [
-        line(f"AP at IoU {iou:g}", rows[known].mean(axis=0))
-        for iou, rows in precision.items()
-        if known
+        line(f"AP at IoU {i:g}", rows[known].mean(axis=0)) for i, rows in precision.items() if known
     ]
     charts = [Chart(f"Precision of {what}, mean of classes", "recall", means, (0, 1), 1.0)]
     if 1 < len(known) <= FEW_CLASSES:

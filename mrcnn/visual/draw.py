@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mrcnn.ops import rle
-from mrcnn.structures import Detections
 from mrcnn.visual.names import short_name
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
@@ -29,18 +28,6 @@ _FILL = 0.35  # of the colour, in a mask
 _GOLDEN = 0.618034  # of a turn of hue: any number of steps stays spread out
 _DARKEST = 85  # least lightness of a colour, so that it shows on dark images
 _WHITE_TEXT = 108  # lightness up to which white text has more contrast than black
-
-
-def draw_detections(image: Pixels, detections: Detections, class_names: Sequence[str]) -> Pixels:
-    """Draw the detections of a model; see `draw_instances`."""
-    return draw_instances(
-        image,
-        detections.boxes.numpy(),
-        detections.labels.numpy(),
-        detections.masks,
-        class_names,
-        detections.scores.numpy(),
-    )
 
 
 def draw_instances(
@@ -141,12 +128,7 @@ def draw_marked(
 def instance_colours(labels: NDArray[Any], num_classes: int) -> list[Colour]:
     """Return the colour of each instance: that of its class, or its own if there is one class.
 
-    Args:
-        labels: (D,) in [0, num_classes).
-        num_classes: C.
-
-    Returns:
-        D colours, (red, green, blue) from 0 to 255.
+    For labels (D,) in [0, num_classes), D colours (red, green, blue) from 0 to 255.
     """
     keys = labels if num_classes > 1 else np.arange(len(labels))
     return [_colour(int(key)) for key in keys]
@@ -214,7 +196,8 @@ def _draw_label(
         taken.append(area)
         pen.rectangle((area[0], area[1], area[2] - 1, area[3] - 1), fill=colour)
         position = (area[0] + pad - left, area[1] + pad - top)
-        pen.text(position, text, _text_colour(colour), font)
+        ink = "white" if _lightness(colour) < _WHITE_TEXT else "black"
+        pen.text(position, text, ink, font)
 
 
 def _draw_legend(
@@ -262,15 +245,8 @@ def _colour(key: int) -> Colour:
     red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value))
     lift = max(0.0, _DARKEST - _lightness((red, green, blue)))
     white = lift / (255 - _DARKEST + lift)  # the fraction of white that gives this lightness
-    return (_mix(red, white), _mix(green, white), _mix(blue, white))
-
-
-def _text_colour(background: Colour) -> str:
-    return "white" if _lightness(background) < _WHITE_TEXT else "black"
-
-
-def _mix(channel: int, white: float) -> int:
-    return round(channel + (255 - channel) * white)
+    red, green, blue = (round(v + (255 - v) * white) for v in (red, green, blue))
+    return red, green, blue
 
 
 def _lightness(colour: Colour) -> float:

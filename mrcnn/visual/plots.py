@@ -64,8 +64,8 @@ def save_errors(
     """
     with _figure((13, 10.5)) as figure:
         upper, lower = figure.subfigures(2, 1)
-        for axes, chart in zip(upper.subplots(1, len(charts), squeeze=False).flat, charts,
-                               strict=True):  # fmt: skip
+        panels = upper.subplots(1, len(charts), squeeze=False).flat
+        for axes, chart in zip(panels, charts, strict=True):
             _draw_titled(axes, chart)
         bars, cells = lower.subplots(1, 2)
         _draw_kinds(bars, counts)
@@ -84,12 +84,7 @@ def chart_svg(chart: Chart) -> str:
 
 
 def matrix_svg(matrix: NDArray[np.int64], names: Sequence[str]) -> tuple[str, int]:
-    """Return a confusion matrix as an inline SVG element, and its natural width in pixels.
-
-    Args:
-        matrix: (C + 1, C + 1), rows are true classes, the background last.
-        names: of the C classes.
-    """
+    """Return the confusion matrix of `save_errors` as inline SVG, and its width in pixels."""
     counts, labels = fold_confusions(matrix, names)
     margin = 36 + 7 * max(len("background"), *(len(short_name(name)) for name in labels))
     side = margin + _CELL * len(counts) + 2
@@ -179,14 +174,7 @@ def _draw_kinds(axes: Any, counts: Mapping[str, Mapping[str, int]]) -> None:
 def _draw_matrix(
     axes: Any, counts: NDArray[np.int64], labels: Sequence[str], num_classes: int
 ) -> None:
-    """Draw counts in cells that are as dark as their share of the row.
-
-    Args:
-        axes: to draw in.
-        counts: (F + 1, F + 1), rows are true classes, the background last.
-        labels: names of the F rows; the last stands for several classes where F < C.
-        num_classes: C.
-    """
+    """Draw a matrix of `fold_confusions`, in cells that are as dark as their share of the row."""
     from matplotlib.patches import Rectangle
 
     size = len(counts)
@@ -206,8 +194,8 @@ def _draw_matrix(
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     for position in range(size + 1):
-        axes.axhline(position, color=_RULE, linewidth=1)
-        axes.axvline(position, color=_RULE, linewidth=1)
+        for draw_line in (axes.axhline, axes.axvline):
+            draw_line(position, color=_RULE, linewidth=1)
     axes.spines[:].set_visible(False)
 
 
