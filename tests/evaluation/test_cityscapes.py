@@ -18,6 +18,7 @@ from tests.helpers.cityscapes_cases import (
     metrics_of_the_benchmark,
     street,
 )
+from tests.helpers.random_results import write_files
 
 STORED = json.loads(METRICS.read_text())
 CAR = LABELS["car"]
@@ -69,7 +70,7 @@ def changed(rows: slice, columns: slice, value: int) -> np.ndarray:
 RIGHT, FALSE = (0.5, 0, 0), (0.9, 40, 20)
 ROWS, COLUMNS = slice(20, 40), slice(40, 60)  # of the false one
 # Points (recall, precision) by falling score, the first one artificial: (0, 1). The area takes each
-# precision as wide as half of what lies between the recalls of its neighbours.
+# precision as wide as half of the distance between the recalls of its neighbours.
 WORSE = 0.25  # (0, 1), (0, 0), (1, 1/2): 1 * 0 + 0 * 1/2 + 1/2 * 1/2
 TIED = 0.75  # (0, 1), (1, 1/2): 1 * 1/2 + 1/2 * 1/2
 SCENES = {  # images, AP of cars, AP50 of cars
@@ -130,8 +131,7 @@ def folder(tmp_path):
             one = entry(label, score, mask)
             category = [0, *LABELS.values()].index(label)
             entries.append({**one, "image_id": number, "category_id": category})
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
+    write_files(tmp_path, content, entries)
     return tmp_path
 
 
@@ -169,22 +169,20 @@ def test_files_of_ids(folder):
         evaluate(folder)
 
 
-def test_other_classes(folder):
-    content = json.loads((folder / "truth.json").read_text())
-    for category in content["categories"]:
-        category["name"] += " (new)"
-    (folder / "truth.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="none of the categories is a class of Cityscapes"):
-        evaluate(folder)
-
-
-def test_boxes_only(folder):
-    entries = json.loads((folder / "results.json").read_text())
-    for one in entries:
-        one["bbox"] = [0, 0, 9, 9]
+def test_other_classes_and_boxes_only(folder):
+    truth, entries = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("truth", "results")
+    )
+    boxes = [{**one, "bbox": [0, 0, 9, 9]} for one in entries]
+    for one in boxes:
         del one["segmentation"]
-    (folder / "results.json").write_text(json.dumps(entries))
+    write_files(folder, truth, boxes)
     with pytest.raises(UserError, match="scores masks; the detections have boxes only"):
+        evaluate(folder)
+    for category in truth["categories"]:
+        category["name"] += " (new)"
+    write_files(folder, truth, entries)
+    with pytest.raises(UserError, match="none of the categories is a class of Cityscapes"):
         evaluate(folder)
 
 

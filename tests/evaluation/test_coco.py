@@ -1,42 +1,23 @@
 """COCO metrics of random sets equal pycocotools' own, and wrong result files are reported."""
 
-import contextlib
-import copy
-import io
-import json
 import sys
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from mrcnn.errors import UserError
-from mrcnn.evaluation.coco import FIELDS
 from mrcnn.evaluation.result_files import kinds_of, read_results
 from mrcnn.evaluation.truth import GroundTruth
-from tests.helpers.random_results import metrics_of, random_set
+from tests.helpers.random_results import (
+    METRICS,
+    metrics_of,
+    random_set,
+    scored_by_pycocotools,
+    write_files,
+)
 
-ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
-PER_CLASS = {"AP": (slice(None), 0), "AP50": (0, 0), "AP75": (5, 0), "APs": (slice(None), 1),
+POSITIONS = {"AP": (slice(None), 0), "AP50": (0, 0), "AP75": (5, 0), "APs": (slice(None), 1),
              "APm": (slice(None), 2), "APl": (slice(None), 3)}  # fmt: skip
-
-
-def scored_by_pycocotools(truth: dict, entries: list[dict], kind: str) -> COCOeval:
-    """Score by its own reading of results and its own summary; masks without their boxes."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = copy.deepcopy(truth)
-        coco.createIndex()
-        kept = ("image_id", "category_id", "score", FIELDS[kind])
-        own = [{name: entry[name] for name in kept} for entry in copy.deepcopy(entries)]
-        found = coco.loadRes(own) if own else COCO()
-        evaluator = COCOeval(coco, found, kind)
-        evaluator.params.imgIds, evaluator.params.catIds = sorted(coco.imgs), sorted(coco.cats)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return evaluator
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -46,9 +27,10 @@ def test_random_sets(seed, kind):
     truth, entries = random_set(seed)
     metrics = metrics_of(truth, entries, kind)
     evaluator = scored_by_pycocotools(truth, entries, kind)
-    assert [metrics[name] for name in ORDER] == evaluator.stats.tolist()
+    evaluator.summarize()
+    assert [metrics[name] for name in METRICS] == evaluator.stats.tolist()
     for k, category in enumerate(truth["categories"]):
-        for name, (at, area) in PER_CLASS.items():
+        for name, (at, area) in POSITIONS.items():
             values = evaluator.eval["precision"][at, ..., k, area, 2]
             expected = np.mean(values) if values.max() > -1 else -1
             assert metrics[f"{name}/{category['name']}"] == expected
@@ -75,20 +57,19 @@ def test_a_backend_that_is_not_installed(monkeypatch):
 # Files of results
 
 
-def write(path, entries):
-    path.write_text(json.dumps(entries, default=bytes.decode))
-    return path
+def read(folder, truth: dict, entries: object) -> list[dict]:
+    write_files(folder, truth, entries)
+    return read_results(folder / "results.json", GroundTruth.from_records(truth))
 
 
 def test_a_file_of_results(tmp_path):
-    records, entries = random_set(2)
-    truth = GroundTruth.from_records(records)
-    read = read_results(write(tmp_path / "both.json", entries), truth)
-    assert kinds_of(read) == ("bbox", "segm")
-    assert metrics_of(records, read, "segm") == metrics_of(records, entries, "segm")
+    truth, entries = random_set(2)
+    content = read(tmp_path, truth, entries)
+    assert kinds_of(content) == ("bbox", "segm")
+    assert metrics_of(truth, content, "segm") == metrics_of(truth, entries, "segm")
     del entries[3]["bbox"]
-    assert kinds_of(read_results(write(tmp_path / "masks.json", entries), truth)) == ("segm",)
-    assert read_results(write(tmp_path / "none.json", []), truth) == []
+    assert kinds_of(read(tmp_path, truth, entries)) == ("segm",)
+    assert read(tmp_path, truth, []) == []
 
 
 BAD_ENTRIES = {
@@ -97,7 +78,7 @@ BAD_ENTRIES = {
     "a name for a class": ({"category_id": "cat"}, "category_id must be a whole number"),
     "half a class": ({"category_id": 2.5}, "category_id must be a whole number, got 2.5"),
     "no score": ({"score": None}, "score must be a finite number, got None"),
-    "score that is no number": ({"score": float("nan")}, "score must be a finite number, got nan"),
+    "NaN for a score": ({"score": float("nan")}, "score must be a finite number, got nan"),
     "three numbers": ({"bbox": [1, 2, 3]}, r"bbox must be four finite numbers .*, got \[1, 2, 3\]"),
     "reversed box": ({"bbox": [1, 2, -3, 4]}, "bbox must be four finite numbers"),
     "polygon": ({"segmentation": [[1, 1, 9, 1, 9, 9]]}, r"RLE whose size is \[240, 320\]"),
@@ -107,7 +88,7 @@ BAD_ENTRIES = {
     "mask cut short": (
         {"segmentation": {"size": [240, 320], "counts": "01"}}, "RLE that fills the image"
     ),
-    "list of run lengths": (
+    "list of counts": (
         {"segmentation": {"size": [240, 320], "counts": [5, 76795]}}, "compressed RLE that"
     ),
 }  # fmt: skip
@@ -119,15 +100,22 @@ def test_bad_entries(case, tmp_path):
     change, message = BAD_ENTRIES[case]
     truth, entries = random_set(2)
     entries[4].update(change)
-    file = write(tmp_path / "results.json", entries)
     with pytest.raises(UserError, match=message) as caught:
-        read_results(file, GroundTruth.from_records(truth))
-    assert f"{file}: entry 4: " in str(caught.value)
+        read(tmp_path, truth, entries)
+    assert f"{tmp_path / 'results.json'}: entry 4: " in str(caught.value)
 
 
-def test_entries_without_shapes(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": 1}, "must be a list of detections, got {'a': 1}"),
+        ([3], "entry 0 lacks all fields, got 3"),
+        ([{"image_id": 5, "category_id": 4, "bbox": [0, 0, 1, 1]}], "entry 0 lacks score"),
+        ([{"image_id": 30, "category_id": 2, "score": 0.5}], "neither has every entry a bbox, nor"),
+    ],
+)
+def test_bad_results(content, message, tmp_path):
     truth, _ = random_set(2)
-    entry = {"image_id": truth["images"][0]["id"], "category_id": 2, "score": 0.5}
-    file = write(tmp_path / "results.json", [entry])
-    with pytest.raises(UserError, match=r"results\.json: neither has every entry a bbox"):
-        read_results(file, GroundTruth.from_records(truth))
+    truth["images"][0]["id"] = 30
+    with pytest.raises(UserError, match=rf"results\.json: {message}"):
+        read(tmp_path, truth | {"annotations": []}, content)

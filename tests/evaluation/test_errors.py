@@ -10,7 +10,7 @@ from mrcnn import evaluate as command
 from mrcnn.errors import UserError
 from mrcnn.evaluation.errors import ErrorAnalysis, find_errors
 from mrcnn.evaluation.truth import GroundTruth
-from tests.helpers.random_results import CATEGORIES, random_set
+from tests.helpers.random_results import CATEGORIES, random_set, write_files
 
 
 def scene() -> tuple[dict, list[dict]]:
@@ -75,9 +75,7 @@ def test_the_flags(tmp_path, capsys):
     """--plots draws and prints; the JSON holds the errors, too."""
     truth, entries = random_set(2)
     truth["categories"][0]["name"] = "_a $100 bill$"
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
-    flags = ["--results", tmp_path / "results.json", "--ground-truth", tmp_path / "truth.json"]
+    flags = write_files(tmp_path, truth, entries)
     flags += ["--plots", tmp_path / "new" / "errors.png", "--json", tmp_path / "metrics.json"]
     command.main([str(flag) for flag in flags])
     output = capsys.readouterr().out

@@ -6,7 +6,7 @@ import pytest
 
 from mrcnn import evaluate as command
 from mrcnn.errors import UserError
-from tests.helpers.random_results import metrics_of, random_set
+from tests.helpers.random_results import metrics_of, random_set, write_files
 
 
 @pytest.fixture
@@ -14,9 +14,8 @@ def folder(tmp_path):
     """A random set as files: truth.json, results.json, and a folder of a data set."""
     truth, entries = random_set(4)
     (tmp_path / "data" / "images").mkdir(parents=True)
-    for path in (tmp_path / "truth.json", tmp_path / "data" / "val.json"):
-        path.write_text(json.dumps(truth))
-    (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
+    (tmp_path / "data" / "val.json").write_text(json.dumps(truth))
+    write_files(tmp_path, truth, entries)
     return tmp_path
 
 
@@ -54,7 +53,7 @@ def test_detections_of_unknown_categories(folder, capsys):
     truth, entries = random_set(4)
     for entry in entries:
         entry["category_id"] = [c["id"] for c in truth["categories"]].index(entry["category_id"])
-    (folder / "results.json").write_text(json.dumps(entries, default=bytes.decode))
+    write_files(folder, truth, entries)
     output = evaluate(folder, capsys, "--ground-truth", folder / "truth.json")
     wrong = sum(entry["category_id"] != 2 for entry in entries)
     assert (
@@ -67,10 +66,7 @@ WRONG = {
     "nothing to score": (["--data", "d"], "name either --weights, to detect, or --results"),
     "both": (["--weights", "w", "--results", "r", "--data", "d"], "name either --weights, to"),
     "no truth": (["--results", "r"], "name either --data, the folder of a data set, or --ground"),
-    "two truths": (
-        ["--results", "r", "--data", "d", "--ground-truth", "g"],
-        "either --data, the",
-    ),
+    "two truths": (["--results", "r", "--data", "d", "--ground-truth", "g"], "either --data, the"),
     "no images": (["--weights", "w", "--ground-truth", "g"], "--weights needs images: name --data"),
     "written again": (["--results", "r", "--data", "d", "--out", "o"], "no detections are written"),
 }

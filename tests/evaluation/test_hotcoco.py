@@ -1,30 +1,24 @@
 """`--backend hotcoco` gives pycocotools' metrics, bit-identical."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 from pycocotools import mask as rle_codec
 
 from mrcnn import evaluate as command
-from tests.helpers.random_results import HEIGHT, WIDTH, metrics_of, random_set
+from tests.helpers.random_results import HEIGHT, WIDTH, metrics_of, random_set, write_files
 
 pytest.importorskip("hotcoco", reason="the extra [eval] is not installed")
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_published_metrics(shared_data, kind):
-    """COCO's own example and its 24 metrics."""
+def test_example(shared_data, kind):
+    """COCO's own example, whose metrics with pycocotools are the published ones."""
     folder = shared_data / "coco_eval"
     truth = json.loads((folder / "instances_val2014_100.json").read_text())
     entries = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
     metrics = metrics_of(truth, entries, kind, backend="hotcoco")
-    text = (folder / "val2014_fake_eval_res.txt").read_text()
-    section = text.partition(f"type={kind}")[2].partition("-----")[0]
-    expected = [float(value) for value in re.findall(r"\] = (\d\.\d+)", section)]
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
-    assert [round(metrics[name], 3) for name in names] == expected
     assert metrics == metrics_of(truth, entries, kind)
 
 
@@ -41,7 +35,7 @@ def test_random_sets(seed, kind):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_polygons_of_any_shape(seed):
-    """Several rings that overlap, cross themselves and leave the image; crowd run lengths."""
+    """Several rings that overlap, cross themselves and leave the image; crowds as counts."""
     rng = np.random.default_rng(seed)
     truth, entries = random_set(seed)
     for record in truth["annotations"]:
@@ -52,10 +46,8 @@ def test_polygons_of_any_shape(seed):
         mask = rle_codec.merge(rle_codec.frPyObjects(record["segmentation"], HEIGHT, WIDTH))
         record["area"] = float(rle_codec.area(mask))
         if record["iscrowd"]:
-            record["segmentation"] = {
-                "size": [HEIGHT, WIDTH],
-                "counts": [999, HEIGHT * WIDTH - 999],
-            }
+            counts = [999, HEIGHT * WIDTH - 999]
+            record["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
         for entry in rng.choice(entries, min(3, len(entries)), replace=False):
             entry.update(image_id=record["image_id"], segmentation=mask)
     expected = metrics_of(truth, entries, "segm")
@@ -63,11 +55,8 @@ def test_polygons_of_any_shape(seed):
 
 
 def test_the_flag(tmp_path, capsys):
-    truth, entries = random_set(4)
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
-    flags = ["--results", tmp_path / "results.json", "--ground-truth", tmp_path / "truth.json"]
-    command.main([str(flag) for flag in flags])
+    flags = write_files(tmp_path, *random_set(4))
+    command.main(flags)
     expected = capsys.readouterr().out
-    command.main([str(flag) for flag in [*flags, "--backend", "hotcoco"]])
+    command.main([*flags, "--backend", "hotcoco"])
     assert capsys.readouterr().out == expected

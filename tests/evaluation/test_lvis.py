@@ -8,7 +8,7 @@ import pytest
 from mrcnn import evaluate as command
 from mrcnn.errors import UserError
 from tests.helpers.lvis_cases import METRICS, federated_set
-from tests.helpers.random_results import metrics_of, random_set
+from tests.helpers.random_results import metrics_of, random_set, write_files
 
 pytest.importorskip("hotcoco", reason="the extra [eval] is not installed")
 
@@ -35,7 +35,7 @@ def test_stored_metrics(case):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(12))
 def test_all_annotated_is_coco(seed, kind):
-    """Every category is known in every image, nothing is crowded: pycocotools says the same."""
+    """Every category is known in every image, nothing is crowded: pycocotools gives the same."""
     truth, entries = random_set(seed)
     every = [category["id"] for category in truth["categories"]]
     for image in truth["images"]:
@@ -114,17 +114,8 @@ def test_some_images():
 # The command
 
 
-@pytest.fixture
-def folder(tmp_path):
-    truth, entries = federated_set(0)
-    (tmp_path / "lvis.json").write_text(json.dumps(truth))
-    (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
-    return tmp_path
-
-
-def test_the_command(folder, capsys):
-    flags = ["--results", folder / "results.json", "--ground-truth", folder / "lvis.json"]
-    command.main([str(flag) for flag in [*flags, "--protocol", "lvis"]])
+def test_the_command(tmp_path, capsys):
+    command.main([*write_files(tmp_path, *federated_set(0)), "--protocol", "lvis"])
     note, *lines = capsys.readouterr().out.splitlines()
     assert note.startswith("LVIS: a class that an image's record does not name is unknown")
     assert lines[0] == "6 images, at most 300 detections each"
@@ -134,31 +125,28 @@ def test_the_command(folder, capsys):
     assert lines[3].split()[1:] == [f"{expected[name]:.3f}" for name in names]
 
 
-BROKEN = {
-    "an image": ("images", "neg_category_ids", "image 3: neg_category_ids must be a list"),
-    "a category": ("categories", "frequency", "category 1: frequency must be r, c or f"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_annotations_that_are_not_lvis(folder, case):
-    table, field, message = BROKEN[case]
-    truth = json.loads((folder / "lvis.json").read_text())
+@pytest.mark.parametrize(
+    ("table", "field", "message"),
+    [
+        ("images", "neg_category_ids", "image 3: neg_category_ids must be a list"),
+        ("categories", "frequency", "category 1: frequency must be r, c or f"),
+    ],
+)
+def test_annotations_that_are_not_lvis(tmp_path, table, field, message):
+    truth, entries = federated_set(0)
     del truth[table][0][field]
-    (folder / "lvis.json").write_text(json.dumps(truth))
-    flags = ["--results", folder / "results.json", "--ground-truth", folder / "lvis.json"]
-    with pytest.raises(UserError, match=rf"lvis\.json: {message}.*got None"):
-        command.main([str(flag) for flag in [*flags, "--protocol", "lvis"]])
+    with pytest.raises(UserError, match=rf"truth\.json: {message}.*got None"):
+        command.main([*write_files(tmp_path, truth, entries), "--protocol", "lvis"])
 
 
-def test_a_backend_of_coco(folder):
+def test_a_backend_of_coco():
     flags = ["--results", "r", "--ground-truth", "t", "--protocol", "lvis"]
     with pytest.raises(UserError, match="--backend hotcoco: goes with --protocol coco only"):
         command.main([*flags, "--backend", "hotcoco"])
 
 
-def test_without_hotcoco(folder, monkeypatch):
+def test_without_hotcoco(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "hotcoco", None)
-    flags = ["--results", folder / "results.json", "--ground-truth", folder / "lvis.json"]
+    flags = write_files(tmp_path, *federated_set(0))
     with pytest.raises(UserError, match=r"--protocol lvis: .*pip install 'mrcnn\[eval\]'"):
-        command.main([str(flag) for flag in [*flags, "--protocol", "lvis"]])
+        command.main([*flags, "--protocol", "lvis"])

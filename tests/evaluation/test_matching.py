@@ -1,18 +1,15 @@
 """Errors of a detector are counted: hand-made scenes, and pycocotools' own precision."""
 
-import contextlib
-import io
 import json
 
 import numpy as np
 import pytest
 from pycocotools import mask as rle_codec
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from mrcnn.evaluation import matching
 from mrcnn.evaluation.matching import ImagePair
 from mrcnn.evaluation.truth import GroundTruth
+from tests.helpers.random_results import scored_by_pycocotools
 
 CATEGORIES = [{"id": 30, "name": "dog"}, {"id": 7, "name": "cat"}]  # labels 1 and 0
 CAT, DOG = 7, 30
@@ -234,17 +231,7 @@ def test_hundreds_of_detections_in_an_image():
 
 def precision_of_pycocotools(truth: dict, entries: list[dict], kind: str, limit: int):
     """(IoU thresholds, recalls, classes)."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        evaluator = COCOeval(
-            coco, coco.loadRes(json.loads(json.dumps(entries, default=bytes.decode)))
-        )
-        evaluator.params.iouType = kind
-        evaluator.params.maxDets = [limit]
-        evaluator.evaluate()
-        evaluator.accumulate()
+    evaluator = scored_by_pycocotools(truth, entries, kind, [limit])
     return evaluator.eval["precision"][:, :, :, 0, 0]
 
 

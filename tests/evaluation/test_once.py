@@ -1,6 +1,5 @@
 """An evaluation reads, checks and scores everything once, also for its report and its figure."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from mrcnn import evaluate, report, train
 from mrcnn.data import problems
 from mrcnn.evaluation import evaluator, result_files, truth
 from tests.helpers import short_runs
-from tests.helpers.random_results import random_set
+from tests.helpers.random_results import random_set, write_files
 from tests.reports.test_run_report import make_run
 
 
@@ -39,10 +38,7 @@ def calls(monkeypatch) -> Counter[str]:
 
 
 def test_the_command(tmp_path, calls):
-    records, entries = random_set(2)
-    (tmp_path / "truth.json").write_text(json.dumps(records))
-    (tmp_path / "results.json").write_text(json.dumps(entries, default=bytes.decode))
-    flags = ["--results", tmp_path / "results.json", "--ground-truth", tmp_path / "truth.json"]
+    flags = write_files(tmp_path, *random_set(2))
     flags += ["--errors", "--plots", tmp_path / "errors.png", "--json", tmp_path / "metrics.json"]
     evaluate.main([str(flag) for flag in flags])
     names = ("truth.json", "results.json", "filled", "checked", "COCOeval")

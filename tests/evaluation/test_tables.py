@@ -5,16 +5,14 @@ import json
 import pytest
 
 from mrcnn.evaluation.tables import format_metrics, metrics_tree
-
-ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
-PER_CLASS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+from tests.helpers.random_results import METRICS, PER_CLASS
 
 
 def metrics_of(classes: dict[str, float], kinds=("bbox", "segm")) -> dict[str, float]:
     """Return metrics of classes with this AP; masks are 0.01 worse."""
     metrics = {"images": 3, "max_detections": 100, "images_at_limit": 0}
     for kind in kinds:
-        metrics |= {f"{kind}_{name}": 0.25 for name in ORDER} | {f"{kind}_APl": -1.0}
+        metrics |= {f"{kind}_{name}": 0.25 for name in METRICS} | {f"{kind}_APl": -1.0}
         for name, value in classes.items():
             value = value - 0.01 * (kind == "segm") if value > -1 else -1
             metrics |= {f"{kind}_{metric}/{name}": value for metric in PER_CLASS}
@@ -39,7 +37,7 @@ def test_details():
     """All 12 metrics of each kind, and 7 of each class."""
     lines = format_metrics(metrics_of({"cat": 0.5, "dog": 0.25}), details=True).splitlines()
     assert lines[1].split() == ["bbox", "segm"]
-    assert [line.split()[0] for line in lines[2:14]] == list(ORDER)
+    assert [line.split()[0] for line in lines[2:14]] == list(METRICS)
     assert lines[7].split()[:3] == ["APl", "-", "-"]
     assert lines[8] == "AR1      0.250   0.250  recall with 1 detection"
     assert lines[15].split() == ["boxes", "of", *PER_CLASS]
@@ -77,7 +75,7 @@ def test_the_tree_for_machines():
     assert tree["images"] == 3
     assert tree["bbox"]["AP"] == 0.25
     assert tree["bbox"]["APl"] is None
-    assert set(tree["segm"]) == {*ORDER, "classes"}
+    assert set(tree["segm"]) == {*METRICS, "classes"}
     assert tree["segm"]["classes"]["a/b"] == dict.fromkeys(PER_CLASS, 0.49)
     assert tree["segm"]["classes"]["dog"]["AP"] is None
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree

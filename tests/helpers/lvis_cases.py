@@ -1,7 +1,6 @@
 """A federated data set and detections, the same with every version of every library.
 
-`python -m tests.helpers.lvis_cases` writes lvis_metrics.json again,
-with the `lvis` package (0.5.3).
+`python -m tests.helpers.lvis_cases` writes lvis_metrics.json with the `lvis` package (0.5.3).
 """
 
 import copy
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as rle_codec
 
-HEIGHT, WIDTH = 240, 320
+from tests.helpers.random_results import HEIGHT, WIDTH, corners
+
 METRICS = Path(__file__).with_name("lvis_metrics.json")
 LIMITS = (300, 20)  # detections per image
 
@@ -39,7 +39,7 @@ def federated_set(seed: int) -> tuple[dict, list[dict]]:
                 boxes.append((category, box))
                 annotations.append(
                     {"id": len(annotations) + 1, "image_id": image_id, "category_id": category,
-                     "bbox": box, "area": box[2] * box[3] * 0.75, "segmentation": [ring(box)]}
+                     "bbox": box, "area": box[2] * box[3] * 0.75, "segmentation": [corners(*box)]}
                 )  # fmt: skip
         for category, box in boxes:
             for _ in range(int(rng.random() * 3)):
@@ -61,15 +61,9 @@ def random_box(rng: random.Random) -> list[float]:
 
 
 def entry(image_id: int, category: int, box: list[float], rng: random.Random) -> dict:
-    mask = rle_codec.frPyObjects([ring(box)], HEIGHT, WIDTH)[0]
+    mask = rle_codec.frPyObjects([corners(*box)], HEIGHT, WIDTH)[0]
     return {"image_id": image_id, "category_id": category, "score": int(rng.random() * 16) / 16,
             "bbox": box, "segmentation": mask}  # fmt: skip
-
-
-def ring(box: list[float]) -> list[float]:
-    x, y, width, height = box
-    right, bottom, middle = x + width, y + height, x + width / 2
-    return [x, y, middle, y, right, y + height / 2, right, bottom, x, bottom]
 
 
 def metrics_of_lvis(truth: dict, entries: list[dict], kind: str, limit: int) -> dict[str, float]:

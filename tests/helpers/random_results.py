@@ -1,14 +1,24 @@
 """Annotations and detections drawn at random, with all that scores treat specially."""
 
-from collections.abc import Collection
+import contextlib
+import copy
+import io
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as rle_codec
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from mrcnn.evaluation.coco import FIELDS
 from mrcnn.evaluation.evaluation import Protocol, score
 from mrcnn.evaluation.truth import GroundTruth
 
 HEIGHT, WIDTH = 240, 320
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR", "ARs", "ARm", "ARl")
+PER_CLASS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 CATEGORIES = {2: "cat", 5: "dog", 6: "cow", 90: "owl"}  # gaps between the ids
 
 
@@ -42,10 +52,8 @@ def random_set(seed: int, images: int = 5) -> tuple[dict, list[dict]]:
     if seed % 10 != 9:
         extra = 130 if seed % 3 == 0 else 12
         boxes += [(ids[-2], classes[0], *box) for box in random_boxes(rng, extra)]
-        boxes += [
-            (int(rng.choice(ids[1:])), int(rng.choice(classes)), *box)
-            for box in random_boxes(rng, 10)
-        ]
+        for box in random_boxes(rng, 10):
+            boxes.append((int(rng.choice(ids[1:])), int(rng.choice(classes)), *box))
     for image, category, x, y, width, height in boxes:
         ring = corners(x, y, width, height)
         entries.append(
@@ -71,8 +79,7 @@ def random_boxes(rng: np.random.Generator, count: int) -> list[tuple[float, ...]
 
 def corners(x: float, y: float, width: float, height: float) -> list[float]:
     """A polygon of three quarters of a box."""
-    right, bottom = x + width, y + height
-    middle = x + width / 2
+    right, bottom, middle = x + width, y + height, x + width / 2
     return [x, y, middle, y, right, y + height / 2, right, bottom, x, bottom]
 
 
@@ -85,12 +92,36 @@ def metrics_of(
     **protocol: object,
 ) -> dict[str, float]:
     """Score entries against records; the names of metrics are without their kind."""
-    evaluation = score(
-        GroundTruth.from_records(truth, image_ids), entries, [kind], limit, Protocol(**protocol)
-    )
-    prefix = f"{kind}_"
+    ground_truth = GroundTruth.from_records(truth, image_ids)
+    metrics = score(ground_truth, entries, [kind], limit, Protocol(**protocol)).metrics
     return {
-        name.removeprefix(prefix): value
-        for name, value in evaluation.metrics.items()
-        if name.startswith(prefix)
+        name.removeprefix(f"{kind}_"): value
+        for name, value in metrics.items()
+        if name.startswith(f"{kind}_")
     }
+
+
+def scored_by_pycocotools(
+    truth: dict, entries: list[dict], kind: str, limits: Sequence[int] = (1, 10, 100)
+) -> COCOeval:
+    """Score by pycocotools' own reading of results; masks without their boxes."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = copy.deepcopy(truth)
+        coco.createIndex()
+        kept = ("image_id", "category_id", "score", FIELDS[kind])
+        own = [{name: entry[name] for name in kept} for entry in copy.deepcopy(entries)]
+        evaluator = COCOeval(coco, coco.loadRes(own) if own else COCO(), kind)
+        evaluator.params.imgIds, evaluator.params.catIds = sorted(coco.imgs), sorted(coco.cats)
+        evaluator.params.maxDets = list(limits)
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator
+
+
+def write_files(folder: Path, truth: dict, entries: list[dict]) -> list[str]:
+    """Write truth.json and results.json; return the flags of `mrcnn evaluate` for them."""
+    files = {"--ground-truth": folder / "truth.json", "--results": folder / "results.json"}
+    for file, content in zip(files.values(), (truth, entries), strict=True):
+        file.write_text(json.dumps(content, default=bytes.decode))
+    return [str(word) for flag in files.items() for word in flag]
