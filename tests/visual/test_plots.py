@@ -21,9 +21,9 @@ ROWS = [
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], []], ids=["a run", "not evaluated", "no steps"])
 def test_training_curves(tmp_path, rows):
     plots.save_training_curves(tmp_path / "curves.png", rows)
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.size[0] > 1000
-        pixels = np.asarray(picture.convert("RGB"))
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.size[0] > 1000
+        pixels = np.asarray(image.convert("RGB"))
     coloured = (pixels.max(axis=2).astype(int) - pixels.min(axis=2) > 60).sum()
     assert (coloured > 100) == bool(rows)
 
@@ -70,13 +70,9 @@ def test_the_style_sheet_has_the_same_colours():
         assert f"{variable[4:-1]}: {colour};" in light
 
 
-def test_flat_and_constant_lines():
+def test_lines_of_one_point_and_of_many():
     assert "<path" in chart_svg(Chart("t", "step", [Line("a", [5], [0.0])], (5, 5)))
-
-
-def test_many_points_are_averaged():
-    values = plots._thinned([i % 5 for i in range(1000)])
-    assert values == [2.0] * 200
+    assert plots._thinned([i % 5 for i in range(1000)]) == [2.0] * 200
     assert plots._thinned([1, 2]) == [1, 2]
 
 
