@@ -1,4 +1,6 @@
-"""Detect objects in an image without mrcnn: python onnx_predict.py model.onnx photo.jpg overlay.png
+"""Detect objects in an image without mrcnn.
+
+Usage: python onnx_predict.py model.onnx photo.jpg overlay.png
 
 The model is a file of `mrcnn export --preprocess`. Needs onnxruntime, numpy and Pillow.
 """

@@ -10,10 +10,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-ENFORCED = False  # until the package is clean
-
 ROOT = Path(__file__).parents[1]
 PLACES = ("mrcnn", "csrc", "docs", "README.md", "CONTRIBUTING.md", "examples", "benchmarks")
 SUFFIXES = {".py", ".md", ".cpp", ".cu", ".cuh", ".h", ".html", ".j2", ".css", ".js", ".ipynb"}
@@ -125,7 +121,6 @@ def files(places: tuple[str, ...]) -> list[Path]:
     return paths
 
 
-@pytest.mark.skipif(not ENFORCED, reason="the package is not clean yet")
 def test_words() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {words!r}; write: {instead}"

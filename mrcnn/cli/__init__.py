@@ -1,0 +1,1 @@
+"""The command line: the table of commands, flags from dataclasses, progress lines."""

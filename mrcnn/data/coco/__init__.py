@@ -1,0 +1,1 @@
+"""COCO annotations: read, check, convert to records, write."""

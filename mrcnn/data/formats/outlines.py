@@ -34,7 +34,7 @@ def check_point(point: object, size: Size, label: str) -> None:
 
 
 def read_points(value: object, size: Size, label: str, least: int = 0) -> list[float]:
-    """Flatten a list of at least `least` points [x, y] to x, y, x, y, …
+    """Flatten a list of at least `least` points [x, y] to numbers x, y, x, y, ….
 
     Raises:
         RuleError: If it is not such a list.

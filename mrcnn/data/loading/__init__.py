@@ -1,0 +1,1 @@
+"""From a data set to batches: order, training images, worker processes, loaders."""

@@ -1,0 +1,1 @@
+"""Backbones: modules that return one feature map per stage."""
