@@ -233,10 +233,9 @@ def test_targets_are_drawn_as_the_network_sees_them():
 
 
 def test_mosaic():
-    images = [
-        np.full((h, w, 3), 200 + i, np.uint8) for i, (h, w) in enumerate([(5, 9), (7, 3)] * 3)
-    ]
-    sheet = mosaic(images[:5])  # 9, 3, 9 and 3, 9 wide
+    sizes = [(5, 9), (7, 3), (5, 9), (7, 3), (5, 9)]  # three, and two below
+    images = [np.full((*size, 3), 200 + i, np.uint8) for i, size in enumerate(sizes)]
+    sheet = mosaic(images)
     assert sheet.shape == (7 + 7 + 3 * 6, 9 + 9 + 9 + 4 * 6, 3)
     for i, image in enumerate(images):
         assert (sheet == 200 + i).all(axis=2).sum() == image.shape[0] * image.shape[1]
