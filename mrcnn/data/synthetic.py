@@ -7,9 +7,7 @@ any other data.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from PIL import Image
 
 from mrcnn.data.formats import Split
 from mrcnn.errors import UserError
+from mrcnn.io.atomic import creating_folder
 from mrcnn.ops.rle import area, bounding_box, encode
 
 Floats = NDArray[np.float64]
@@ -58,18 +57,12 @@ def write_shapes(
     if _parameters(folder) != parameters:
         if folder.exists() and any(folder.iterdir()) and _parameters(folder) is None:
             raise UserError(f"{folder}: has other files; name an empty folder for the shapes")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with creating_folder(folder) as draft:
             (draft / "images").mkdir()
             for number, (split, count) in enumerate((("train", train), ("val", val))):
                 _write_split(draft, split, count, size, (seed, number))
             (draft / "shapes.json").write_text(json.dumps(parameters))
-            draft.chmod(0o755)
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     return {name: Split(folder / f"{name}.json", folder / "images") for name in ("train", "val")}
 
 

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,15 +22,9 @@ _DRAFTS = ".draft-" + 16 * "[0-9a-f]" + "*"
 def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a draft file to write, which then replaces `path` atomically.
 
-    After a failure or a crash, `path` is what it was before. The draft is in the same folder, which
-    is created if needed. `sweep_drafts` removes the drafts that a crash left behind.
-
-    Args:
-        path: file to create or replace.
-        size: number of bytes that will be written, for the error message.
-
-    Yields:
-        Path of the draft, an empty file.
+    After a failure or a crash, `path` is what it was before. The draft is an empty file in the same
+    folder, which is created if needed. `sweep_drafts` removes the drafts that a crash left behind.
+    `size` is the number of bytes that will be written, for the error message.
 
     Raises:
         UserError: if the file cannot be written.
@@ -59,6 +55,23 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
             f"{path}: cannot be written ({error.strerror or error}{needed}); "
             "choose another location or free some space there"
         ) from error
+
+
+@contextmanager
+def creating_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder to fill, which then becomes `folder`, whole or not at all.
+
+    Raises:
+        OSError: if the folder cannot be written, or exists and is not empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def sweep_drafts(folder: Path) -> list[Path]:

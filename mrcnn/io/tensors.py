@@ -33,15 +33,10 @@ class ForeignError(DamagedError):
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], field: str, values: Mapping[str, Any]
 ) -> None:
-    """Write tensors and plain values atomically.
+    """Write tensors, and values as JSON in the metadata field `field`, atomically.
 
-    This needs memory for two copies of the file, and for copies of tensors that are not row-major.
-
-    Args:
-        path: file to write.
-        tensors: dense tensors of any memory format, on any device; may share memory.
-        field: name of the metadata field.
-        values: values for JSON, stored in that field.
+    Tensors are dense, of any memory format and on any device, and may share memory. This needs
+    memory for two copies of the file, and for copies of tensors that are not row-major.
 
     Raises:
         UserError: if the file cannot be written.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from mrcnn.data.coco.read import CocoDataset
 from mrcnn.data.coco.truth import as_coco
 from mrcnn.errors import UserError
-from mrcnn.io.atomic import write_json
+from mrcnn.io.atomic import creating_folder, write_json
 
 
 def check_target(source: Path, target: Path) -> None:
@@ -39,41 +38,27 @@ def write_coco(datasets: dict[str, CocoDataset], target: Path) -> tuple[int, int
     Raises:
         UserError: If the system cannot write there.
     """
+    paths = {
+        name: [dataset.path(i).absolute() for i in range(len(dataset))]
+        for name, dataset in datasets.items()
+    }
+    images = set().union(*paths.values())
+    common = Path(os.path.commonpath([path.parent for path in images]))
     try:
-        return _write(datasets, target)
+        with creating_folder(target) as draft:
+            for name, dataset in datasets.items():
+                content = as_coco(dataset)
+                for path, record in zip(paths[name], content["images"], strict=True):
+                    record["file_name"] = path.relative_to(common).as_posix()
+                write_json(draft / f"{name}.json", content)
+            linked = sum(
+                _link_or_copy(path, draft / "images" / path.relative_to(common)) for path in images
+            )
     except OSError as error:
         raise UserError(
             f"{target}: cannot be written ({error.strerror or error}); "
             "name another folder, or make room there"
         ) from error
-
-
-def _write(datasets: dict[str, CocoDataset], target: Path) -> tuple[int, int]:
-    folders = {
-        dataset.path(i).absolute().parent
-        for dataset in datasets.values()
-        for i in range(len(dataset))
-    }
-    common = Path(os.path.commonpath([*folders]))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        linked, images = 0, set()
-        for name, dataset in datasets.items():
-            content = as_coco(dataset)
-            for i, record in enumerate(content["images"]):
-                path = dataset.path(i).absolute()
-                record["file_name"] = path.relative_to(common).as_posix()
-                if path not in images:
-                    images.add(path)
-                    linked += _link_or_copy(path, draft / "images" / record["file_name"])
-            write_json(draft / f"{name}.json", content)
-        draft.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        os.replace(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return linked, len(images) - linked
 
 
@@ -97,15 +82,9 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Convert the detections of one image to entries of a COCO result file, without `image_id`.
 
-    Boxes are rounded to 1/1000 pixel. So x and width in a file survive float32 corners, and an
-    overlap that equals a threshold stays equal.
-
-    Args:
-        boxes: (D, 4) xyxy.
-        scores: (D,).
-        labels: (D,) positions in `category_ids`.
-        rles: D masks, or none.
-        category_ids: Category id of each label.
+    The D boxes are xyxy; there is an RLE for each, or none at all. Boxes are rounded to 1/1000
+    pixel. So x and width in a file survive float32 corners, and an overlap that equals a threshold
+    stays equal.
     """
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
     entries = []

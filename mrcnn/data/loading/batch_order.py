@@ -36,12 +36,6 @@ def random_numbers(purpose: int, *key: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(key, spawn_key=(purpose,))
 
 
-def orientations(dataset: CocoDataset) -> Ints:
-    """Return (N,): 0 for images at least as wide as high, 1 for the others."""
-    higher: Ints = (dataset.sizes[:, 0] > dataset.sizes[:, 1]).long().numpy()
-    return higher
-
-
 def image_repeats(dataset: CocoDataset, threshold: float) -> Floats:
     """Compute the repeats per image and epoch for repeat-factor sampling, (N,).
 

@@ -17,7 +17,7 @@ from mrcnn.config import ModelConfig
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import CocoDataset
 from mrcnn.data.images import pad_images
-from mrcnn.data.loading.batch_order import Key, batch_keys, image_repeats, orientations
+from mrcnn.data.loading.batch_order import Key, batch_keys, image_repeats
 from mrcnn.data.loading.train_set import OnBadImage, TrainImage, TrainSet
 from mrcnn.data.loading.workers import batches
 from mrcnn.ops import instance_masks
@@ -85,26 +85,13 @@ def train_loader(
 ) -> Iterator[Batch]:
     """Yield the batches of steps `first_step` up to `steps`; each depends on (seed, step) alone.
 
-    The images of a step are split, in order, into world * accumulate equal micro-batches. Process
-    `rank` gets `accumulate` consecutive ones. Hence all processes together see the same images,
-    whatever their number.
+    The `batch_size` images of a step are split, in order, into world * accumulate equal
+    micro-batches. Process `rank` gets `accumulate` consecutive ones. Hence all processes together
+    see the same images, whatever their number.
 
-    Args:
-        dataset: images and annotations.
-        config: of the model.
-        augmentation: random changes of the images.
-        batch_size: images per step, in all processes together.
-        steps: of the whole run.
-        first_step: where a resumed run starts.
-        seed: of the order and the augmentation.
-        workers: processes that read images; 0 reads them in this process.
-        rank: of this training process.
-        world: number of training processes.
-        accumulate: micro-batches of this process per step.
-        group_by_orientation: the images of a step are all wide or all high, which saves padding.
-        repeat_threshold: images of classes that are in a smaller fraction of the images are
-            repeated within an epoch, see `image_repeats`.
-        on_bad_image: as for `TrainSet`.
+    `workers` processes read the images; 0 reads them in this process. With `group_by_orientation`,
+    the images of a step are all wide or all high, which saves padding. For `repeat_threshold` see
+    `image_repeats`, for `on_bad_image` see `TrainSet`.
 
     Raises:
         ValueError: if `batch_size` is not a multiple of world * accumulate, or `rank` is out of
@@ -119,13 +106,14 @@ def train_loader(
             f"accumulated batches = {micro_batches}, got {batch_size}"
         )
     size = batch_size // micro_batches
+    is_high = dataset.sizes[:, 0] > dataset.sizes[:, 1]
     step_keys = batch_keys(
         len(dataset),
         batch_size,
         seed,
         first_step,
         steps,
-        groups=orientations(dataset) if group_by_orientation else None,
+        groups=is_high.long().numpy() if group_by_orientation else None,
         repeats=image_repeats(dataset, repeat_threshold),
     )
     keys = (

@@ -57,9 +57,6 @@ class TrainSet(Dataset[TrainImage]):
         self.augmentation, self.seed = augmentation, seed
         self.on_bad_image = on_bad_image
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, key: Key) -> TrainImage:
         rng = np.random.default_rng(random_numbers(VIEW, self.seed, *key))
         index, image, notes = self._read(key.image)
