@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,12 @@ from tyro.conf import Positional
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.cli.progress import ProgressLine
 from mrcnn.config import MODELS
-from mrcnn.data.checks.advice import Advice, advise
+from mrcnn.data.checks.advice import advise
 from mrcnn.data.checks.check import run_checks
 from mrcnn.data.checks.clean_copy import LOG, write_clean_copy
 from mrcnn.data.checks.findings import ERROR, WARNING, CheckedData, Finding, write_lines
 from mrcnn.data.checks.read import read_leniently
-from mrcnn.data.checks.statistics import Table, tables
+from mrcnn.data.checks.statistics import tables
 from mrcnn.data.coco.write import check_target
 from mrcnn.io.atomic import check_writable
 from mrcnn.reports.data_report import write_data_report
@@ -63,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     with ProgressLine(every=_SECONDS) as line:
         run_checks(data, args.workers, lambda done: line.images(done, total))
     counts = tables(data.images, data.class_names)
-    suggestions = [advise(data.images, name, MODELS[name]) for name in _ADVISED]
-    advice = [suggestion for suggestion in suggestions if suggestion is not None]
+    advice = [a for name in _ADVISED if (a := advise(data.images, name, MODELS[name]))]
     for text in (*data.notes, *(table.to_text() for table in counts)):
         print(text)
     for suggestion in advice:
@@ -72,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     for severity in (WARNING, ERROR):
         _print_findings(data, severity, args.show)
     if args.out is not None:
-        _write_report(args.out, data, counts, advice)
+        write_lines(args.out / FINDINGS, data.findings)
+        page = write_data_report(args.out / PAGE, data, counts, advice)
+        print(f"\n{page}\n{args.out / FINDINGS}")
     if args.fix is not None:
         changes = write_clean_copy(data, args.fix)
         print(f"{args.fix}: a cleaned copy; {len(changes):,} changes, in {args.fix / LOG}")
@@ -101,15 +101,6 @@ def _file_prefix(finding: Finding, folder: Path) -> str:
     if not path.is_file() or finding.text.startswith(str(path)):
         return ""
     return f"{os.path.relpath(path, folder)}: "
-
-
-def _write_report(
-    folder: Path, data: CheckedData, counts: Sequence[Table], advice: Sequence[Advice]
-) -> None:
-    """Write check.html and findings.jsonl."""
-    write_lines(folder / FINDINGS, data.findings)
-    page = write_data_report(folder / PAGE, data, counts, advice)
-    print(f"\n{page}\n{folder / FINDINGS}")
 
 
 if __name__ == "__main__":

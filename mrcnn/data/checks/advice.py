@@ -56,12 +56,9 @@ class Advice:
 
 
 def advise(images: Sequence[ImageSummary], name: str, config: ModelConfig) -> Advice | None:
-    """Suggest flags of training; None without objects.
+    """Suggest flags to train the model `name` of `MODELS` with `config`; None without objects.
 
-    Args:
-        images: Images of all splits.
-        name: A model in `MODELS`, with a pyramid and one anchor size per level.
-        config: Its configuration.
+    The model has a pyramid and one anchor size per level.
     """
     images = [image for image in images if len(image.labels)]
     if not images:

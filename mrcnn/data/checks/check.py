@@ -86,15 +86,9 @@ CHECKS = IMAGE_CHECKS | OBJECT_CHECKS | PAIR_CHECKS | SET_CHECKS  # kind -> its 
 
 
 def run_checks(data: CheckedData, workers: int, progress: Callable[[int], object]) -> None:
-    """Run all checks on what was read, and add what they find to `data`.
+    """Run all checks on what `read_leniently` returned, and add what they find to `data`.
 
-    Args:
-        data: The result of `read_leniently`.
-        workers: Number of processes; 0 works in this one.
-        progress: Called with the number of images done.
-
-    Raises:
-        UserError: If a process dies.
+    There are `workers` processes; 0 works in this one. `progress` takes the number of images done.
     """
     for done, (findings, summary) in enumerate(_all_images(data.splits, workers), start=1):
         data.findings += findings

@@ -17,10 +17,8 @@ LOG = "changes.jsonl"  # in the copy, one change per line
 def write_clean_copy(data: CheckedData, target: Path) -> list[Change]:
     """Write train.json and val.json, or annotations.json for both, and images/.
 
-    Images are linked. Boxes and areas are those of the masks. The source is not changed.
-
-    Returns:
-        The changes, which are also in changes.jsonl there.
+    Images are linked. Boxes and areas are those of the masks. The changes returned are also in
+    changes.jsonl there.
 
     Raises:
         UserError: If nothing is left of a split, or the system cannot write there.

@@ -88,11 +88,7 @@ class DecodedImage:
 
 
 class ImageDecoder:
-    """Decode the images of a split that could be read.
-
-    Raises:
-        ValueError: If the split has no data set.
-    """
+    """Decode the images of a split that could be read."""
 
     def __init__(self, split: CheckedSplit) -> None:
         if split.dataset is None:

@@ -58,14 +58,7 @@ def read_split(
 ) -> CheckedSplit:
     """Read one split, past every record that the reader refuses.
 
-    Args:
-        name: Name of the split.
-        split: Its files.
-        class_names: Classes of the split that was read before, as for `read_coco`.
-        category_ids: Their category ids.
-
-    Raises:
-        UserError: If the annotations are not a JSON object, or there is no folder of images.
+    `class_names` and `category_ids` are those of the split that was read before.
     """
     problems = Problems(split.annotations)
     records = split.records or read_records(split.annotations, problems)
@@ -104,12 +97,9 @@ def read_split(
 def _distinct(splits: dict[str, Split]) -> dict[str, Split]:
     """Return the splits, as "all" if one is used for both."""
     train, val = splits.get("train"), splits.get("val")
-    if train and val and train.annotations == val.annotations:
-        if train.records is None or val.records is None:
-            return {"all": train}
-        if train.records.images == val.records.images:
-            return {"all": train}
-    return splits
+    if not train or not val or train.annotations != val.annotations:
+        return splits
+    return {"all": train} if train.records == val.records else splits
 
 
 def _of_file(split: str, file: Path, text: str) -> Finding:

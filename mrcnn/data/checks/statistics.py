@@ -48,15 +48,7 @@ class Table:
 
 
 def tables(images: Sequence[ImageSummary], class_names: Sequence[str]) -> list[Table]:
-    """Count images, their sizes, objects per image, areas of objects, and classes.
-
-    Args:
-        images: Images of all splits.
-        class_names: Names of the classes.
-
-    Returns:
-        No table if there are no images.
-    """
+    """Count images of all splits, their sizes, objects per image, areas of objects, and classes."""
     splits: Splits = {}
     for image in images:
         splits.setdefault(image.split, []).append(image)

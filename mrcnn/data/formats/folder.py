@@ -42,11 +42,7 @@ class Listing:
         return self.ending(*SUFFIXES)
 
     def text(self, file: str) -> str:
-        """Read a text file in UTF-8.
-
-        Raises:
-            FileError: If it cannot be read, or is too large.
-        """
+        """Read a text file in UTF-8, or raise a `FileError`."""
         path = self.checked(file)
         try:
             return path.read_text(encoding="utf-8-sig")
@@ -82,8 +78,7 @@ class Listing:
     def class_names(self) -> list[str]:
         """Return the lines of classes.txt or a similar file, here or in labels/.
 
-        Raises:
-            FileError: If the file cannot be read, is empty, or holds a name twice.
+        A file that is empty or holds a name twice is a `FileError`.
         """
         paths = [f"{folder}{name}" for folder in ("", "labels/") for name in CLASS_FILES]
         file = next((path for path in paths if path in self.files), None)
@@ -97,11 +92,7 @@ class Listing:
         return names
 
     def checked(self, file: str) -> Path:
-        """Return the path of a file; refuse links out of the folder, and files that are too large.
-
-        Raises:
-            FileError: If the file is refused.
-        """
+        """Return the path of a file. Refuse links out of the folder, and files too large."""
         path = self.folder / file
         if file in self.links or not (self.root / file).resolve().is_relative_to(self.root):
             raise FileError(path, "is a link out of the folder", "copy the file there")
@@ -135,10 +126,8 @@ def list_files(folder: Path) -> Listing:
                     if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
                     if not name.isprintable():
-                        raise UserError(
-                            f"--data {folder}: {name!r:.200} has a name that cannot be printed; "
-                            "rename it"
-                        )
+                        problem = f"{name!r:.200} has a name that cannot be printed"
+                        raise UserError(f"--data {folder}: {problem}; rename it")
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(f"{name}/")
                     elif entry.is_symlink() and not _leads_to_file_below(entry, root):
@@ -146,15 +135,11 @@ def list_files(folder: Path) -> Listing:
                     elif entry.is_file():
                         files.append(name)
             if len(files) > _MAX_FILES:
-                raise UserError(
-                    f"--data {folder}: holds more than {_MAX_FILES:,} files; "
-                    "name the folder of a data set"
-                )
+                problem = f"holds more than {_MAX_FILES:,} files"
+                raise UserError(f"--data {folder}: {problem}; name the folder of a data set")
     except OSError as error:
-        raise UserError(
-            f"--data {folder}: {error.filename} cannot be read ({error.strerror}); "
-            "check its permissions"
-        ) from error
+        problem = f"{error.filename} cannot be read ({error.strerror})"
+        raise UserError(f"--data {folder}: {problem}; check its permissions") from error
     return Listing(folder, root, sorted(files), sorted(links))
 
 

@@ -19,11 +19,7 @@ _LEAST_CHORDS = 16
 
 
 def check_point(point: object, size: Size, label: str) -> None:
-    """Refuse what is not a list [x, y] on an image, or off it by at most the image's size.
-
-    Raises:
-        RuleError: If the point is refused.
-    """
+    """Refuse what is not a list [x, y] on an image, or off it by at most the image's size."""
     height, width = size
     if not (
         isinstance(point, list) and len(point) == 2 and all(map(is_number, point))
@@ -34,11 +30,7 @@ def check_point(point: object, size: Size, label: str) -> None:
 
 
 def read_points(value: object, size: Size, label: str, least: int = 0) -> list[float]:
-    """Flatten a list of at least `least` points [x, y] to numbers x, y, x, y, ….
-
-    Raises:
-        RuleError: If it is not such a list.
-    """
+    """Flatten a list of at least `least` points [x, y] to a ring of coordinates."""
     if not isinstance(value, list):
         raise RuleError(label, "be a list of points", value, REDRAW)
     for number, point in enumerate(value):
@@ -56,12 +48,7 @@ def rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> list[float]:
     """Return a ring inscribed in an ellipse, with chords within 0.02 pixels of it.
 
-    Args:
-        x: Centre.
-        y: Centre.
-        rx: Radius along x, before the rotation.
-        ry: Radius along y.
-        angle: Rotation in radians, from x towards y.
+    The radii are along x and y, before a rotation by `angle` radians from x towards y.
     """
     longer = max(rx, ry)
     chords = math.pi / math.acos(1 - min(1.0, _SAGITTA / longer)) if longer > 0 else 0

@@ -57,18 +57,10 @@ def read_images(
     problems: Problems,
     field: str = "",
 ) -> list[ImageRecord]:
-    """Read the headers of images, and their objects in several threads.
+    """Read the headers of images in the resolved folder `root`, and their objects in threads.
 
-    Args:
-        root: The resolved folder of the data.
-        labels: Name of each image -> how messages name it.
-        read_objects: Returns the instances of an image, given its name and size. It adds what is
-            wrong to its own `Problems`, or raises it.
-        problems: Takes all that is wrong, in the order of the images.
-        field: What messages about the image file append to its label.
-
-    Returns:
-        The images that can be read, in order.
+    `labels` are the names of the images, and how messages name them, with `field` where the file is
+    the problem. `read_objects(name, size, problems)` adds what is wrong, or raises it.
     """
     of_files = {name: f"{label}{field}" for name, label in labels.items()}
     sizes, images = read_sizes(root, of_files, problems), []

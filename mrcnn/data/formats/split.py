@@ -38,9 +38,6 @@ def assign_splits(
     """Return the positions of the images of each split, and a note for the user.
 
     The format's lists decide first, then folders named train and val, then the draw.
-
-    Raises:
-        UserError: If a name does not match the regular expression.
     """
     names = [image.name for image in parsed.images]
     lists = parsed.lists or {
@@ -73,13 +70,7 @@ def assign_splits(
 def draw_validation(names: Sequence[str], folder: Path, options: DrawOptions) -> list[int]:
     """Draw whole groups of images for validation, about the wanted number and at least one group.
 
-    Args:
-        names: File names of the images.
-        folder: Their folder, for messages.
-        options: Fraction, seed and groups.
-
-    Returns:
-        Sorted positions in `names`; none if there is a single group, which training needs.
+    Returns sorted positions in `names`; none if there is a single group, which training needs.
 
     Raises:
         UserError: If a name does not match the regular expression.

@@ -100,9 +100,6 @@ def _read_yaml(listing: Listing, file: str) -> Settings:
 
     Aliases are refused: a few of them can stand for gigabytes. So are deeply nested files, which
     the loader would descend into recursively.
-
-    Raises:
-        FileError: If the file is not a YAML mapping, with the line that is wrong.
     """
     path, text = listing.folder / file, listing.text(file)
     if len(text) > _MOST_CHARACTERS:
