@@ -139,26 +139,32 @@ def test_a_cleaned_copy_has_no_errors(damaged, found, tmp_path, capsys):
 # Small sets
 
 
+def write_squares(file: Path, side_of: dict[int, int], size: int, count: int) -> None:
+    """Write images of `size` pixels a side by id, with `count` squares of one side, and a file."""
+    (file.parent / "images").mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for i, side in side_of.items():
+        picture = Image.new("RGB", (size, size), (i, 9, 9))
+        picture.putpixel((0, 0), (255, 255, 255))
+        picture.save(file.parent / "images" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": size, "height": size})
+        for k in range(count):
+            x, y = (k * side) % (size - side), (k * side) // (size - side) * side
+            annotations.append(
+                {"id": count * i + k + 1, "image_id": i, "category_id": 1,
+                 "segmentation": planted_faults.square(x, y, side)}
+            )  # fmt: skip
+    content = {"images": images, "annotations": annotations,
+               "categories": [{"id": 1, "name": "square"}]}  # fmt: skip
+    writers.write_text(file, content)
+
+
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     """Two images of 40 x 40 pixels in train.json, one in val.json, an object in each."""
-    folder = tmp_path / "tiny"
-    (folder / "images").mkdir(parents=True)
-    for name, numbers in (("train", (1, 2)), ("val", (3,))):
-        for i in numbers:
-            picture = Image.new("RGB", (40, 40), (i, 0, 0))
-            picture.putpixel((0, 0), (255, 255, 255))
-            picture.save(folder / "images" / f"{i}.png")
-        content = {
-            "images": [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 40}
-                       for i in numbers],
-            "annotations": [
-                {"id": i, "image_id": i, "category_id": 1, "area": 100, "bbox": [5, 5, 10, 10],
-                 "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]], "iscrowd": 0} for i in numbers],
-            "categories": [{"id": 1, "name": "cell"}],
-        }  # fmt: skip
-        writers.write_text(folder / f"{name}.json", content)
-    return folder
+    write_squares(tmp_path / "tiny" / "train.json", {1: 10, 2: 10}, 40, 1)
+    write_squares(tmp_path / "tiny" / "val.json", {3: 10}, 40, 1)
+    return tmp_path / "tiny"
 
 
 def changed(file: Path, **fields: object) -> None:
@@ -213,7 +219,7 @@ def test_a_single_file_is_one_set_and_stays_one(tiny, tmp_path):
     changed(tiny / "annotations.json", segmentation=None)
     assert app.main(["check-data", str(tiny), "--fix", str(tmp_path / "clean")]) == 1
     kept = json.loads((tmp_path / "clean" / "annotations.json").read_text())
-    assert [a["id"] for a in kept["annotations"]] == [2]
+    assert [a["image_id"] for a in kept["annotations"]] == [2]
     assert (tmp_path / "clean" / "images" / "1.png").exists()
 
 
@@ -252,32 +258,12 @@ def test_many_findings_are_cut_on_the_terminal(tiny, capsys):
     assert output.count("must be drawn once") == 2
 
 
-# What to train with
-
-
-def write_squares(folder: Path, sides: list[int], size: int, count: int) -> None:
-    """Images of `size` pixels a side with `count` squares, of each of `sides` in turn."""
-    (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
-    for i, side in enumerate(sides):
-        picture = Image.new("RGB", (size, size), (i, 9, 9))
-        picture.putpixel((0, 0), (255, 255, 255))
-        picture.save(folder / "images" / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "width": size, "height": size})
-        for k in range(count):
-            x, y = (k * side) % (size - side), (k * side) // (size - side) * side
-            annotations.append(
-                {"id": count * i + k + 1, "image_id": i, "category_id": 1,
-                 "segmentation": planted_faults.square(x, y, side)}
-            )  # fmt: skip
-    content = {"images": images, "annotations": annotations,
-               "categories": [{"id": 1, "name": "square"}]}  # fmt: skip
-    writers.write_text(folder / "annotations.json", content)
+# Advice
 
 
 def test_processes_find_the_same(tmp_path):
     folder = tmp_path / "data"
-    write_squares(folder, [8, 1] * 20, 64, 3)
+    write_squares(folder / "annotations.json", dict(enumerate([8, 1] * 20)), 64, 3)
     (folder / "images" / "7.png").write_bytes((folder / "images" / "9.png").read_bytes()[:-30])
     found = findings_of(folder, workers=2)
     assert {f.kind for f in found} >= {"unreadable image", "mask of few pixels"}
@@ -303,7 +289,8 @@ def advised(folder: Path, capsys) -> list[ModelConfig]:
 
 
 def test_small_objects_are_enlarged_and_get_small_anchors(tmp_path, capsys):
-    write_squares(tmp_path / "data", [8, 8, 8, 8], 128, 130)
+    sides = dict.fromkeys(range(4), 8)
+    write_squares(tmp_path / "data" / "annotations.json", sides, 128, 130)
     small, large = advised(tmp_path / "data", capsys)
     assert small.min_size == large.min_size == 256  # twofold
     assert any(abs(size - 16) < 1 for size in small.anchor_sizes)
@@ -312,7 +299,8 @@ def test_small_objects_are_enlarged_and_get_small_anchors(tmp_path, capsys):
 
 
 def test_objects_that_fit_need_no_change(tmp_path, capsys):
-    write_squares(tmp_path / "data", [16, 32, 64, 128], 256, 3)
+    sides = dict(enumerate([16, 32, 64, 128]))
+    write_squares(tmp_path / "data" / "annotations.json", sides, 256, 3)
     small, _ = advised(tmp_path / "data", capsys)
     assert (small.anchor_sizes, small.min_size) == ((16, 32, 64, 128), 256)
 

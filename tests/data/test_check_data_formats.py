@@ -54,7 +54,8 @@ def test_broken_coco_files(tmp_path, capsys, case):
     (tmp_path / "images" / "sub").mkdir(parents=True)
     for name in ("a.png", "sub/b.png"):
         Image.new("RGB", (8, 6)).save(tmp_path / "images" / name)
-    (tmp_path / "images" / "c.png").write_text("no picture")
+    (tmp_path / "images" / "c.png").write_text("no image")
+    (tmp_path / "images" / "e.png").touch()
     if case in coco_cases.UNREADABLE:
         content, parts = coco_cases.UNREADABLE[case]
     else:

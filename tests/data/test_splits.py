@@ -1,11 +1,16 @@
-"""Finding the splits of a folder."""
+"""Splits of a folder: found in its files, or drawn."""
 
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
+from mrcnn.data.coco.read import read_splits
 from mrcnn.data.formats import find_splits
+from mrcnn.data.formats.split import DrawOptions
 from mrcnn.errors import UserError
+from tests.helpers import annotation_writers as writers
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -106,3 +111,58 @@ def test_no_folder(tmp_path):
 def test_real_folders(shared_data):
     assert find_splits(shared_data / "nuclei")["val"].annotations.name == "val.json"
     assert find_splits(shared_data / "coco_mini")["train"].note
+
+
+def draw(folder: Path, options: DrawOptions) -> dict[str, set[str]]:
+    datasets = read_splits(find_splits(folder, options=options))
+    return {name: {d.path(i).name for i in range(len(d))} for name, d in datasets.items()}
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    """Four images each of five patients."""
+    shape = {"label": "a", "points": [[0, 0], [5, 0], [5, 5]]}
+    for number in range(20):
+        name = f"p{number // 4}_{number}"
+        Image.new("RGB", (60, 40)).save(tmp_path / f"{name}.png")
+        content = {"shapes": [shape], "imagePath": f"{name}.png"}
+        writers.write_text(tmp_path / f"{name}.json", content)
+    return tmp_path
+
+
+def test_the_draw_depends_on_the_seed_and_keeps_groups_together(patients):
+    one, again, other = (draw(patients, DrawOptions(0.25, seed)) for seed in (0, 0, 1))
+    assert one == again != other
+    assert (len(one["train"]), len(one["val"])) == (15, 5)
+    grouped = draw(patients, DrawOptions(0.2, 0, r"^(p\d+)_"))
+    groups = {name: {file.split("_")[0] for file in files} for name, files in grouped.items()}
+    assert (len(groups["train"]), len(groups["val"])) == (4, 1)
+    assert not groups["train"] & groups["val"]
+
+
+def test_note_on_the_draw(patients):
+    notes = read_splits(find_splits(patients))["train"].notes
+    assert "16 images for training and 4 for validation are drawn with seed 0" in notes[0]
+
+
+def test_a_new_image_keeps_the_draw_of_others(patients):
+    before = draw(patients, DrawOptions(0.2, 0))
+    Image.new("RGB", (60, 40)).save(patients / "new.png")
+    writers.write_text(patients / "new.json", {"shapes": [], "imagePath": "new.png"})
+    after = draw(patients, DrawOptions(0.2, 0))
+    assert len(before["val"] - after["val"]) <= 1
+
+
+def test_a_group_must_match_all_names(patients):
+    with pytest.raises(UserError, match=r"--group 'p\[0-3\]': must match the name of every image"):
+        draw(patients, DrawOptions(0.2, 0, "p[0-3]"))
+
+
+def test_ids_are_the_same_in_every_draw(patients):
+    found = []
+    for seed in (0, 1):
+        datasets = read_splits(find_splits(patients, options=DrawOptions(0.2, seed)))
+        found.append({d.path(i).name: int(d.image_ids[i]) for d in datasets.values()
+                      for i in range(len(d))})  # fmt: skip
+        assert torch.cat([d.annotation_ids for d in datasets.values()]).unique().numel() == 20
+    assert found[0] == found[1]

@@ -1,4 +1,4 @@
-"""A copy of real data on its way to be damaged, and what must then be found in it."""
+"""A copy of real data to damage, and the findings that must follow."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from pycocotools import mask as rle_codec
 
 from tests.helpers import annotation_writers as writers
 
@@ -24,7 +23,7 @@ class Planted(NamedTuple):
 
 
 class Copy:
-    """A copy of the images with train.json and val.json, on its way to be damaged."""
+    """A copy of the images, with train.json and val.json."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         content = json.loads((source / "annotations.json").read_text())
@@ -103,9 +102,3 @@ class Copy:
 
 def square(x: float, y: float, side: float) -> list[list[float]]:
     return [[x, y, x + side, y, x + side, y + side, x, y + side]]
-
-
-def runs(annotation: Record, image: Record) -> Record:
-    mask = rle_codec.frPyObjects(annotation["segmentation"], image["height"], image["width"])
-    merged = rle_codec.merge(mask)
-    return {**merged, "counts": merged["counts"].decode()}

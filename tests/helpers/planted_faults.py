@@ -1,11 +1,12 @@
-"""Faults of data sets, each planted in an image or annotation of its own, and what is to be found.
+"""Faults of data sets, each planted in another image or annotation, and their findings.
 
 `plant` damages a copy of real data; every fault names the findings that it must bring about.
 """
 
 from collections.abc import Callable
 
-from tests.helpers.damaged_copy import Copy, Planted, Record, runs, square
+from tests.helpers import annotation_writers as writers
+from tests.helpers.damaged_copy import Copy, Planted, Record, square
 from tests.helpers.planted_pictures import PICTURE_FAULTS
 
 # Records of images
@@ -51,7 +52,7 @@ def crowds_only(copy: Copy) -> list[Planted]:
     image = copy.image()
     for a in copy.annotations(image):
         if isinstance(a["segmentation"], list):
-            a["segmentation"] = runs(a, image)
+            a["segmentation"] = writers.runs(writers.bitmap(a, image))
         a["iscrowd"] = 1
     return [Planted("image of crowds", "must have objects that are not crowd", image["id"])]
 
