@@ -20,7 +20,7 @@ Not reproduced:
 - Several frameworks rank by score after the sigmoid, where large logits tie.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -56,24 +56,25 @@ class Numerics:
     box_smooth_l1_beta: float
 
 
+_DETECTRON2 = Numerics(
+    size_rule="round",
+    resize_filter="pillow",
+    anchor_rounding="none",
+    anchors_by_ratio=False,
+    strides_from_grid=False,
+    roi_aligned=True,
+    roi_sampling_ratio=0,
+    canonical_side=224.0,
+    last_pixel=False,
+    min_proposal_side=0.0,
+    min_detection_side=-1.0,
+    clip_results=True,
+    whole_pixel_paste=False,
+    rpn_smooth_l1_beta=0.0,
+    box_smooth_l1_beta=0.0,
+)
 NUMERICS = {
-    "detectron2": Numerics(
-        size_rule="round",
-        resize_filter="pillow",
-        anchor_rounding="none",
-        anchors_by_ratio=False,
-        strides_from_grid=False,
-        roi_aligned=True,
-        roi_sampling_ratio=0,
-        canonical_side=224.0,
-        last_pixel=False,
-        min_proposal_side=0.0,
-        min_detection_side=-1.0,
-        clip_results=True,
-        whole_pixel_paste=False,
-        rpn_smooth_l1_beta=0.0,
-        box_smooth_l1_beta=0.0,
-    ),
+    "detectron2": _DETECTRON2,
     "torchvision": Numerics(
         size_rule="cut",
         resize_filter="float",
@@ -91,22 +92,8 @@ NUMERICS = {
         rpn_smooth_l1_beta=1 / 9,
         box_smooth_l1_beta=1 / 9,
     ),
-    "mmdetection": Numerics(
-        size_rule="round",
-        resize_filter="opencv",
-        anchor_rounding="none",
-        anchors_by_ratio=True,
-        strides_from_grid=False,
-        roi_aligned=True,
-        roi_sampling_ratio=0,
-        canonical_side=224.0,  # 56 for the map of stride 4
-        last_pixel=False,
-        min_proposal_side=0.0,
-        min_detection_side=-1.0,
-        clip_results=False,
-        whole_pixel_paste=False,
-        rpn_smooth_l1_beta=0.0,
-        box_smooth_l1_beta=0.0,
+    "mmdetection": replace(
+        _DETECTRON2, resize_filter="opencv", anchors_by_ratio=True, clip_results=False
     ),
     "maskrcnn_benchmark": Numerics(
         size_rule="shorter",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,7 @@ from mrcnn.cli.progress import ProgressLine
 from mrcnn.data.coco.write import coco_results
 from mrcnn.errors import UserError
 from mrcnn.inference import prediction_files
-from mrcnn.inference.inputs import ImageLike
-from mrcnn.inference.predictor import Outcome
+from mrcnn.inference.predictor import Detect, Outcome
 from mrcnn.inference.results import Result
 from mrcnn.inference.sources import Source, overlay_names
 from mrcnn.inference.video import VideoReader, written_video
@@ -24,8 +23,6 @@ from mrcnn.runtime.distributed import ALONE, World
 
 FRAMES_PER_LINE = 100  # of progress in a video
 LARGEST_OVERLAY = 4096  # longer side, pixels; overlays of larger images are reduced to this
-
-Detect = Callable[[Iterable[ImageLike]], Iterator[Outcome]]  # as `Predictor.try_stream`
 
 
 @dataclass

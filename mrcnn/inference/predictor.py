@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # in typing itself since Python 3.11
     from mrcnn.evaluation import Evaluation
 
 Outcome = Result | UserError  # the error of an image whose file cannot be read
+Detect = Callable[[Iterable[ImageLike]], Iterator[Outcome]]
 Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
 
 
@@ -191,7 +192,7 @@ class Predictor:
                 f"got {tiles} and {tile_overlap}"
             )
 
-        detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]] = (
+        detect: Detect = (
             partial(self._by_views, thresholds=thresholds)
             if tta
             else partial(self._by_batches, batch_size=batch_size, thresholds=thresholds)
@@ -200,13 +201,7 @@ class Predictor:
             return detect(images)
         return (self._in_tiles(image, tiles, tile_overlap, detect) for image in images)
 
-    def _in_tiles(
-        self,
-        source: ImageLike,
-        size: int,
-        overlap: float,
-        detect: Callable[[Iterable[ImageLike]], Iterator[Outcome]],
-    ) -> Outcome:
+    def _in_tiles(self, source: ImageLike, size: int, overlap: float, detect: Detect) -> Outcome:
         image = read_input(source, MAX_TILED_PIXELS)
         if isinstance(image, UserError):
             return image

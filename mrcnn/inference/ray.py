@@ -11,7 +11,8 @@ A worker that dies is replaced. Ray repeats the batches that it did not finish.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from mrcnn.data.images import read_image
 from mrcnn.errors import UserError
 from mrcnn.inference.inputs import ImageLike
 from mrcnn.inference.load import load
-from mrcnn.inference.predictor import Options, Outcome
+from mrcnn.inference.predictor import Options, Outcome, Predictor
 
 try:
     import pyarrow as pa
@@ -88,7 +89,10 @@ def predict(
     Raises:
         UserError: if the weights cannot be read, or a class name is unknown.
     """
-    load(weights).thresholds(score_threshold, class_thresholds)  # fails early, outside the workers
+    thresholds = score_threshold, class_thresholds
+    load(weights).thresholds(*thresholds)  # fails early, outside the workers
+    lowest = min(score_threshold, *class_thresholds.values(), 1)
+    load_model = partial(load, weights, device, amp=amp, score_threshold=lowest)
     if not isinstance(images, ray.data.Dataset):
         images = ray.data.from_items([{"path": str(path)} for path in images])
     on_gpu = device.startswith("cuda")
@@ -97,7 +101,7 @@ def predict(
         models = int(resources.get("GPU", 0) if on_gpu else resources["CPU"] - 1)
     return images.map_batches(
         _Worker,
-        fn_constructor_args=(weights, device, score_threshold, class_thresholds, amp, options),
+        fn_constructor_args=(load_model, thresholds, options),
         batch_size=options.get("batch_size", 4),
         compute=ray.data.ActorPoolStrategy(size=max(models, 1)),
         num_cpus=1,
@@ -110,17 +114,11 @@ class _Worker:
 
     def __init__(
         self,
-        weights: str,
-        device: str,
-        score_threshold: float,
-        class_thresholds: Mapping[str, float],
-        amp: bool,
+        load_model: Callable[[], Predictor],
+        thresholds: tuple[float, Mapping[str, float]],
         options: Options,
     ) -> None:
-        lowest = min(score_threshold, *class_thresholds.values(), 1)
-        self.predictor = load(weights, device, amp=amp, score_threshold=lowest)
-        self.thresholds = score_threshold, class_thresholds
-        self.options = options
+        self.predictor, self.thresholds, self.options = load_model(), thresholds, options
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
         if "path" not in batch:

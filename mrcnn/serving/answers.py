@@ -1,4 +1,4 @@
-"""Answers of the server: the page, the description of the model, and detections."""
+"""Answers of the server: the page, and the objects in an image."""
 
 from __future__ import annotations
 
@@ -42,17 +42,6 @@ def document() -> tuple[str, str]:
         "connect-src 'self'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-
-
-def describe(predictor: Predictor, name: str, max_bytes: int) -> dict[str, Any]:
-    """Return the names, category ids and whole configuration of a model."""
-    return {
-        "name": name,
-        "class_names": predictor.config.class_names,
-        "category_ids": predictor.category_ids,
-        "max_bytes": max_bytes,
-        "config": predictor.config.to_dict(),
-    }
 
 
 def detect(predictor: Predictor, data: bytes, with_image: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mrcnn.errors import UserError
 from mrcnn.inference.predictor import Predictor
-from mrcnn.serving.answers import describe, detect, document
+from mrcnn.serving.answers import detect, document
 
 UPLOADS = 4  # images that are being received, wait for the model or are in it
 BODY_SECONDS = 120.0  # to receive an image
@@ -46,7 +46,13 @@ def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
         max_bytes: largest image file that is accepted.
     """
     page, policy = document()
-    model = describe(predictor, name, max_bytes)
+    model = {
+        "name": name,
+        "class_names": predictor.config.class_names,
+        "category_ids": predictor.category_ids,
+        "max_bytes": max_bytes,
+        "config": predictor.config.to_dict(),
+    }
     uploads = asyncio.Semaphore(UPLOADS)
     model_thread = ThreadPoolExecutor(1, "model")
 
