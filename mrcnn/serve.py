@@ -6,6 +6,7 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mrcnn.cli.flags import parse, run
@@ -61,8 +62,9 @@ def main(argv: list[str] | None = None) -> None:
         predictor = load(args.weights, args.device, amp=args.amp)
         for note in predictor.notes:
             print(note)
-        server = make_server(build_app(predictor, str(args.weights), args.max_mb * 1_000_000))
-        print(f"http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        app = build_app(predictor, str(args.weights), args.max_mb * 1_000_000)
+        address = f"http://{HOST}:{listener.getsockname()[1]}"
+        server = make_server(app, partial(print, address, "(Ctrl-C ends it)", flush=True))
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once all answers are sent
             server.run([listener])
 

@@ -124,8 +124,7 @@ class _Worker:
         if "path" not in batch:
             raise ValueError(
                 "mrcnn.inference.ray.predict: images must have a column path, "
-                f"got {', '.join(batch)}; pass "
-                "include_paths=True to the reader of ray.data"
+                f"got {', '.join(batch)}; pass include_paths=True to the reader of ray.data"
             )
         images = [_image(batch, i) for i in range(len(batch["path"]))]
         readable = [image for image in images if not isinstance(image, UserError)]

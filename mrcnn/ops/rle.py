@@ -159,16 +159,9 @@ def intersection(rles: Sequence[Rle]) -> Rle:
 
 
 def shift(rle: Rle, x: int, y: int, height: int, width: int) -> Rle:
-    """Move the mask of a window of an image into the frame of the image.
+    """Move a mask from the frame of a window with corner (x, y) to that of a height x width image.
 
     Pixels are never decoded.
-
-    Args:
-        rle: the mask in the window.
-        x: left side of the window in the image.
-        y: top side of the window in the image.
-        height: of the image.
-        width: of the image.
 
     Raises:
         ValueError: if the window leaves the image.

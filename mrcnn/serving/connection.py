@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -14,8 +16,11 @@ HEADER_SECONDS, ANSWER_SECONDS = 10.0, 60.0  # to receive the head of a request,
 CLOSE_SECONDS = 10  # for answers in progress when the server ends
 
 
-def make_server(app: Any) -> uvicorn.Server:
-    """Return a server; its `run([socket])` serves until a signal or `should_exit`."""
+def make_server(app: Any, on_start: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """Return a server; its `run([socket])` serves until a signal or `should_exit`.
+
+    `on_start` is called once the server handles requests and signals.
+    """
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -27,7 +32,13 @@ def make_server(app: Any) -> uvicorn.Server:
         log_level="error",
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    return uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            on_start()
+
+    return Server(config)
 
 
 class Connection(H11Protocol):

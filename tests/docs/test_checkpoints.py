@@ -1,6 +1,6 @@
-"""Every command and block of code of docs/checkpoints.md runs.
+"""Every command and code block of docs/checkpoints.md runs.
 
-Files of other frameworks hold a ResNet-18 of few classes, published detectors are tiny ones.
+Files of other frameworks contain a ResNet-18 with few classes; published detectors are tiny models.
 """
 
 import dataclasses
@@ -8,7 +8,6 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +17,7 @@ from mrcnn.config import MODELS
 from mrcnn.models import build
 from mrcnn.models.backbones.resnet import ResNet
 from tests.docs.test_use import write_run
-from tests.helpers import documents, foreign_states, short_runs
+from tests.helpers import documents, foreign_states, short_runs, tiny
 from tests.helpers.foreign_states import with_values
 
 COMMANDS = documents.commands("checkpoints.md")
@@ -46,14 +45,13 @@ def workplace(tmp_path_factory) -> Path:
     categories = json.loads((folder / "DIR/val.json").read_text())["categories"]
     write_run(folder / "published", *([c[key] for c in categories] for key in ("id", "name")), 0)
     (folder / "photos").mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "photos/a.png")
+    Image.fromarray(tiny.noise(32, 48)).save(folder / "photos/a.png")
     return folder
 
 
 @pytest.fixture(autouse=True)
-def there(workplace, monkeypatch):
-    """In that folder, with published files that need no download."""
+def in_workplace(workplace, monkeypatch):
+    """Work in that folder, and replace downloads of published files."""
 
     def fetch(name: str) -> Path:
         return workplace / ("R-50.pth" if "R-50" in name else "published/best.safetensors")
@@ -74,7 +72,6 @@ def test_commands(command, capsys):
 
 
 def test_code():
-    """Each load stands for itself."""
     for code in documents.blocks("checkpoints.md", "python"):
         names: dict = {}
         exec(f"import mrcnn\n{code}", names)

@@ -42,21 +42,21 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-def case(command: list[str]) -> object:
-    """Runs of training but the first take a while."""
+def parameter(command: list[str]) -> object:
+    """Mark all training runs but the first as slow."""
     marks = [pytest.mark.slow] if command[1] == "train" and command != COMMANDS[0] else []
     return pytest.param(command, id=" ".join(command[1:4]), marks=marks)
 
 
-@pytest.mark.parametrize("command", [*map(case, COMMANDS)])
+@pytest.mark.parametrize("command", [*map(parameter, COMMANDS)])
 def test_commands(workplace, monkeypatch, capsys, command):
     monkeypatch.chdir(workplace)
     before = sorted(workplace.glob("*/**/*"))
     flags = [*short_runs.FLAGS, "--steps", "1"] if command[1] == "train" else []
     assert documents.run(command, *flags) == 0, capsys.readouterr().err
-    own = {"run", "runs", "photos-coco", "photos-by-place"}
+    outputs = {"run", "runs", "photos-coco", "photos-by-place"}
     new = set(workplace.glob("*/**/*")) - set(before)
-    assert {path.relative_to(workplace).parts[0] for path in new} <= own
+    assert {path.relative_to(workplace).parts[0] for path in new} <= outputs
 
 
 def test_the_page_has_a_command_for_every_format():
@@ -64,7 +64,7 @@ def test_the_page_has_a_command_for_every_format():
     assert trained == {*FOLDERS, "birds"}
 
 
-def test_the_page_of_a_run_can_be_written_anew(workplace, monkeypatch, capsys):
+def test_report_can_be_written_again(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     words = ["--data", "photos", "--out", "again", *short_runs.FLAGS, "--steps", "1"]
     assert app.main(["train", *words]) == 0

@@ -1,7 +1,7 @@
-"""Every command and block of code of the pages about training runs, at the size of a test.
+"""Every command and code block of the pages about training runs, at the size of a test.
 
-`short_runs.FLAGS` stand behind the flags of a page, and a ResNet-18 for a ResNet-50. Of Slurm's
-script bash reads the grammar, and mrcnn the flags; nothing here runs Slurm or Kubernetes.
+`short_runs.FLAGS` follow the flags of a page, and a ResNet-18 replaces a ResNet-50. For the Slurm
+script, bash checks the syntax and mrcnn the flags; nothing here runs Slurm or Kubernetes.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def workplace(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(workplace, monkeypatch):
-    """In that folder, few drawn shapes, a published detector without download, no pictures."""
+    """Work in that folder, with little synthetic data, and without downloads and figures."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(
         "mrcnn.training.setup.write_shapes",
@@ -61,7 +61,7 @@ def small(workplace, monkeypatch):
 
 
 def model_flags(command: list[str]) -> list[str]:
-    """Of a model as small as that of `short_runs`."""
+    """Return the flags of a model as small as that of `short_runs`."""
     if "resnet50.pth" in command:
         return ["--model", "small-imagenet"]
     return ["--model", "small"] if "1x" in command or "3x" in command else []
@@ -87,7 +87,7 @@ def test_code(capsys):
 
 
 def test_quickstart(monkeypatch, capsys):
-    """From top to bottom; the line that installs is that of the README, which CI runs."""
+    """Run the page; its first line is that of the README, which CI runs."""
     install, *others = documents.commands("quickstart.md")
     readme = (documents.DOCS.parent / "README.md").read_text(encoding="utf-8")
     assert f"\n{' '.join(install)} && python -m mrcnn.train\n" in readme
@@ -103,7 +103,7 @@ def test_quickstart(monkeypatch, capsys):
 
 
 def started(command: list[str], processes: int, *flags: str) -> subprocess.Popen:
-    """A command of torchrun, with fewer processes a machine."""
+    """Start a torchrun command with fewer processes per machine."""
     assert command[0] == "torchrun"
     words = [*command[1:], *FLAGS, *model_flags(command), *flags]
     words[words.index("--nproc-per-node") + 1] = str(processes)
@@ -125,7 +125,7 @@ def test_one_machine(monkeypatch):
 
 @pytest.mark.slow
 def test_several_machines(monkeypatch, tmp_path):
-    """Two agents of one process each that meet as two machines do."""
+    """Two agents with one process each connect as two machines do."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Every command and block of code of the pages about a trained model runs, with a tiny one."""
+"""Every command and code block of the pages about a trained model runs, with a tiny one."""
 
 import dataclasses
 import io
@@ -26,7 +26,7 @@ PREDICT, EVALUATE = documents.commands("predict.md"), documents.commands("evalua
 
 
 def write_run(folder: Path, category_ids: list[int], names: list[str], seed: int) -> None:
-    """A run whose model finds many objects, and is sure of them."""
+    """Write a run whose model detects many objects with high scores."""
     config = dataclasses.replace(
         tiny.CONFIG, class_names=tuple(names), category_ids=tuple(category_ids)
     )
@@ -50,17 +50,16 @@ def workplace(tmp_path_factory) -> Path:
     shutil.copy(folder / "runs/2/coco_results_val.json", folder / "results.json")
     with (folder / "clip.mp4").open("wb") as file:
         np.save(file, np.zeros((2, 40, 60, 3), np.uint8))  # as the stand-in for OpenCV reads it
-    rng = np.random.default_rng(0)
     for name in (
         "photos/a.png", "photos/deeper/b.png", "shots/c.jpg", "shots/deeper/d.jpg", "one.png",
         "archive/e.tif", "photo.jpg", "a.jpg", "b.jpg",
     ):  # fmt: skip
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / name)
+        Image.fromarray(tiny.noise(40, 60)).save(folder / name)
     return folder
 
 
-IMAGES = {  # by the words after the weights: how many images the predictions must hold
+IMAGES = {  # words after the weights -> number of images in the predictions
     "photos/": 1,
     "photos/ --recursive --no-overlays": 2,
     "shots/**/*.jpg one.png --out found": 3,
@@ -123,6 +122,22 @@ def test_python(workplace, monkeypatch, capsys):
     assert Path("overlay.png").is_file()
 
 
+def test_notebook(workplace, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for link, target in [("runs", "runs"), ("photo.jpg", "photo.jpg"), ("photos", "photos/deeper")]:
+        Path(link).symlink_to(workplace / target)
+    notebook = json.loads((documents.DOCS / "mrcnn.ipynb").read_text())
+    assert notebook["nbformat"] == 4
+    names: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), names)
+    assert "Result(b.png" in capsys.readouterr().out
+    assert Path("b-found.png").is_file()
+    assert len(names["crops"]) > 0
+
+
 EXPORT = [words for words in documents.commands("export.md") if words[0] == "mrcnn"]
 TO_ONNX, _, TO_PROGRAM = EXPORT[:3]
 
@@ -170,7 +185,7 @@ SESSION = documents.blocks("export.md", "python")[0]
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_serve(workplace, monkeypatch):
-    """At a free port in place of the usual one."""
+    """Use a free port instead of the default one."""
     monkeypatch.chdir(workplace)
     serve, curl = documents.commands("serve.md")
     assert serve[0] == "mrcnn"

@@ -1,4 +1,4 @@
-"""Chromium without a window, steered through pipes by the DevTools protocol."""
+"""Headless Chromium, controlled through pipes by the DevTools protocol."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ FLAGS = (
 
 
 class Page:
-    """A tab. `events` holds what it complained of, `requests` the addresses it asked for."""
+    """A tab, its errors and console messages (`events`), and the addresses of its requests."""
 
     def __init__(self, commands: Any, answers: Any) -> None:
         self._commands, self._answers, self._ids = commands, answers, itertools.count(1)
@@ -32,7 +32,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """The result of a command of the protocol."""
+        """Run a command of the protocol and return its result."""
         number = next(self._ids)
         command = {"id": number, "method": method, "params": parameters, **self._session}
         self._commands.write(json.dumps(command).encode() + b"\0")
@@ -49,15 +49,15 @@ class Page:
             assert byte, "the browser ended"
             data += byte
         message = json.loads(data)
-        method, told = message.get("method"), message.get("params", {})
+        method, values = message.get("method"), message.get("params", {})
         if method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-            self.events.append(told)
+            self.events.append(values)
         elif method == "Network.requestWillBeSent":
-            self.requests.append(told["request"]["url"])
+            self.requests.append(values["request"]["url"])
         return message
 
     def open(self, address: str, width: int = 1280, height: int = 800, scheme: str = "light"):
-        """Load a page anew, at a size in CSS pixels."""
+        """Load a page at a size in CSS pixels."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                   deviceScaleFactor=2, mobile=False)  # fmt: skip
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -69,7 +69,7 @@ class Page:
                  " : addEventListener('load', done))")  # fmt: skip
 
     def run(self, script: str) -> Any:
-        """The value of an expression, awaited if it is a promise."""
+        """Return the value of an expression; await a promise."""
         answer = self.call(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
         )
@@ -77,30 +77,26 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Until an expression is true, for at most 10 seconds."""
+        """Wait until an expression is true, for at most 10 seconds."""
         self.run(f"""(async () => {{
           for (let i = 0; i < 500; i++) {{
             if ({condition}) return;
             await new Promise((done) => setTimeout(done, 20));
           }}
-          throw new Error({json.dumps("waited in vain: " + condition)});
+          throw new Error({json.dumps("timed out waiting for: " + condition)});
         }})()""")
 
 
 @contextlib.contextmanager
 def chromium(profile: Path) -> Iterator[Page]:
-    """A page of a browser of its own.
-
-    Args:
-        profile: an empty folder.
-    """
+    """Start a browser with an empty profile folder, and yield a page."""
     to_browser, commands = os.pipe()
     answers, from_browser = os.pipe()
     words = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={profile}"]
-    # The browser reads at 3 and writes at 4, whatever the numbers are here.
-    steer = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
+    # The browser reads file descriptor 3 and writes to 4.
+    script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
     process = subprocess.Popen(
-        ["bash", "-c", steer, "bash", *words],
+        ["bash", "-c", script, "bash", *words],
         pass_fds=(to_browser, from_browser),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The pages of docs/ as commands and code, for tests that run them."""
+"""Commands and code blocks of the pages in docs/."""
 
 import re
 import shlex
@@ -10,19 +10,19 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The blocks of a page in a language."""
+    """Return the code blocks of a page in a language."""
     text = (DOCS / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands(page: str) -> list[list[str]]:
-    """The words of each command of a page; after a backslash it goes on in the next line."""
+    """Return the words of each command of a page; a backslash continues a line."""
     lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def run(command: list[str], *flags: str) -> int:
-    """`mrcnn VERB …` or `python -m mrcnn.VERB …` in this process, with more flags."""
+    """Run `mrcnn COMMAND …` or `python -m mrcnn.COMMAND …` in this process, with more flags."""
     if command[:2] == ["python", "-m"]:
         command = ["mrcnn", command[2].removeprefix("mrcnn."), *command[3:]]
     program, *words = command
@@ -31,5 +31,5 @@ def run(command: list[str], *flags: str) -> int:
 
 
 def name_of(command: list[str]) -> str:
-    """For the list of tests."""
+    """Return the name of a test of this command."""
     return " ".join(command).replace("/", "_")[:70]

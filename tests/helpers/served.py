@@ -1,4 +1,4 @@
-"""A server in this process, requests to it byte by byte, and a model that always finds the same."""
+"""A server in this process, raw requests to it, and a model with fixed detections."""
 
 import io
 import json
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import uvicorn
 from PIL import Image
-from pycocotools import mask as rle_codec
 from starlette.applications import Starlette
 
-from mrcnn.inference.predictor import Result
+from mrcnn.inference.results import Result
+from mrcnn.ops import rle
 from mrcnn.serving.app import build_app
 from mrcnn.serving.connection import HOST, make_server
 from tests.helpers import tiny
@@ -24,7 +24,7 @@ MAX_BYTES = 200_000
 
 
 class Known:
-    """Four squares in the upper left of any image, on a grid of cells of 8 pixels."""
+    """A model that detects four squares of 8 x 8 pixels in the upper left of any image."""
 
     config = tiny.CONFIG
     category_ids = tiny.CONFIG.category_ids
@@ -36,16 +36,13 @@ class Known:
 
     def predict(self, image: np.ndarray, score_threshold: float) -> Result:
         assert score_threshold == 0
-        masks = np.zeros((*image.shape[:2], 4), np.uint8, order="F")
-        for i in range(4):
-            masks[8:16, 16 * i + 8 : 16 * i + 16, i] = 1
-        rles = rle_codec.encode(masks)
+        boxes = np.array([[16 * i + 8, 8, 16 * i + 16, 16] for i in range(4)], np.float32)
         return Result(
             image=image,
-            boxes=np.array([[16 * i + 8, 8, 16 * i + 16, 16] for i in range(4)], np.float32),
+            boxes=boxes,
             scores=np.array(self.scores, np.float32),
             labels=np.array(self.labels),
-            rles=[{**rle, "counts": rle["counts"].decode()} for rle in rles],
+            rles=[rle.from_box(box, *image.shape[:2]) for box in boxes],
             class_names=self.class_names,
             category_ids=self.category_ids,
         )
@@ -53,7 +50,7 @@ class Known:
 
 @dataclass
 class Running:
-    """A server that runs, its application, and its port."""
+    """A running server, its application, and its port."""
 
     server: uvicorn.Server
     app: Starlette
@@ -80,18 +77,17 @@ def serving(predictor: Any, max_bytes: int = MAX_BYTES) -> Iterator[Running]:
 
 
 def image_file(height: int = 40, width: int = 80, format: str = "png", seed: int = 0) -> bytes:
-    """A file of noise."""
-    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    """Return an image file of noise."""
     buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, format)
+    Image.fromarray(tiny.noise(height, width, seed)).save(buffer, format)
     return buffer.getvalue()
 
 
 def post(body: bytes = b"", path: str = "/predict", **headers: str | None) -> bytes:
-    """The bytes of a good request, but for the headers given; those that are None are left out."""
+    """Return a valid request, changed by the given headers; None removes a header."""
     usual = {"Host": "127.0.0.1", "Content-Type": "image/png", "Content-Length": str(len(body))}
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    lines = [f"{name}: {value}\r\n" for name, value in (usual | given).items() if value is not None]
+    sent = usual | {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"{name}: {value}\r\n" for name, value in sent.items() if value is not None]
     return f"POST {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1") + body
 
 
@@ -100,19 +96,15 @@ def get(path: str = "/", host: str = "127.0.0.1", method: str = "GET") -> bytes:
 
 
 def exchange(server: Running, request: bytes, *, end: bool = False) -> bytes:
-    """Send bytes, and all that comes back until the server closes.
-
-    Args:
-        end: tell the server that nothing follows.
-    """
+    """Send bytes, and return the answer; `end` closes the connection for sending."""
     answer = bytearray()
     with (
-        suppress(ConnectionError),  # of a server that closed before all was sent
+        suppress(ConnectionError),  # the server may close before all is sent
         socket.create_connection((HOST, server.port), timeout=10) as connection,
     ):
         connection.sendall(request)
         if end:
-            with suppress(OSError):  # of a connection that the server has closed
+            with suppress(OSError):  # the server may have closed the connection
                 connection.shutdown(socket.SHUT_WR)
         while part := connection.recv(1 << 16):
             answer += part
@@ -120,10 +112,10 @@ def exchange(server: Running, request: bytes, *, end: bool = False) -> bytes:
 
 
 def status(answer: bytes) -> int:
-    """Of an answer; 0 if there is none."""
+    """Return the status of an answer, 0 if it is empty."""
     return int(answer.split()[1]) if answer else 0
 
 
 def content(answer: bytes) -> Any:
-    """The JSON of an answer."""
+    """Return the JSON of an answer."""
     return json.loads(answer.partition(b"\r\n\r\n")[2])

@@ -1,4 +1,4 @@
-"""The server of `mrcnn serve`: its answers, whom it answers, and for how long."""
+"""The server of `mrcnn serve`: answers, refusals, limits of time and connections."""
 
 import base64
 import concurrent.futures
@@ -37,7 +37,7 @@ def server():
 
 
 def test_the_objects_of_an_image(tmp_path):
-    """The model's answer, whole, with the colours of the overlays."""
+    """The answer contains everything that the model detects, with the colours of overlays."""
     predictor = mrcnn.load(tiny.run(tmp_path))
     expected = predictor.predict(np.asarray(Image.open(io.BytesIO(image_file()))), 0.0)
     assert len(expected) == 20
@@ -56,13 +56,13 @@ def test_the_objects_of_an_image(tmp_path):
     assert "image" not in found
 
 
-def test_an_image_that_browsers_do_not_show_comes_back_as_jpeg(server):
+def test_jpeg_for_formats_that_browsers_lack(server):
     answer = content(exchange(server, post(image_file(format="tiff"), "/predict?image")))
     shown = Image.open(io.BytesIO(base64.b64decode(answer["image"])))
     assert (shown.format, shown.size) == ("JPEG", (80, 40))
 
 
-def test_the_model_describes_itself(server):
+def test_description_of_the_model(server):
     described = content(exchange(server, get("/model")))
     assert described["name"] == "runs/1"
     assert described["class_names"] == ["cat", "dog"]
@@ -71,8 +71,8 @@ def test_the_model_describes_itself(server):
     assert described["config"] == json.loads(json.dumps(tiny.CONFIG.to_dict()))
 
 
-def test_the_page_stands_alone(server):
-    """Its policy allows what stands in it, by hash, and requests to its own server."""
+def test_content_security_policy(server):
+    """The policy allows only the inlined parts, by hash, and requests to this server."""
     headers, _, page = exchange(server, get()).partition(b"\r\n\r\n")
     policy = re.search(r"content-security-policy: ([^\r]*)", headers.decode())[1]
     for element, directive in (("script", "script-src"), ("style", "style-src")):
@@ -107,8 +107,8 @@ REFUSED = {
     "no host, in HTTP/1.0": (b"GET / HTTP/1.0\r\n\r\n", 400, "Invalid host"),
     "two hosts": (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400, NOT_HTTP),
     "a foreign name": (get(host="evil.example"), 400, "Invalid host"),
-    "a foreign name that ends well": (get(host="evil.localhost"), 400, "Invalid host"),
-    "a foreign name that begins well": (get(host="localhost.evil.example"), 400, "Invalid host"),
+    "a foreign name with our ending": (get(host="evil.localhost"), 400, "Invalid host"),
+    "a foreign name with our start": (get(host="localhost.evil.example"), 400, "Invalid host"),
     "a foreign name and our port": (get(host="evil.example:8008"), 400, "Invalid host"),
     "a foreign page": (post(Origin="http://evil.example"), 403, "other pages may not post"),
     "a page without origin": (post(Origin="null"), 403, "other pages may not post"),
@@ -145,7 +145,7 @@ def test_refusals(server, monkeypatch, case):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8008", "localhost:9"])
-def test_our_own_page_may_post(server, host):
+def test_own_page_may_post(server, host):
     request = post(image_file(), Host=host, Origin=f"http://{host}")
     assert status(exchange(server, request)) == 200
 
@@ -154,8 +154,8 @@ def test_a_method_not_allowed_names_those_that_are(server):
     assert b"\r\nallow: POST\r\n" in exchange(server, get("/predict", method="DELETE"))
 
 
-def test_whoever_sends_too_much_gets_the_answer(server):
-    """Before the body where the client asks first, and else though the body is not read."""
+def test_too_large_bodies_get_an_answer(server):
+    """Clients get the answer although the body is not read, or before they send the body."""
     huge = b"x" * 30_000_000  # more than the buffers of a connection hold
     assert status(exchange(server, post(huge))) == 413
     assert status(exchange(server, post(Content_Length="30000000", Expect="100-continue"))) == 413
@@ -211,7 +211,7 @@ def test_a_connection_without_a_request_is_closed(server, monkeypatch):
 
 
 class Counting(served.Known):
-    """How many images are in the model at a time."""
+    """A model that waits for `go`, and counts the images in it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ def wait_until(condition) -> None:
 
 
 def test_one_image_at_a_time(monkeypatch):
-    """Few wait for the model; others get 503."""
+    """A few images wait for the model; further ones get 503."""
     predictor, places = Counting(), app_module.UPLOADS
     with serving(predictor) as server, concurrent.futures.ThreadPoolExecutor(places) as clients:
         pending = [clients.submit(exchange, server, post(image_file())) for _ in range(places)]
@@ -250,15 +250,15 @@ def test_one_image_at_a_time(monkeypatch):
 
 
 def test_connections_are_bounded(server):
-    """More than the bound are closed; when some end, others are answered."""
-    open_ones = [socket.create_connection((HOST, server.port)) for _ in range(64)]
+    """Connections beyond the limit are closed; when some end, others are answered."""
+    connections = [socket.create_connection((HOST, server.port)) for _ in range(64)]
     wait_until(lambda: server.connections == 64)
     with (
         socket.create_connection((HOST, server.port), timeout=10) as one_more,
         suppress(ConnectionResetError),
     ):
         assert one_more.recv(1) == b""
-    for connection in open_ones:
+    for connection in connections:
         connection.close()
     wait_until(lambda: server.connections == 0)
     assert status(exchange(server, get())) == 200
@@ -271,7 +271,7 @@ class Failing(served.Known):
         return super().predict(image, score_threshold)
 
 
-def test_a_model_that_fails_is_reported_and_goes_on(caplog):
+def test_a_failing_model_is_reported(caplog):
     with serving(Failing()) as server:
         answer = exchange(server, post(image_file(41)))
         assert status(answer) == 500
@@ -288,7 +288,7 @@ def test_a_port_in_use(server, tmp_path):
         command.main(["--weights", str(tmp_path), "--port", str(server.port)])
 
 
-def test_without_its_libraries(monkeypatch):
+def test_missing_libraries(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for name in ("mrcnn.serving.app", "mrcnn.serving.connection"):
         monkeypatch.delitem(sys.modules, name)
@@ -308,17 +308,15 @@ def test_ctrl_c_waits_for_the_answer_in_progress():
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "message"),
-    [("--port", "65536", "must be in"), ("--port", "-1", "must be in"),
-     ("--max-mb", "0", "must be in"), ("--max-mb", "1001", "must be in")],
-)  # fmt: skip
-def test_wrong_numbers(flag, value, message):
-    with pytest.raises(UserError, match=f"{flag} {message}"):
-        command.main(["--weights", "x", flag, value])
+    "words", [["--port", "65536"], ["--port", "-1"], ["--max-mb", "0"], ["--max-mb", "1001"]]
+)
+def test_numbers_out_of_range(words):
+    with pytest.raises(UserError, match=f"{words[0]} must be in"):
+        command.main(["--weights", "x", *words])
 
 
-def test_ctrl_c_ends_it(tmp_path):
-    """It prints its address, listens on loopback only, and ends without an error."""
+def test_ctrl_c_stops_the_server(tmp_path):
+    """The command prints its address, listens on loopback only, and ends without an error."""
     words = ["-m", "mrcnn.serve", "--weights", tiny.run(tmp_path), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(
         [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -332,15 +330,14 @@ def test_ctrl_c_ends_it(tmp_path):
         with pytest.raises(OSError, match="refused"):  # all of 127/8 is this machine
             socket.create_connection(("127.0.0.2", int(address[1])), timeout=10)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
-        assert process.stderr.read() == ""
+        assert (process.wait(10), process.stderr.read()) == (0, "")
     finally:
         process.kill()
         process.communicate()
 
 
 def test_the_page_is_installed():
-    """Each file beside the modules is named by a pattern of the package data."""
+    """Patterns of the package data match each file beside the modules."""
     root = Path(__file__).resolve().parents[2]
     patterns = re.search(r'"mrcnn\.serving" = (\[.*\])', (root / "pyproject.toml").read_text())[1]
     folder = root / "mrcnn" / "serving"

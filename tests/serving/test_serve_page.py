@@ -1,4 +1,4 @@
-"""The page of `mrcnn serve` in a browser: images dropped on it, and what it shows of them."""
+"""The page of `mrcnn serve` in a browser."""
 
 import base64
 import io
@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as rle_codec
 
 from mrcnn.data.coco.write import coco_results
+from mrcnn.ops import rle
 from tests.helpers import browser, served
 from tests.helpers.served import image_file, serving
 
@@ -46,7 +46,7 @@ def server():
 
 
 def give(page: browser.Page, way: str, **files: bytes) -> None:
-    """Files come to the page; their names have _ instead of the dot."""
+    """Pass files to the page; their names have _ instead of the dot."""
     named = [(n.replace("_", "."), base64.b64encode(data).decode()) for n, data in files.items()]
     page.run(f"{GIVE}({json.dumps(named)}, {way})")
 
@@ -86,7 +86,7 @@ def colour_at(page: browser.Page, layer: str, x: float, y: float) -> list[int]:
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_a_dropped_image_shows_its_objects(page, server, width, scheme):
-    """Counted at the score asked for, drawn in their colours, without a further request."""
+    """Objects above the score are counted and drawn in their colours, without more requests."""
     address = opened(page, server, width=width, scheme=scheme)
     drop(page, a_png=image_file())
     assert text(page, "count") == "3 of 4 objects"
@@ -143,7 +143,7 @@ def test_pointing_and_clicking(page, server):
     assert page.run("state.chosen") is None
 
 
-def test_the_keyboard_reaches_objects(page, server):
+def test_arrow_keys(page, server):
     opened(page, server)
     drop(page, a_png=image_file())
     page.run("element('list').querySelector('button').focus()")
@@ -159,8 +159,8 @@ def roomy_server():
         yield server
 
 
-def test_what_is_saved(page, roomy_server):
-    """The visible objects of all images as COCO json; an overlay in the image's own pixels."""
+def test_saving(page, roomy_server):
+    """The JSON has the visible objects of all images; overlays have the size of the image."""
     opened(page, roomy_server)
     drop(page, a_png=image_file(), b_png=image_file(600, 700))
     page.run("save = (name, blob) => (window.saved = { name, blob })")
@@ -188,7 +188,7 @@ def test_what_is_saved(page, roomy_server):
     assert not np.array_equal(overlay[8:16, 8:16], original[8:16, 8:16])
 
 
-def test_images_that_browsers_do_not_show_or_turn(page, server):
+def test_images_that_the_server_converts(page, server):
     """A TIFF, and a WebP whose orientation the browser ignores, come from the server."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -223,8 +223,8 @@ def test_pasting(page, server):
     assert text(page, "count") == "3 of 4 objects"
 
 
-def test_a_busy_server_is_asked_again(page, server):
-    """It answers 503 while other pages keep it busy."""
+def test_a_busy_server_gets_the_request_again(page, server):
+    """The page repeats a request after status 503."""
     opened(page, server)
     page.run("""(() => {
       const real = fetch, busy = Response.json({ error: "busy" }, { status: 503 });
@@ -242,7 +242,7 @@ def test_a_server_that_ended_is_reported(page):
     assert "The server does not respond. Is mrcnn serve still running?" in text(page, "problem")
 
 
-def test_names_are_text_whatever_they_hold(page):
+def test_hostile_names_stay_text(page):
     with serving(served.Known(HOSTILE)) as server:
         opened(page, server, width=390)
         drop(page, a_png=image_file())
@@ -254,7 +254,7 @@ def test_names_are_text_whatever_they_hold(page):
 
 
 def test_outlines_of_masks(page, server):
-    """Exactly the mask lies inside them: noise, holes, corners that touch, whole and empty ones."""
+    """Filled outlines equal the mask, for noise, holes, touching corners, full and empty masks."""
     rng = np.random.default_rng(0)
     masks = [
         (rng.random(rng.integers(1, 40, 2)) < rng.random()).astype(np.uint8) for _ in range(200)
@@ -262,14 +262,8 @@ def test_outlines_of_masks(page, server):
     large = np.zeros((2000, 3000), np.uint8)
     large[10:1990, 7:2990] = 1
     large[100:900, 100:2000] = 0
-    masks += [
-        np.zeros((5, 7), np.uint8),
-        np.ones((5, 7), np.uint8),
-        np.ones((1, 1), np.uint8),
-        large,
-    ]
-    rles = [rle_codec.encode(np.asfortranarray(mask))["counts"].decode() for mask in masks]
-    given = json.dumps([[counts, len(mask)] for counts, mask in zip(rles, masks, strict=True)])
+    masks += [np.zeros((5, 7)), np.ones((5, 7)), np.ones((1, 1)), large]
+    given = json.dumps([[rle.encode(mask)["counts"], len(mask)] for mask in masks])
     opened(page, server)
     found = page.run(f"{given}.map(([counts, height]) => outlines(counts, height))")
     for mask, loops in zip(masks, found, strict=True):
