@@ -48,7 +48,7 @@ def workplace(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(workplace, monkeypatch):
-    """Work in that folder, with little synthetic data, and without downloads and figures."""
+    """Work in that folder, with little synthetic data, and without downloads and plots."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(
         "mrcnn.training.setup.write_shapes",
