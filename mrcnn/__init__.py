@@ -33,38 +33,22 @@ _HOMES = {
 }
 
 __all__ = [
-    "MODELS",
-    "DetectionBatch",
-    "Detections",
-    "ImageBatch",
-    "MaskRCNN",
-    "ModelConfig",
-    "Predictor",
-    "Result",
-    "Targets",
-    "UserError",
-    "__version__",
-    "build",
-    "load",
-]
+    "MODELS", "DetectionBatch", "Detections", "ImageBatch", "MaskRCNN", "ModelConfig", "Predictor",
+    "Result", "Targets", "UserError", "__version__", "build", "load",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("mrcnn")
+        except PackageNotFoundError:  # a source tree that is not installed
+            return "0+source"
     if name not in _HOMES:
         raise AttributeError(f"module 'mrcnn' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def _version() -> str:
-    """Return the installed version; "0+source" in a source tree that is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("mrcnn")
-    except PackageNotFoundError:
-        return "0+source"
 
 
 def __dir__() -> list[str]:

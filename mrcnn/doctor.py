@@ -49,15 +49,16 @@ def examine() -> tuple[dict[str, str], list[str]]:
         "mrcnn": f"{__version__} in {Path(__file__).parent}",
         "python": f"{platform.python_version()} in {sys.prefix}",
         "system": f"{platform.platform()}, {os.cpu_count()} cores",
-        "compiler": _compiler(),
+        "compiler": _first_line([*os.environ.get("CXX", "c++").split(), "--version"]),
         "nvcc": _first_line(["nvcc", "--version"], line=-1),
     }
-    facts |= {name: version(name) for name in _LIBRARIES}
-    problems = [
-        f"{name} is missing; run: pip install {name}"
-        for name in _LIBRARIES
-        if facts[name] == "not installed"
-    ]
+    problems = []
+    for name in _LIBRARIES:
+        try:
+            facts[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            facts[name] = "not installed"
+            problems.append(f"{name} is missing; run: pip install {name}")
     try:
         import torch
     except ImportError as error:
@@ -65,7 +66,11 @@ def examine() -> tuple[dict[str, str], list[str]]:
         return facts, [*problems, "PyTorch is missing; run: pip install -r requirements.txt"]
     facts["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads"
     facts["cpu"] = torch.backends.cpu.get_cpu_capability()
-    facts["CUDA"] = _cuda()
+    facts["CUDA"] = (
+        f"{torch.version.cuda}, {torch.cuda.device_count()} GPUs found"
+        if torch.version.cuda
+        else "PyTorch is built without CUDA"
+    )
     try:
         from mrcnn.ops import library
 
@@ -81,22 +86,6 @@ def examine() -> tuple[dict[str, str], list[str]]:
         facts[f"GPU {i}"], problem = _try_gpu(i)
         problems += problem
     return facts, problems
-
-
-def version(name: str) -> str:
-    """Return the version of an installed distribution."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _cuda() -> str:
-    import torch
-
-    if torch.version.cuda is None:
-        return "PyTorch is built without CUDA"
-    return f"{torch.version.cuda}, {torch.cuda.device_count()} GPUs found"
 
 
 def _try_gpu(index: int) -> tuple[str, list[str]]:
@@ -119,11 +108,6 @@ def _try_gpu(index: int) -> tuple[str, list[str]]:
         problem = f"kernels do not run on GPU {index}: {reason}\n  In the repository, run: {remedy}"
         return f"{name}: kernels do not run", [problem]
     return f"{name}: kernels run", []
-
-
-def _compiler() -> str:
-    command = os.environ.get("CXX", "c++").split()
-    return _first_line([*command, "--version"])
 
 
 def _first_line(command: list[str], line: int = 0) -> str:

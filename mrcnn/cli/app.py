@@ -43,7 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(COMMANDS[command][0])
         from mrcnn.cli.flags import run
     except ImportError as error:
-        print(_advice(error), file=sys.stderr)
+        text = str(error)
+        if not text.startswith("mrcnn: "):  # missing kernels bring their own advice
+            text = f"mrcnn: a library is missing or broken: {text}\n"
+            text += "  Run: pip install -r requirements.txt"
+        print(text, file=sys.stderr)
         return 2
     return run(module.main, rest)
 
@@ -55,15 +59,3 @@ def usage() -> str:
         f"usage: mrcnn COMMAND [flags]\n\n{commands}\n\n"
         "mrcnn COMMAND --help shows the flags of a command, mrcnn --version the version."
     )
-
-
-def _advice(error: ImportError) -> str:
-    """Return how to install a missing library; missing kernels bring their own advice."""
-    text = str(error)
-    if text.startswith("mrcnn: "):
-        return text
-    return f"mrcnn: a library is missing or broken: {text}\n  Run: pip install -r requirements.txt"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

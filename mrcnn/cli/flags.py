@@ -25,13 +25,9 @@ def parse(
     """Read a dataclass from the command line.
 
     A wrong flag ends the program with exit code 2 and a message that names similar flags.
-
-    Args:
-        cls: The dataclass.
-        argv: Arguments without the program name; None takes those of the process.
-        default: Values of the fields without a flag.
-        prog: Program name in the help (default: the module of the class).
-        description: Text above the flags in the help (default: the docstring of the class).
+    `default` holds the values of the fields without a flag. `prog` is the program name in the help
+    (default: the module of the class), `description` the text above the flags (default: the
+    docstring of the class).
     """
     spec = getattr(sys.modules[cls.__module__], "__spec__", None)  # correct under `python -m`, too
     prog = prog or (spec.name.replace(".", " ") if spec else "mrcnn")
@@ -52,12 +48,8 @@ def require_at_least(config: object, **least: int) -> None:
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
     """Call the `main` of a command; print errors that the user can fix on stderr.
 
-    Args:
-        main: Takes the arguments and returns an exit code, or None for 0.
-        argv: Arguments without the program name; None takes those of the process.
-
-    Returns:
-        The exit code: that of `main`, 2 after a `UserError` or without kernels, 130 after Ctrl-C.
+    Returns the exit code: that of `main` (None is 0), 2 after a `UserError` or without kernels, 130
+    after Ctrl-C, 141 if the reader of the output has gone.
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mrcnn").setLevel(logging.INFO)

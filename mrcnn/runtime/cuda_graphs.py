@@ -66,14 +66,7 @@ class Graphs(Generic[T, U]):
 
 
 def record(function: Callable[[T], U], inputs: T) -> Callable[[T], U]:
-    """Capture a call in a CUDA graph.
-
-    Args:
-        function: see `Graphs`.
-        inputs: of the call. They are copied.
-
-    Returns:
-        A function that copies new inputs of the same shapes into the graph and launches it.
+    """Capture a call in a CUDA graph; return a function that launches it with new inputs.
 
     Raises:
         RuntimeError: from CUDA, if the call cannot be captured or memory runs out.

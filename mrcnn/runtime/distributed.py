@@ -81,14 +81,7 @@ class World:
 ALONE = World()
 
 
-def join(device: str) -> World:
-    """Connect to the other processes that `torchrun` started, if any.
-
-    Gradients are exchanged by NCCL on GPUs and by gloo on CPUs.
-
-    Raises:
-        UserError: if some of the environment variables of `torchrun` are not set.
-    """
+def _join(device: str) -> World:
     if "WORLD_SIZE" not in os.environ:
         return ALONE
     if lacking := [name for name in _VARIABLES if name not in os.environ]:
@@ -129,20 +122,17 @@ def distribute(model: nn.Module, device: torch.device) -> DistributedDataParalle
     )
 
 
-def leave() -> None:
-    """Disconnect from the other processes."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 @contextmanager
 def connected(device: str) -> Iterator[World]:
-    """Connect to the other processes for a while.
+    """Connect to the other processes that `torchrun` started, if any, inside this context.
+
+    Gradients are exchanged by NCCL on GPUs and by gloo on CPUs.
 
     Raises:
-        UserError: if another process has stopped responding.
+        UserError: if some of the environment variables of `torchrun` are not set, or another
+            process has stopped responding.
     """
-    world = join(device)
+    world = _join(device)
     try:
         yield world
     except RuntimeError as error:
@@ -154,7 +144,8 @@ def connected(device: str) -> Iterator[World]:
             "the run."
         ) from error
     finally:
-        leave()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def already_reported(message: str) -> bool:

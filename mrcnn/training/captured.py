@@ -21,11 +21,8 @@ class CapturedLosses:
 
     A graph needs fixed shapes, so batches are padded to the largest seen so far: images to the
     largest of their orientation; slots and outlines of instances to the next power of two. A
-    larger batch makes new graphs, which soon becomes rare.
-
-    Args:
-        model: `add_gradients` changes its gradients and the statistics of its norms.
-        add_gradients: Adds the gradients of a batch and returns its losses.
+    larger batch makes new graphs, which soon becomes rare. `add_gradients` adds the gradients of a
+    batch to those of `model`, and returns the losses.
     """
 
     def __init__(

@@ -189,12 +189,8 @@ class TrainConfig:
     def fields_from(cls, values: Any, source: str) -> dict[str, Any]:
         """Convert values of JSON, TOML or Python to arguments of this class.
 
-        Args:
-            values: Fields by name.
-            source: Name of the values in messages.
-
         Raises:
-            UserError: if a field is unknown or its value has the wrong type.
+            UserError: if a field is unknown or its value has the wrong type; it names `source`.
         """
         kinds = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         if not isinstance(values, dict):

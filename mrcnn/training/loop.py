@@ -55,18 +55,9 @@ def train_steps(
     """Train; yield the records of the steps so far after every step for which `read_at` is true.
 
     Values stay on the device until they are yielded, so that the host does not wait for the GPU
-    in every step.
-
-    Args:
-        take_step: The training step.
-        batches: The micro-batches of this process.
-        options: The steps, micro-batches per step and learning rates of the run.
-        first_step: Number of steps done before.
-        read_at: Called once after each step, with the number of steps done.
-        name_of: Returns the file of an image of the data set, for messages.
-
-    Yields:
-        The records since the last yield.
+    in every step. `batches` are the micro-batches of this process. `first_step` steps were done
+    before. `read_at` is called once after each step, with the number of steps done. `name_of`
+    returns the file of an image of the data set, for messages.
 
     Raises:
         UserError: if a loss or the gradient is no longer finite (the message names the step, the

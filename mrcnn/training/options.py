@@ -52,9 +52,7 @@ def make_options(flags: Mapping[str, Any]) -> TrainConfig:
 def defaults(given: Mapping[str, Any]) -> TrainConfig:
     """Return the values that flags override: those of the recipe, the file, or the resumed run.
 
-    Args:
-        given: The flags by field name. Only those that choose a source, and `steps` and `epochs`,
-            are read; None means that a flag was not given.
+    Of the flags, only those that choose a source, and `steps` and `epochs`, are read.
 
     Raises:
         UserError: if a file cannot be read or is not a configuration.
@@ -125,14 +123,8 @@ def scale_to_batch_size(options: TrainConfig, images: int) -> tuple[TrainConfig,
     """Set the steps, warm-up and learning rate that were not given.
 
     They follow the recipe by the linear scaling rule: k times the batch size means k times the
-    learning rate, and 1/k of the steps and of the warm-up (Goyal et al., 2017).
-
-    Args:
-        options: The options of the run.
-        images: Number of training images.
-
-    Returns:
-        The options with `steps`, `warmup` and `lr` set, and notes for the user.
+    learning rate, and 1/k of the steps and of the warm-up (Goyal et al., 2017). `images` is the
+    number of training images. Returns the options and notes for the user.
     """
     recipe = RECIPES[options.recipe]
     scale = options.batch_size / recipe.batch_size
@@ -149,14 +141,13 @@ def scale_to_batch_size(options: TrainConfig, images: int) -> tuple[TrainConfig,
         f"{steps} steps": options.steps is None and options.epochs is None,
         f"warm-up of {warmup}": options.warmup is None,
     }
-    notes = []
-    if scale != 1 and (scaled := [text for text, applies in is_scaled.items() if applies]):
-        notes.append(
-            f"recipe {options.recipe} is defined for {recipe.batch_size} images per step; for "
-            f"{options.batch_size}, the linear scaling rule gives {', '.join(scaled)}"
-        )
+    scaled = [text for text, applies in is_scaled.items() if applies and scale != 1]
+    note = (
+        f"recipe {options.recipe} is defined for {recipe.batch_size} images per step; for "
+        f"{options.batch_size}, the linear scaling rule gives {', '.join(scaled)}"
+    )
     options = dataclasses.replace(options, steps=steps, epochs=None, warmup=warmup, lr=lr)
-    return options, notes
+    return options, [note] if scaled else []
 
 
 def model_config(

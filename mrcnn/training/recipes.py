@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,29 +10,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset for a training run.
+    """A preset for a training run."""
 
-    Attributes:
-        about: A sentence for the help text.
-        model: A key of `MODELS`, for runs without `--model` and without a pretrained detector.
-        batch_size: Images per step that `steps`, `warmup` and `lr` are defined for.
-        steps: Number of steps.
-        warmup: Number of warm-up steps.
-        lr: Learning rate after warm-up, by optimizer.
-        fields: Other fields of `TrainConfig`.
-        model_fields: Fields of `ModelConfig`, for models that are named, not loaded.
-    """
-
-    about: str
-    model: str
-    batch_size: int
+    about: str  # a sentence for the help text
+    model: str  # a key of `MODELS`, for runs without `--model` and without a pretrained detector
+    batch_size: int  # images per step that `steps`, `warmup` and `lr` are defined for
     steps: int
-    warmup: int
-    lr: Mapping[str, float]
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    warmup: int  # steps
+    lr: Mapping[str, float]  # learning rate after warm-up, by optimizer
+    fields: Mapping[str, Any] = field(default_factory=dict)  # others of `TrainConfig`
+    # Fields of `ModelConfig`, for models that are named, not loaded.
     model_fields: Mapping[str, Any] = field(default_factory=dict)
 
 
+# From scratch, or on few images.
+_ADAMW = {"optimizer": "adamw", "schedule": "cosine", "decay_biases": False, "clip_norm": 5.0}
 _DETECTRON2 = {
     "optimizer": "sgd",
     "multi_scale": tuple(range(640, 801, 32)),
@@ -40,6 +33,16 @@ _DETECTRON2 = {
     "workers": 4,
 }
 _DETECTRON2_MODEL = {"min_size": 800, "max_size": 1333}  # in evaluation
+_1X = Recipe(
+    "Detectron2's short schedule for COCO: 12 epochs.",
+    model="resnet50-fpn",
+    batch_size=16,
+    steps=90_000,
+    warmup=1000,
+    lr={"sgd": 0.02, "adamw": 0.0001},
+    fields=_DETECTRON2,
+    model_fields=_DETECTRON2_MODEL,
+)
 # Detectron2's "new baselines": large-scale jitter, synchronized batch norm, long schedules.
 _LSJ_MODEL = {
     **_DETECTRON2_MODEL,
@@ -71,12 +74,7 @@ RECIPES: dict[str, Recipe] = {
         steps=1350,
         warmup=50,
         lr={"adamw": 0.0005, "sgd": 0.01},
-        fields={
-            "optimizer": "adamw",
-            "schedule": "cosine",
-            "decay_biases": False,
-            "clip_norm": 5.0,
-        },
+        fields=_ADAMW,
     ),
     "finetune": Recipe(
         "Fine-tune a pretrained detector, or an ImageNet backbone, on a few hundred images.",
@@ -85,36 +83,14 @@ RECIPES: dict[str, Recipe] = {
         steps=1500,
         warmup=100,
         lr={"adamw": 0.0001, "sgd": 0.005},
-        fields={
-            "optimizer": "adamw",
-            "schedule": "cosine",
-            "decay_biases": False,
-            "clip_norm": 5.0,
-            "ema": 0.998,
-            "colour_jitter": 0.2,
-            "eval_every": 250,
-            "save_every": 250,
-        },
+        fields={**_ADAMW, "ema": 0.998, "colour_jitter": 0.2, "eval_every": 250, "save_every": 250},
     ),
-    "1x": Recipe(
-        "Detectron2's short schedule for COCO: 12 epochs.",
-        model="resnet50-fpn",
-        batch_size=16,
-        steps=90_000,
-        warmup=1000,
-        lr={"sgd": 0.02, "adamw": 0.0001},
-        fields=_DETECTRON2,
-        model_fields=_DETECTRON2_MODEL,
-    ),
-    "3x": Recipe(
-        "Detectron2's standard schedule for COCO: 37 epochs.",
-        model="resnet50-fpn",
-        batch_size=16,
+    "1x": _1X,
+    "3x": dataclasses.replace(
+        _1X,
+        about="Detectron2's standard schedule for COCO: 37 epochs.",
         steps=270_000,
-        warmup=1000,
-        lr={"sgd": 0.02, "adamw": 0.0001},
         fields={**_DETECTRON2, "milestones": (7 / 9, 25 / 27)},
-        model_fields=_DETECTRON2_MODEL,
     ),
     **{
         name: Recipe(

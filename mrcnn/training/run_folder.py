@@ -76,12 +76,7 @@ def results_row(records: Sequence[StepRecord], metrics: Mapping[str, float]) -> 
 
 
 def timing_row(records: Sequence[StepRecord], seconds: float) -> dict[str, Any]:
-    """Return the speed and memory of `records`.
-
-    Args:
-        records: At least one.
-        seconds: Seconds of training since the start of the run.
-    """
+    """Return the speed and memory of `records`, and the `seconds` of training so far."""
     spent = sum(r.seconds for r in records) or float("nan")
     return {
         "step": records[-1].step,

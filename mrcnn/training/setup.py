@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from mrcnn.checkpoints import load_pretrained, read_pretrained
-from mrcnn.config import ModelConfig
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.augment.user_transform import load_transform
 from mrcnn.data.coco.read import CocoDataset, read_splits
@@ -155,7 +154,7 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
         if state is not None:
             trainer.restore(state)
         if world.is_main:
-            _describe(folder, options, config, splits, world)
+            _describe(trainer)
             data_notes = (note for dataset in splits.values() for note in dataset.notes)
             for note in dict.fromkeys((*notes, *data_notes)):
                 print(note)
@@ -231,19 +230,17 @@ def _read_state(folder: Path) -> tuple[TrainingState | None, list[str]]:
     return state, [*notes, f"resumed at step {state.step}"]
 
 
-def _describe(
-    folder: Path,
-    options: TrainConfig,
-    config: ModelConfig,
-    splits: dict[str, CocoDataset],
-    world: World,
-) -> None:
+def _describe(trainer: Trainer) -> None:
     """Write config.json and environment.json."""
-    options = dataclasses.replace(options, resume=None, config=None, auto_resume=False, out=folder)
+    folder, world = trainer.folder, trainer.world
+    options = dataclasses.replace(
+        trainer.options, resume=None, config=None, auto_resume=False, out=folder
+    )
     data = {
         name: {"annotations": dataset.annotations, "images": dataset.folder}
-        for name, dataset in splits.items()
+        for name, dataset in trainer.splits.items()
     }
-    content = {"train": options.to_dict(), "model": config.to_dict(), "data": data}
+    model = trainer.predictor.config.to_dict()
+    content = {"train": options.to_dict(), "model": model, "data": data}
     write_json(folder / "config.json", content, indent=2)
     write_json(folder / "environment.json", {**environment(), "processes": world.size}, indent=2)

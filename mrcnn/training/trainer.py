@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,11 +200,9 @@ class Trainer:
 
     def _write_rows(self, metrics: dict[str, float]) -> None:
         if self.world.is_main and self.window:
-            rows = {
-                RESULTS: results_row(self.window, metrics),
-                TIMING: timing_row(self.window, self.seconds),
-            }
-            for table, row in rows.items():
+            results = results_row(self.window, metrics)
+            timing = timing_row(self.window, self.seconds)
+            for table, row in ((RESULTS, results), (TIMING, timing)):
                 append_row(self.folder, table, row)
                 for logger in self.loggers:
                     logger.log(row["step"], row)
@@ -246,14 +243,9 @@ class Trainer:
         results = self.folder / "last_results.json"
         with evaluated_weights(self.take_step):
             evaluation = evaluate(
-                self.predictor,
-                validation,
-                workers=workers,
-                results=results,
-                truth=self.truth,
-                progress=check,
-                world=self.world,
-            )
+                self.predictor, validation, workers=workers, results=results, truth=self.truth,
+                progress=check, world=self.world,
+            )  # fmt: skip
             metrics = dict(evaluation.metrics)
             if self.options.val_loss:
                 metrics["val_loss"] = validation_loss(
@@ -278,7 +270,7 @@ class Trainer:
 
     def _save_weights(self, file: str, step: int) -> None:
         names = [name for name in ("bbox_AP", "segm_AP", "val_loss") if name in self.last]
-        extra: dict[str, Any] = {"step": step, **{name: self.last[name] for name in names}}
+        extra: dict[str, float] = {"step": step, **{name: self.last[name] for name in names}}
         path, state = self.folder / f"{file}.safetensors", self.take_step.model.state_dict()
         checkpoints.save(path, state, self.predictor.config, extra)
 

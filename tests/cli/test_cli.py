@@ -1,4 +1,4 @@
-"""The command line: verbs, flags from dataclasses, exit codes, and help without waiting."""
+"""The command line: commands, flags from dataclasses, exit codes, and help without waiting."""
 
 import importlib
 import subprocess
@@ -18,8 +18,8 @@ from mrcnn.errors import UserError
 def test_help(capsys):
     assert app.main(["--help"]) == 0
     output = capsys.readouterr().out
-    for verb, (_, text) in app.COMMANDS.items():
-        assert f"  {verb}" in output
+    for command, (_, text) in app.COMMANDS.items():
+        assert f"  {command}" in output
         assert text in output
     assert app.main([]) == 2
 
@@ -44,7 +44,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("word", "hint"), [("trian", "did you mean train?"), ("evalute", "evaluate?"), ("7", "")]
 )
-def test_an_unknown_verb(capsys, word, hint):
+def test_an_unknown_command(capsys, word, hint):
     assert app.main([word]) == 2
     output = capsys.readouterr()
     assert output.err.startswith(f"mrcnn: unknown command {word!r}")
@@ -52,12 +52,12 @@ def test_an_unknown_verb(capsys, word, hint):
     assert output.out == ""
 
 
-def test_every_verb_has_its_help(capsys):
-    for verb in app.COMMANDS:
+def test_every_command_has_its_help(capsys):
+    for command in app.COMMANDS:
         with pytest.raises(SystemExit) as caught:
-            app.main([verb, "--help"])
+            app.main([command, "--help"])
         assert caught.value.code == 0
-        assert f"usage: mrcnn {verb} " in capsys.readouterr().out
+        assert f"usage: mrcnn {command} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_library_that_does_not_load(capsys, monkeypatch, error, message):
     assert "run: " in output.lower()
 
 
-def test_the_verb_gets_the_rest(monkeypatch):
+def test_a_command_gets_its_flags(monkeypatch):
     got = []
     module = types.SimpleNamespace(main=lambda argv: got.append(argv))
     monkeypatch.setattr(importlib, "import_module", lambda name: module)

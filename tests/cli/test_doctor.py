@@ -1,4 +1,4 @@
-"""The doctor says what there is, and what to do about what there is not."""
+"""`mrcnn doctor`: facts, problems and their fixes."""
 
 import builtins
 import importlib.metadata
@@ -39,7 +39,7 @@ def test_all_is_well(capsys):
 
 
 class Gpu:
-    """As PyTorch describes one."""
+    """Properties of a GPU as PyTorch returns them."""
 
     name, major, minor, total_memory = "NVIDIA Volt", 7, 0, 16 << 30
 
@@ -48,11 +48,7 @@ class Gpu:
     ("error", "fact", "problems"),
     [
         (None, "kernels run", []),
-        (
-            RuntimeError("CUDA error: no kernel\nmore"),
-            "kernels do not run",
-            ["no kernel"],
-        ),
+        (RuntimeError("CUDA error: no kernel\nmore"), "kernels do not run", ["no kernel"]),
         (library.KernelError("mrcnn: not built.\n  Run: x"), "mrcnn: not built.", []),
     ],
 )
@@ -127,4 +123,4 @@ def test_programs_that_are_missing_or_broken(tmp_path):
 
 def test_no_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
-    assert doctor._compiler() == "no-such-compiler is not on PATH"
+    assert doctor.examine()[0]["compiler"] == "no-such-compiler is not on PATH"

@@ -9,13 +9,13 @@ from PIL import Image
 from mrcnn.cli import app
 from tests.helpers import tiny
 
-# What is put in place of a word: a case names what it changes in a sound command line.
+# Valid command lines; each case changes some of their flags.
 SOUND = {
     "train": {"--data": "data", "--out": "out", "--device": "cpu", "--steps": "1"},
     "evaluate": {"--weights": "run", "--data": "data", "--out": "out.json", "--device": "cpu"},
     "predict": {"--weights": "run", "images": "data/images", "--out": "out", "--device": "cpu"},
 }
-CASES = {  # verb, words changed (None leaves the flag out), what the message says
+CASES = {  # command, changed flags (None leaves the flag out), words of the message
     "no weights": ("predict", {"--weights": None}, ["--weights", "required"]),
     "no images": ("predict", {"images": None}, ["name at least one image"]),
     "unknown flag": ("train", {"--epoch": "3"}, ["--epoch"]),
@@ -23,7 +23,7 @@ CASES = {  # verb, words changed (None leaves the flag out), what the message sa
     "word for a number": ("train", {"--steps": "many"}, ["--steps", "many"]),
     "fraction for a count": ("train", {"--steps": "1.5"}, ["--steps", "1.5"]),
     "no steps": ("train", {"--steps": "0"}, ["--steps must be more than 0, got 0"]),
-    "rate that is no number": ("train", {"--lr": "nan"}, ["--lr must be more than 0, got nan"]),
+    "rate that is not a number": ("train", {"--lr": "nan"}, ["--lr must be more than 0, got nan"]),
     "negative batch size": ("train", {"--batch-size": "-1"}, ["--batch-size must be more than 0"]),
     "negative warm-up": ("train", {"--warmup": "-5"}, ["--warmup must be 0 or more, got -5"]),
     "training size of 0": ("train", {"--multi-scale": "0"}, ["--multi-scale must be more than 0"]),
@@ -96,14 +96,14 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 def test_malformed_flags(place, case, capsys, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setenv("COLUMNS", "200")
-    verb, changes, parts = CASES[case]
+    command, changes, parts = CASES[case]
     words = []
-    for name, value in {**SOUND[verb], **changes}.items():
+    for name, value in {**SOUND[command], **changes}.items():
         if value is not None:
             words += [name, value] if name.startswith("--") else [value]
     before = contents(place)
     try:
-        code = app.main([verb, *words])
+        code = app.main([command, *words])
     except SystemExit as stop:  # from the parser of flags
         code = stop.code
     message = capsys.readouterr().err
@@ -114,13 +114,13 @@ def test_malformed_flags(place, case, capsys, monkeypatch):
     assert contents(place) == before
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "predict"])
-def test_the_sound_command_lines(place, verb, capsys, monkeypatch):
-    """What the cases change is sound, so it is the change that is refused."""
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_the_unchanged_command_lines_are_valid(place, command, capsys, monkeypatch):
+    """The unchanged command lines are valid."""
     monkeypatch.chdir(place)
     before = contents(place)
-    words = [word for pair in SOUND[verb].items() for word in pair if word != "images"]
-    assert app.main([verb, *words]) == 0
+    words = [word for pair in SOUND[command].items() for word in pair if word != "images"]
+    assert app.main([command, *words]) == 0
     assert capsys.readouterr().err == ""
     new = set(contents(place)) - set(before)
     assert new

@@ -1,4 +1,4 @@
-"""What a run prints: one line that renews itself in a terminal, plain lines elsewhere."""
+"""Progress of a run: one line that is redrawn in a terminal, plain lines elsewhere."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from tests.helpers.short_runs import arguments, exit_code, fork, run, without_pictures, write_data
+from tests.helpers.short_runs import arguments, exit_code, fork, run, without_drawing, write_data
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="terminals as on Linux")
 
@@ -21,33 +21,33 @@ def data(tmp_path_factory):
 
 
 def on_terminal(argv, output, columns: int) -> str:
-    """What the command writes to a terminal of so many columns."""
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    """Return what the command writes to a terminal."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
 
     def attach() -> None:
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             os.environ.pop(name, None)
         os.environ["TERM"] = "xterm"
         for stream in (0, 1, 2):
-            os.dup2(its, stream)
+            os.dup2(terminal, stream)
         sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
 
     pid = fork(argv, output, attach)
-    os.close(its)
+    os.close(terminal)
     text = b""
     try:
-        while block := os.read(ours, 1 << 16):
+        while block := os.read(master, 1 << 16):
             text += block
-    except OSError:  # as Linux says that the other side is closed
+    except OSError:  # Linux: the other side is closed
         pass
     assert exit_code(pid) == 0, text
-    os.close(ours)
+    os.close(master)
     return text.decode()
 
 
 def shown(text: str, columns: int) -> list[str]:
-    """The lines that stand there in the end; knows only the codes that are used here."""
+    """Return the lines shown at the end; knows only the codes that are used here."""
     lines, row = [""], 0
     for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", text):
         if part == "\n":
@@ -64,9 +64,9 @@ def shown(text: str, columns: int) -> list[str]:
 
 
 @pytest.mark.parametrize("columns", [80, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_terminal_shows_one_line_that_renews_itself(columns, data, tmp_path, monkeypatch):
+def test_a_terminal_redraws_one_line(columns, data, tmp_path, monkeypatch):
     """Messages stand above it, and the end is cut off where the window is narrow."""
-    without_pictures(monkeypatch.setattr)
+    without_drawing(monkeypatch.setattr)
     flags = ("--steps", "8", "--eval-every", "4", "--print-every", "1")
     text = on_terminal(arguments(data, tmp_path / "run", *flags), tmp_path / "out.txt", columns)
     assert len(set(re.findall(r"step \d/8", text))) > 1  # it is drawn ten times a second at most
@@ -81,7 +81,7 @@ def test_a_terminal_shows_one_line_that_renews_itself(columns, data, tmp_path, m
 
 
 def test_elsewhere_lines_are_plain(data, tmp_path, capsys, monkeypatch):
-    without_pictures(monkeypatch.setattr)
+    without_drawing(monkeypatch.setattr)
     assert run(data, tmp_path / "run", "--steps", "4", "--eval-every", "0") == 0
     text = capsys.readouterr().out
     assert "\x1b" not in text

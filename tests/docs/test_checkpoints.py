@@ -58,7 +58,7 @@ def in_workplace(workplace, monkeypatch):
 
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("mrcnn.checkpoints.checkpoint.fetch", fetch)
-    short_runs.without_pictures(monkeypatch.setattr)
+    short_runs.without_drawing(monkeypatch.setattr)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=documents.name_of)

@@ -41,7 +41,7 @@ def workplace(tmp_path_factory) -> Path:
     config = dataclasses.replace(tiny.CONFIG, norm="group_of_8")
     checkpoints.save(folder / "published.safetensors", tiny.model(config).state_dict(), config, {})
     with pytest.MonkeyPatch.context() as patch:
-        short_runs.without_pictures(patch.setattr)
+        short_runs.without_drawing(patch.setattr)
         assert short_runs.run(folder / "DIR", folder / "runs/1", *FLAGS[-6:]) == 0
     return folder
 
@@ -57,7 +57,7 @@ def small(workplace, monkeypatch):
     monkeypatch.setattr(
         "mrcnn.checkpoints.checkpoint.fetch", lambda name: workplace / "published.safetensors"
     )
-    short_runs.without_pictures(monkeypatch.setattr)
+    short_runs.without_drawing(monkeypatch.setattr)
 
 
 def model_flags(command: list[str]) -> list[str]:

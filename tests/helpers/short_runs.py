@@ -1,5 +1,6 @@
 """Training runs of seconds: a tiny model on a few small drawn images."""
 
+import csv
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from mrcnn import train
 from mrcnn.cli import flags
@@ -26,7 +27,7 @@ FLAGS = (
 
 
 def write_data(folder: Path) -> Path:
-    """A data set for `FLAGS`."""
+    """Write a data set for `FLAGS`."""
     write_shapes(folder, train=IMAGES, val=3, size=64)
     return folder
 
@@ -36,37 +37,41 @@ def arguments(data: Path, out: Path, *flags: str) -> list[str]:
 
 
 def start(argv: Sequence[str], **options) -> subprocess.Popen:
-    """The command in a process of its own."""
+    """Start the command in another process."""
     words = [sys.executable, "-m", "mrcnn.train", *argv]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
 def run(data: Path, out: Path, *flags: str) -> int:
-    """The command in this process."""
+    """Run the command in this process."""
     return train.main(arguments(data, out, *flags))
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """All that a finished run must have to the bit: tensors of its last state, and its table."""
+    """Return what must be bit-identical in equal runs: tensors of the last state, and the table."""
     newest = max((folder / "state").glob("*.safetensors"))
-    with safe_open(newest, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    found: dict[str, object] = {
+    tensors = {
         name: (tensor.dtype, tensor.shape, tensor.numpy().tobytes())
-        for name, tensor in tensors.items()
+        for name, tensor in load_file(newest).items()
     }
-    return {**found, "state": newest.name, "results.csv": (folder / "results.csv").read_bytes()}
+    return {**tensors, "state": newest.name, "results.csv": (folder / "results.csv").read_bytes()}
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of results.csv."""
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def torchrun(argv: Sequence[str], *flags: str) -> subprocess.Popen:
-    """The command in two processes, started by torchrun with `flags`."""
+    """Start the command in two processes, with torchrun and its `flags`."""
     agent = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
     words = [sys.executable, *agent, *flags, "-m", "mrcnn.train", *argv]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120.0) -> None:
-    """Until a file is there; fails where the process ends before."""
+    """Wait until a file exists; fail if the process ends before."""
     end = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
@@ -75,18 +80,16 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120.0) -> N
 
 
 def fork(argv: Sequence[str], output: Path, before: Callable[[], None] = lambda: None) -> int:
-    """The command in a copy of this process, which need import nothing; its number.
+    """Run the command in a fork of this process, which need not import anything; return its id.
 
-    Args:
-        output: the file that it speaks to.
-        before: done first in the copy.
+    The fork calls `before` first, and prints to the file `output`.
     """
     pid = os.fork()
     if pid:
         return pid
     code = 99
     try:
-        signal.alarm(120)  # none goes on for ever
+        signal.alarm(120)  # a time limit
         sys.stdout = sys.stderr = output.open("w", buffering=1)
         os.dup2(sys.stdout.fileno(), 2)
         logging.basicConfig(format="%(message)s", force=True)
@@ -99,12 +102,12 @@ def fork(argv: Sequence[str], output: Path, before: Callable[[], None] = lambda:
 
 
 def exit_code(pid: int) -> int:
-    """Of a copy that `fork` made, once it has ended; negative where a signal ended it."""
+    """Wait for a process of `fork`; return its exit code, negative if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def without_pictures(patch: Callable[[str, object], None]) -> None:
-    """Leave out what takes most of the time of a short run."""
+def without_drawing(patch: Callable[[str, object], None]) -> None:
+    """Skip what takes most of the time of a short run."""
     patch("mrcnn.training.trainer.save_training_curves", lambda *_: None)
     patch("mrcnn.training.trainer.Trainer._write_report", lambda _: None)
     patch("mrcnn.training.trainer.Trainer._draw_predictions", lambda _: None)

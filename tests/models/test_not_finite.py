@@ -22,7 +22,7 @@ from tests.helpers.short_runs import (
     exit_code,
     fork,
     run,
-    without_pictures,
+    without_drawing,
     write_data,
 )
 
@@ -34,14 +34,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    without_pictures(monkeypatch.setattr)
+    without_drawing(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        without_pictures(patch.setattr)
+        without_drawing(patch.setattr)
         assert run(data, out) == 0
     return contents(out)
 

@@ -1,4 +1,4 @@
-"""Items in batches of their like, made by a thread."""
+"""Grouping of items into batches, and prefetching by a thread."""
 
 import random
 import threading
@@ -9,7 +9,7 @@ from mrcnn.runtime.batching import bucket_by, prefetch
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_groups(seed):
+def test_buckets_hold_equal_keys(seed):
     """All items come once, alike in a group, in order of their kind; none waits for long."""
     rng = random.Random(seed)
     size, kinds = rng.randint(1, 5), rng.randint(1, 6)
@@ -38,7 +38,7 @@ def test_equal_items_fill_groups():
     assert list(bucket_by([], lambda _: 0, 3)) == []
 
 
-def test_prefetch_stays_one_prefetch():
+def test_prefetch_stays_one_item_ahead():
     made, threads = [], set()
 
     def source():

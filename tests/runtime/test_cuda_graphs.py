@@ -1,4 +1,4 @@
-"""What CUDA graphs ask of the code around them; stand-ins for graphs call their function anew.
+"""CUDA graphs, with a replacement for graphs that calls the function again.
 
 On a GPU, tests/ops/test_cuda.py makes real ones.
 """
@@ -78,14 +78,14 @@ def test_making_a_graph_changes_nothing(recorded):
 
 def test_more_shapes_than_the_limit_run_without(recorded):
     calls = Graphs(lambda x: x + 1, limit=1)
-    with pytest.warns(UserWarning, match="no CUDA graph for 3: 1 exist already") as told:
+    with pytest.warns(UserWarning, match="no CUDA graph for 3: 1 exist already") as warned:
         results = [calls(torch.zeros(size)) for size in (2, 3, 3, 2)]
     assert [result.tolist() for result in results] == [[1] * 2, [1] * 3, [1] * 3, [1] * 2]
     assert recorded == [(2,)]
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
-def test_what_cannot_be_captured_runs_without(monkeypatch):
+def test_functions_that_cannot_be_captured_run_without(monkeypatch):
     def record(function, inputs):
         function(inputs)
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
@@ -94,17 +94,17 @@ def test_what_cannot_be_captured_runs_without(monkeypatch):
     total = torch.zeros(2)
     calls = Graphs(total.add_, [total])
     reason = "no CUDA graph for 2: CUDA error: operation not permitted when stream is capturing$"
-    with pytest.warns(UserWarning, match=reason) as told:
+    with pytest.warns(UserWarning, match=reason) as warned:
         calls(torch.ones(2))
     calls(torch.ones(2))
-    assert len(told) == 1
+    assert len(warned) == 1
     assert total.tolist() == [2, 2]
 
 
 def losses(
     folder, capture: bool, sizes: tuple[int, ...], steps: int = 6, device: str = "cpu"
 ) -> list[dict]:
-    """Of steps on small drawn images, resized to one of `sizes`."""
+    """Return the losses of steps on small drawn images, resized to one of `sizes`."""
     dataset = read_coco(folder / "train.json", folder / "images")
     torch.manual_seed(0)
     model = build(CONFIG).train().to(device)
@@ -150,7 +150,7 @@ def test_captured_inference_finds_the_same(recorded):
     assert len(recorded) == 2
 
 
-def test_where_nothing_can_be_captured_says_so(tmp_path):
+def test_capture_requires_a_cuda_device(tmp_path):
     data = short_runs.write_data(tmp_path / "shapes")
     with pytest.raises(UserError, match=r"--capture: requires one process .* 1 on cpu"):
         short_runs.run(data, tmp_path / "run", "--capture")

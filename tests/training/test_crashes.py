@@ -1,4 +1,4 @@
-"""Whatever ends a save, what was saved before is whole: kills, full disks, failing calls."""
+"""A save that fails leaves older files whole: kills, full disks, failing system calls."""
 
 import errno
 import json
@@ -29,10 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as on
 
 @contextmanager
 def child(action: Callable[[int], None]) -> Iterator[tuple[int, int]]:
-    """A process that does `action`, and its pipe: what it wrote there can be read until it ends.
-
-    Forked, so that nothing need be imported; killed at the end.
-    """
+    """Run `action` in a forked process; yield its id and pipe; kill it at the end."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -65,7 +62,7 @@ KILLS = [20, pytest.param(200, marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("kills", KILLS)
 def test_kills_lose_nothing(tmp_path, kills):
-    """Each life goes on where the last one was killed, as a run that is resumed does."""
+    """Each process resumes where the last one was killed."""
 
     def keep_saving(pipe: int) -> None:
         while True:
@@ -94,7 +91,7 @@ def test_kills_lose_nothing(tmp_path, kills):
 
 
 def test_the_drafts_of_the_living_stay(tmp_path, monkeypatch):
-    """Another process writes while this one sweeps; then it is stopped for ever."""
+    """Another process writes while this one sweeps; then it waits forever."""
 
     def stop_within_a_save(pipe: int) -> None:
         def tell_and_wait(*_: object) -> None:
@@ -137,9 +134,11 @@ def test_files_that_may_not_grow(tmp_path):
                 with pytest.raises(UserError) as caught:
                     save(tmp_path)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-                told = str(caught.value)
-                assert ".safetensors: cannot be written (File too large; it needs" in told, told
-                assert f"it needs {size:,} bytes); choose another location" in told, told
+                message = str(caught.value)
+                assert ".safetensors: cannot be written (File too large; it needs" in message, (
+                    message
+                )
+                assert f"it needs {size:,} bytes); choose another location" in message, message
                 assert drafts(tmp_path) == []
                 assert check(tmp_path) == (1, 1)
         os.write(pipe, b"done")

@@ -1,4 +1,4 @@
-"""A batch cut into parts, one after the other or over processes, trains as the whole batch does.
+"""Micro-batches, one after the other or over processes, train as the whole batch does.
 
 In float64 nothing but the order of sums differs, so that all steps stay together within 1e-6; the
 losses themselves are computed in float32.
@@ -20,7 +20,7 @@ from mrcnn.data.loading.loader import train_loader
 from mrcnn.data.synthetic import write_shapes
 from mrcnn.models import build
 from mrcnn.ops import instance_masks
-from mrcnn.runtime.distributed import ALONE, World, join, leave
+from mrcnn.runtime.distributed import ALONE, World, connected
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.optim import Ema
 from mrcnn.training.step import TrainStep
@@ -103,11 +103,10 @@ def process(rank: int, folder, steps: int, port: int, empty: bool) -> None:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     torch.set_num_threads(1)
-    world = join("cpu")
-    found = losses_of(folder, steps, world=world, empty=empty)
-    if world.is_main:
-        torch.save(found, folder / f"found {empty}.pt")
-    leave()
+    with connected("cpu") as world:
+        found = losses_of(folder, steps, world=world, empty=empty)
+        if world.is_main:
+            torch.save(found, folder / f"found {empty}.pt")
 
 
 def in_two_processes(folder, steps: int, empty: bool = False) -> torch.Tensor:
@@ -129,7 +128,7 @@ def test_a_process_without_instances_keeps_up(folder):
     assert torch.isfinite(in_two_processes(folder, 5, empty=True)).all()
 
 
-def test_the_running_mean_follows_its_formula():
+def test_ema_follows_its_formula():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     ema = Ema(model, 0.5)
     wanted = copy.deepcopy(model.state_dict())

@@ -1,6 +1,5 @@
-"""What a run does between its steps, and what its switches promise."""
+"""Evaluations, saved states and flags of a training run."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 import mrcnn
 from mrcnn import train
@@ -24,28 +23,9 @@ from mrcnn.training import state as states
 from mrcnn.training.activation_checkpointing import checkpoint_stages
 from mrcnn.training.trainer import Trainer
 from tests.helpers import tiny
-from tests.helpers.short_runs import arguments, contents, run, without_pictures, write_data
+from tests.helpers.short_runs import arguments, contents, rows, run
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "shapes")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    without_pictures(monkeypatch.setattr)
-
-
-def rows(folder) -> list[dict[str, str]]:
-    with (folder / "results.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def tensors(path) -> tuple[dict[str, torch.Tensor], dict]:
-    with safe_open(path, framework="pt") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return found, file.metadata()
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 @pytest.fixture
@@ -67,13 +47,13 @@ def scores(monkeypatch):
 
 
 def test_training_ends_when_the_score_no_longer_rises(data, tmp_path, scores, capsys):
-    """Best stays the best, last is the last, and both are the running mean of the weights."""
+    """Best stays the best, last is the last, and both are the EMA of the weights."""
     out, asked = tmp_path / "run", scores(0.1, 0.3, 0.3, 0.2, 0.9)
     assert run(data, out, "--eval-every", "2", "--patience", "2", "--no-val-loss") == 0
     assert "AP has not improved in 2 evaluations; stopping at step 8" in capsys.readouterr().out
     assert [row["segm_AP"] for row in rows(out) if row["segm_AP"]] == ["0.1", "0.3", "0.3", "0.2"]
-    best, last = (tensors(out / f"{name}.safetensors")[0] for name in ("best", "last"))
-    saved, _ = tensors(max((out / "state").iterdir()))
+    best, last = (load_file(out / f"{name}.safetensors") for name in ("best", "last"))
+    saved = load_file(max((out / "state").iterdir()))
     for name, value in last.items():
         assert torch.equal(best[name], asked[1][name])
         assert torch.equal(value, asked[3][name])
@@ -87,7 +67,7 @@ def test_training_ends_when_the_score_no_longer_rises(data, tmp_path, scores, ca
     assert contents(out) == before
 
 
-def test_states_are_kept_for_good_and_evaluations_come_when_asked_for(data, tmp_path, scores):
+def test_keep_every_and_eval_every(data, tmp_path, scores):
     scores(*[0.5] * 9)
     flags = ("--save-every", "2", "--keep-every", "6", "--eval-every", "5", "--no-val-loss")
     assert run(data, tmp_path / "run", *flags) == 0
@@ -97,7 +77,7 @@ def test_states_are_kept_for_good_and_evaluations_come_when_asked_for(data, tmp_
 
 
 def test_the_validation_loss_is_the_mean_over_images(data, tmp_path):
-    """Each a batch of its own, of the weights that are kept."""
+    """Each image is a batch; the weights are those that are saved."""
     assert run(data, tmp_path / "run", "--steps", "3", "--eval-every", "0") == 0
     predictor = mrcnn.load(tmp_path / "run" / "last.safetensors", device="cpu")
     dataset = read_coco(data / "val.json", data / "images")
@@ -113,7 +93,7 @@ def test_the_validation_loss_is_the_mean_over_images(data, tmp_path):
 
 
 def test_flags_change_a_run_that_is_resumed(data, tmp_path):
-    """Numbers of the optimiser, and which weights decay; moments stay with their weights."""
+    """The optimizer's hyperparameters and weight decay change; moments stay with their weights."""
     out, other = tmp_path / "run", ("--weight-decay", "0.5", "--momentum", "0.7", "--decay-norms")
     assert run(data, out, "--steps", "3", "--optimizer", "sgd") == 0
     seen = {}
@@ -133,14 +113,14 @@ def test_flags_change_a_run_that_is_resumed(data, tmp_path):
         patch.setattr(Trainer, "fit", fit)
         assert train.main(["--resume", str(out), "--device", "cpu", "--steps", "5", *other]) == 0
     assert seen["groups"] == [(0.5, 0.7), (0.0, 0.7)]
-    saved, _ = tensors(out / "state" / "00000003.safetensors")
+    saved = load_file(out / "state" / "00000003.safetensors")
     assert len(seen["moments"]) > 50
     for name, moment in seen["moments"].items():
         assert torch.equal(moment, saved[f"optimizer.{name}.momentum_buffer"]), name
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--optimizer", "sgd"], "it was saved with the optimizer AdamW, not SGD"),
         (["--set", "fpn_channels=16"], "it belongs to another model"),
@@ -149,19 +129,19 @@ def test_flags_change_a_run_that_is_resumed(data, tmp_path):
     ],
 )
 def test_a_refused_resume_leaves_the_run_unchanged(
-    words, told, data, tmp_path, capsys, monkeypatch
+    words, message, data, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     out = tmp_path / "run"
     assert run(data, out, "--steps", "2") == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert flags.run(train.main, ["--resume", str(out), "--device", "cpu", *words]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def gradients(config, data, checkpoints: bool) -> tuple[list[torch.Tensor], int]:
-    """Of one step, and the bytes kept for it."""
+    """Return the gradients of one step, and the bytes stored for its backward pass."""
     dataset = read_coco(data / "train.json", data / "images")
     torch.manual_seed(0)
     model = build(dataclasses.replace(config, class_names=dataset.class_names)).train()
@@ -183,7 +163,7 @@ def gradients(config, data, checkpoints: bool) -> tuple[list[torch.Tensor], int]
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", pytest.param("vgg11", marks=pytest.mark.slow)])
-def test_checkpointed_activations_change_no_bit_and_take_less(backbone, data):
+def test_checkpointed_activations_are_bit_identical_and_need_less_memory(backbone, data):
     norm = "none" if backbone == "vgg11" else "group_of_8"
     config = dataclasses.replace(
         tiny.CONFIG, norm=norm, backbone=backbone, category_ids=(1, 2, 3), class_names=tuple("abc")
@@ -207,7 +187,7 @@ def test_switches_train(words, data, tmp_path):
 
 
 def test_events_for_tensorboard_can_be_read_back(data, tmp_path):
-    """Those after the last saved state are purged when a run goes on."""
+    """Those after the last saved state are purged when a run is resumed."""
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     out = tmp_path / "run"
     assert run(data, out, "--tensorboard", "--steps", "6") == 0

@@ -1,7 +1,6 @@
-"""Where the numbers of a run come from: recipe, file, flag; and what they are."""
+"""Options of a run from recipe, file and flags, and the numbers of the recipes."""
 
 import dataclasses
-import hashlib
 import json
 import sys
 from types import SimpleNamespace
@@ -13,14 +12,9 @@ from mrcnn import train
 from mrcnn.cli import app
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.optim import learning_rate
-from mrcnn.training.options import (
-    model_config,
-    model_fields,
-    parse_options,
-    scale_to_batch_size,
-)
+from mrcnn.training.options import model_config, model_fields, parse_options, scale_to_batch_size
 from mrcnn.training.recipes import RECIPES
-from tests.helpers.short_runs import run, without_pictures, write_data
+from tests.helpers.short_runs import contents, run
 
 COCO = 118_287  # images of train2017
 DATA = SimpleNamespace(class_names=("cat",), category_ids=(1,))
@@ -42,64 +36,27 @@ def numbers(*argv: str) -> dict[str, Any]:
 # over detectron2/config/defaults.py; new_baselines/mask_rcnn_R_50_FPN_{100,200,400}ep_LSJ.py over
 # common/{optim,coco_schedule,data/coco,models/mask_rcnn_fpn}.py.
 BOTH = {
-    "optimizer": "sgd",
-    "momentum": 0.9,
-    "decay_norms": False,
-    "decay_biases": True,
-    "clip_norm": None,
-    "ema": 0.0,
-    "schedule": "step",
-    "min_size": 800,  # in evaluation
-    "max_size": 1333,
-    "colour_jitter": 0.0,
-    "copy_paste": 0.0,
-    "vertical_flip": False,
-    "repeat_threshold": 0.0,
-    "anchor_sizes": (32, 64, 128, 256, 512),
-    "anchor_ratios": (0.5, 1.0, 2.0),
-    "rpn_samples": 256,
-    "pre_nms_top_k": 1000,
-    "training_post_nms_top_k": 1000,
-    "roi_samples": 512,
-    "roi_positive_fraction": 0.25,
-    "mask_head_convs": 4,
-    "max_detections": 100,
+    "optimizer": "sgd", "momentum": 0.9, "decay_norms": False, "decay_biases": True,
+    "clip_norm": None, "ema": 0.0, "schedule": "step", "min_size": 800, "max_size": 1333,
+    "colour_jitter": 0.0, "copy_paste": 0.0, "vertical_flip": False, "repeat_threshold": 0.0,
+    "anchor_sizes": (32, 64, 128, 256, 512), "anchor_ratios": (0.5, 1.0, 2.0), "rpn_samples": 256,
+    "pre_nms_top_k": 1000, "training_post_nms_top_k": 1000, "roi_samples": 512,
+    "roi_positive_fraction": 0.25, "mask_head_convs": 4, "max_detections": 100,
     "score_threshold": 0.05,
-}
+}  # fmt: skip
 X = {
-    **BOTH,
-    "batch_size": 16,
-    "lr": 0.02,
-    "warmup": 1000,
-    "warmup_factor": 0.001,
-    "weight_decay": 1e-4,
-    "multi_scale": (640, 672, 704, 736, 768, 800),
-    "large_scale_jitter": None,
-    "group_orientations": True,
-    "amp": "off",
-    "norm": "frozen_batch",
-    "head_norm": "none",
-    "frozen_stages": 2,
-    "rpn_convs": 1,
-    "box_head_convs": 0,
+    **BOTH, "batch_size": 16, "lr": 0.02, "warmup": 1000, "warmup_factor": 0.001,
+    "weight_decay": 1e-4, "multi_scale": (640, 672, 704, 736, 768, 800),
+    "large_scale_jitter": None, "group_orientations": True, "amp": "off", "norm": "frozen_batch",
+    "head_norm": "none", "frozen_stages": 2, "rpn_convs": 1, "box_head_convs": 0,
     "box_head_layers": 2,
-}
+}  # fmt: skip
 LSJ = {
-    **BOTH,
-    "batch_size": 64,
-    "lr": 0.1,
-    "warmup_factor": 0.067,
-    "weight_decay": 4e-5,
-    "multi_scale": (),
-    "large_scale_jitter": 1024,
-    "norm": "sync_batch",
-    "head_norm": "sync_batch",
-    "frozen_stages": 0,
-    "rpn_convs": 2,
-    "box_head_convs": 4,
-    "box_head_layers": 1,
-    "box_head_width": 1024,
-}
+    **BOTH, "batch_size": 64, "lr": 0.1, "warmup_factor": 0.067, "weight_decay": 4e-5,
+    "multi_scale": (), "large_scale_jitter": 1024, "norm": "sync_batch",
+    "head_norm": "sync_batch", "frozen_stages": 0, "rpn_convs": 2, "box_head_convs": 4,
+    "box_head_layers": 1, "box_head_width": 1024,
+}  # fmt: skip
 # Recipe: its fields, and the steps at which the rate falls.
 DETECTRON2 = {
     "1x": ({**X, "steps": 90_000}, (60_000, 80_000)),
@@ -168,7 +125,7 @@ OTHERS = {
 
 
 def test_every_field_has_another_value():
-    """So that the next test forgets none; those left out name one run, or say where to begin."""
+    """The next test covers every field except those that name a run or a source of defaults."""
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     assert names - set(OTHERS) == {"config", "resume", "auto_resume", "out"}
 
@@ -229,7 +186,7 @@ def test_models_come_from_file_flag_and_recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "lr", "steps", "warmup", "told"),
+    ("flags", "lr", "steps", "warmup", "message"),
     [
         ("--batch-size 16", 0.02, 90_000, 1000, None),
         ("--batch-size 4", 0.005, 360_000, 4000, "lr 0.005, 360000 steps, warm-up of 4000"),
@@ -242,15 +199,15 @@ def test_models_come_from_file_flag_and_recipe(tmp_path):
         ("--batch-size 32 --optimizer adamw", 2e-4, 45_000, 500, "lr 0.0002, 45000 steps"),
     ],
 )
-def test_the_linear_rule_is_for_what_is_not_given_and_is_told(flags, lr, steps, warmup, told):
+def test_the_linear_rule_scales_what_is_not_given(flags, lr, steps, warmup, message):
     args, notes = scale_to_batch_size(read("--recipe", "1x", *flags.split()), COCO)
     assert (args.lr, args.steps, args.warmup) == (pytest.approx(lr), steps, warmup)
-    if told is None:
+    if message is None:
         assert notes == []
     else:
         assert len(notes) == 1
         assert notes[0].startswith("recipe 1x is defined for 16 images per step; for ")
-        assert f"the linear scaling rule gives {told}" in notes[0]
+        assert f"the linear scaling rule gives {message}" in notes[0]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -268,7 +225,7 @@ def test_the_help_shows_the_numbers_of_the_recipe(recipe, capsys, monkeypatch):
     assert f"(default: {known.fields.get('weight_decay', 0.0001)})" in text
 
 
-FILES = {  # name, content, what the message says
+FILES = {  # name, content, words of the message
     "train.json": ('{"train": {"momentun": 0.9}}', "train has no field 'momentun'; did you mean"),
     "kind.json": ('{"train": {"steps": "many"}}', "train.steps must be of type int | None, got"),
     "bool.json": ('{"train": {"steps": true}}', "train.steps must be of type int | None, got True"),
@@ -290,13 +247,8 @@ FILES = {  # name, content, what the message says
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "shapes")
-
-
 @pytest.mark.parametrize("name", FILES)
-def test_bad_files_are_told(name, data, tmp_path, capsys):
+def test_messages_about_bad_files(name, data, tmp_path, capsys):
     if name.endswith(".toml") and sys.version_info < (3, 11):
         pytest.skip("TOML needs Python 3.11")
     content, words = FILES[name]
@@ -305,16 +257,16 @@ def test_bad_files_are_told(name, data, tmp_path, capsys):
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     argv = ["train", "--data", str(data), "--out", str(out), "--device", "cpu"]
     assert app.main([*argv, "--config", str(file)]) == 2
-    told = capsys.readouterr().err
-    assert told.count("mrcnn: ") == 1
-    assert words in told
+    message = capsys.readouterr().err
+    assert message.count("mrcnn: ") == 1
+    assert words in message
     if not words.startswith("--"):
-        assert name in told
+        assert name in message
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("roi_samples", "--set roi_samples: must be name=value"),
         ("rois=3", "--set rois=3: must be name=value with a field"),
@@ -329,28 +281,22 @@ def test_bad_files_are_told(name, data, tmp_path, capsys):
         ("backbone=resnet19", "backbone must be one of"),
     ],
 )
-def test_bad_words_of_set_are_told(word, told, data, tmp_path, capsys):
+def test_messages_about_bad_words_of_set(word, message, data, tmp_path, capsys):
     out = tmp_path / "run"
     argv = ["--data", str(data), "--out", str(out), "--device", "cpu", "--set", word]
     assert app.main(["train", *argv]) == 2
     message = capsys.readouterr().err
     assert message.startswith("mrcnn: ")
-    assert told in message
+    assert message in message
     assert not out.exists()
 
 
-def sums(folder) -> list[str]:
-    names = ("last.safetensors", "best.safetensors", "results.csv", "val_results.json")
-    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names]
-
-
-def test_a_run_is_repeated_by_its_config_to_the_same_bits(data, tmp_path, monkeypatch):
-    without_pictures(monkeypatch.setattr)
+def test_a_run_is_repeated_bit_identically_by_its_config(data, no_drawing, tmp_path):
     flags = ("--steps", "4", "--eval-every", "0", "--seed", "3")
     for name in "12":
         assert run(data, tmp_path / name, *flags) == 0
     config = str(tmp_path / "1" / "config.json")
     assert train.main(["--config", config, "--out", str(tmp_path / "3")]) == 0
-    assert sums(tmp_path / "1") == sums(tmp_path / "2") == sums(tmp_path / "3")
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
     assert train.main(["--config", config, "--out", str(tmp_path / "4"), "--seed", "4"]) == 0
-    assert sums(tmp_path / "1") != sums(tmp_path / "4")
+    assert contents(tmp_path / "1") != contents(tmp_path / "4")

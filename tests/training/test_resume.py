@@ -1,9 +1,8 @@
-"""Runs that are interrupted and go on: the same bits as if they had never stopped."""
+"""Interrupted and resumed runs are bit-identical to uninterrupted ones."""
 
 import json
 import os
 import signal
-import time
 
 import pytest
 import torch
@@ -11,12 +10,7 @@ import torch
 from mrcnn import train
 from mrcnn.errors import UserError
 from mrcnn.training.step import TrainStep
-from tests.helpers.short_runs import arguments, contents, run, start, write_data
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "shapes")
+from tests.helpers.short_runs import contents, run
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +36,7 @@ def interrupt_at(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
 # The first step, the middle of an epoch, the end of one, an evaluation, the last step but one.
 @pytest.mark.parametrize("cut", [1, 6, 9, pytest.param(8, marks=pytest.mark.slow), 19])
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
-def test_a_run_that_was_interrupted_ends_with_the_same_bits(
-    cut, workers, data, whole, tmp_path, monkeypatch
-):
+def test_an_interrupted_run_is_bit_identical(cut, workers, data, whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patched:
         interrupt_at(patched, cut)
@@ -53,7 +45,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
     assert contents(out) == whole
 
 
-def test_accumulated_runs_resume_to_the_same_bits(data, tmp_path, monkeypatch):
+def test_an_interrupted_run_with_micro_batches_is_bit_identical(data, tmp_path, monkeypatch):
     flags = ("--accumulate", "2", "--optimizer", "sgd", "--steps", "6")
     assert run(data, tmp_path / "whole", *flags) == 0
     with monkeypatch.context() as patched:
@@ -80,25 +72,7 @@ def test_a_signal_during_an_evaluation_loses_no_step(data, whole, tmp_path, monk
     assert contents(tmp_path / "run") == whole
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 1.5])
-def test_a_killed_run_resumes_to_the_same_bits(delay, data, tmp_path):
-    out, undisturbed = tmp_path / "run", tmp_path / "whole"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    assert start(arguments(data, undisturbed), env=environment).wait() == 0
-    with start(arguments(data, out), env=environment) as process:
-        while not (out / "results.csv").exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(delay)
-        process.kill()
-    auto = arguments(data, out, "--auto-resume")
-    with start(auto, env=environment) as process:
-        text = process.communicate()[0].decode()
-    assert process.returncode == 0, text
-    assert contents(out) == contents(undisturbed)
-
-
-def test_what_differs_from_the_saved_state_is_told(data, tmp_path, monkeypatch, capsys):
+def test_differences_from_the_saved_state_are_reported(data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     with monkeypatch.context() as patched:
         interrupt_at(patched, 2)
@@ -111,18 +85,14 @@ def test_what_differs_from_the_saved_state_is_told(data, tmp_path, monkeypatch, 
     assert json.loads((out / "config.json").read_text())["train"]["steps"] == 3
 
 
-def test_a_finished_run_has_nothing_more_to_do(data, tmp_path, capsys):
+def test_a_finished_run_has_nothing_more_to_do(data, tmp_path):
+    """And --auto-resume starts a run that does not exist yet."""
     out = tmp_path / "run"
-    run(data, out, "--steps", "2")
+    assert run(data, out, "--auto-resume", "--steps", "2") == 0
     before = contents(out)
+    assert run(data, out, "--auto-resume", "--steps", "2") == 0
     assert train.main(["--resume", str(out), "--device", "cpu"]) == 0
     assert contents(out) == before
-
-
-def test_auto_resume_begins_where_there_is_nothing(data, tmp_path):
-    out = tmp_path / "run"
-    assert run(data, out, "--auto-resume", "--steps", "2") == 0
-    assert run(data, out, "--auto-resume", "--steps", "2") == 0
 
 
 def test_there_must_be_a_run_to_resume(tmp_path):

@@ -1,4 +1,4 @@
-"""A run ends when it is asked to, at any moment, and goes on from there to the same bits."""
+"""A run can be stopped at any moment; the resumed run is bit-identical."""
 
 import os
 import random
@@ -19,24 +19,15 @@ from tests.helpers.short_runs import (
     fork,
     run,
     start,
-    without_pictures,
-    write_data,
+    without_drawing,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as on Linux")
-
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="processes as on Linux"),
+    pytest.mark.usefixtures("no_drawing"),
+]
 
 SHORT = ("--steps", "12")  # evaluated after 8 and 12, saved after 5 and 10
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "shapes")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    without_pictures(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +35,7 @@ def whole(data, tmp_path_factory):
     """A run without an interruption, and the seconds it took."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        without_pictures(patch.setattr)
+        without_drawing(patch.setattr)
         assert run(data, folder / "short", "--steps", "1") == 0  # imports what is imported late
         begun = time.monotonic()
         assert run(data, folder / "run", *SHORT) == 0
@@ -74,22 +65,22 @@ def test_a_signal_at_any_moment(moments, data, whole, tmp_path):
         pid = fork(arguments(data, out, *SHORT, "--save-every", "1000"), output)
         time.sleep(draw.uniform(0, seconds))
         os.kill(pid, number)
-        code, told = exit_code(pid), output.read_text()
-        if code == 128 + number and "saving after this step" in told:
+        code, text = exit_code(pid), output.read_text()
+        if code == 128 + number and "saving after this step" in text:
             saved += 1
             newest = max(states._state_files(out), default=0)
-            assert 0 <= newest - last_row(out) <= 3, told  # rows come every third step
+            assert 0 <= newest - last_row(out) <= 3, text  # rows come every third step
         else:
-            assert code in (0, -number, 130), told
-        assert "Traceback" not in told
+            assert code in (0, -number, 130), text
+        assert "Traceback" not in text
         resume(data, out)
-        assert contents(out) == wanted, (moment, told)
+        assert contents(out) == wanted, (moment, text)
     assert saved >= moments / 5
 
 
 @pytest.mark.slow
 def test_a_signal_at_any_moment_of_a_process(data, whole, tmp_path, monkeypatch):
-    """The same from the first import on, with the pictures; and kills."""
+    """The same from the first import on, with drawing and kills."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     draw, begun = random.Random(1), time.monotonic()
     assert start(arguments(data, tmp_path / "undisturbed", *SHORT)).wait() == 0
@@ -100,10 +91,10 @@ def test_a_signal_at_any_moment_of_a_process(data, whole, tmp_path, monkeypatch)
         with start(arguments(data, out, *SHORT)) as process:
             time.sleep(draw.uniform(0, seconds))
             process.send_signal(number)
-            told = process.communicate()[0].decode()
-        assert process.returncode in (0, -number, 128 + number), told
+            text = process.communicate()[0].decode()
+        assert process.returncode in (0, -number, 128 + number), text
         resume(data, out)
-        assert contents(out) == whole[0], (moment, told)
+        assert contents(out) == whole[0], (moment, text)
 
 
 def test_a_second_interrupt_ends_at_once(data, whole, tmp_path, monkeypatch):
@@ -126,7 +117,7 @@ def test_a_second_interrupt_ends_at_once(data, whole, tmp_path, monkeypatch):
 
 
 def kill_in(monkeypatch, target: str, count: int, after: bool) -> None:
-    """Kill the process right before or after the so-manyth call of a function."""
+    """Kill the process before or after call number `count` of a function."""
     original, calls = resolve_name(target), []
 
     def fatal(*args, **kwargs):
@@ -160,7 +151,7 @@ def kill_in(monkeypatch, target: str, count: int, after: bool) -> None:
         ),
     ],
 )
-def test_a_kill_beside_what_is_written(target, count, after, data, whole, tmp_path, monkeypatch):
+def test_a_kill_before_or_after_a_write(target, count, after, data, whole, tmp_path, monkeypatch):
     out, output = tmp_path / "run", tmp_path / "out.txt"
     with monkeypatch.context() as patch:
         kill_in(patch, target, count, after)

@@ -57,7 +57,7 @@ def file_of(folder: Path, step: int) -> Path:
     return folder / "state" / f"{step:08}.safetensors"
 
 
-def test_all_comes_back_bit_by_bit(tmp_path):
+def test_states_are_restored_bit_identically(tmp_path):
     saved = TrainingState(12, tensors(), {"best": 0.25, "none": None, "names": ["é", "b"]})
     assert save_state(tmp_path, saved) == file_of(tmp_path, 12)
     loaded, notes = load_state(tmp_path)
@@ -101,17 +101,17 @@ def test_moments_get_the_memory_format_of_their_parameters():
 def test_other_programs_read_the_tensors(tmp_path):
     found = load_file(save_state(tmp_path, TrainingState(12, tensors(), {})))
     for name, tensor in tensors().items():
-        assert name == "model.volume" or bits(found[name]) == bits(tensor), name  # drawn anew
+        assert name == "model.volume" or bits(found[name]) == bits(tensor), name  # drawn again
 
 
-def test_the_last_two_and_every_so_many_are_kept(tmp_path):
+def test_the_last_two_states_and_every_nth_are_kept(tmp_path):
     for step in range(10, 90, 10):
         save_state(tmp_path, small(step), keep_every=30)
     assert sorted(states._state_files(tmp_path)) == [30, 60, 70, 80]
     assert load_state(tmp_path)[0].step == 80
 
 
-def test_a_run_that_went_back_leaves_its_future(tmp_path):
+def test_states_of_later_steps_are_removed(tmp_path):
     for step in (10, 20, 30):
         save_state(tmp_path, small(step))
     save_state(tmp_path, small(25), keep_every=30)
@@ -136,7 +136,7 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 
 @EVERY
-def test_a_flipped_bit_is_told(tmp_path, some):
+def test_a_flipped_bit_is_reported(tmp_path, some):
     weights = {"w": torch.rand(8, 4, 3, 3).to(memory_format=torch.channels_last)}
     file = save_state(tmp_path, TrainingState(1, weights, {"ap": 0.5, "note": "é"}))
     content = file.read_bytes()
@@ -149,7 +149,7 @@ def test_a_flipped_bit_is_told(tmp_path, some):
 
 
 @EVERY
-def test_a_flipped_bit_in_a_checkpoint_is_told(tmp_path, some):
+def test_a_flipped_bit_in_a_checkpoint_is_reported(tmp_path, some):
     file = tmp_path / "best.safetensors"
     checkpoints.save(file, {"w": torch.rand(32, 9)}, tiny.CONFIG, {"step": 3})
     content = file.read_bytes()
@@ -163,7 +163,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_told(tmp_path, some):
         )
 
 
-def test_a_file_cut_anywhere_or_grown_is_told(tmp_path):
+def test_a_file_cut_anywhere_or_grown_is_reported(tmp_path):
     file = save_state(tmp_path, TrainingState(1, {"w": torch.rand(8, 9)}, {}))
     content = file.read_bytes()
     for end in range(len(content)):
@@ -175,7 +175,7 @@ def test_a_file_cut_anywhere_or_grown_is_told(tmp_path):
         load_state(tmp_path)
 
 
-def test_the_state_before_a_damaged_one_is_taken(tmp_path):
+def test_a_damaged_state_is_skipped(tmp_path):
     for step in (100, 200):
         save_state(tmp_path, small(step))
     damaged = file_of(tmp_path, 200)
@@ -200,10 +200,10 @@ def test_if_all_are_damaged_all_are_named(tmp_path):
         assert f"{file_of(tmp_path, step)}: is damaged" in str(caught.value)
 
 
-# What is no state
+# Not a state
 
 
-def test_a_newer_format_is_no_damage(tmp_path, monkeypatch):
+def test_a_newer_format_is_not_damage(tmp_path, monkeypatch):
     save_state(tmp_path, small(1))
     monkeypatch.setattr(states, "FORMAT", 2)
     newer = save_state(tmp_path, small(2))
@@ -226,7 +226,7 @@ def test_folders_without_a_state(tmp_path):
         load_state(tmp_path)
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_instead_of_a_folder(tmp_path):
     file = tmp_path / "run"
     file.touch()
     with pytest.raises(UserError, match="run: is a file; give the folder of a run"):
@@ -238,7 +238,7 @@ def test_a_file_is_no_folder(tmp_path):
         load_state(tmp_path)
 
 
-def test_a_state_is_no_checkpoint(tmp_path):
+def test_a_state_is_not_a_checkpoint(tmp_path):
     with pytest.raises(UserError, match="not a checkpoint of mrcnn"):
         checkpoints.load(save_state(tmp_path, small(1)))
 
@@ -271,7 +271,7 @@ def test_equal_states_give_equal_files(tmp_path):
 # Writing
 
 
-def test_values_that_are_no_json_leave_the_files(tmp_path):
+def test_values_that_json_does_not_have(tmp_path):
     save_state(tmp_path, small(1))
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_state(tmp_path, TrainingState(1, {}, {"w": torch.ones(1)}))

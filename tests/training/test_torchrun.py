@@ -1,6 +1,5 @@
-"""The training command in two processes: the results of one, and an end when one of them dies."""
+"""Training in two processes equals one process, and ends when one of them dies."""
 
-import csv
 import os
 import signal
 import socket
@@ -15,16 +14,11 @@ import mrcnn
 from mrcnn.data.coco.read import read_coco
 from mrcnn.data.synthetic import write_shapes
 from mrcnn.evaluation import evaluate
-from tests.helpers.short_runs import arguments, contents, run, torchrun, wait_for, write_data
+from tests.helpers.short_runs import arguments, contents, rows, run, torchrun, wait_for, write_data
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as on Linux")
 
 END = 60.0  # seconds within which the others end after a death
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "shapes")
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +30,6 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
     """Exit code and output."""
     text = process.communicate(timeout=300)[0]
     return process.returncode, text
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def rank_of(pid: str) -> int | None:
@@ -130,7 +119,7 @@ def test_torchrun_restarts_what_was_killed(data, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_torchrun_is_asked_to_end_is_saved(data, whole, tmp_path):
+def test_the_state_is_saved_when_torchrun_is_terminated(data, whole, tmp_path):
     out = tmp_path / "run"
     agent = torchrun(arguments(data, out, *LONG, "--save-every", "1000"))
     wait_for(out / "best.safetensors", agent)
@@ -190,13 +179,15 @@ def test_an_error_of_one_process_ends_the_others(data, tmp_path):
     both = without_agent(arguments(bad, tmp_path / "run"))
     results = [finish(process) for process in both]
     assert [code for code, _ in results] == [2, 2]
-    told = [f"{image}: cannot be read" in text for _, text in results]
-    assert sorted(told) == [False, True]
-    assert f"rank {told.index(True)} has stopped responding" in results[told.index(False)][1]
+    reported = [f"{image}: cannot be read" in text for _, text in results]
+    assert sorted(reported) == [False, True]
+    assert (
+        f"rank {reported.index(True)} has stopped responding" in results[reported.index(False)][1]
+    )
 
 
 @pytest.mark.slow
-def test_what_all_processes_would_say_is_said_once(data, tmp_path):
+def test_a_message_of_all_processes_is_printed_once(data, tmp_path):
     both = without_agent(arguments(data, tmp_path / "run", "--batch-size", "3"))
     results = [finish(process) for process in both]
     assert [code for code, _ in results] == [2, 2]

@@ -1,6 +1,5 @@
-"""The training command: what a run leaves behind, and how it ends when something is wrong."""
+"""The training command: the files of a run, precision, weight decay, and learning."""
 
-import csv
 import dataclasses
 import json
 
@@ -25,6 +24,7 @@ from mrcnn.training.config import TrainConfig
 from mrcnn.training.loop import train_steps
 from mrcnn.training.optim import make_optimizer
 from mrcnn.training.step import TrainStep
+from tests.helpers.short_runs import rows
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +47,20 @@ def finished(shapes, tmp_path_factory):
     return out
 
 
-def test_a_run_leaves_all_it_promises(finished):
+def test_contents_of_a_run_folder(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "config.json", "environment.json", "state", "last_results.json", "val_results.json",
         "report.html", "results.csv", "timing.csv", "curves.png", "train_batch.jpg",
         "val_predictions.jpg", "last.safetensors", "best.safetensors",
     }  # fmt: skip
-    with (finished / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["2", "4"]
-    parts = sum(float(rows[0][name]) for name in rows[0] if name.startswith("loss_"))
-    assert float(rows[0]["loss"]) == pytest.approx(parts, rel=1e-4)
-    assert all(row["segm_AP"] for row in rows)
-    for picture in ("curves.png", "train_batch.jpg", "val_predictions.jpg"):
-        assert np.asarray(Image.open(finished / picture)).std() > 10  # something is drawn
+    table = rows(finished)
+    assert [row["step"] for row in table] == ["2", "4"]
+    parts = sum(float(table[0][name]) for name in table[0] if name.startswith("loss_"))
+    assert float(table[0]["loss"]) == pytest.approx(parts, rel=1e-4)
+    assert all(row["segm_AP"] for row in table)
+    for figure in ("curves.png", "train_batch.jpg", "val_predictions.jpg"):
+        assert np.asarray(Image.open(finished / figure)).std() > 10  # something is drawn
     config = json.loads((finished / "config.json").read_text())
     assert config["train"]["steps"] == 4
     assert config["model"]["class_names"][0] == "circle"
