@@ -1,4 +1,4 @@
-"""Boxes of two programs, one to one; a difference must be the work of rounding."""
+"""Boxes of two programs, paired one to one; differences must come from rounding."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ ROUNDING = 1e-5  # of an overlap or a score, float32 after some hundred sums
 
 
 class Boxes(NamedTuple):
-    """What NMS kept of one image."""
+    """Boxes that NMS kept in one image."""
 
     boxes: Tensor  # (K, 4)
     scores: Tensor  # (K,) in [0, 1]
@@ -36,20 +36,20 @@ def level_cuts(logits: Sequence[Tensor], top_k: int) -> Tensor:
 
 
 def one_to_one(
-    ours: Boxes, theirs: Boxes, nms_threshold: float, limit: int, cuts: Tensor | None = None
+    first: Boxes, second: Boxes, nms_threshold: float, limit: int, cuts: Tensor | None = None
 ) -> Tensor:
     """Pairs (K, 2) of indices of the same boxes; asserts that the others differ by rounding.
 
     Args:
-        limit: at most so many boxes are kept.
+        limit: number of boxes kept at most.
         cuts: scores below which boxes did not enter NMS.
     """
-    cuts = ours.scores.new_empty(0) if cuts is None else cuts
-    apart = (ours.boxes[:, None] - theirs.boxes[None]).abs().amax(-1)
-    score_apart = (ours.scores[:, None] - theirs.scores[None]).abs()
+    cuts = first.scores.new_empty(0) if cuts is None else cuts
+    apart = (first.boxes[:, None] - second.boxes[None]).abs().amax(-1)
+    score_apart = (first.scores[:, None] - second.scores[None]).abs()
     same = (apart <= PIXELS) & (score_apart <= SCORE)
-    same &= ours.labels[:, None] == theirs.labels[None]
-    # Several boxes may be clipped to one place; their scores tell them apart.
+    same &= first.labels[:, None] == second.labels[None]
+    # Several boxes may be clipped to the same box; their scores differ.
     cost = torch.where(same, apart + score_apart, torch.inf)
     pairs = []
     for i in range(len(cost)):
@@ -58,8 +58,8 @@ def one_to_one(
             pairs.append((i, j))
             cost[:, j] = torch.inf
     matched = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-    _assert_explained(ours, theirs, matched[:, 0], matched[:, 1], nms_threshold, limit, cuts)
-    _assert_explained(theirs, ours, matched[:, 1], matched[:, 0], nms_threshold, limit, cuts)
+    _assert_explained(first, second, matched[:, 0], matched[:, 1], nms_threshold, limit, cuts)
+    _assert_explained(second, first, matched[:, 1], matched[:, 0], nms_threshold, limit, cuts)
     return matched
 
 
@@ -74,7 +74,7 @@ def _assert_explained(
 ) -> None:
     """Every box of `these` without a partner was dropped from `others` by a rounded decision.
 
-    That is: a better box of theirs overlaps it, as far as rounding tells, by the threshold. Where
+    That is: a better box of the others overlaps it by the threshold, within rounding. Where
     both programs kept that better box, the overlap was as close to the threshold as rounding goes;
     else that box is such a difference itself, with the same demand on it, and strictly better, so
     that two boxes cannot excuse each other. Or its score is at one of the cuts. Or, of boxes that
