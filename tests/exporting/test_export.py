@@ -46,8 +46,8 @@ def test_a_program_equals_the_model_at_any_size(traced, sizes):
     assert assert_same(outputs, images, predictor) >= 10 * len(sizes)
 
 
-def test_a_program_reads_nothing_back(traced):
-    """Its shapes follow from those of its inputs alone."""
+def test_shapes_do_not_depend_on_values(traced):
+    """All shapes follow from those of the inputs."""
     _, program = traced
     names = {str(node.target) for node in program.graph.nodes}
     assert {"aten.conv2d.default", "mrcnn.select_proposals.default"} <= names
@@ -56,7 +56,7 @@ def test_a_program_reads_nothing_back(traced):
 
 
 def _is_free(program: torch.export.ExportedProgram) -> bool:
-    """Whether batch, height and width of its pixels may be any."""
+    """Return whether batch, height and width of the pixels are free."""
     (pixels,) = (node.meta["val"] for node in program.graph.nodes if node.name == "pixels")
     return [isinstance(side, torch.SymInt) for side in pixels.shape] == [True, False, True, True]
 
@@ -73,19 +73,34 @@ def test_images_without_objects(traced):
 
 
 LOAD = """
-import json, sys
+import sys
 import torch
 import mrcnn_C
-about = {"mrcnn.json": ""}
-program = torch.export.load("model.pt2", extra_files=about)
-torch.save(program.module()(*torch.load("inputs.pt")), "outputs.pt")
+if sys.argv[1] == "compiled":
+    model = torch._inductor.aoti_load_package("model.pt2")
+    about = model.get_metadata()["mrcnn"]
+else:
+    files = {"mrcnn.json": ""}
+    model = torch.export.load("model.pt2", extra_files=files).module()
+    about = files["mrcnn.json"]
+torch.save([model(*inputs) for inputs in torch.load("inputs.pt")], "outputs.pt")
 assert not [name for name in sys.modules if name == "mrcnn" or name.startswith("mrcnn.")]
-print(about["mrcnn.json"])
+print(about)
 """
 
 
-def test_a_file_needs_torch_and_the_kernels_alone(tmp_path, capsys):
-    """One that was there is replaced, and flags change the model."""
+def run_without_mrcnn(folder, kind, batches):
+    """Run folder/model.pt2 with the kernels alone; return its outputs and its description."""
+    torch.save([(images.pixels, images.sizes) for images in batches], folder / "inputs.pt")
+    where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # of the kernels
+    command = [sys.executable, "-c", LOAD, kind]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=where)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "outputs.pt"), json.loads(done.stdout)
+
+
+def test_a_file_runs_without_the_python_package(tmp_path, capsys):
+    """An existing file is replaced, and flags change the model."""
     target = tmp_path / "model.pt2"
     target.write_text("before")
     model = decided(tiny.CONFIG).model
@@ -94,31 +109,14 @@ def test_a_file_needs_torch_and_the_kernels_alone(tmp_path, capsys):
     assert app.main(["export", "--weights", str(tiny.saved(tmp_path / "run", model)), *flags]) == 0
     assert capsys.readouterr().out.startswith(f"{target}: a program of ")
     images = random_images(config, BATCHES["three of different sizes"], seed=3)
-    torch.save((images.pixels, images.sizes), tmp_path / "inputs.pt")
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # of the kernels
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD], capture_output=True, text=True, cwd=tmp_path, env=where
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    (outputs,), about = run_without_mrcnn(tmp_path, "program", [images])
     model.box_head.score_threshold, model.box_head.max_detections = 0.7, 9
-    assert assert_same(torch.load(tmp_path / "outputs.pt"), images, Predictor(model, config)) >= 10
-    about = json.loads(done.stdout)
+    assert assert_same(outputs, images, Predictor(model, config)) >= 10
     assert about["class_names"] == ["cat", "dog"]
     assert about["category_ids"] == [3, 7]
     assert about["score_threshold"] == 0.7
     assert about["pixel_mean"] == list(config.pixel_mean)
     assert about["model"] == json.loads(json.dumps(config.to_dict()))
-
-
-LOAD_COMPILED = """
-import json, sys
-import torch
-import mrcnn_C
-model = torch._inductor.aoti_load_package("model.pt2")
-torch.save([model(*inputs) for inputs in torch.load("inputs.pt")], "outputs.pt")
-assert not [name for name in sys.modules if name == "mrcnn" or name.startswith("mrcnn.")]
-print(model.get_metadata()["mrcnn"])
-"""
 
 
 @pytest.mark.slow
@@ -134,18 +132,9 @@ def test_compiled_code_equals_the_model_at_any_size(tmp_path, capsys):
     batches = [random_images(config, sizes, seed=1) for sizes in BATCHES.values()]
     dark = random_images(config, BATCHES["three of one size"], seed=1)
     batches.append(dataclasses.replace(dark, pixels=torch.zeros_like(dark.pixels)))
-    torch.save([(batch.pixels, batch.sizes) for batch in batches], tmp_path / "inputs.pt")
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD_COMPILED],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=where,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["class_names"] == ["cat", "dog"]
-    for batch, outputs in zip(batches, torch.load(tmp_path / "outputs.pt"), strict=True):
+    results, about = run_without_mrcnn(tmp_path, "compiled", batches)
+    assert about["class_names"] == ["cat", "dog"]
+    for batch, outputs in zip(batches, results, strict=True):
         assert_same(outputs, batch, predictor)
     image = np.random.default_rng(0).integers(0, 256, (90, 200, 3), dtype=np.uint8)
     found, wanted = (model.predict(image) for model in (mrcnn.load(target), predictor))
@@ -171,14 +160,21 @@ WRONG = {
     "images into a pt2": ("--out m.pt2 --preprocess", r"--preprocess requires an .onnx file, got"),
     "a score beyond 1": ("--out m.pt2 --score-threshold 2", r"--score-threshold must be in \[0"),
     "no detections": ("--out m.pt2 --max-dets 0", "--max-dets must be at least 1, got 0"),
-    "a folder in its place": ("--out taken.pt2", "taken.pt2: cannot be written .it is a folder"),
+    "a folder of this name": ("--out taken.pt2", "taken.pt2: cannot be written .it is a folder"),
+    "int8 onnx": ("--out m.onnx --int8 images", "--int8 requires a compiled program; add --format"),
+    "int8 program": (
+        "--out m.pt2 --int8 images",
+        "--int8 requires a compiled program; add --format",
+    ),
+    "no int8 images": ("--out m.pt2 --format aoti --int8 no", "no: does not exist; name an"),
     "no weights": ("--out m.pt2 --weights nothing", "nothing: does not exist; give a checkpoint"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_written(tmp_path, monkeypatch, case):
+def test_refused_flags(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mrcnn.export.INT8_LIBRARIES", ())
     (tmp_path / "taken.pt2").mkdir()
     tiny.run(tmp_path / "run")
     flags, message = WRONG[case]
@@ -187,8 +183,11 @@ def test_what_cannot_be_written(tmp_path, monkeypatch, case):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "taken.pt2"]
 
 
-def test_without_the_libraries_of_onnx(tmp_path, monkeypatch):
-    monkeypatch.setattr("mrcnn.export.ONNX_LIBRARIES", ("json", "no_such_library"))
+@pytest.mark.parametrize("flags", ["--out m.onnx", "--out m.pt2 --format aoti --int8 ."])
+def test_missing_libraries(tmp_path, monkeypatch, flags):
+    for libraries in ("ONNX_LIBRARIES", "INT8_LIBRARIES"):
+        monkeypatch.setattr(f"mrcnn.export.{libraries}", ("json", "no_such_library"))
+    monkeypatch.chdir(tmp_path)
     message = 'requires no_such_library; run: pip install "mrcnn'
     with pytest.raises(UserError, match=message):
-        main(["--weights", str(tiny.run(tmp_path)), "--out", str(tmp_path / "model.onnx")])
+        main(["--weights", "run", *flags.split()])

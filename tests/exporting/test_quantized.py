@@ -10,9 +10,6 @@ import torch
 from mrcnn.cli import app
 from mrcnn.config import MODELS
 from mrcnn.data.synthetic import write_shapes
-from mrcnn.errors import UserError
-from mrcnn.export import main
-from tests.helpers import tiny
 from tests.helpers.exported import decided, random_images
 
 LIMITS = {"class_names": ("cat", "dog"), "max_detections": 20, "score_threshold": 0.3}
@@ -22,7 +19,7 @@ CELL = 4  # pixels of the finest level: most boxes move by less
 
 @pytest.fixture(scope="module")
 def quantized():
-    """The module that makes programs in 8 bits."""
+    """The module of quantization."""
     pytest.importorskip("torchao", reason="8 bits need torchao")
     from mrcnn.exporting import quantized
 
@@ -30,7 +27,7 @@ def quantized():
 
 
 def test_every_layer_computes_in_8_bits(quantized):
-    """Its input and weight come from 8 bits; but for depthwise convolutions, no layer is left."""
+    """Inputs and weights of all layers come from 8 bits, except in depthwise convolutions."""
     predictor = decided(CONFIG)
     examples = [random_images(CONFIG, [(96, 128)], seed=1)]
     program = quantized.quantize(predictor.model, CONFIG, examples)
@@ -49,8 +46,8 @@ def test_every_layer_computes_in_8_bits(quantized):
     assert [value.dtype for value in values].count(torch.int8) == len(whole)
 
 
-def test_only_roundings_change(quantized):
-    """Constants that are given to each call are those it had; what 8 bits change is small."""
+def test_boxes_change_only_by_rounding(quantized):
+    """Separate constants per call change nothing, and 8 bits change little."""
     predictor = decided(CONFIG)
     images = random_images(CONFIG, [(96, 128), (90, 100)], seed=1)
     program = quantized.export_program(predictor.model, CONFIG, cut=True).module()
@@ -96,34 +93,8 @@ def test_a_trained_model_keeps_its_precision(quantized, tmp_path):
 
 
 def _precision(weights: Path, data: Path, folder: Path) -> dict[str, float]:
-    out, figures = str(folder / "results.json"), folder / "figures.json"
-    words = ["--weights", str(weights), "--data", str(data), "--out", out, "--json", str(figures)]
+    out, metrics = str(folder / "results.json"), folder / "metrics.json"
+    words = ["--weights", str(weights), "--data", str(data), "--out", out, "--json", str(metrics)]
     assert app.main(["evaluate", *words, "--device", "cpu"]) == 0
-    tree = json.loads(figures.read_text())
+    tree = json.loads(metrics.read_text())
     return {kind: tree[kind]["AP"] for kind in ("bbox", "segm")}
-
-
-WRONG = {
-    "another format": ("--out m.onnx --int8 pictures", "--int8 requires a compiled program;"),
-    "no format": ("--out m.pt2 --int8 pictures", "--int8 requires a compiled program; add"),
-    "no folder": ("--out m.pt2 --format aoti --int8 nothing", "nothing: does not exist; name an"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_written(tmp_path, monkeypatch, case):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mrcnn.export.INT8_LIBRARIES", ())
-    tiny.run(tmp_path / "run")
-    flags, message = WRONG[case]
-    with pytest.raises(UserError, match=message):
-        main(["--weights", "run", *flags.split()])
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-def test_without_the_library(tmp_path, monkeypatch):
-    monkeypatch.setattr("mrcnn.export.INT8_LIBRARIES", ("no_such_library",))
-    flags = ["--out", str(tmp_path / "m.pt2"), "--format", "aoti", "--int8", str(tmp_path)]
-    message = "--int8 requires no_such_library; run: pip install"
-    with pytest.raises(UserError, match=message):
-        main(["--weights", str(tiny.run(tmp_path)), *flags])

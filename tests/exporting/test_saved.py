@@ -15,7 +15,6 @@ from mrcnn.data.synthetic import write_shapes
 from mrcnn.errors import UserError
 from mrcnn.export import main as export
 from mrcnn.exporting.program import description, export_program, save_pt2
-from mrcnn.inference.predictor import Predictor
 from tests.helpers import tiny
 from tests.helpers.exported import decided, random_images
 
@@ -49,18 +48,9 @@ def assert_equal(found, wanted):
     assert (found.masks == wanted.masks).mean() > 0.9999
 
 
-@pytest.mark.parametrize(
-    "limits",
-    [
-        {},
-        {"score_threshold": 0.8},
-        {"max_detections": 3},
-        {"max_detections": CONFIG.max_detections},
-    ],
-    ids=str,
-)
-def test_it_finds_what_its_checkpoint_finds(folder, limits):
-    """Alone and in batches, with as many objects or fewer."""
+@pytest.mark.parametrize("limits", [{}, {"score_threshold": 0.8}, {"max_detections": 3}], ids=str)
+def test_the_same_detections_as_the_checkpoint(folder, limits):
+    """Single images and batches, with the limits of the program or stricter ones."""
     program = mrcnn.load(folder / "model.pt2", **limits)
     checkpoint = mrcnn.load(folder / "run", **limits)
     images = pictures((70, 100), (70, 100), (64, 64), (200, 90))
@@ -74,7 +64,6 @@ def test_it_finds_what_its_checkpoint_finds(folder, limits):
 
 
 def test_padded_slots_are_padding(folder):
-    """Of what is left out, too."""
     images = random_images(CONFIG, [(64, 100), (90, 96)], seed=0)
     with torch.inference_mode():
         found = mrcnn.load(folder / "model.pt2", score_threshold=0.8).model(images)
@@ -111,15 +100,15 @@ def test_boxes_only(tmp_path):
     np.testing.assert_allclose(found.boxes, wanted.boxes, rtol=0, atol=1e-3)
 
 
-def test_verbs_take_it(folder, tmp_path, capsys):
-    """The same figures and predictions as with the checkpoint."""
+def test_predict_and_evaluate_accept_programs(folder, tmp_path, capsys):
+    """Metrics and predictions are those of the checkpoint."""
     write_shapes(tmp_path / "data", train=1, val=3, size=64)
     truth = json.loads((tmp_path / "data/val.json").read_text())
     ids, names = (tuple(c[key] for c in truth["categories"]) for key in ("id", "name"))
     predictor = decided(dataclasses.replace(CONFIG, class_names=names, category_ids=ids))
     tiny.saved(tmp_path / "run", predictor.model, predictor.config)
     write(tmp_path / "model.pt2", predictor)
-    said = []
+    outcomes = []
     for weights in ("run", "model.pt2"):
         out = tmp_path / f"out of {weights}"
         flags = ["--device", "cpu", "--weights", str(tmp_path / weights)]
@@ -129,12 +118,12 @@ def test_verbs_take_it(folder, tmp_path, capsys):
         results = ["--out", str(out / "results.json")]
         data = ["--data", str(tmp_path / "data"), "--batch-size", "3"]
         assert app.main(["evaluate", *data, *flags, *results]) == 0
-        figures = [line for line in capsys.readouterr().out.splitlines() if line[:4] in KINDS]
+        metrics = [line for line in capsys.readouterr().out.splitlines() if line[:4] in KINDS]
         predictions = json.loads((out / "predictions.json").read_text())
-        said.append((figures, [a["category_id"] for a in predictions["annotations"]]))
-    assert len(said[0][0]) == 2
-    assert said[0][1]
-    assert said[0] == said[1]
+        outcomes.append((metrics, [a["category_id"] for a in predictions["annotations"]]))
+    assert len(outcomes[0][0]) == 2
+    assert outcomes[0][1]
+    assert outcomes[0] == outcomes[1]
 
 
 KINDS = ("bbox", "segm")
@@ -148,18 +137,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_fixed_in_it(folder, case):
+def test_settings_that_are_fixed(folder, case):
     wanted, message = WRONG[case]
     with pytest.raises(UserError, match=message):
         mrcnn.load(folder / "model.pt2", **wanted)
 
 
-def test_views_need_the_layers(folder):
+def test_augmentation_needs_the_checkpoint(folder):
     with pytest.raises(UserError, match="--tta requires a checkpoint"):
         mrcnn.load(folder / "model.pt2").predict(pictures((70, 100)), tta=True)
 
 
-def test_it_is_no_source_of_another(folder, tmp_path):
+def test_a_program_cannot_be_exported_again(folder, tmp_path):
     flags = ["--weights", str(folder / "model.pt2"), "--out", str(tmp_path / "again.pt2")]
     with pytest.raises(UserError, match=r"model.pt2: is already a program; name its checkpoint"):
         export(flags)
@@ -191,7 +180,7 @@ def test_damaged_files(folder, tmp_path, case):
         mrcnn.load(file)
 
 
-def test_programs_of_others(folder, tmp_path):
+def test_programs_without_a_valid_description(folder, tmp_path):
     file = tmp_path / "other.pt2"
     program = torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))
     torch.export.save(program, file)
@@ -203,7 +192,7 @@ def test_programs_of_others(folder, tmp_path):
         mrcnn.load(file)
 
 
-def test_other_verbs_need_the_checkpoint(folder, tmp_path, capsys):
+def test_training_and_conversion_need_the_checkpoint(folder, tmp_path, capsys):
     model = str(folder / "model.pt2")
     write_shapes(tmp_path / "data", train=1, val=1, size=64)
     train = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
@@ -215,8 +204,3 @@ def test_other_verbs_need_the_checkpoint(folder, tmp_path, capsys):
         assert app.main(words) == 2
         assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-def test_a_predictor_says_where_it_runs(folder):
-    assert mrcnn.load(folder / "model.pt2").device == torch.device("cpu")
-    assert Predictor(tiny.model(), tiny.CONFIG).device == torch.device("cpu")
