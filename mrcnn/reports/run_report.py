@@ -102,6 +102,12 @@ def read_evaluation(
     return score(truth, entries, kinds, model.max_detections)
 
 
+# Columns that the page shows, beside the losses; users may add others.
+_COLUMNS = (
+    "step", "lr", "gradient_norm", "seconds", "images_per_second", "bbox_AP", "segm_AP", "val_loss"
+)  # fmt: skip
+
+
 def read_rows(folder: Path) -> list[Row]:
     """Read the table of a run: the rows of results.csv and timing.csv, without missing values.
 
@@ -123,7 +129,7 @@ def _read_table(path: Path) -> list[Row]:
     for line, record in enumerate(table, start=2):
         row = {}
         for name, value in record.items():
-            if name and value:
+            if value and (name in _COLUMNS or name.startswith("loss")):
                 try:
                     row[name] = float(value)
                 except ValueError:

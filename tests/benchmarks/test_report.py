@@ -246,7 +246,7 @@ def test_a_missing_gpu_is_reported():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_check_of_a_gpu_stops_where_there_is_none(tmp_path):
     done = subprocess.run(
-        ["bash", ROOT / "benchmarks/gpu/check.sh", tmp_path / "out"],
+        ["bash", ROOT / "benchmarks/gpu/gpu_check.sh", tmp_path / "out"],
         env=os.environ | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,

@@ -58,11 +58,12 @@ def tables(images: Sequence[ImageSummary], class_names: Sequence[str]) -> list[T
         Counter(f"{image.size[1]} x {image.size[0]}" for image in images)
         for images in splits.values()
     ]
-    classes = [
-        Counter(dict.fromkeys(class_names, 0))
-        + Counter(class_names[label] for image in images for label in image.labels.tolist())
-        for images in splits.values()
-    ]
+    classes = []
+    for images in splits.values():
+        labels = [class_names[label] for image in images for label in image.labels.tolist()]
+        # Classes without objects have a row, too: the sum of counters would drop them.
+        classes.append(Counter(dict.fromkeys(class_names, 0)))
+        classes[-1].update(labels)
     return [
         Table("Contents", ("", *splits), _contents(splits), has_bars=False),
         Table("Image sizes", ("width x height", *splits), _most_frequent(sizes, "other sizes")),
@@ -112,7 +113,9 @@ def _histograms(names: Sequence[str], values: Sequence[NDArray[Any]], edges: Seq
 
 
 def _most_frequent(counts: Sequence[Counter[str]], others: str) -> Rows:
-    total = sum(counts, Counter())
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
     names = [name for name, _ in total.most_common()]
     rows = [(name, tuple(count[name] for count in counts)) for name in names[:MOST_ROWS]]
     if rest := names[MOST_ROWS:]:

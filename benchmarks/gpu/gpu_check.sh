@@ -2,7 +2,7 @@
 # Check everything that needs a GPU, within nine minutes: build, CUDA tests, compute-sanitizer,
 # benchmarks and a summary. All steps run even if one fails; the exit status is 1 if any failed.
 #
-#     bash benchmarks/gpu/check.sh OUTDIR
+#     bash benchmarks/gpu/gpu_check.sh OUTDIR
 set -uo pipefail
 
 if [ $# -ne 1 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
