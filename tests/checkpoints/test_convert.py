@@ -15,7 +15,7 @@ from mrcnn.models import build
 from tests.helpers import foreign_states
 from tests.helpers.foreign_states import with_values
 from tests.helpers.matching import Boxes, one_to_one
-from tests.helpers.random_detectors import random_picture
+from tests.helpers.random_detectors import random_image
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +173,9 @@ def test_torchvision_loads_an_exported_file(tmp_path, capsys, name):
     pytest.importorskip("torchvision")
     from torchvision.models import detection
 
-    from tests.helpers.torchvision_models import as_theirs, torchvision_model
+    from tests.helpers.torchvision_models import torchvision_input, torchvision_model
 
-    image, sides = random_picture(97, 131, 0), {"min_size": 96, "max_size": 160}
+    image, sides = random_image(97, 131, 0), {"min_size": 96, "max_size": 160}
     theirs, _ = torchvision_model(name, image, **sides)
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     ours = mrcnn.load(tmp_path / "theirs.pth", **sides)
@@ -191,7 +191,7 @@ def test_torchvision_loads_an_exported_file(tmp_path, capsys, name):
     again = eval(f"{line.strip()[:-1]}, {', '.join(arguments)})", known).eval()
     again.load_state_dict(torch.load(tmp_path / "again.pth"), strict=True)
     with torch.no_grad():
-        (found,), (wanted,) = (model([as_theirs(image)]) for model in (again, theirs))
+        (found,), (wanted,) = (model([torchvision_input(image)]) for model in (again, theirs))
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
     mine = ours.predict(image, 0.0)
     labels = torch.from_numpy(mine.labels)

@@ -14,7 +14,7 @@ from torch.export import Dim
 
 from tests.helpers import tiny
 from tests.helpers.exported import SAME_PIXELS, assert_same, decided
-from tests.helpers.random_detectors import random_picture
+from tests.helpers.random_detectors import random_image
 
 onnx = pytest.importorskip("onnx", reason="the extra mrcnn[onnx] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra mrcnn[onnx] is not installed")
@@ -222,7 +222,7 @@ def test_pixels_are_those_of_the_loader(numerics):
     config = dataclasses.replace(tiny.CONFIG, numerics=numerics, **ones)
     model = pixels_model(config, ["pixels", "sizes", "original_sizes"])
     for seed, size in enumerate(((90, 140), (300, 200), (64, 64), (50, 200))):
-        images = np.stack([random_picture(*size, seed), random_picture(*size, seed + 10)])
+        images = np.stack([random_image(*size, seed), random_image(*size, seed + 10)])
         pixels, sizes, original_sizes = model.run(None, {"images": images})
         seen = network_size(*size, config)
         assert sizes.tolist() == [list(seen)] * 2
@@ -235,7 +235,7 @@ def test_pixels_are_those_of_the_loader(numerics):
 
 def test_pixels_are_normalised_as_the_loader_does():
     model = pixels_model(tiny.CONFIG, ["pixels"])
-    image = random_picture(64, 96, 0)  # is not network_size
+    image = random_image(64, 96, 0)  # is not network_size
     wanted = to_pixels(image, (64, 96), tiny.CONFIG)
     assert torch.equal(torch.from_numpy(model.run(None, {"images": image[None]})[0][0]), wanted)
 
@@ -288,7 +288,7 @@ def test_objects_in_the_pixels_of_the_images(taking_images):
     target, predictor = taking_images
     model, found = session(target), 0
     for count, size in ((1, (64, 90)), (3, (100, 64)), (1, (32, 45)), (2, (50, 32))):
-        images = np.stack([random_picture(*size, seed) // 16 * 16 for seed in range(count)])
+        images = np.stack([random_image(*size, seed) // 16 * 16 for seed in range(count)])
         boxes, scores, labels, counts, _ = model.run(None, {"images": images})
         for n, image in enumerate(images):
             wanted = predictor.predict(image, score_threshold=0)
@@ -306,7 +306,7 @@ def test_the_example(taking_images, tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("onnx_predict", EXAMPLE)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    image = random_picture(64, 90, 0)
+    image = random_image(64, 90, 0)
     Image.fromarray(image).save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     example.main(str(target), "photo.png", "found.png", 0.6)

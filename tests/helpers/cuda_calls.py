@@ -1,4 +1,4 @@
-"""Random calls of every op on a GPU, judged: what compute-sanitizer is run on.
+"""Random calls of every op on a GPU, checked: a program for compute-sanitizer.
 
 compute-sanitizer --tool racecheck python -m tests.helpers.cuda_calls --calls 20
 """
@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from tests.helpers.op_judge import OPS, draw_call, judge, judge_many
+from tests.helpers.op_checker import OPS, check_call, check_many, draw_call
 
 
 def main() -> None:
@@ -23,10 +23,10 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit(f"no GPU: PyTorch {torch.__version__} finds none")
-    answered = judge_many(range(args.calls), args.ops, "cuda")
+    answered = check_many(range(args.calls), args.ops, "cuda")
     for op in args.ops:
         for seed in range(args.large):
-            judge(draw_call(op, seed, large=True, device="cuda"))
+            check_call(draw_call(op, seed, large=True, device="cuda"))
         print(f"{op}: {len(answered[op])} answered, {args.large} large", flush=True)
 
 

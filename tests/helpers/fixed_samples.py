@@ -1,4 +1,4 @@
-"""Training steps without chance: objects, samples and mask targets by rule."""
+"""Training steps without random numbers: fixed objects, samples and mask targets."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ from mrcnn.structures import Targets
 from tests.helpers.random_detectors import uniform
 
 
-def waves(boxes: Tensor, instance: Tensor, size: int) -> Tensor:
-    """Mask targets (R, size, size) in [0, 1], smooth in the boxes (R, 4)."""
+def wave_masks(boxes: Tensor, instance: Tensor, size: int) -> Tensor:
+    """Return mask targets (R, size, size) in [0, 1] that are smooth in the boxes (R, 4)."""
     cells = torch.arange(size)
     phase = (instance + boxes[:, 0] / 50)[:, None, None]
     return 0.5 + 0.5 * (phase + cells[:, None] / 3 + cells / 5).sin()
@@ -23,11 +23,11 @@ def _falling(shape: torch.Size, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def fixed_choices() -> Iterator[None]:
-    """Our samplers draw the first positives and the first negatives, and masks are waves."""
+def deterministic_sampling() -> Iterator[None]:
+    """Make mrcnn sample the first positives and negatives, and use `wave_masks` as targets."""
 
     def mask_targets(masks: object, boxes: Tensor, instance: Tensor, size: int) -> Tensor:
-        return waves(boxes, instance, size)
+        return wave_masks(boxes, instance, size)
 
     with (
         patch.object(torch, "rand", _falling),
@@ -39,22 +39,23 @@ def fixed_choices() -> Iterator[None]:
 def objects(
     sizes: Sequence[tuple[int, int]], counts: Sequence[int], classes: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Boxes (G, 4) and labels (G,), from 0 on, of images of (height, width)."""
-    found = []
+    """Return boxes (G, 4) and labels (G,) in [0, classes) for images of (height, width)."""
+    result = []
     for n, ((height, width), count) in enumerate(zip(sizes, counts, strict=True)):
         values = torch.from_numpy(uniform(f"objects {n}", (count, 5), 0, 1)).float()
         low = values[:, :2] * torch.tensor([width - 60, height - 60])
         high = low + 20 + values[:, 2:4] * (torch.tensor([width, height]) - 20 - low)
-        found.append((torch.cat([low, high], dim=1), (values[:, 4] * classes).long()))
-    return found
+        result.append((torch.cat([low, high], dim=1), (values[:, 4] * classes).long()))
+    return result
 
 
-def as_targets(found: list[tuple[Tensor, Tensor]], slots: int = 16) -> Targets:
-    """Objects in padded slots, as the loader gives them; `waves` needs no masks."""
-    boxes = torch.zeros(len(found), slots, 4, dtype=found[0][0].dtype)
-    labels = torch.full((len(found), slots), -1)
-    for n, (its_boxes, its_labels) in enumerate(found):
-        boxes[n, : len(its_boxes)], labels[n, : len(its_labels)] = its_boxes, its_labels
+def padded_targets(objects: list[tuple[Tensor, Tensor]], slots: int = 16) -> Targets:
+    """Pad objects to slots as the loader does, without masks, for `wave_masks`."""
+    boxes = torch.zeros(len(objects), slots, 4, dtype=objects[0][0].dtype)
+    labels = torch.full((len(objects), slots), -1)
+    for n, (image_boxes, image_labels) in enumerate(objects):
+        boxes[n, : len(image_boxes)] = image_boxes
+        labels[n, : len(image_labels)] = image_labels
     index = labels.clone()
     index[labels >= 0] = torch.arange(int((labels >= 0).sum()))
     return Targets(boxes, labels, index, masks=None)

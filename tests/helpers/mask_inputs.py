@@ -18,8 +18,9 @@ from pycocotools import mask as coco
 
 from mrcnn.ops import library
 from mrcnn.ops.mask_targets import mask_targets
+from tests.helpers.masks import masks_of
 from tests.ops.test_host import decode, random_mask
-from tests.ops.test_mask_targets import draw_by_coco, instance_masks, random_rings
+from tests.ops.test_mask_targets import draw_by_coco, random_rings
 
 host = library.load("mrcnn_host")
 
@@ -106,7 +107,7 @@ def text_of(runs: list[int]) -> str:
     return text
 
 
-def judge_text(rng: Rng) -> bool:
+def check_text(rng: Rng) -> bool:
     mask = random_mask(rng)
     sound_text = coco.encode(mask)["counts"]
     text = sound_text if chance(rng, 0.3) else broken_text(rng, sound_text)
@@ -130,7 +131,7 @@ def judge_text(rng: Rng) -> bool:
     return True
 
 
-def judge_counts(rng: Rng) -> bool:
+def check_counts(rng: Rng) -> bool:
     mask = random_mask(rng)
     height, width = random_size(rng, mask.shape)
     found = runs_of(coco.encode(mask)["counts"], *mask.shape)
@@ -152,7 +153,7 @@ def judge_counts(rng: Rng) -> bool:
     return True
 
 
-def judge_many(rng: Rng) -> bool:
+def check_many(rng: Rng) -> bool:
     lengths = rng.integers(0, 9, rng.integers(0, 6))
     counts = rng.integers(0, pick(rng, (3, 100, 2**31)), lengths.sum(), dtype=np.int64)
     starts = np.cumsum([0, *lengths])
@@ -173,7 +174,7 @@ def judge_many(rng: Rng) -> bool:
     return True
 
 
-def spoilt(rng: Rng, rings: list[np.ndarray]) -> list[np.ndarray]:
+def damaged(rng: Rng, rings: list[np.ndarray]) -> list[np.ndarray]:
     """Mostly the same; else with fewer corners, or corners nowhere."""
     kind = rng.random()
     if kind < 0.1:
@@ -184,9 +185,9 @@ def spoilt(rng: Rng, rings: list[np.ndarray]) -> list[np.ndarray]:
     return rings
 
 
-def judge_bounds(rng: Rng) -> bool:
+def check_bounds(rng: Rng) -> bool:
     """Answers lie in their window, broken offsets are refused."""
-    rings = spoilt(rng, random_rings(rng))
+    rings = damaged(rng, random_rings(rng))
     window = rng.uniform(-50, 350, 4) if chance(rng, 0.9) else rng.choice(BROKEN, 4)
     corners = np.concatenate([np.zeros((0, 2)), *rings])
     offsets = [np.cumsum([0, *map(len, rings)]), np.array([0, len(rings)]), np.array([0, 0])]
@@ -214,15 +215,15 @@ def judge_bounds(rng: Rng) -> bool:
     return True
 
 
-def judge_drawing(rng: Rng) -> bool:
+def check_drawing(rng: Rng) -> bool:
     """Polygons whose corners lie so far out that COCO's integers overflow have no drawing."""
     rings, size = random_rings(rng), int(pick(rng, (1, 7, 14, 28, 56, 65, 112, 128)))
     corners = np.concatenate(rings)
     spread = rng.normal(0, 0.3, 4) * np.tile(np.ptp(corners, axis=0), 2)
     box = torch.tensor(np.concatenate([corners.min(0), corners.max(0)]) + spread).float()
     box[2:] = torch.maximum(box[2:], box[:2] + 0.01)
-    rings = spoilt(rng, rings)
-    drawn = mask_targets(instance_masks([rings]), box[None], torch.tensor([0]), size)[0]
+    rings = damaged(rng, rings)
+    drawn = mask_targets(masks_of([rings]), box[None], torch.tensor([0]), size)[0]
     assert ((drawn == 0) | (drawn == 1)).all()
     low, extent = box[:2].double().numpy(), (box[2:] - box[:2]).double().clamp(min=0.1).numpy()
     places = [5 * (ring - low) * size / extent for ring in rings]
@@ -234,26 +235,26 @@ def judge_drawing(rng: Rng) -> bool:
 
 
 KINDS: dict[str, Callable[[Rng], bool]] = {
-    "texts": judge_text,
-    "counts": judge_counts,
-    "many texts": judge_many,
-    "bounds": judge_bounds,
-    "drawings": judge_drawing,
+    "texts": check_text,
+    "counts": check_counts,
+    "many texts": check_many,
+    "bounds": check_bounds,
+    "drawings": check_drawing,
 }
 
 
-def judge_inputs(seeds: range) -> Counter[tuple[str, bool]]:
-    """Judge one input of each kind a seed.
+def check_inputs(seeds: range) -> Counter[tuple[str, bool]]:
+    """Check one input of each kind per seed.
 
     Returns:
         How many of each kind were sound, and how many were not.
     """
     found: Counter[tuple[str, bool]] = Counter()
     for seed in seeds:
-        for kind, judge in KINDS.items():
+        for kind, check in KINDS.items():
             began = time.process_time()
             try:
-                found[kind, judge(np.random.default_rng(seed))] += 1
+                found[kind, check(np.random.default_rng(seed))] += 1
             except AssertionError as error:
                 raise AssertionError(f"{kind}, seed {seed}: {error}") from error
             seconds = time.process_time() - began

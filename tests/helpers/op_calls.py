@@ -2,7 +2,7 @@
 
 Boxes are reversed, empty, denormal, NaN, infinite or 1e30; sizes and counts are zero; tensors are
 channels_last, permuted, expanded, sliced and misaligned, of every dtype; some arguments are wrong.
-What the answers must be is told by op_checks.py and op_checks_masks.py; op_judge.py lists the ops.
+op_checks.py and op_checks_masks.py check the answers; op_checker.py lists the ops.
 """
 
 from __future__ import annotations

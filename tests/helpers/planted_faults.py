@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tests.helpers import annotation_writers as writers
 from tests.helpers.damaged_copy import Copy, Planted, Record, square
-from tests.helpers.planted_pictures import PICTURE_FAULTS
+from tests.helpers.planted_image_faults import IMAGE_FAULTS
 
 # Records of images
 
@@ -192,7 +192,7 @@ def class_of_val_alone(copy: Copy) -> list[Planted]:
 
 
 WITHOUT_MASK = "must be a list of polygons or an RLE object, got None"
-FAULTS = PICTURE_FAULTS | {
+FAULTS = IMAGE_FAULTS | {
     fault.__name__: fault
     for fault in (
         no_width, without_objects, same_id, named_twice, crowds_only,

@@ -54,7 +54,7 @@ def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, 
     return state
 
 
-def random_picture(height: int, width: int, seed: int) -> np.ndarray:
+def random_image(height: int, width: int, seed: int) -> np.ndarray:
     """(height, width, 3) uint8: blocks of 8 x 8 pixels with noise on them."""
     cells = uniform(f"{seed}/cells", (-(-height // 8), -(-width // 8), 3), 20, 236)
     blocks = cells.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]

@@ -27,8 +27,8 @@ import torch
 torch.set_num_threads(1)
 from mrcnn.ops import library
 assert library.load("mrcnn_C").__file__.startswith(sys.argv[1]), "not the sanitized kernels"
-from tests.helpers.op_judge import judge_many
-shares = judge_many(range(int(sys.argv[2]), int(sys.argv[3])), sys.argv[4:])
+from tests.helpers.op_checker import check_many
+shares = check_many(range(int(sys.argv[2]), int(sys.argv[3])), sys.argv[4:])
 print(*(f"{op}: {len(found)} answered" for op, found in shares.items()), sep="\\n")
 """
 

@@ -23,7 +23,7 @@ CONFIG = dataclasses.replace(
     min_size=64,
     max_size=128,
     post_nms_top_k=50,
-    score_threshold=0.0,  # random weights give every box a third
+    score_threshold=0.0,  # random weights score every box about 1/3
     max_detections=20,
 )
 
@@ -34,17 +34,17 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def model(config: ModelConfig = CONFIG, seed: int = 0) -> MaskRCNN:
-    """Random weights, the same for the same seed."""
+    """Build a model with random weights that depend only on the seed."""
     torch.manual_seed(seed)
     return build(config).eval()
 
 
 def run(folder: Path, config: ModelConfig = CONFIG) -> Path:
-    """A run folder with a checkpoint of that model."""
+    """Make a run folder with a checkpoint of that model."""
     return saved(folder, model(config), config)
 
 
 def saved(folder: Path, model: MaskRCNN, config: ModelConfig = CONFIG) -> Path:
-    """A run folder with a checkpoint of a model."""
+    """Make a run folder with a checkpoint of a model."""
     checkpoints.save(folder / "last.safetensors", model.state_dict(), config, {"step": 1})
     return folder

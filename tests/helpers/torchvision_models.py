@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import mrcnn
 from mrcnn.inference.predictor import Predictor
-from tests.helpers.fixed_samples import waves
+from tests.helpers.fixed_samples import wave_masks
 from tests.helpers.random_detectors import SPREAD, random_state
 
 
@@ -80,18 +80,18 @@ def torchvision_model(
     present = [layer for layer in SPREAD if layer + ".weight" in shapes]
     hooks = [model.get_submodule(n).register_forward_hook(rescale(n)) for n in present]
     with torch.no_grad():
-        model([as_theirs(image)])
+        model([torchvision_input(image)])
     for hook in hooks:
         hook.remove()
     return model, factors
 
 
-def as_theirs(image: np.ndarray) -> Tensor:
+def torchvision_input(image: np.ndarray) -> Tensor:
     """(3, h, w) in [0, 1]."""
     return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
 
 
-def as_ours(theirs: torch.nn.Module, folder: Path, **config) -> Predictor:
+def mrcnn_predictor(theirs: torch.nn.Module, folder: Path, **config) -> Predictor:
     """Our model of a file of their weights."""
     torch.save(theirs.state_dict(), folder / "theirs.pth")
     return mrcnn.load(folder / "theirs.pth", **config)
@@ -128,7 +128,7 @@ def recorded(model: torch.nn.Module) -> Iterator[dict]:
             hook.remove()
 
 
-def their_targets(
+def torchvision_targets(
     found: list[tuple[Tensor, Tensor]], sizes: Sequence[tuple[int, int]]
 ) -> list[dict[str, Tensor]]:
     """`fixed_samples.objects` for torchvision; pixels of masks hold the numbers of instances."""
@@ -142,11 +142,11 @@ def their_targets(
 
 
 @contextmanager
-def their_fixed_choices() -> Iterator[None]:
-    """As `fixed_samples.fixed_choices`, of torchvision with `their_targets`."""
+def deterministic_torchvision() -> Iterator[None]:
+    """As `fixed_samples.deterministic_sampling`, of torchvision with `torchvision_targets`."""
 
     def project(masks: Tensor, boxes: Tensor, matched: Tensor, size: int) -> Tensor:
-        return waves(boxes, masks[matched, 0, 0], size)
+        return wave_masks(boxes, masks[matched, 0, 0], size)
 
     with (
         patch.object(torch, "randperm", lambda n, device: torch.arange(n, device=device)),

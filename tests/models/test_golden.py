@@ -16,9 +16,9 @@ from mrcnn.data.images import pad_images, to_pixels
 from mrcnn.inference.predictor import Predictor
 from mrcnn.models import build
 from mrcnn.models.rpn import NMS_IOU
-from tests.helpers.fixed_samples import as_targets, fixed_choices, objects
+from tests.helpers.fixed_samples import deterministic_sampling, objects, padded_targets
 from tests.helpers.matching import Boxes, level_cuts, one_to_one
-from tests.helpers.random_detectors import random_picture, random_state
+from tests.helpers.random_detectors import random_image, random_state
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/torchvision.json").read_text())
 FAST = ("resnet18", "v2")
@@ -46,7 +46,7 @@ def rebuilt(name: str, file: Path) -> Predictor:
 def test_numbers_of_torchvision(tmp_path, name):
     ours, wanted = rebuilt(name, tmp_path / "theirs.pth"), GOLDEN["models"][name]
     model, config, sizes = ours.model, ours.config, [tuple(size) for size in GOLDEN["sizes"]]
-    images = [random_picture(*size, n) for n, size in enumerate(sizes)]
+    images = [random_image(*size, n) for n, size in enumerate(sizes)]
     batch = pad_images(
         [to_pixels(image, size, config) for image, size in zip(images, sizes, strict=True)], 32
     )
@@ -95,8 +95,8 @@ def test_numbers_of_torchvision(tmp_path, name):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3)
 
     model.train()
-    with fixed_choices():
-        targets = as_targets(objects(sizes, GOLDEN["objects"], GOLDEN["classes"]))
+    with deterministic_sampling():
+        targets = padded_targets(objects(sizes, GOLDEN["objects"], GOLDEN["classes"]))
         losses = model(batch, targets)
     assert set(losses) == set(wanted["losses"])
     for key, loss in losses.items():

@@ -23,18 +23,18 @@ from mrcnn.checkpoints.foreign.convert import export_state_dict
 from mrcnn.inference.predictor import Predictor
 from mrcnn.models.rpn import NMS_IOU
 from mrcnn.structures import ImageBatch, Proposals
-from tests.helpers.fixed_samples import as_targets, fixed_choices, objects
+from tests.helpers.fixed_samples import deterministic_sampling, objects, padded_targets
 from tests.helpers.matching import Boxes, level_cuts, one_to_one
-from tests.helpers.random_detectors import random_picture
+from tests.helpers.random_detectors import random_image
 
 pytest.importorskip("torchvision", reason="torchvision is not installed to compare with")
 from tests.helpers.torchvision_models import (
-    as_ours,
-    as_theirs,
+    deterministic_torchvision,
+    mrcnn_predictor,
     recorded,
-    their_fixed_choices,
-    their_targets,
+    torchvision_input,
     torchvision_model,
+    torchvision_targets,
 )
 
 SIZES = [(128, 160), (144, 128)]  # not resized: the shorter side is `min_size`
@@ -95,22 +95,23 @@ FAST = [
 )
 def test_a_training_step_is_the_same(tmp_path, monkeypatch, case, dtype):
     name, classes, counts = CASES[case]
-    images = [random_picture(*size, n) for n, size in enumerate(SIZES)]
+    images = [random_image(*size, n) for n, size in enumerate(SIZES)]
     targets = [(b.to(dtype), labels) for b, labels in objects(SIZES, counts, classes - 1)]
     theirs, _ = torchvision_model(name, images[0], classes=classes, **THEIRS)
-    ours = as_ours(theirs, tmp_path, frozen_stages=FROZEN_STAGES.get(name, 0), **OURS)
+    ours = mrcnn_predictor(theirs, tmp_path, frozen_stages=FROZEN_STAGES.get(name, 0), **OURS)
     assert ours.config.num_classes == classes - 1
 
     theirs.train().to(dtype)
     ours.model.train().to(dtype)
-    with recorded(theirs) as seen, their_fixed_choices():
+    with recorded(theirs) as seen, deterministic_torchvision():
         expected = theirs(
-            [as_theirs(image).to(dtype) for image in images], their_targets(targets, SIZES)
+            [torchvision_input(image).to(dtype) for image in images],
+            torchvision_targets(targets, SIZES),
         )
     give_proposals(ours, seen["proposals"], monkeypatch)
     batch = ImageBatch(seen["transformed"][0].tensors, torch.tensor(SIZES))
-    with fixed_choices(), double_losses():
-        losses = ours.model(batch, as_targets(targets))
+    with deterministic_sampling(), double_losses():
+        losses = ours.model(batch, padded_targets(targets))
     assert set(losses) == set(expected)
     for key, loss in losses.items():
         wanted = expected[key].detach()

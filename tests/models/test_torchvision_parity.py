@@ -17,14 +17,14 @@ from mrcnn.models.rpn import NMS_IOU
 from mrcnn.numerics import NUMERICS
 from mrcnn.structures import Proposals
 from tests.helpers.matching import Boxes, level_cuts, one_to_one
-from tests.helpers.random_detectors import random_picture
+from tests.helpers.random_detectors import random_image
 
 pytest.importorskip("torchvision", reason="torchvision is not installed to compare with")
 from tests.helpers.torchvision_models import (
     BUILDERS,
-    as_ours,
-    as_theirs,
+    mrcnn_predictor,
     recorded,
+    torchvision_input,
     torchvision_model,
 )
 
@@ -46,7 +46,7 @@ def pictures(count: int) -> list[np.ndarray]:
         names = [image["file_name"] for image in content["images"][:count]]
         return [read_image(next(COCO_MINI.rglob(Path(name).name))) for name in names]
     sizes = [(211, 333), (480, 301), (97, 128), (640, 427)]
-    return [random_picture(*sizes[i % len(sizes)], i) for i in range(count)]
+    return [random_image(*sizes[i % len(sizes)], i) for i in range(count)]
 
 
 def decoded(masks: list[dict]) -> torch.Tensor:
@@ -63,7 +63,7 @@ def compare(theirs: torch.nn.Module, ours: Predictor, images: list[np.ndarray]) 
     """
     model, config = ours.model, ours.config
     with recorded(theirs) as seen:
-        expected = theirs([as_theirs(image) for image in images])
+        expected = theirs([torchvision_input(image) for image in images])
     pixels = seen["transformed"][0]
     sizes = [network_size(*image.shape[:2], config) for image in images]
     batch = pad_images(
@@ -125,7 +125,7 @@ def compare(theirs: torch.nn.Module, ours: Predictor, images: list[np.ndarray]) 
 def test_small_images(tmp_path, name):
     images = pictures(2)
     theirs, _ = torchvision_model(name, images[0], **SMALL)
-    ours = as_ours(theirs, tmp_path, **OURS)
+    ours = mrcnn_predictor(theirs, tmp_path, **OURS)
     assert ours.config.class_names[0] == "person"
     live = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in theirs.modules())
     assert ours.config.norm == ("batch" if live else "frozen_batch")
@@ -133,9 +133,9 @@ def test_small_images(tmp_path, name):
 
 
 def test_fine_tuned_with_other_classes(tmp_path):
-    images = [random_picture(97, 131, 0), *pictures(2)]
+    images = [random_image(97, 131, 0), *pictures(2)]
     theirs, _ = torchvision_model("resnet18", images[1], classes=4, **SMALL)
-    ours = as_ours(theirs, tmp_path, class_names=("cat", "dog", "owl"), **OURS)
+    ours = mrcnn_predictor(theirs, tmp_path, class_names=("cat", "dog", "owl"), **OURS)
     counts = compare(theirs, ours, images)
     assert min(counts) > 0
     assert compare(theirs, ours, images[:1]) == counts[:1]
@@ -149,9 +149,9 @@ def test_fine_tuned_with_other_classes(tmp_path):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_full_size(tmp_path, name):
     """About 1000 proposals and 100 detections of real pictures and noise, alone and in threes."""
-    images = [*pictures(10), random_picture(333, 517, 0), random_picture(641, 399, 1)]
+    images = [*pictures(10), random_image(333, 517, 0), random_image(641, 399, 1)]
     theirs, _ = torchvision_model(name, images[0])
-    ours = as_ours(theirs, tmp_path)
+    ours = mrcnn_predictor(theirs, tmp_path)
     counts = []
     for size, chunk in ((1, images[:3]), (3, images[3:])):
         for first in range(0, len(chunk), size):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.mask_inputs import KINDS, judge_inputs
-from tests.helpers.op_judge import OPS, draw_call, judge, judge_many
+from tests.helpers.mask_inputs import KINDS, check_inputs
+from tests.helpers.op_checker import OPS, check_call, check_many, draw_call
 from tests.helpers.sanitized import build, can_build, run, run_child
 
 # What a caller is warned of, as casts of complex numbers, is part of the attack.
@@ -29,15 +29,15 @@ torch.set_num_threads(1)
 from mrcnn.ops import library
 for name in ("mrcnn_host", "mrcnn_C"):
     assert library.load(name).__file__.startswith(sys.argv[1]), "not the sanitized kernels"
-from tests.helpers.mask_inputs import judge_inputs
-for (kind, is_sound), count in sorted(judge_inputs(range(int(sys.argv[2]))).items()):
+from tests.helpers.mask_inputs import check_inputs
+for (kind, is_sound), count in sorted(check_inputs(range(int(sys.argv[2]))).items()):
     print(f"{kind}: {count} {'sound' if is_sound else 'broken'}")
 """
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_random_calls(op):
-    shares = [judge(draw_call(op, seed)) for seed in range(CALLS)]
+    shares = [check_call(draw_call(op, seed)) for seed in range(CALLS)]
     answered = [share for share in shares if share is not None]
     assert len(answered) > CALLS / 2
     # Most answers do not hang on a rounding: the comparison means something.
@@ -64,14 +64,14 @@ def test_any_number_of_threads_gives_the_same_bits(op, seed):
         torch.set_num_threads(threads)
     assert found[1:] == found[:1] * 3
     if seed == 0:
-        judge(call)
+        check_call(call)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_large_calls(op):
     for seed in range(20):
-        judge(draw_call(op, seed, large=True))
+        check_call(draw_call(op, seed, large=True))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_sanitizers_report_nothing_where_images_become_pixels(sanitized_kernels,
 
 def test_random_masks():
     """Of each kind some are sound and some are not."""
-    found = judge_inputs(range(200))
+    found = check_inputs(range(200))
     assert set(found) == {(kind, is_sound) for kind in KINDS for is_sound in (True, False)}
     assert min(found.values()) > 20
 
@@ -113,5 +113,5 @@ def test_sanitizers_report_nothing_about_masks(sanitized_kernels, isa, capsys):
 
 
 def test_calls_follow_from_the_seed():
-    first, second = (judge_many(range(3)) for _ in range(2))
+    first, second = (check_many(range(3)) for _ in range(2))
     assert first == second

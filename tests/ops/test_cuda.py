@@ -14,7 +14,7 @@ from mrcnn.config import MODELS
 from mrcnn.models import build
 from mrcnn.ops import library, multiscale_roi_align, roi_align, roi_pool
 from mrcnn.structures import DetectionBatch
-from tests.helpers.op_judge import OPS, draw_call, judge, judge_many, on_device
+from tests.helpers.op_checker import OPS, check_call, check_many, draw_call, on_device
 from tests.models.test_fixed_shapes import images, square_targets
 from tests.ops import test_limits
 from tests.ops.test_contract import OPS as REGISTERED
@@ -64,7 +64,7 @@ def test_every_op_has_a_kernel():
 @pytest.mark.parametrize("op", OPS)
 def test_random_calls(op):
     """Answers and gradients within what rounding explains, or an error that names the argument."""
-    shares = judge_many(range(CALLS), [op], DEVICE)[op]
+    shares = check_many(range(CALLS), [op], DEVICE)[op]
     assert len(shares) > CALLS / 2
     assert sum(shares) / len(shares) > 0.6  # most answers do not hang on a rounding
 
@@ -72,7 +72,7 @@ def test_random_calls(op):
 @pytest.mark.parametrize("op", OPS)
 def test_large_random_calls(op):
     for seed in range(5):
-        judge(draw_call(op, seed, large=True, device=DEVICE))
+        check_call(draw_call(op, seed, large=True, device=DEVICE))
 
 
 @pytest.mark.parametrize("op", EXACT)
@@ -300,7 +300,7 @@ def test_a_busy_stream_is_waited_for(op):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
 @pytest.mark.parametrize("op", OPS)
 def test_another_device_than_the_current_one(op):
-    judge_many(range(20), [op], "cuda:1")
+    check_many(range(20), [op], "cuda:1")
     assert torch.cuda.current_device() == 0
 
 

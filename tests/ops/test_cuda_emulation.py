@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.emulated import COMPILE, EMULATION, build, call
-from tests.helpers.op_judge import OPS
+from tests.helpers.op_checker import OPS
 from tests.helpers.sanitized import FLAGS, ROOT, can_build, run, run_child
 
 CALLS = 100  # of each op

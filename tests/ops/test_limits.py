@@ -17,7 +17,7 @@ from mrcnn.ops import (
     select_detections,
     select_proposals,
 )
-from tests.helpers.op_judge import OPS, draw_call
+from tests.helpers.op_checker import OPS, draw_call
 
 STATM = Path("/proc/self/statm")
 WARM_UP = 100

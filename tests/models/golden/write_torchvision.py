@@ -14,15 +14,15 @@ from torch import Tensor
 
 from mrcnn.config import ModelConfig
 from tests.helpers.fixed_samples import objects
-from tests.helpers.random_detectors import random_picture
+from tests.helpers.random_detectors import random_image
 from tests.helpers.torchvision_models import (
     BUILDERS,
-    as_ours,
-    as_theirs,
+    deterministic_torchvision,
+    mrcnn_predictor,
     recorded,
-    their_fixed_choices,
-    their_targets,
+    torchvision_input,
     torchvision_model,
+    torchvision_targets,
 )
 
 SEED, CLASSES = 0, 90
@@ -55,10 +55,10 @@ def feature_digest(x: Tensor) -> dict:
 
 def record(name: str) -> dict:
     """All that one detector computes of two pictures."""
-    images = [random_picture(*size, n) for n, size in enumerate(SIZES)]
+    images = [random_image(*size, n) for n, size in enumerate(SIZES)]
     model, factors = torchvision_model(name, images[0], classes=CLASSES + 1, seed=SEED, **OPTIONS)
     with tempfile.TemporaryDirectory() as folder:
-        config = as_ours(model, Path(folder)).config
+        config = mrcnn_predictor(model, Path(folder)).config
     default = ModelConfig()
     fields = {
         field.name: getattr(config, field.name)
@@ -66,7 +66,7 @@ def record(name: str) -> dict:
         if getattr(config, field.name) != getattr(default, field.name)
         and field.name not in ("class_names", "category_ids")
     }
-    pixels = [as_theirs(image) for image in images]
+    pixels = [torchvision_input(image) for image in images]
     with recorded(model) as seen, torch.no_grad():
         found = model(pixels)
     features = [feature_digest(x) for x in seen["features"].values()]
@@ -89,8 +89,8 @@ def record(name: str) -> dict:
         first += len(labels)
         detections.append(one)
     model.train()
-    with their_fixed_choices(), torch.no_grad():
-        losses = model(pixels, their_targets(objects(SIZES, OBJECTS, CLASSES), SIZES))
+    with deterministic_torchvision(), torch.no_grad():
+        losses = model(pixels, torchvision_targets(objects(SIZES, OBJECTS, CLASSES), SIZES))
     return {
         "config": fields,
         "factors": factors,

@@ -1,4 +1,4 @@
-"""Random calls of all ops, judged: the answer that is asked for, or an error that says why."""
+"""Random calls of all ops, checked: each returns what the reference does, or a clear error."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def draw_call(
     return Call(op, seed, arguments, wrong, device)
 
 
-def judge(call: Call) -> float | None:
+def check_call(call: Call) -> float | None:
     """Assert that a call does what it must.
 
     Returns:
@@ -195,7 +195,7 @@ OPS = {
 }
 
 
-def judge_many(
+def check_many(
     seeds: range, ops: Sequence[str] = (), device: str = "cpu"
 ) -> dict[str, list[float]]:
     """Judge one call of each op (of all if none is named) for each seed, to the end even if some
@@ -209,7 +209,7 @@ def judge_many(
     for op, found in shares.items():
         for seed in seeds:
             try:
-                share = judge(draw_call(op, seed, device=device))
+                share = check_call(draw_call(op, seed, device=device))
             except AssertionError as error:
                 wrong.append(str(error))
             else:

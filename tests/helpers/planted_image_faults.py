@@ -114,7 +114,7 @@ def sixteen_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 16)
 
 
-PICTURE_FAULTS = {
+IMAGE_FAULTS = {
     "floating point": saved(
         "unreadable image", "holds floating-point pixels", lambda p: p.convert("F"), ".tif"),
     "lying": saved(
