@@ -1,4 +1,4 @@
-"""Which image comes when: nothing is lost, and any step can be started at."""
+"""Order of images: none is lost, and a run can start at any step."""
 
 import time
 from collections import Counter
@@ -36,7 +36,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 40])
-def test_any_step_can_be_started_at(name, batch_size):
+def test_a_run_can_start_at_any_step(name, batch_size):
     whole = keys(0, 40, batch_size, **OPTIONS[name])
     assert len(whole) == 40
     assert all(len(batch) == batch_size for batch in whole)
@@ -47,7 +47,7 @@ def test_any_step_can_be_started_at(name, batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_batches_of_groups_lose_no_image_and_what_is_left_over_comes_first(batch_size):
+def test_groups_show_every_image_and_remainders_come_first(batch_size):
     batches = keys(0, 400, batch_size, groups=GROUPS)
     assert all(len({int(GROUPS[key.image]) for key in batch}) == 1 for batch in batches)
     for group in range(3):

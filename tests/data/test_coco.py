@@ -1,4 +1,4 @@
-"""Reading sound COCO files: real ones judged by pycocotools, small ones by hand."""
+"""Reading valid COCO files: real ones compared with pycocotools, and small ones."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_real_data_equal_pycocotools(shared_data, name):
                     assert np.array_equal(decode(dataset.masks, j), judge.annToMask(annotation))
 
 
-def test_crowd_regions_are_kept_but_no_targets(shared_data):
+def test_crowd_regions_are_kept_but_are_not_targets(shared_data):
     annotations, images = (shared_data / part for part in REAL["coco_mini"])
     dataset = read_coco(annotations, images)
     assert dataset.crowd.sum() == 13
@@ -128,7 +128,7 @@ ROOT = [
 ]
 
 
-def test_the_heading_of_roboflow_is_no_class_and_this_is_said(tmp_path):
+def test_the_heading_of_roboflow_is_not_a_class_and_a_note_says_so(tmp_path):
     dataset = read_coco(*write(tmp_path, ROOT, [(0, 2)]))
     assert dataset.class_names == ("apple", "pear")
     assert dataset.labels.tolist() == [1]
@@ -164,7 +164,7 @@ def test_splits_share_the_classes_of_the_first(tmp_path):
     assert datasets["val"].notes == ("take care",)
 
 
-def test_problems_of_all_splits_are_told_at_once(tmp_path):
+def test_problems_of_all_splits_are_reported_at_once(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     train = write(tmp_path / "one", [{"id": 1, "name": "a"}], [(7, 1)])

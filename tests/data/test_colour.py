@@ -35,7 +35,7 @@ def test_neutral_factors_change_nothing():
     ],
 )
 @pytest.mark.parametrize("factor", [0.6, 1.3])
-def test_factors_are_those_of_pillow(name, enhance, factor):
+def test_factors_equal_pillow(name, enhance, factor):
     expected = np.asarray(enhance(Image.fromarray(IMAGE)).enhance(factor), float)
     # Pillow rounds grey to a whole level, cuts fractions of the result, and rounds the mean.
     error = np.abs(changed(**{name: factor}).clip(0, 255) - expected).max()

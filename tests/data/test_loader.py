@@ -1,4 +1,4 @@
-"""Batches: what they hold, that nothing is lost, and that a run can be resumed exactly."""
+"""Batches: contents, completeness, and exact resuming."""
 
 import json
 import shutil

@@ -55,7 +55,7 @@ def read(folder: Path, content: object) -> CocoDataset:
     return read_coco(folder / "train.json", folder / "images")
 
 
-def test_the_sound_data_set_is_read(folder):
+def test_the_valid_data_set_is_read(folder):
     dataset = read(folder, sound())
     assert len(dataset) == 2
     assert dataset.boxes.tolist() == [[1, 1, 5, 4], [1, 1, 2, 5], [1, 1, 2, 5]]
@@ -285,7 +285,7 @@ def test_all_problems_are_reported_at_once(folder):
         assert part in str(caught.value)
 
 
-def test_a_long_list_is_cut_but_kept(folder):
+def test_a_long_list_is_cut_in_the_message_only(folder):
     content = sound()
     content["annotations"] = [
         content["annotations"][0] | {"id": i, "segmentation": [[NAN] * 6]} for i in range(1, 1001)

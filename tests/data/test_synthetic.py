@@ -1,4 +1,4 @@
-"""The generated data set: sound, repeatable, and not to be had by simple answers."""
+"""The generated data set: valid, reproducible, and not solved by trivial predictions."""
 
 import contextlib
 import io
@@ -45,7 +45,7 @@ def segm_ap(judge: COCO, masks: list[np.ndarray]) -> float:
     return evaluation.stats[0]
 
 
-def test_it_is_a_sound_data_set(shapes):
+def test_the_data_set_is_valid(shapes):
     for name, count in (("train", TRAIN), ("val", VAL)):
         dataset = read_coco(shapes[name].annotations, shapes[name].images)
         assert len(dataset) == count
@@ -60,7 +60,7 @@ def test_it_is_a_sound_data_set(shapes):
     assert sides.quantile(0.9) > 50
 
 
-def test_masks_do_not_overlap_and_boxes_and_areas_are_theirs(judge):
+def test_masks_do_not_overlap_and_match_boxes_and_areas(judge):
     for image in judge.imgs:
         annotations = judge.imgToAnns[image]
         masks = np.stack([rle.decode(a["segmentation"]) for a in annotations])
@@ -70,7 +70,7 @@ def test_masks_do_not_overlap_and_boxes_and_areas_are_theirs(judge):
             assert annotation["bbox"] == rle.toBbox(annotation["segmentation"]).tolist()
 
 
-def test_objects_differ_from_what_is_around_them(shapes):
+def test_masks_end_at_the_edges_of_objects(shapes):
     """The mask lies on the object: colours jump at its edge, more than one pixel further out."""
     dataset = read_coco(shapes["val"].annotations, shapes["val"].images)
     judge_ = json.loads(shapes["val"].annotations.read_text())
@@ -92,7 +92,7 @@ def test_objects_differ_from_what_is_around_them(shapes):
     assert np.median(jumps["at the edge"]) > 10 * np.median(jumps["outside"])
 
 
-def test_simple_answers_score_low(judge):
+def test_trivial_predictions_score_low(judge):
     exact = [rle.decode(a["segmentation"]) for a in judge.anns.values()]
     assert segm_ap(judge, exact) > 0.999
     boxes = []
@@ -118,7 +118,7 @@ def test_the_seed_fixes_every_byte_and_counts_do_not_matter(shapes, tmp_path):
     assert a != b
 
 
-def test_it_is_written_once_and_again_for_other_parameters(tmp_path):
+def test_shapes_are_rewritten_only_for_other_parameters(tmp_path):
     folder = tmp_path / "shapes"
     image = write_shapes(folder, train=1, val=1)["train"].images / "train_00000.png"
     os.utime(image, (0, 0))

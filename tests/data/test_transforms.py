@@ -105,7 +105,7 @@ def test_pixels_of_a_large_view_keep_their_centre_of_mass():
     assert (actual - expected).abs().max() < 25 * 0.5 * 2.5 / float(spot.sum())
 
 
-def test_a_polygon_is_cut_to_the_window_and_slivers_are_left_out():
+def test_a_polygon_is_cut_to_the_window_and_slivers_are_dropped():
     masks = masks_of([[[0, 0, 20, 0, 20, 20, 0, 20]]], frame=(HEIGHT, WIDTH))
     file_boxes = torch.tensor([[0.0, 0, 20, 20]])
     _, boxes, kept = view_instances(masks, file_boxes, View((10, 5, 30, 25), (40, 40)))
@@ -128,7 +128,7 @@ def draw(augmentation: Augmentation, seed: int, config: ModelConfig = CONFIG) ->
     return random_view(HEIGHT, WIDTH, boxes, config, augmentation, np.random.default_rng(seed))
 
 
-def test_random_views_vary_as_asked():
+def test_random_views_follow_the_augmentation():
     plain = {draw(Augmentation(horizontal_flip=False), seed) for seed in range(50)}
     assert plain == {VIEWS["whole"]}
     flips = [draw(Augmentation(vertical_flip=True), seed) for seed in range(400)]
@@ -143,7 +143,7 @@ def test_random_views_vary_as_asked():
     assert 140 < sum(scale < 1 for scale in scales) < 260
 
 
-def test_crops_lie_inside_and_look_for_objects():
+def test_crops_are_inside_and_prefer_objects():
     views = [draw(Augmentation(crop=20), seed) for seed in range(200)]
     seen = 0
     for view in views:
@@ -164,7 +164,7 @@ def test_a_crop_larger_than_the_image_is_the_image():
     assert draw(Augmentation(crop=999), 0).window == (0, 0, WIDTH, HEIGHT)
 
 
-def test_shorter_sides_are_those_of_detectron2():
+def test_shorter_sides_equal_detectron2():
     """640 to 800 in steps of 32, as its `INPUT.MIN_SIZE_TRAIN`; the longer side at most 1333."""
     augmentation = Augmentation(min_sizes=tuple(range(640, 801, 32)))
     views = [draw(augmentation, seed, ModelConfig()) for seed in range(100)]
@@ -176,7 +176,7 @@ JITTER = Augmentation(jitter_size=64, horizontal_flip=False)
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40), (50, 50), (480, 640), (9, 100)])
-def test_large_scale_jitter_is_that_of_detectron2(height, width):
+def test_large_scale_jitter_equals_detectron2(height, width):
     """Its `ResizeScale`, factors 0.1 to 2, then its `FixedSizeCrop`, made in the file."""
     boxes, places = torch.zeros(0, 4), []
     for seed in range(200):

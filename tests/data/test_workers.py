@@ -1,4 +1,4 @@
-"""Worker processes: what they leave alone, and that none of them dies unheard."""
+"""Worker processes: order, signals, random state, and reports of those that die."""
 
 import multiprocessing
 import os
@@ -79,7 +79,7 @@ def test_a_worker_that_ends_by_itself_is_named():
         list(batches(Leaving(), NUMBERS, list, 1))
 
 
-def test_shared_memory_that_is_full_is_told_and_not_waited_for():
+def test_full_shared_memory_is_reported_at_once():
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, hard))  # of files in shared memory, too
     try:
@@ -95,7 +95,7 @@ class Failing(Dataset):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_other_errors_stay_what_they_are(count):
+def test_other_errors_are_raised_unchanged(count):
     with pytest.raises(RuntimeError, match="a bug"):
         list(batches(Failing(), NUMBERS, list, count))
 
@@ -114,6 +114,6 @@ def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
     assert float(images.sizes) == 12
 
 
-def test_shared_memory_that_cannot_be_asked_is_said(monkeypatch):
+def test_unreadable_shared_memory_is_described(monkeypatch):
     monkeypatch.setattr(workers, "SHARED_MEMORY", "/no/such/folder")
     assert workers._free_memory() == "/no/such/folder cannot be read"

@@ -1,4 +1,4 @@
-"""Training runs of seconds: a tiny model on a few small drawn images."""
+"""Training runs that take seconds: a tiny model on a few small generated images."""
 
 import csv
 import logging
