@@ -118,7 +118,7 @@ def test_python(workplace, monkeypatch, capsys):
     for code in others:
         code = code.replace('"cat", "dog"', repr(names["result"].names[0]))
         exec(code, names)
-    assert len(names["one"]) == 1
+    assert len(names["single"]) == 1
     assert Path("overlay.png").is_file()
 
 
