@@ -75,7 +75,7 @@ class Leaving(Dataset):
 
 @pytest.mark.slow
 def test_a_worker_that_ends_by_itself_is_named():
-    with pytest.raises(UserError, match=r"ended with code 3; .* --workers 0 the error shows"):
+    with pytest.raises(UserError, match=r"ended with code 3; .* --workers 0 the error appears"):
         list(batches(Leaving(), NUMBERS, list, 1))
 
 
