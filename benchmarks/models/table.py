@@ -174,7 +174,7 @@ def document(lines: list[Line], facts: dict[str, Any]) -> str:
         parts += [
             "",
             "AP on COCO val2017 is that of published checkpoints with the same layers, as stated "
-            "on the linked page. The first checkpoint of a model is in the table above. "
+            "on the linked page. The table above shows the first checkpoint of each model. "
             f"{MARK}: the ResNet has its strides in the 1 x 1 convolutions "
             "(`stride_in_1x1=True`), while the named model has them in the 3 x 3. `--weights` "
             "takes these names.",
