@@ -40,11 +40,11 @@ class CheckDataConfig:
     out: Path | None = None
     """Folder for check.html, a page with images, and findings.jsonl, with one finding per line."""
     fix: Path | None = None
-    """Folder, new or empty, for a copy without the errors, and a log of each change."""
+    """Folder, new or empty, for a copy without the errors, and a log of the changes."""
     show: int = 5
-    """Findings to print of each kind."""
+    """Number of findings to print of each kind."""
     workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    """Number of processes; 0 works in this one."""
+    """Number of processes that check images; 0 checks in the main process."""
 
     def __post_init__(self) -> None:
         require_at_least(self, show=0, workers=0)

@@ -29,13 +29,14 @@ class CompareConfig:
     b: Positional[Path]
     """The other result file or run folder."""
     data: Path | None = None
-    """Folder of the data set that both were made for."""
+    """Folder of the data set that both sides were computed on."""
     ground_truth: Path | None = None
     """COCO annotation file, instead of --data."""
     split: Literal["train", "val"] = "val"
+    """Split of the data set to score."""
     max_dets: int | None = None
-    """Detections that count, per image and class; by default as the runs were trained, and 100 for
-    files."""
+    """Detections that count, per image and class. If not set, it is the limit of the runs, and 100
+    for files."""
     backend: Backend = "pycocotools"
     """Library that computes the metrics, as for evaluate."""
     json: Path | None = None

@@ -25,8 +25,9 @@ TARGETS = {"mrcnn": ".safetensors", "torchvision": ".pth", "detectron2": ".pth"}
 class ConvertConfig:
     """Convert a detector between mrcnn and other frameworks.
 
-    Read a file of torchvision, Detectron2, MMDetection or maskrcnn-benchmark and write a checkpoint
-    with its configuration, or read a checkpoint and write a file of torchvision or Detectron2.
+    Read a file of torchvision, Detectron2, MMDetection or maskrcnn-benchmark, and write a
+    checkpoint with its configuration. Or read a checkpoint, and write a file of torchvision or
+    Detectron2 (--to). The settings of the source model are inferred; flags override them.
     """
 
     source: Positional[Path]
@@ -36,15 +37,16 @@ class ConvertConfig:
     to: Literal[tuple(TARGETS)] = "mrcnn"  # type: ignore[valid-type]
     """Framework to write the file for."""
     bgr: bool | None = None
-    """The source model reads pixels as blue, green, red."""
+    """True if the source model reads pixels as blue, green, red."""
     norm_eps: float | None = None
     """Epsilon of the source model's frozen batch norms."""
     stride_in_1x1: bool | None = None
-    """Its bottlenecks have their stride in the first 1 x 1 convolution."""
+    """True if the bottlenecks of the source model have their stride in the first 1 x 1
+    convolution."""
     pixel_mean: tuple[float, float, float] | None = None
-    """Red, green, blue, 0 to 255."""
+    """Mean of the pixels that the source model subtracts: red, green, blue, 0 to 255."""
     pixel_std: tuple[float, float, float] | None = None
-    """Red, green, blue, 0 to 255."""
+    """Standard deviation that it divides by: red, green, blue, 0 to 255."""
     class_names: tuple[str, ...] | None = None
     """Class names, in the order of the model's outputs."""
 

@@ -21,8 +21,8 @@ from mrcnn.errors import UserError
 class ConvertDataConfig:
     """Write a data set in any supported format as train.json, val.json and images/.
 
-    Images are hard links to those of the source, or copies on another disk. The source is not
-    changed.
+    Images are hard links to those of the source; on another disk they are copies. The source is
+    not changed.
     """
 
     source: Positional[Path]
@@ -30,9 +30,9 @@ class ConvertDataConfig:
     target: Positional[Path]
     """Folder to write, new or empty."""
     split: float = 0.2
-    """Fraction of the images for validation, where the source has no splits."""
+    """Fraction of the images to draw for validation, if the source has no splits."""
     seed: int = 0
-    """Seed of the draw of these images."""
+    """Seed for drawing the validation images."""
     group: str = ""
     """Regular expression on file names. Images with the same match (of its first group, if it has
     one) stay together, such as those of one patient or one video."""

@@ -28,39 +28,42 @@ class EvaluateConfig:
 
     weights: Path | None = None
     """Run folder (its best checkpoint, else its last), checkpoint file, detector of another
-    framework, or name of a published checkpoint."""
+    framework, or name of a published model."""
     results: Path | None = None
     """COCO result file to score, instead of --weights."""
     data: Path | None = None
     """Folder with images and their annotations."""
     ground_truth: Path | None = None
-    """COCO annotation file, instead of --data; for --results, which needs no images."""
+    """COCO annotation file, instead of --data. It works with --results only."""
     split: Literal["train", "val"] = "val"
+    """Split of the data set to score."""
     max_dets: int | None = None
-    """Detections per image, for the model and the scores; by default as the model was trained, 100
-    for --results, and 300 for LVIS."""
+    """Detections per image, in the model and the metrics. If not set, it is the limit of the model,
+    100 for --results, and 300 for LVIS."""
     protocol: ProtocolName = "coco"
-    """Rules of the metrics. lvis: federated data sets; needs pip install 'mrcnn[eval]'. cityscapes:
-    masks, with void regions and groups, from --instance-ids."""
+    """Rules of the metrics. lvis needs pip install 'mrcnn[eval]'. cityscapes scores masks only, and
+    reads void regions and groups from --instance-ids."""
     instance_ids: Path | None = None
     """Folder of the files *_gtFine_instanceIds.png, for --protocol cityscapes."""
     batch_size: int = 1
+    """Images per batch; only images padded to the same size share a batch."""
     image_ids: Path | None = None
     """File of image ids, one per line: evaluate these images only."""
     out: Path | None = None
-    """COCO result file to write; by default coco_results_<split>.json beside the checkpoint, for a
-    published one in the current folder."""
+    """COCO result file to write. If not set, it is coco_results_<split>.json beside the checkpoint,
+    or in the current folder for a published checkpoint."""
     backend: Backend = "pycocotools"
     """Library that computes COCO's metrics. hotcoco is faster; pip install 'mrcnn[eval]'."""
     details: bool = False
     """Print all metrics, and those of each class by size."""
     errors: bool = False
-    """Print the kinds of errors and the classes that are confused, as in the report of a run."""
+    """Print the kinds of errors and the confused classes, as in the report of a run."""
     plots: Path | None = None
-    """Figure of the same (.png, .svg, .pdf), with precision-recall curves."""
+    """Figure of the errors to write (.png, .svg, .pdf), with precision-recall curves."""
     json: Path | None = None
     """JSON file to write with all metrics of all classes; with --errors also the errors."""
     device: str = DEFAULT_DEVICE
+    """Device that runs the model."""
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
     workers: int = 0

@@ -37,19 +37,19 @@ class ExportConfig:
 
     weights: Path
     """Run folder (its best checkpoint, else its last), checkpoint file, detector of another
-    framework, or name of published weights."""
+    framework, or name of a published model."""
     out: Path
     """File to write: .pt2 or .onnx."""
     format: Literal["pt2", "aoti", "onnx"] | None = None
-    """Format of the file (default: pt2 or onnx, by the suffix of --out)."""
+    """Format of the file. If not set, it is pt2 or onnx, by the suffix of --out."""
     preprocess: bool = False
     """Include resizing, normalising and padding, so that the input is an image (onnx only)."""
     int8: Path | None = None
     """Quantize layers to 8 bits, calibrated on 32 typical images from this folder (aoti only)."""
     score_threshold: float | None = None
-    """Minimum score of detections (default: the model's own threshold)."""
+    """Minimum score of detections. If not set, it is the model's own threshold."""
     max_dets: int | None = None
-    """Maximum detections per image (default: the model's own limit)."""
+    """Maximum detections per image. If not set, it is the model's own limit."""
 
     def __post_init__(self) -> None:
         suffixes = {None: (".pt2", ".onnx"), "onnx": (".onnx",)}.get(self.format, (".pt2",))

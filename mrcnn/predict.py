@@ -27,22 +27,22 @@ class PredictConfig:
     """Image files, folders of images, patterns in quotes such as 'shots/**/*.jpg', video files,
     camera:0, or - for a list of these on standard input."""
     weights: Path
-    """A run folder (its best checkpoint, otherwise its last), a checkpoint file, a detector of
+    """A run folder (its best checkpoint, or else its last), a checkpoint file, a detector of
     another framework, or the name of a published model."""
     out: Path = Path("predictions")
     """Folder for the overlays and predictions.json."""
     score_threshold: float = 0.5
-    """Lowest score to keep."""
+    """Lowest score of the objects to keep."""
     class_threshold: tuple[str, ...] = ()
-    """Lowest scores of some classes, such as cat=0.7 dog=0.6."""
+    """Lowest scores of single classes, such as cat=0.7 dog=0.6."""
     max_dets: int | None = None
-    """Maximum detections per image (default: the model's own limit)."""
+    """Maximum detections per image. If not set, it is the model's own limit."""
     batch_size: int = 1
     """Images or tiles per batch; only images padded to the same size share a batch."""
     tiles: int | None = None
     """Side of a tile in pixels: process larger images in overlapping tiles."""
     tile_overlap: float = 0.25
-    """Fraction of their side that neighbouring tiles share at least."""
+    """Smallest fraction of their side that neighbouring tiles share."""
     tta: bool = False
     """Test-time augmentation: average over three sizes, each also mirrored; about six times the
     work."""
@@ -53,6 +53,7 @@ class PredictConfig:
     resume: bool = False
     """Resume an interrupted run in --out, skipping finished images."""
     device: str = DEFAULT_DEVICE
+    """Device that runs the model."""
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
 

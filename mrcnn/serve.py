@@ -17,7 +17,7 @@ from mrcnn.runtime.device import DEFAULT_DEVICE
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Open a page on this machine that shows the objects in images dropped on it.
+    """Open a local web page that detects objects in dropped images.
 
     Nothing leaves the machine, and no other machine can reach the page.
     """

@@ -57,5 +57,5 @@ def usage() -> str:
     commands = "\n".join(f"  {name:<13}{text}" for name, (_, text) in COMMANDS.items())
     return (
         f"usage: mrcnn COMMAND [flags]\n\n{commands}\n\n"
-        "mrcnn COMMAND --help shows the flags of a command, mrcnn --version the version."
+        "mrcnn COMMAND --help prints the flags of a command. mrcnn --version prints the version."
     )

@@ -1,4 +1,4 @@
-"""Problems of a data set: collected as records, made into sentences when they are shown."""
+"""Problems of a data set: collected as records, formatted as sentences when they are printed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Problem:
     """A value that breaks a rule of the data.
 
     Attributes:
-        label: The record or the part of a file, as messages name it.
+        label: The record or the part of a file, as named in messages.
         rule: The rest of the sentence "LABEL must …". Empty if `value` is a statement itself.
         value: The value found.
         fix: What the user can do.
         table: "images", "annotations" or "categories" for a COCO record, else "".
         index: Index of the record in its table, else -1.
         field: Field of the record, else "". "size" is its width and height.
-        part: Position in the field, such as "[0]" or ".counts".
+        part: Position inside the field, such as "[0]" or ".counts".
     """
 
     label: str
@@ -45,7 +45,7 @@ class Problem:
 
 
 class RuleError(Exception):
-    """A value that breaks a rule of the data, for `Problems.collect`. Arguments as of `Problem`."""
+    """A value that breaks a rule of the data, for `Problems.collect`; see `Problem`."""
 
     def __init__(self, label: str, rule: str, value: object, fix: str) -> None:
         super().__init__(label, rule, value, fix)
@@ -86,7 +86,7 @@ class Problems:
         self.items.append(Problem(label, rule, value, fix))
 
     def add_error(self, error: FileError, label: str = "") -> None:
-        """Add a file that cannot be used; `label` names what refers to it."""
+        """Add a file that cannot be used; `label` names the record that refers to it."""
         self.items.append(Problem(label, "", f"{error.path}: {error.problem}", error.fix))
 
     @contextmanager

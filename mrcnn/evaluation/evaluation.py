@@ -26,7 +26,7 @@ class Protocol:
     """Rules by which metrics are computed."""
 
     name: ProtocolName = "coco"
-    backend: Backend = "pycocotools"  # for COCO
+    backend: Backend = "pycocotools"  # for COCO only
     instance_ids: Path | None = None  # for Cityscapes: the folder of *_gtFine_instanceIds.png
 
     def __post_init__(self) -> None:
@@ -66,11 +66,11 @@ COCO = Protocol()
 class Evaluation:
     """Detections on a data set, scored against its ground truth.
 
-    `metrics` holds bbox_AP, … and segm_AP, … with the names of `coco_metrics`; the number of
-    images; and, where there is a limit, max_detections, and images_at_limit, the number of images
-    with that many detections. A value of -1 means that there is nothing to measure it on.
+    `metrics` holds bbox_AP, … and segm_AP, … with the names of `coco_metrics`, and "images", their
+    number. If the protocol has a limit, it also holds "max_detections", and "images_at_limit", the
+    number of images with that many detections. -1 means that there is nothing to measure it on.
 
-    In other processes than the main one, `metrics` alone is filled in.
+    In processes other than the main one, only `metrics` is filled in.
 
     Example:
         >>> evaluation = mrcnn.load("runs/1").evaluate("DIR")
@@ -81,7 +81,7 @@ class Evaluation:
     metrics: dict[str, float]
     truth: GroundTruth
     entries: list[Record] = field(default_factory=list)  # detections of the images of `truth`
-    kinds: tuple[Kind, ...] = ()  # that were compared
+    kinds: tuple[Kind, ...] = ()  # those scored, of "bbox" and "segm"
     protocol: Protocol = COCO
 
     @cached_property
@@ -94,7 +94,7 @@ class Evaluation:
         return format_metrics(self.metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all metrics for JSON; None where there is nothing to measure one on."""
+        """Return all metrics for JSON; None replaces -1."""
         return metrics_tree(self.metrics)
 
 
@@ -110,9 +110,10 @@ def score(
     Args:
         truth: Annotations of the images that count.
         entries: Checked entries of a result file. Those of other images are left out.
-        kinds: What to compare. By default what all entries have. Cityscapes compares masks only.
-        max_detections: By default that of the protocol. Cityscapes has no limit; there it is used
-            only to count the images that reach it.
+        kinds: "bbox", "segm" or both. By default those that all entries have. Cityscapes scores
+            masks only.
+        max_detections: Limit of detections; by default that of the protocol. Cityscapes has no
+            limit: there the number is used only to count the images that reach it.
         protocol: Rules of the metrics.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Features are (N, channels, H_l, W_l) per level, fine to coarse. Boxes are xyxy in image pixels.
 
-N images, R RoIs and D detections per image, C classes.
+N images; per image R RoIs, of which the first R' may be positive, and D detections; C classes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class BoxHead(nn.Module):
     Args:
         pooler: returns features (N * R, channels, bins, bins).
         convs: number of 3 x 3 convolutions.
-        conv_width: their channels.
-        norm: of the convolutions, a key of `NORMS` or "none".
-        layers: number of fully connected layers. With 0 the mean over the bins is classified.
-        width: of the fully connected layers.
-        num_classes: C. Class logit C is background.
+        conv_width: channels of the convolutions.
+        norm: norm after each convolution, a key of `NORMS` or "none".
+        layers: number of fully connected layers. With 0, the mean over the bins is classified.
+        width: outputs of each fully connected layer.
+        num_classes: C. Logit C, the last one, is background.
         class_agnostic: predict one box for all classes.
         box_loss: one of `BOX_LOSSES`.
         positive_fraction: upper bound on the fraction of positives among the sampled RoIs.
@@ -126,7 +126,8 @@ class BoxHead(nn.Module):
         labels = rois.labels[:, :positives]
         positive = (labels >= 0) & (labels < self.num_classes)
         deltas = deltas[:, :positives].unflatten(2, (self.boxes_per_roi, 4))  # (N, R', C or 1, 4)
-        box = torch.where(positive & (self.boxes_per_roi > 1), labels, 0)  # that of the true class
+        # Only the deltas of the true class are trained.
+        box = torch.where(positive & (self.boxes_per_roi > 1), labels, 0)
         loss_box = box_loss(
             deltas.gather(2, box[..., None, None].expand(-1, -1, 1, 4))[:, :, 0],
             rois.boxes[:, :positives],

@@ -2,7 +2,7 @@
 
 Features are (N, channels, H_l, W_l) per level, fine to coarse. Boxes are xyxy in image pixels.
 
-N images, R RoIs and D detections per image, C classes.
+N images; per image R RoIs, of which the first R' may be positive, and D detections; C classes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class MaskHead(nn.Module):
         pooler: returns features (N * R, channels, M / 2, M / 2). If it has weights, they belong to
             the box head, which has the same pooler.
         convs: number of 3 x 3 convolutions.
-        norm: of the 3 x 3 convolutions, a key of `NORMS` or "none".
+        norm: norm after each 3 x 3 convolution, a key of `NORMS` or "none".
         width: channels of the convolutions.
         num_classes: C.
         class_agnostic: predict one mask for all classes.
@@ -48,7 +48,7 @@ class MaskHead(nn.Module):
         positive_fraction: float = 0.25,
     ) -> None:
         super().__init__()
-        # In a C4 model both heads have one pooler, with conv5 in it. The tuple hides it from
+        # In a C4 model both heads share one pooler, which contains conv5. The tuple hides it from
         # `nn.Module`, which would otherwise list its weights a second time, as "mask_head.pooler".
         self._pooler = (pooler,)
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
@@ -71,7 +71,7 @@ class MaskHead(nn.Module):
         return self._pooler[0]
 
     def forward(self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
-        """Return mask logits (N, R, M, M) of boxes (N, R, 4), for each box those of its label.
+        """Return mask logits (N, R, M, M): for each of the boxes (N, R, 4), those of its label.
 
         Labels, (N, R) int64, are -1 in padded slots.
         """
@@ -80,8 +80,8 @@ class MaskHead(nn.Module):
         for layer in self.convs:
             x = conv(x, layer, relu=True, valid=valid.flatten())
         # A transposed convolution of kernel 2 and stride 2 is a matrix product per cell; each row
-        # of its result holds 2 x 2 pixels. Only the logits of the box's own class are computed from
-        # them, and then moved to their places in the mask. Less memory is moved than with maps.
+        # of its result holds 2 x 2 pixels. From these, only the logits of the box's label are
+        # computed, then reordered to a mask. This moves less memory than feature maps would.
         up, last, half = self.upsample, self.mask_logits, self.pooler.size
         assert up.bias is not None
         assert last.bias is not None
@@ -104,7 +104,7 @@ class MaskHead(nn.Module):
         """Return the mask loss: mean binary cross-entropy over the masks of the positive RoIs."""
         positives = max(int(rois.labels.shape[1] * self.positive_fraction), 1)
         boxes, labels = rois.boxes[:, :positives], rois.labels[:, :positives]
-        labels = torch.where(labels < self.num_classes, labels, -1)
+        labels = torch.where(labels < self.num_classes, labels, -1)  # background has no mask
         slots = max(_used_slots(labels), 1)  # at least one, so that all weights get gradients
         boxes, labels = boxes[:, :slots], labels[:, :slots]
         matched = rois.matched[:, :slots]
@@ -122,7 +122,7 @@ class MaskHead(nn.Module):
         return {"loss_mask": loss / count}
 
     def detect(self, features: dict[str, Tensor], detections: DetectionBatch) -> DetectionBatch:
-        """Return the detections with a mask of probabilities for the class of each."""
+        """Return the detections, each with a mask of probabilities for its class."""
         slots = _used_slots(detections.labels)
         boxes, labels = detections.boxes[:, :slots], detections.labels[:, :slots]
         masks = self(features, boxes, labels).float().sigmoid()
@@ -133,8 +133,8 @@ class MaskHead(nn.Module):
 def _used_slots(labels: Tensor) -> int:
     """Return the number of slots per image, counted from the front, to compute masks for.
 
-    In general it is all of them, so that shapes stay fixed. In eager mode on a CPU it is the number
-    in the fullest image: there, reading a count is free and convolving padding is not.
+    This is the number of all slots, so that shapes stay fixed. In eager mode on a CPU it is the
+    number in the fullest image: there, reading a count is free and convolving padding is not.
     """
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         return int((labels >= 0).sum(1).max())

@@ -24,7 +24,7 @@ class MaskRCNN(nn.Module):
         rpn: turns features into proposals.
         box_head: turns proposals into classes and refined boxes.
         mask_head: turns boxes into masks. None detects boxes only (Faster R-CNN).
-        roi_samples: RoIs per image in the losses of the heads.
+        roi_samples: RoIs per image that the losses of the heads sample.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MaskRCNN(nn.Module):
         Args:
             images: normalised pixels, padded to one size.
             targets: boxes, labels and masks of the objects, in the frame of `images`.
-            normalizer: returns what the sums of losses are divided by; see `Normalizer`.
+            normalizer: turns the number of samples into the divisor of a loss; see `Normalizer`.
 
         Returns:
             Without targets, boxes and masks in the frame of `images`. With targets, a dict of

@@ -1,7 +1,7 @@
 """Region proposal network (Faster R-CNN, section 3.1).
 
-Features are (N, channels, H_l, W_l) per level, fine to coarse. For each of their cells there are A
-logits and deltas: (N, A, H_l, W_l) and (N, 4 A, H_l, W_l) per level.
+Features are (N, channels, H_l, W_l) per level, fine to coarse. Each cell has A anchors, so logits
+are (N, A, H_l, W_l) and deltas (N, 4 A, H_l, W_l) per level.
 
 N images, L levels, A anchors per cell, P proposals and S sampled anchors per image.
 """
@@ -29,17 +29,18 @@ class RPN(nn.Module):
     """A small convolutional head that scores and refines the anchors of every level.
 
     Args:
-        channels: of the features.
+        channels: number of channels of the features.
         convs: number of 3 x 3 convolutions before the two outputs.
         strides: per level, pixels per cell.
-        anchor_sizes: per level, square roots of the areas in pixels.
+        anchor_sizes: per level, square roots of the anchor areas in pixels.
         anchor_ratios: height / width.
-        samples: anchors per image in the losses.
+        samples: anchors per image that the losses sample.
         box_loss: one of `BOX_LOSSES`.
         pre_nms_top_k: boxes per level that enter NMS; twice as many in training.
         post_nms_top_k: proposals per image in inference.
         training_post_nms_top_k: proposals per image in training.
-        numerics: gives anchors, the smallest side of proposals, and beta of the box loss.
+        numerics: sets the rounding of anchors, the smallest side of proposals, and the beta of
+            the box loss.
     """
 
     cell_anchors: Tensor  # (L, A, 4)
@@ -80,8 +81,8 @@ class RPN(nn.Module):
         hidden = list(features.values())
         for layer in self.convs:
             hidden = [conv(x, layer, relu=True) for x in hidden]
-        # Both 1 x 1 convolutions are one matrix product over the cells. So each map is read once,
-        # and in training its gradient is written once.
+        # One matrix product over the cells computes both 1 x 1 convolutions. So each map is read
+        # once, and in training its gradient is written once.
         layers = (self.objectness_logits, self.deltas)
         weight = torch.cat([layer.weight for layer in layers]).flatten(1)
         bias = torch.cat([layer.bias for layer in layers])  # type: ignore[misc]
@@ -136,6 +137,8 @@ class RPN(nn.Module):
         anchors = grid_anchors(self.cell_anchors, self._anchor_strides(logits), shapes)
         flat_logits = _flatten(logits, 1)[..., 0]  # (N, anchors)
         flat_deltas = _flatten(deltas, 4)  # (N, anchors, 4)
+        # role: 1 positive, 0 negative, -1 neither. `low_quality` also makes the best anchor of each
+        # object positive, so that every object trains some anchor.
         matched, role = match_boxes(
             anchors,
             targets.boxes,
@@ -148,7 +151,7 @@ class RPN(nn.Module):
         count = normalizer((role >= 0).sum())
         loss_objectness = binary_loss(flat_logits.gather(1, index), role == 1, role >= 0)
 
-        positives = max(int(index.shape[1] * POSITIVE_FRACTION), 1)  # they come first
+        positives = max(int(index.shape[1] * POSITIVE_FRACTION), 1)  # positives come first
         index, role = index[:, :positives], role[:, :positives]
         loss_box = box_loss(
             take(flat_deltas, index),

@@ -28,25 +28,25 @@ _FRACTIONS = ("ema", "warmup_factor", "colour_jitter", "copy_paste")  # in [0, 1
 class TrainConfig:
     """Train Mask R-CNN.
 
-    Steps, warm-up and learning rate come from the recipe unless given, scaled linearly to the
-    batch size.
+    Steps, warm-up and learning rate that you do not set come from the recipe, scaled linearly to
+    the batch size.
     """
 
     data: Path | None = None
     """Folder with images and annotations. Without it, generated shapes are used."""
     out: Path | None = None
-    """Run folder, new or empty (default: the next number in runs/)."""
+    """Run folder, new or empty. If not set, it is the next number in runs/."""
     recipe: Literal[tuple(RECIPES)] = "cpu-demo"  # type: ignore[valid-type]
     """Preset for everything you do not set."""
     config: Path | None = None
     """Configuration file: config.json of a run, or some of its fields in JSON or TOML."""
     resume: Path | None = None
-    """Run folder to resume from its last saved state. Other flags change what they name."""
+    """Run folder to resume from its last saved state. Other flags override the saved settings."""
     auto_resume: bool = False
     """Resume the run in --out if there is one, else start it."""
 
     model: Literal[tuple(MODELS)] | None = None  # type: ignore[valid-type]
-    """Model (default: the detector in --weights, else the model of the recipe)."""
+    """Model. If not set, it is that of the detector in --weights, else that of the recipe."""
     weights: Path | None = None
     """Pretrained weights: a run, a checkpoint, a detector of torchvision, Detectron2, MMDetection
     or maskrcnn-benchmark, or an ImageNet backbone."""
@@ -56,23 +56,23 @@ class TrainConfig:
     batch_size: int = 2
     """Images per step, over all processes."""
     steps: int | None = None
-    """Number of optimizer steps."""
+    """Number of optimizer steps. If not set, it comes from the recipe."""
     epochs: float | None = None
     """Number of passes over the training images, instead of --steps."""
     accumulate: int = 1
     """Micro-batches per step in each process. More of them need less memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum trained the published models. AdamW learns faster from scratch."""
+    """Published models were trained with SGD. AdamW learns faster from scratch."""
     lr: float | None = None
-    """Learning rate after warm-up."""
+    """Learning rate after warm-up. If not set, it comes from the recipe."""
     warmup: int | None = None
-    """Number of warm-up steps."""
+    """Number of warm-up steps. If not set, it comes from the recipe."""
     warmup_factor: float = 0.001
     """Fraction of the learning rate at which warm-up starts."""
     schedule: Literal["step", "cosine"] = "step"
-    """Learning rate schedule: divide by ten at each of --milestones, or a cosine to zero."""
+    """Learning rate schedule. step: divide by ten at each of --milestones. cosine: fall to zero."""
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
-    """When the step schedule lowers the rate, as fractions of the run."""
+    """Fractions of the run at which the step schedule lowers the learning rate."""
     momentum: float = 0.9
     """Momentum of SGD, or the first beta of AdamW."""
     weight_decay: float = 1e-4
@@ -84,15 +84,14 @@ class TrainConfig:
     clip_norm: float | None = None
     """Maximum global gradient norm."""
     ema: float = 0.0
-    """Decay of an EMA of the weights, which is then evaluated and saved as best and last; 0 is
-    off."""
+    """Decay of an EMA of the weights, which is evaluated and saved as best and last; 0 is off."""
 
     image_size: int | None = None
     """Shorter side of the resized images, in pixels."""
     scale: float | None = None
-    """Resize every image by this factor instead, for images of one magnification."""
+    """Factor for resizing images, instead of --image-size: for images of one magnification."""
     multi_scale: tuple[int, ...] = ()
-    """Shorter sides to draw from during training."""
+    """Shorter sides of training images, in pixels; one is drawn at random for each image."""
     large_scale_jitter: int | None = None
     """Train on squares of this side, after resizing images to 0.1 to 2 times the square."""
     crop: int | None = None
@@ -102,18 +101,18 @@ class TrainConfig:
     colour_jitter: float = 0.0
     """Change brightness, contrast and saturation by up to this fraction, and the hue slightly."""
     copy_paste: float = 0.0
-    """Fraction of the images onto which instances of another image are pasted."""
+    """Fraction of the images onto which objects of another image are pasted."""
     transform: str | None = None
     """Custom pixel augmentation as module:function; see docs/training.md."""
     group_orientations: bool = True
-    """Make each batch of only landscape or only portrait images: less padding."""
+    """Do not mix landscape and portrait images in a batch: less padding."""
     repeat_threshold: float = 0.0
     """Repeat-factor sampling (LVIS): repeat images with classes that occur in less than this
     fraction of the images; 0 is off."""
     anchor_sizes: tuple[float, ...] = ()
     """One anchor size per pyramid level, fine to coarse, in pixels after resizing."""
     max_detections: int | None = None
-    """Maximum detections per image, for the model and its evaluation."""
+    """Maximum detections per image, in the model and its evaluation."""
 
     eval_every: int = 0
     """Steps between evaluations; 0 evaluates only at the end."""
@@ -149,10 +148,10 @@ class TrainConfig:
     workers: int = 0
     """Processes that load images, per training process."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """Stop or skip the step if a loss or gradient is not finite. Skipping waits for the GPU in
-    every step."""
+    """If a loss or gradient is not finite, stop the run or skip the step. Skipping waits for the
+    GPU in every step."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """Stop at an image that cannot be read, or skip it."""
+    """If an image cannot be read, stop the run, or use the next image instead."""
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:

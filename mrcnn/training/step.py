@@ -28,13 +28,12 @@ _CPU = torch.device("cpu")
 class TrainStep:
     """One optimizer step: forward, backward, clipping, update, EMA.
 
-    The batch may be split into micro-batches, one after the other and over several processes.
-    Losses are normalized by the counts of the whole batch. So the same batches give the same
-    training, however they are split, up to rounding. Only live batch norm differs, since it sees
-    one micro-batch at a time.
+    Each process takes a share of the batch, and may split it into micro-batches. Losses are
+    normalized by the counts of the whole batch. So the same batches give the same training, up to
+    rounding, for any split. Only live batch norm differs, since it sees one micro-batch at a time.
 
     Raises:
-        UserError: if the backbone does not allow `--checkpoint-activations`.
+        UserError: if the backbone does not support `--checkpoint-activations`.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class TrainStep:
         self.captured = CapturedLosses(model, self._add_gradients) if options.capture else None
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.counts_ahead = not norms
-        # A forward pass changes these, but a skipped step must not.
+        # A forward pass changes these buffers. A skipped step must restore them.
         self.statistics = [b for norm in norms for b in norm.buffers()] if self.skip_bad else []
 
     def __call__(self, micro_batches: Sequence[Batch], lr: float, step: int) -> dict[str, Tensor]:
@@ -75,7 +74,7 @@ class TrainStep:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=self.captured is None)  # graphs add to the same place
+        self.optimizer.zero_grad(set_to_none=self.captured is None)  # graphs need fixed tensors
         batches = [
             (
                 batch.images.to(self.device, non_blocking=True),
@@ -131,12 +130,12 @@ class TrainStep:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
     def _normalizer(self, batches: Sequence[tuple[Any, Any]]) -> Normalizer:
-        """Return the counts of the whole batch, as a mean over its micro-batches.
+        """Return a function that gives the mean counts over all micro-batches of the batch.
 
-        With one micro-batch, counts are summed over the processes as they come up. With several,
-        they must be known before the first backward pass: a forward pass without gradients counts
-        them, so that accumulation is exact. It costs a third more time. Live batch norm makes
-        accumulation an approximation anyway, so there is no additional pass with it.
+        With one micro-batch, counts are summed over the processes during the forward pass. With
+        several, they must be known before the first backward pass. An additional forward pass
+        without gradients counts them, so that accumulation is exact; it costs a third more time.
+        With live batch norm there is no such pass, since accumulation is not exact anyway.
         """
         world = self.world
         if len(batches) == 1 or not self.counts_ahead:
@@ -150,7 +149,7 @@ class TrainStep:
         with torch.no_grad(), self.autocast():
             for images, targets in batches:
                 self.model(images, targets, record)
-        kinds = len(counts) // len(batches)  # per micro-batch, in the same order
+        kinds = len(counts) // len(batches)  # counts per micro-batch, always in the same order
         totals = world.sum(torch.stack(counts).view(-1, kinds).sum(0).float())
         means: Iterator[Tensor] = iter(
             (local_count(totals) / (world.size * len(batches))).repeat(len(batches))
@@ -161,7 +160,7 @@ class TrainStep:
         return local_count(self.world.sum(count.float())) / self.world.size
 
     def _is_bad(self, loss: Tensor, norm: Tensor) -> bool:
-        """Return whether a value is not finite in any process; wait for the device.
+        """Return whether a value is not finite in any process. This waits for the device.
 
         The fp16 gradient scaler tries scales that overflow, and skips such steps by itself.
         """
