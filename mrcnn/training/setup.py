@@ -88,7 +88,8 @@ def train(
 
     Example:
         >>> from mrcnn.training import train
-        >>> result = train(data="DIR", recipe="finetune", weights="detectron2/R-50-FPN-3x", seed=1)
+        >>> weights = "torchvision/maskrcnn_resnet50_fpn_v2"
+        >>> result = train(data="DIR", recipe="finetune", weights=weights, seed=1)
         >>> result.best["segm_AP"], result.folder
         >>> result.load().predict("photo.jpg").save("overlay.png")
     """

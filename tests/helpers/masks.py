@@ -20,6 +20,7 @@ def masks_of(
     """Make instances of lists of polygons (x, y, …), then instances of RLE counts."""
     corners = [np.asarray(ring, dtype=np.float64).reshape(-1, 2) for part in rings for ring in part]
     count = len(rings) + len(runs)
+    values = [run for part in runs for run in part]
 
     def offsets(lengths: list[int]) -> torch.Tensor:
         return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()])
@@ -28,8 +29,9 @@ def masks_of(
         points=torch.tensor(np.concatenate([np.zeros((0, 2)), *corners])),
         ring_start=offsets([len(ring) for ring in corners]),
         instance_ring=offsets([len(part) for part in rings] + [0] * len(runs)),
-        counts=torch.tensor([run for part in runs for run in part], dtype=torch.int32),
+        # Not torch.tensor: its empty int32 tensors cannot be moved as fake ones.
+        counts=torch.empty(len(values), dtype=torch.int32).copy_(torch.tensor(values)),
         instance_count=offsets([0] * len(rings) + [len(part) for part in runs]),
-        frame=torch.tensor(frame, dtype=torch.int64).expand(count, 2).contiguous(),
-        transform=torch.tensor(transform, dtype=torch.float64).expand(count, 4).contiguous(),
+        frame=torch.tensor(frame, dtype=torch.int64).repeat(count, 1),
+        transform=torch.tensor(transform, dtype=torch.float64).repeat(count, 1),
     )
