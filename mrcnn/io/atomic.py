@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mrcnn.errors import UserError
 
@@ -39,9 +39,7 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             # fsync reports write errors only to handles that were open when they happened.
-            with draft.open("xb") as file:
-                with suppress(OSError):  # some network file systems have no locks
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with _locked(draft) as file:
                 yield draft
                 os.fsync(file.fileno())
                 os.replace(draft, path)
@@ -80,15 +78,12 @@ def sweep_drafts(folder: Path) -> list[Path]:
     A writer holds a lock on its draft, which the system releases when its process ends.
     """
     removed = []
-    with suppress(OSError):
-        for draft in sorted(folder.glob(_DRAFTS)):
-            with draft.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                draft.unlink()
-                removed.append(draft)
+    for draft in sorted(folder.glob(_DRAFTS)):
+        # NFS locks only files that are open for writing. An error means a lock, or no permission.
+        with suppress(OSError), draft.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
+            removed.append(draft)
     return removed
 
 
@@ -119,6 +114,17 @@ def check_writable(path: Path) -> None:
     else:
         return
     raise UserError(f"{path}: cannot be written ({problem}); choose another location")
+
+
+def _locked(draft: Path) -> BinaryIO:
+    """Create a draft and lock it."""
+    while True:
+        file = draft.open("xb")
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if draft.exists():  # `sweep_drafts` may have removed it before it was locked
+            return file
+        file.close()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -74,7 +74,7 @@ def read_tensors(path: Path, field: str) -> tuple[dict[str, Tensor], dict[str, A
     try:
         tensors = safetensors.torch.load(content)
         end = 8 + int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8:end]).get("__metadata__", {})
+        metadata = json.loads(content[8:end]).get("__metadata__") or {}
     except Exception as error:  # damage can fail in any part of the reader
         raise DamagedError(str(error) or type(error).__name__) from error
     if field not in metadata:
@@ -82,7 +82,7 @@ def read_tensors(path: Path, field: str) -> tuple[dict[str, Tensor], dict[str, A
     try:
         values = json.loads(metadata[field])
         digest = values.pop("sha256", None)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedError(f"its metadata cannot be read: {error}") from error
     if digest is not None:
         _verify(content, digest)
@@ -92,7 +92,7 @@ def read_tensors(path: Path, field: str) -> tuple[dict[str, Tensor], dict[str, A
 
 
 def _verify(content: bytes, digest: object) -> None:
-    stored = str(digest).encode()
+    stored = str(digest).encode(errors="replace")
     start = content.find(stored)
     actual = hashlib.sha256(memoryview(content)[:start])
     actual.update(_ZEROS)

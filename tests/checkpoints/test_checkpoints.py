@@ -1,6 +1,8 @@
 """Checkpoints are read back as saved, are written atomically, and foreign files are refused."""
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 
@@ -12,7 +14,7 @@ from torch import nn
 from mrcnn import checkpoints
 from mrcnn.checkpoints import load, load_backbone, load_pretrained, read_pretrained, save
 from mrcnn.errors import UserError
-from mrcnn.io.atomic import replacing
+from mrcnn.io.atomic import replacing, sweep_drafts
 from mrcnn.models.backbones.resnet import ResNet
 from tests.helpers import tiny
 
@@ -66,6 +68,34 @@ def test_the_draft_of_a_dead_writer_is_removed(tmp_path):
         assert sorted(os.listdir(tmp_path)) == [draft.name, "a.safetensors"]
 
 
+def test_a_draft_swept_before_it_is_locked_is_created_again(tmp_path, monkeypatch):
+    lock = fcntl.flock
+    sweeps = [sweep_drafts]
+
+    def sweep_and_lock(file, operation):
+        if sweeps:
+            assert len(sweeps.pop()(tmp_path)) == 1
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_and_lock)
+    with replacing(tmp_path / "a.txt") as draft:
+        draft.write_text("whole")
+        assert sweep_drafts(tmp_path) == []
+    assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_drafts_are_swept_where_locks_need_writable_files(tmp_path, monkeypatch):
+    """As on NFS."""
+    (tmp_path / ".draft-0123456789abcdef.txt").touch()
+
+    def lock(file, operation):
+        if not file.writable():
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    assert len(sweep_drafts(tmp_path)) == 1
+
+
 def described(**changes) -> dict[str, str]:
     model = {**tiny.CONFIG.to_dict(), **changes.pop("model", {})}
     return {"mrcnn": json.dumps({"format": 1, "model": model, "extra": {}, **changes})}
@@ -80,6 +110,8 @@ FOREIGN = {  # metadata of a safetensors file, part of the message
     "newer format": (described(format=2), "format 2, this mrcnn reads up to 1; install a newer"),
     "unknown field": (described(model={"depth": 3}), "unknown fields ['depth']"),
     "unknown numerics": (described(model={"numerics": "exact"}), "got 'exact'"),
+    "nested deeply": ({"mrcnn": "[" * 99_999}, "metadata cannot be read"),
+    "no text as sha256": ({"mrcnn": r'{"sha256": "\ud800"}'}, "the sha256 differs"),
     "model is a list": (described() | {"mrcnn": '{"format": 1, "model": [], "extra": {}}'}, "read"),
 }
 
@@ -92,6 +124,12 @@ def test_foreign_files(tmp_path, case):
         load(tmp_path / "a.safetensors")
     assert str(tmp_path / "a.safetensors") in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_metadata_of_null(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"\x16" + bytes(7) + b'{"__metadata__": null}')
+    with pytest.raises(UserError, match="not a checkpoint of mrcnn"):
+        load(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, -1])
