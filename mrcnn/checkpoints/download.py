@@ -102,6 +102,7 @@ def fetch(name: str) -> Path:
         raise UserError(f"{name}: is not a published checkpoint; {hint}")
     published = PUBLISHED[name]
     path = cache_folder() / f"{name}{Path(urlsplit(published.url).path).suffix}"
+    fix = "remove it and try again" if path.is_file() else "try again"
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def fetch(name: str) -> Path:
         _check_digest(path, published)
     except _DownloadError as error:
         raise UserError(
-            f"{name}: {error}; try again, or download {published.url} by hand to {path}"
+            f"{name}: {error}; {fix}, or download {published.url} by hand to {path}"
         ) from error
     except OSError as error:
         raise UserError(
@@ -139,10 +140,13 @@ def _download(published: Published, path: Path) -> None:
     if urlsplit(url).scheme != "https":
         raise _DownloadError(f"{url} is not an https address")
     opener = urllib.request.build_opener(_HttpsOnly)
+    request = urllib.request.Request(url, headers={"User-Agent": "mrcnn"})
     try:
         # Unlike that of torch.hub, this request has a timeout for every read.
-        with opener.open(url, timeout=_TIMEOUT) as response, draft.open("wb") as file:
+        with opener.open(request, timeout=_TIMEOUT) as response, draft.open("wb") as file:
             length = response.headers.get("Content-Length")
+            if length is not None and not length.isdecimal():
+                raise _DownloadError(f"{url} states its length as {length[:20]!r}")
             if length is None and not (published.sha256 or published.md5):
                 raise _DownloadError(f"{url} does not state its length")
             _log.info(f"downloading {url}, {length or 'unknown'} bytes ({published.licence})")
@@ -154,6 +158,8 @@ def _download(published: Published, path: Path) -> None:
                 disable=not sys.stderr.isatty(),
             ) as reader:
                 shutil.copyfileobj(reader, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
         size = draft.stat().st_size
         if length is not None and size != int(length):
             raise _DownloadError(f"the download of {url} ended after {size} of {length} bytes")

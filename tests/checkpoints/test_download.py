@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def certificate(tmp_path_factory) -> Path:
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.requests.append(self.path)
+        self.server.agents.add(self.headers["User-Agent"])
         if self.path in ("/404", "/500"):
             return self.send_error(int(self.path[1:]))
         if self.path.startswith(("/to/", "/circle")):
@@ -57,7 +59,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.end_headers()
         self.send_response(200)
         if self.path != "/without-length":
-            self.send_header("Content-Length", str(len(CONTENT)))
+            length = "many" if self.path == "/odd-length" else str(len(CONTENT))
+            self.send_header("Content-Length", length)
         self.end_headers()
         self.wfile.write(CONTENT[:1_000_000] if self.path in ("/truncated", "/stalls") else CONTENT)
         if self.path == "/stalls":
@@ -73,7 +76,7 @@ def server(certificate, monkeypatch, tmp_path):
     context.load_cert_chain(certificate)
     with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as listening:
         listening.address = f"https://localhost:{listening.server_port}"
-        listening.requests = []
+        listening.requests, listening.agents = [], set()
         listening.socket = context.wrap_socket(listening.socket, server_side=True)
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()
@@ -133,6 +136,7 @@ def test_the_second_fetch_needs_no_download(server, publish, tmp_path, monkeypat
     monkeypatch.setattr(download, "_download", None)  # fails if it is called
     assert fetch(NAME) == path
     assert set(server.requests) == {"/a/weights-1.pth?version=3"}
+    assert server.agents == {"mrcnn"}  # some servers refuse Python's
 
 
 def test_a_published_detector_is_loaded_by_its_name(server, publish, monkeypatch, caplog):
@@ -165,6 +169,7 @@ FAILURES = {  # path on the server, digests, what the message says
     "another MD5": ("/a", {"md5": "0" * 6}, "has the MD5 .* begins with 000000;"),
     "truncated": ("/truncated", {}, "ended after 1000000 of 3000000 bytes"),
     "no length": ("/without-length", {}, "does not state its length"),
+    "odd length": ("/odd-length", {}, "states its length as 'many'"),
     "404": ("/404", {}, r"HTTP Error 404: Not Found"),
     "500": ("/500", {}, r"HTTP Error 500: Internal Server Error"),
     "to http": ("/to/http://localhost:1/a", {}, "to 'http://localhost:1/a', which is not https"),
@@ -211,6 +216,19 @@ def test_servers_that_never_answer_or_stall_time_out(server, publish, tmp_path, 
     assert "timed out" in refused(tmp_path)
 
 
+def test_a_download_is_on_disk_before_it_is_in_the_cache(server, publish, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        function = getattr(os, name)
+        record = partial(
+            lambda name, function, *a: (calls.append(name), function(*a)), name, function
+        )
+        monkeypatch.setattr(os, name, record)
+    publish(server.address)
+    fetch(NAME)
+    assert calls == ["fsync", "replace"]
+
+
 def test_a_full_disk(server, publish, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
@@ -233,7 +251,10 @@ def test_a_cached_file_that_was_changed(server, publish):
     publish(server.address + "/a.pth", sha256=SHA256[:8])
     path = fetch(NAME)
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match=r"weights\.pth has the SHA-256 .*, but that of the check"):
+    message = (
+        r"weights\.pth has the SHA-256 .*, but that of the check.*; remove it and try again, or"
+    )
+    with pytest.raises(UserError, match=message):
         fetch(NAME)
 
 
