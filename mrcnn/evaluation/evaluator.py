@@ -85,6 +85,8 @@ def evaluate(
     dataset = select_images(data, image_ids)
     if truth is None and (world.is_main or protocol.name != "coco"):
         truth = GroundTruth.of_dataset(dataset)
+    elif truth is not None and len(truth.image_ids) > len(dataset):
+        truth = GroundTruth.of_dataset(dataset, truth.records)
     if truth is not None:
         protocol.check(truth)
     shares = world.gather(_detect(model, dataset, batch_size, workers, progress, world))

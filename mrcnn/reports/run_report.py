@@ -129,7 +129,8 @@ def _read_table(path: Path) -> list[Row]:
     for line, record in enumerate(table, start=2):
         row = {}
         for name, value in record.items():
-            if value and (name in _COLUMNS or name.startswith("loss")):
+            # Cells beyond the header have no name.
+            if name and value and (name in _COLUMNS or name.startswith("loss")):
                 try:
                     row[name] = float(value)
                 except ValueError:
@@ -137,7 +138,7 @@ def _read_table(path: Path) -> list[Row]:
                         f"{path}: line {line}: {name} must be a number, got {shown(value)}; "
                         "correct or remove the line"
                     ) from None
-        if "step" not in row:
+        if not math.isfinite(row.get("step", math.nan)):
             raise UserError(f"{path}: line {line}: has no step; correct or remove the line")
         # AP is -1 on images without objects.
         is_absent = {name: name.endswith("_AP") and value < 0 for name, value in row.items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -37,6 +39,14 @@ _IMAGE_TYPE = re.compile(r"(image/[\w.+-]+|application/octet-stream)\s*(;|$)", r
 _log = logging.getLogger("mrcnn")
 
 
+class Answer(JSONResponse):
+    """JSON in ASCII: a path or a class name may contain lone surrogates, which UTF-8 lacks."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False).encode()
+
+
 def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
     """Return the application; one image at a time goes through the model.
 
@@ -60,7 +70,7 @@ def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     async def show_model(request: Request) -> Response:
-        return JSONResponse(model)
+        return Answer(model)
 
     async def predict(request: Request) -> Response:
         _check_headers(request.headers, max_bytes)
@@ -72,6 +82,9 @@ def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
                 data = await asyncio.wait_for(request.body(), BODY_SECONDS)
             except (asyncio.TimeoutError, ClientDisconnect):
                 raise HTTPException(408, "the image took too long to arrive") from None
+            length = int(request.headers["content-length"])
+            if len(data) < length:  # the client closed its end
+                raise HTTPException(400, f"the image ended after {len(data)} of {length} bytes")
             work = model_thread.submit(detect, predictor, data, "image" in request.query_params)
             try:
                 answer = await asyncio.wrap_future(work)
@@ -81,11 +94,11 @@ def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
                 _log.exception("an image failed")
                 message = f"the model failed on it ({type(error).__name__}: {error!s:.200})"
                 raise HTTPException(500, message) from error
-        return JSONResponse(answer)
+        return Answer(answer)
 
     async def show_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        return Answer({"error": error.detail}, error.status_code, error.headers)
 
     # The check of the host refuses other names that resolve to this machine (DNS rebinding).
     local = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])

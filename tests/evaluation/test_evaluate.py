@@ -243,6 +243,14 @@ def test_some_images_at_the_limit(coco_mini):
     assert "images with as many detections as are allowed (5): 3; they may hold more" in text
 
 
+def test_truth_of_all_images_does_not_count_for_some(coco_mini):
+    truth = GroundTruth.of_dataset(coco_mini)
+    ids = coco_mini.image_ids[:2].tolist()
+    metrics = evaluate(Oracle(coco_mini), coco_mini, image_ids=ids, truth=truth).metrics
+    assert metrics["images"] == 2
+    assert metrics["segm_AR"] == pytest.approx(1)
+
+
 def test_an_id_of_no_image(coco_mini):
     with pytest.raises(UserError, match=r"has no image with id -1 \(1 of the given ids"):
         evaluate(Oracle(coco_mini), coco_mini, image_ids=[-1, int(coco_mini.image_ids[0])])

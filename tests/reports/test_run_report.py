@@ -305,12 +305,18 @@ def test_a_damaged_configuration(tmp_path, changes, message):
     [
         (["40", "0.1", "3.0x"], r"line 5: loss must be a number, got '3\.0x'"),
         (["", "0.1", "3.0"], "line 5: has no step"),
+        (["nan", "0.1", "3.0"], "line 5: has no step"),
     ],
 )
 def test_a_damaged_table(tmp_path, line, message):
     run = make_run(tmp_path, rows=[*ROWS, line])
     with pytest.raises(UserError, match=message):
         report.main([str(run)])
+
+
+def test_cells_beyond_the_header_are_ignored(tmp_path):
+    run = make_run(tmp_path, rows=[*ROWS, [40, 0.1, 3.0, 1.5, 0.5, 0.5, "", "beyond"]])
+    assert [row["step"] for row in read_rows(run)][-1] == 40
 
 
 def test_a_failure_keeps_the_old_page(tmp_path):

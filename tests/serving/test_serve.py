@@ -166,6 +166,13 @@ def test_too_large_bodies_get_an_answer(server):
 def test_a_body_that_ends_early(server):
     answer = exchange(server, post(Content_Length="1000") + b"x" * 10, end=True)
     assert status(answer) == 400
+    assert content(answer) == {"error": "the image ended after 10 of 1000 bytes"}
+
+
+def test_names_that_are_not_unicode():
+    """A path of other bytes, or a class of a damaged file, may contain lone surrogates."""
+    with serving(served.Known(("cat", "\udcff"))) as server:
+        assert content(exchange(server, post(image_file())))["names"][0] == "\udcff"
 
 
 def test_one_request_a_connection(server):
