@@ -66,7 +66,11 @@ def read_tensors(path: Path, field: str) -> tuple[dict[str, Tensor], dict[str, A
         OSError: if the file cannot be read.
     """
     try:
-        content = path.read_bytes()  # with a memory map, a read error would kill the process
+        with path.open("rb") as file:  # with a memory map, a read error would kill the process
+            if file.read(9)[8:] != b"{":  # checked first, because a wrong file can be huge
+                raise DamagedError("it does not begin with a safetensors header")
+            file.seek(0)
+            content = file.read()
     except OSError as error:
         if error.errno != errno.EIO:
             raise
@@ -75,6 +79,8 @@ def read_tensors(path: Path, field: str) -> tuple[dict[str, Tensor], dict[str, A
         tensors = safetensors.torch.load(content)
         end = 8 + int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8:end]).get("__metadata__") or {}
+    except MemoryError:
+        raise
     except Exception as error:  # damage can fail in any part of the reader
         raise DamagedError(str(error) or type(error).__name__) from error
     if field not in metadata:

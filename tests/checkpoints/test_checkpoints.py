@@ -144,6 +144,14 @@ def test_truncated_files(tmp_path, kept):
         load(tmp_path)
 
 
+def test_a_huge_file_of_another_format_is_not_read_whole(tmp_path):
+    file = tmp_path / "video.mp4"
+    with file.open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(UserError, match="damaged, or not a safetensors file"):
+        checkpoints.load(file)
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(UserError, match="does not exist; give a checkpoint file, a run folder"):
         load(tmp_path / "nowhere")

@@ -191,6 +191,18 @@ def test_a_damaged_state_is_skipped(tmp_path):
     assert load_state(tmp_path)[1] == []
 
 
+def test_a_state_that_does_not_fit_the_memory_is_not_skipped(tmp_path, monkeypatch):
+    for step in (100, 200):
+        save_state(tmp_path, small(step))
+
+    def load(content):
+        raise MemoryError
+
+    monkeypatch.setattr("safetensors.torch.load", load)
+    with pytest.raises(MemoryError):
+        load_state(tmp_path)
+
+
 def test_if_all_are_damaged_all_are_named(tmp_path):
     for step in (100, 200):
         save_state(tmp_path, small(step)).write_bytes(b"junk")
