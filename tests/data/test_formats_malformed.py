@@ -1,5 +1,6 @@
 """Broken data sets of every format: each is refused with file, field, value and fix."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from PIL import Image
 
 from mrcnn.data.coco.read import read_splits
 from mrcnn.data.formats import find_splits
+from mrcnn.data.formats.folder import list_files
 from mrcnn.errors import UserError
 from tests.data.test_malformed_data import ESCAPES, check_mutations
 from tests.helpers import annotation_writers as writers
@@ -163,6 +165,26 @@ def test_huge_files_are_not_read(make):
     with (folder / "labels" / "a.txt").open("wb") as file:
         file.truncate(2**31)  # takes no room
     with pytest.raises(UserError, match=r"a\.txt: has 2,147,483,648 bytes, at most"):
+        read(folder)
+
+
+def test_samples_of_json_keep_only_keys(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": {"b": [1]}, "c": [{"d": 1}], "e": "text"}')
+    contents, _ = list_files(tmp_path).json_samples
+    assert contents == [{"a": {"b": None}, "c": None, "e": None}]
+
+
+def test_a_file_that_may_not_be_read(make, monkeypatch):
+    folder = make("labelme")
+    stat = os.stat
+
+    def refuse(path, *args, **kwargs):
+        if os.fspath(path) == str(folder / "a.json"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(UserError, match=r"a\.json: cannot be read \(Permission denied\)"):
         read(folder)
 
 

@@ -214,6 +214,15 @@ def test_yaml_names(tmp_path, case):
     assert [*read(tmp_path)["train"].class_names] == names
 
 
+@pytest.mark.parametrize("text", ["", "- a", "a: &x [1]\nb: *x", "a: 1\n---\nb: 2", "\t@"])
+def test_yaml_of_other_programs_is_ignored(tmp_path, text):
+    image(tmp_path / "images" / "a.png")
+    writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)
+    writers.write_text(tmp_path / "data.yaml", "names: [a]")
+    (tmp_path / "compose.yaml").write_text(text)
+    assert read(tmp_path)["train"].class_names == ("a",)
+
+
 @pytest.mark.parametrize("case", YOLO)
 def test_layouts_of_yolo(tmp_path, case):
     text, folders = YOLO[case]

@@ -154,6 +154,8 @@ VIA = {
     "broken JSON": (text(VIA_FILE, "{"), [f"{VIA_FILE}: is not JSON"]),
     "another JSON file": (text("z.json", '{"a": 1}'), ["z.json must be annotations of VIA"]),
     "an entry of text": (put(VIA_FILE, "x", 1), [f"{VIA_FILE}: 'sub/b.png", "must be an object"]),
+    "metadata of text": (
+        put(VIA_FILE, "x", "_via_img_metadata"), ["'_via_img_metadata' must be an object"]),
     "no file name": (put(VIA_FILE, None, 0, "filename"), [ENTRY, ".filename must be a non-empty"]),
     "an image that is not there": (
         put(VIA_FILE, "z.png", 0, "filename"), [ENTRY, ".filename: ", "z.png: does not exist"]),
@@ -232,7 +234,7 @@ YOLO = {
         settings("".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n"
                          for i in range(9)) + "names: *a8"),
         ["data.yaml: line 2: holds an alias"]),
-    "a list in place of keys": (settings("- a"), ["data.yaml: must hold keys such as names, got"]),
+    "a list in place of keys": (settings("- names: a"), ["data.yaml: must hold keys such as"]),
     "a list of lists": (settings("names: [[a], b]"), ["data.yaml: names must be a list of texts"]),
     "a path that is a list": (
         settings("names: [a, b]\npath: [x]"), ["data.yaml: path must be a text, got ['x']"]),
@@ -243,7 +245,7 @@ YOLO = {
     "NUL": (settings("names: [a\0]"), ["data.yaml: is not YAML (", "; write"]),
     "two documents": (settings("names: [a]\n---\nb: c"), ["is not YAML ("]),
     "deep nesting": (settings("names: " + "[" * 500), ["is nested deeper than 20 levels"]),
-    "a huge file": (settings("#" * 2**21), ["data.yaml: has 2,097,152 characters, at most"]),
+    "a huge file": (settings("names:" + "#" * 2**21), ["data.yaml: has 2,097,158 characters"]),
     "two files of names": (text("b.yaml", "names: [a]"), ["names must be in one YAML file, got ["]),
     "images out of the folder": (
         settings("train: ../../x\nnames: [a, b]"), ["data.yaml: train must stay inside the folde"]),

@@ -68,12 +68,19 @@ class Listing:
 
     @cached_property
     def json_samples(self) -> tuple[list[dict[str, Any]], Problems]:
-        """Contents of the first JSON files, and the problems of those that cannot be read."""
-        contents, problems = [], Problems(self.folder)
+        """Keys of the first JSON files, and the problems of those that cannot be read.
+
+        Objects in the contents keep their keys only, and other values become None, because files
+        may have hundreds of megabytes.
+        """
+        keys, problems = [], Problems(self.folder)
         for file in islice(self.ending(".json"), _JSON_SAMPLES):
             with problems.collect():
-                contents.append(self.json_object(file))
-        return contents, problems
+                items = self.json_object(file).items()
+                keys.append(
+                    {k: dict.fromkeys(v) if isinstance(v, dict) else None for k, v in items}
+                )
+        return keys, problems
 
     def class_names(self) -> list[str]:
         """Return the lines of classes.txt or a similar file, here or in labels/.
@@ -96,7 +103,13 @@ class Listing:
         path = self.folder / file
         if file in self.links or not (self.root / file).resolve().is_relative_to(self.root):
             raise FileError(path, "is a link out of the folder", "copy the file there")
-        if path.is_file() and (size := path.stat().st_size) > _MAX_BYTES:
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:  # reading it gives a better message
+            return path
+        except OSError as error:
+            raise FileError(path, f"cannot be read ({error.strerror})", "restore it") from error
+        if size > _MAX_BYTES:
             problem = f"has {size:,} bytes, at most {_MAX_BYTES:,} are read"
             raise FileError(path, problem, "split the file")
         return path

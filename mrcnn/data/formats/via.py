@@ -65,7 +65,8 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
                 fix = "move it out of the folder"
                 raise RuleError(file, "be annotations of VIA", [*content], fix)
             declared |= _declared_attributes(content)
-            for key, entry in content.get("_via_img_metadata", content).items():
+            entries = content.get("_via_img_metadata")
+            for key, entry in (entries if isinstance(entries, dict) else content).items():
                 label, folder = f"{file}: {key!r:.60}", posixpath.dirname(file)
                 with problems.collect():
                     if not isinstance(entry, dict):

@@ -6,6 +6,8 @@ A line is the number of a class and x, y, x, y, … as fractions of the image's 
 from __future__ import annotations
 
 import posixpath
+import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,6 +21,7 @@ from mrcnn.errors import FileError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid")}  # keys of the YAML file
 _NAMES = "write data.yaml with `names: [first, second, …]`, or classes.txt with a name per line"
+_NAMES_KEY = re.compile(r"\bnames\b\W*:")
 _MOST_CHARACTERS, _DEEPEST = 2**18, 20  # of a YAML file
 _BaseLoader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
@@ -78,12 +81,16 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
 
 
 def _settings(listing: Listing, problems: Problems) -> tuple[str, Settings]:
-    """Return the YAML file of the folder and its contents; empty if there is none."""
+    """Return the YAML file of the folder and its contents; empty if there is none.
+
+    Files without names belong to other programs. They may be anything.
+    """
     settings: dict[str, Settings] = {}
     for file in listing.ending(".yaml", ".yml"):
         if "/" not in file:
             try:
-                content = _read_yaml(listing, file)
+                text = listing.text(file)
+                content = _read_yaml(listing.folder / file, text) if _NAMES_KEY.search(text) else {}
             except FileError as error:
                 problems.add_error(error)
                 return file, {}
@@ -95,13 +102,12 @@ def _settings(listing: Listing, problems: Problems) -> tuple[str, Settings]:
     return next(iter(settings.items()), ("", {}))
 
 
-def _read_yaml(listing: Listing, file: str) -> Settings:
-    """Read a mapping. All its scalars are texts.
+def _read_yaml(path: Path, text: str) -> Settings:
+    """Parse a mapping. All its scalars are texts.
 
     Aliases are refused: a few of them can stand for gigabytes. So are deeply nested files, which
     the loader would descend into recursively.
     """
-    path, text = listing.folder / file, listing.text(file)
     if len(text) > _MOST_CHARACTERS:
         problem = f"has {len(text):,} characters, at most {_MOST_CHARACTERS:,} are read"
         raise FileError(path, problem, "keep the names and splits only")
