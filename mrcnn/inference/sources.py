@@ -62,12 +62,12 @@ def overlay_names(sources: Sequence[Source], taken: Collection[str] = ()) -> lis
     names: list[str] = []
     used = {name.lower() for name in taken}
     for source in sources:
-        stem = source.relative.with_name(source.relative.stem.replace(":", "")).as_posix()
+        stem = source.relative.stem.replace(":", "")  # which may leave nothing
         suffix = ".mp4" if source.is_video else ".jpg"
-        name, copy = f"{stem}{suffix}", 1
+        name, copy = source.relative.with_name(f"{stem}{suffix}").as_posix(), 1
         while name.lower() in used:
             copy += 1
-            name = f"{stem}_{copy}{suffix}"
+            name = source.relative.with_name(f"{stem}_{copy}{suffix}").as_posix()
         used.add(name.lower())
         names.append(name)
     return names

@@ -180,6 +180,7 @@ def test_names_of_overlays():
     sources = [Source(Path(name), Path(name)) for name in ("a.png", "A.jpg", "b/a.png", "a.x.gif")]
     assert overlay_names(sources) == ["a.jpg", "A_2.jpg", "b/a.jpg", "a.x.jpg"]
     assert overlay_names(sources[:1], ["A.jpg", "a_2.jpg"]) == ["a_3.jpg"]
+    assert overlay_names([Source(Path(":.png"), Path(":.png"))]) == [".jpg"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
