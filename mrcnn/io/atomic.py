@@ -78,12 +78,13 @@ def sweep_drafts(folder: Path) -> list[Path]:
     A writer holds a lock on its draft, which the system releases when its process ends.
     """
     removed = []
-    for draft in sorted(folder.glob(_DRAFTS)):
-        # NFS locks only files that are open for writing. An error means a lock, or no permission.
-        with suppress(OSError), draft.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            draft.unlink()
-            removed.append(draft)
+    with suppress(OSError):  # from listing the folder
+        for draft in sorted(folder.glob(_DRAFTS)):
+            # NFS locks only files that are open for writing. An error means a lock, for example.
+            with suppress(OSError), draft.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                draft.unlink()
+                removed.append(draft)
     return removed
 
 
