@@ -38,11 +38,9 @@ class EvaluateConfig:
     split: Literal["train", "val"] = "val"
     """Split of the data set to score."""
     max_dets: int | None = None
-    """Detections per image, in the model and the metrics. If not set, it is the limit of the model,
-    100 for --results, and 300 for LVIS."""
+    """Maximum detections per image. If not set: the model's, 100 for --results, 300 for LVIS."""
     protocol: ProtocolName = "coco"
-    """Rules of the metrics. lvis needs pip install 'mrcnn[eval]'. cityscapes scores masks only, and
-    reads void regions and groups from --instance-ids."""
+    """Rules of the metrics. lvis needs mrcnn[eval]; cityscapes, for masks, --instance-ids."""
     instance_ids: Path | None = None
     """Folder of the files *_gtFine_instanceIds.png, for --protocol cityscapes."""
     batch_size: int = 1
@@ -50,8 +48,7 @@ class EvaluateConfig:
     image_ids: Path | None = None
     """File of image ids, one per line: evaluate these images only."""
     out: Path | None = None
-    """COCO result file to write. If not set, it is coco_results_<split>.json beside the checkpoint,
-    or in the current folder for a published checkpoint."""
+    """COCO result file to write. If not set: coco_results_<split>.json beside the checkpoint."""
     backend: Backend = "pycocotools"
     """Library that computes COCO's metrics. hotcoco is faster; pip install 'mrcnn[eval]'."""
     details: bool = False

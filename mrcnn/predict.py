@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -27,8 +28,8 @@ class PredictConfig:
     """Image files, folders of images, patterns in quotes such as 'shots/**/*.jpg', video files,
     camera:0, or - for a list of these on standard input."""
     weights: Path
-    """A run folder (its best checkpoint, or else its last), a checkpoint file, a detector of
-    another framework, or the name of a published model."""
+    """Run folder (its best checkpoint, or else its last), checkpoint file, detector of another
+    framework, or name of a published model."""
     out: Path = Path("predictions")
     """Folder for the overlays and predictions.json."""
     score_threshold: float = 0.5
@@ -44,8 +45,7 @@ class PredictConfig:
     tile_overlap: float = 0.25
     """Smallest fraction of their side that neighbouring tiles share."""
     tta: bool = False
-    """Test-time augmentation: average over three sizes, each also mirrored; about six times the
-    work."""
+    """Test-time augmentation: average three sizes, each mirrored too; about six times the work."""
     overlays: bool = True
     """Draw the objects over their image."""
     recursive: bool = False
@@ -76,16 +76,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _predict(args: PredictConfig, world: World) -> int:
-    sources = find_images(args.images, args.recursive, args.out) if world.is_main else None
-    sources = world.from_main(sources)
+    find = partial(find_images, args.images, args.recursive, args.out)
+    sources = world.from_main(find() if world.is_main else None)
     class_thresholds = parse_thresholds(args.class_threshold)
-    predictor = load(
-        args.weights,
-        f"cuda:{world.local_rank}" if args.device == "cuda" and world.size > 1 else args.device,
-        amp=args.amp,
-        score_threshold=min(args.score_threshold, *class_thresholds.values(), 1),
-        max_detections=args.max_dets,
-    )
+    device = args.device if args.device != "cuda" or world.size == 1 else f"cuda:{world.local_rank}"
+    lowest = min(args.score_threshold, *class_thresholds.values(), 1)
+    limits: dict[str, Any] = {"score_threshold": lowest, "max_detections": args.max_dets}
+    predictor = load(args.weights, device, amp=args.amp, **limits)
     for note in predictor.notes if world.is_main else ():
         print(note)
     predictor.thresholds(args.score_threshold, class_thresholds)  # checks the class names
@@ -123,12 +120,8 @@ def _predict(args: PredictConfig, world: World) -> int:
         if succeeded and not summary.objects:
             print("no detections above the score threshold; lower --score-threshold or train more")
         if summary.failures:
-            print(
-                f"mrcnn: {len(summary.failures)} of {summary.attempted} images failed:",
-                *summary.failures,
-                sep="\n  ",
-                file=sys.stderr,
-            )
+            count = f"{len(summary.failures)} of {summary.attempted}"
+            print(f"mrcnn: {count} images failed:", *summary.failures, sep="\n  ", file=sys.stderr)
     return 2 if summary.failures else 0
 
 

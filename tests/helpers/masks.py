@@ -25,6 +25,9 @@ def masks_of(
     def offsets(lengths: list[int]) -> torch.Tensor:
         return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()])
 
+    def dense(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone(memory_format=torch.contiguous_format)
+
     return InstanceMasks(
         points=torch.tensor(np.concatenate([np.zeros((0, 2)), *corners])),
         ring_start=offsets([len(ring) for ring in corners]),
@@ -32,6 +35,6 @@ def masks_of(
         # Not torch.tensor: its empty int32 tensors cannot be moved as fake ones.
         counts=torch.empty(len(values), dtype=torch.int32).copy_(torch.tensor(values)),
         instance_count=offsets([0] * len(rings) + [len(part) for part in runs]),
-        frame=torch.tensor(frame, dtype=torch.int64).repeat(count, 1),
-        transform=torch.tensor(transform, dtype=torch.float64).repeat(count, 1),
+        frame=dense(torch.tensor(frame, dtype=torch.int64).expand(count, 2)),
+        transform=dense(torch.tensor(transform, dtype=torch.float64).expand(count, 4)),
     )
