@@ -20,15 +20,6 @@ from tests.helpers.masks import IDENTITY, masks_of
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors: more threads cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def draw_by_coco(rings, box, size, transform=IDENTITY):
     """(M, M) float32: Detectron2's scaling in float64, pycocotools' drawing."""
     scale, shift = np.reshape(transform, (2, 2))

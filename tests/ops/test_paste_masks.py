@@ -17,15 +17,6 @@ from mrcnn.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_r
 INF, NAN = float("inf"), float("nan")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors: more threads cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_masks(kind, count, cells, generator):
     """(D, M, M) float32 in [0, 1]."""
     noise = torch.rand(count, 1, cells, cells, generator=generator)

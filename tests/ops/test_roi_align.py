@@ -31,15 +31,6 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they give at these sizes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def sample(
     boxes: list[list[float]], dtype: torch.dtype = torch.float64, channels: int = CHANNELS
 ) -> tuple[Tensor, Tensor, Tensor]:
