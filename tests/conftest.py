@@ -1,5 +1,6 @@
 """Fixtures that several tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,7 @@ import torch
 
 import mrcnn.ops  # noqa: F401  registers the ops
 
-# Small tensors gain nothing from threads, and lose much where another program uses the cores. Tests
-# of what threads change set their own number.
+# Small tensors gain nothing from threads, and lose much where another program uses the cores.
 torch.set_num_threads(1)
 
 
@@ -19,6 +19,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("by_value"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Go back to one thread after a test that sets another number.
+
+    Threads of OpenMP do not survive a fork: a forked test would crash or wait forever for them.
+    """
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -32,15 +32,6 @@ from tests.helpers import tiny
 from tests.helpers.random_results import METRICS, metrics_of
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny models are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def published(folder: Path, kind: str) -> list[float]:
     text = (folder / "val2014_fake_eval_res.txt").read_text()
     section = text.partition(f"type={kind}")[2].partition("-----")[0]

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 from mrcnn import train
@@ -90,6 +91,7 @@ def fork(argv: Sequence[str], output: Path, before: Callable[[], None] = lambda:
     code = 99
     try:
         signal.alarm(120)  # a time limit
+        torch.set_num_threads(1)  # the threads of this process do not exist in the fork
         sys.stdout = sys.stderr = output.open("w", buffering=1)
         os.dup2(sys.stdout.fileno(), 2)
         logging.basicConfig(format="%(message)s", force=True)
