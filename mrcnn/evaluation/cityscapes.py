@@ -20,6 +20,7 @@ from mrcnn.data.coco.truth import Record
 from mrcnn.errors import UserError
 from mrcnn.evaluation.matching import Floats, Ints
 from mrcnn.evaluation.truth import GroundTruth
+from mrcnn.io.plain_files import open_plain
 from mrcnn.ops.rle import decode
 
 # Ids of the benchmark, from cityscapesscripts/helpers/labels.py of its tools, version 2.3.
@@ -141,7 +142,7 @@ def read_instance_ids(file: Path, size: tuple[int, int]) -> Ints:
         UserError: If the file cannot be read, or has another size.
     """
     try:
-        with Image.open(file) as image:
+        with open_plain(file) as content, Image.open(content) as image:
             ids = np.array(image)
     except (OSError, ValueError) as error:
         raise UserError(

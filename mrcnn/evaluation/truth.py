@@ -12,7 +12,7 @@ from mrcnn.data.coco.read import CocoDataset, read_coco
 from mrcnn.data.coco.truth import Record, as_coco, filled_truth
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.errors import UserError
-from mrcnn.io.json_files import read_json
+from mrcnn.io.json_files import read_json, read_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +141,7 @@ def read_image_ids(file: Path | None) -> list[int] | None:
     if file is None:
         return None
     try:
-        return [int(line) for line in file.read_text(encoding="utf-8").split()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--image-ids {file}: cannot be read ({error})") from error
+        return [int(line) for line in read_text(file).split()]
     except ValueError as error:
         wrong = str(error).partition(": ")[2]
         raise UserError(

@@ -17,6 +17,7 @@ import mrcnn.ops.library  # noqa: F401  registers the ops
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError, check_format
 from mrcnn.exporting.program import DESCRIPTION, FORMAT
+from mrcnn.io.plain_files import MAX_WEIGHTS_BYTES, check_plain
 from mrcnn.structures import DetectionBatch, ImageBatch
 
 
@@ -76,6 +77,7 @@ def load_program(path: Path, device: torch.device, **changes: Any) -> SavedProgr
     """
     if device.type != "cpu":
         raise UserError(f"{path}: is a program for the CPU, got device {device}; use --device cpu")
+    check_plain(path, MAX_WEIGHTS_BYTES)
     try:
         with zipfile.ZipFile(path) as archive:
             is_compiled = any("/aotinductor/" in name for name in archive.namelist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from mrcnn.errors import UserError
 from mrcnn.io.atomic import replacing
+from mrcnn.io.plain_files import check_plain
 
 SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm")
 CAMERA = "camera:"  # followed by the number of a camera
@@ -35,6 +37,8 @@ class VideoReader:
         if self.is_camera and not number.isdigit():
             raise UserError(f"{path}: must be {CAMERA} and a number, such as {CAMERA}0")
         cv2 = _opencv()
+        if not self.is_camera:
+            check_plain(path, sys.maxsize)
         self.capture = cv2.VideoCapture(int(number) if self.is_camera else str(path))
         has_frame, self._first = self.capture.read()
         if not has_frame:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.errors import FileError
+from mrcnn.io.plain_files import read_plain
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
@@ -26,12 +27,7 @@ def read_json(path: Path) -> Any:
     Raises:
         FileError: If the file cannot be read or is not JSON. The message names the position.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise FileError(path, "does not exist", "correct the path") from error
-    except OSError as error:
-        raise FileError(path, f"cannot be read ({error.strerror})", "name a JSON file") from error
+    content = read_plain(path)
     if not content.strip():
         raise FileError(path, f"is empty ({len(content)} bytes)", _EXPORT)
     try:
@@ -49,6 +45,18 @@ def read_json(path: Path) -> Any:
         raise FileError(
             path, f"holds a number that cannot be read ({error})", "correct it"
         ) from error
+
+
+def read_text(path: Path, fix: str = "correct the path") -> str:
+    """Read a plain text file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        FileError: If the file cannot be read. `fix` is what the user can do if it is missing.
+    """
+    try:
+        return read_plain(path, fix=fix).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from error
 
 
 def not_utf8(path: Path, error: UnicodeDecodeError) -> FileError:

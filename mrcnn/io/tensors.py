@@ -18,6 +18,7 @@ import safetensors.torch
 from torch import Tensor
 
 from mrcnn.io.atomic import replacing, sweep_drafts
+from mrcnn.io.plain_files import MAX_WEIGHTS_BYTES, open_plain
 
 _ZEROS = b"0" * 64
 
@@ -63,10 +64,12 @@ def read_tensors(path: Path, field: str) -> tuple[dict[str, Tensor], dict[str, A
     Raises:
         DamagedError: if the file is not what was written.
         ForeignError: if the file does not have the field.
+        FileError: if it is not a plain file.
         OSError: if the file cannot be read.
     """
     try:
-        with path.open("rb") as file:  # with a memory map, a read error would kill the process
+        # With a memory map, a read error would kill the process.
+        with open_plain(path, MAX_WEIGHTS_BYTES) as file:
             if file.read(9)[8:] != b"{":  # checked first, because a wrong file can be huge
                 raise DamagedError("it does not begin with a safetensors header")
             file.seek(0)

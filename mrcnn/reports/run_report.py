@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import shlex
@@ -22,7 +23,7 @@ from mrcnn.evaluation.evaluation import score
 from mrcnn.evaluation.matching import DEFAULT_SCORE
 from mrcnn.evaluation.result_files import read_results
 from mrcnn.evaluation.truth import GroundTruth
-from mrcnn.io.json_files import read_json, shown
+from mrcnn.io.json_files import read_json, read_text, shown
 from mrcnn.reports import sections
 from mrcnn.reports.page import Section, Tile, embed, format_metric, write_page
 
@@ -121,9 +122,9 @@ def read_rows(folder: Path) -> list[Row]:
 
 def _read_table(path: Path) -> list[Row]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            table = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = io.StringIO(read_text(path, "name the folder of a run"), newline="")
+        table = list(csv.DictReader(text))
+    except csv.Error as error:
         raise UserError(f"{path}: cannot be read ({error}); name the folder of a run") from error
     rows = []
     for line, record in enumerate(table, start=2):

@@ -19,6 +19,7 @@ from mrcnn.cli.flags import parse
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco.read import CocoDataset
 from mrcnn.errors import UserError
+from mrcnn.io.json_files import read_text
 from mrcnn.training.config import TrainConfig, typed
 from mrcnn.training.recipes import RECIPES
 
@@ -98,7 +99,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     kind = "TOML" if path.suffix == ".toml" else "JSON"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "name a .json or .toml file")
         if kind == "JSON":
             content = json.loads(text)
         elif sys.version_info < (3, 11):
@@ -107,9 +108,6 @@ def read_file(path: Path) -> dict[str, Any]:
             import tomllib
 
             content = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason}); name a .json or .toml file") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid {kind} ({error})") from error
     if not isinstance(content, dict) or not content.keys() & {"train", "model"}:

@@ -148,6 +148,10 @@ def test_a_huge_file_of_another_format_is_not_read_whole(tmp_path):
     file = tmp_path / "video.mp4"
     with file.open("wb") as sparse:
         sparse.truncate(1 << 40)
+    with pytest.raises(UserError, match="has 1,099,511,627,776 bytes, at most"):
+        checkpoints.load(file)
+    with file.open("r+b") as sparse:
+        sparse.truncate(1 << 33)
     with pytest.raises(UserError, match="damaged, or not a safetensors file"):
         checkpoints.load(file)
 

@@ -83,10 +83,10 @@ def test_messages(in_folder, case):
 
 def test_what_is_no_file(tmp_path):
     (tmp_path / "folder.pth").mkdir()
-    assert "is not a file; give a file of weights (.pt, .pth," in refusal(tmp_path / "folder.pth")
+    assert "is a folder, not a plain file" in refusal(tmp_path / "folder.pth")
     assert "does not exist; give a file of weights" in refusal(tmp_path / "nowhere.pth")
     os.mkfifo(tmp_path / "pipe.pth")
-    assert "is not a file" in refusal(tmp_path / "pipe.pth")
+    assert "is a pipe, not a plain file" in refusal(tmp_path / "pipe.pth")
     (tmp_path / "broken.pth").symlink_to(tmp_path / "nothing")
     assert "does not exist" in refusal(tmp_path / "broken.pth")
     assert "cannot be read (File name too long)" in refusal(tmp_path / f"{'a' * 300}.pth")

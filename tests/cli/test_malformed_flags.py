@@ -53,7 +53,7 @@ CASES = {  # command, changed flags (None leaves the flag out), words of the mes
     "no detections": ("evaluate", {"--max-dets": "0"}, ["--max-dets must be at least 1, got 0"]),
     "no such split": ("evaluate", {"--split": "test"}, ["--split", "test", "val"]),
     "ids that are names": ("evaluate", {"--image-ids": "ids"}, ["--image-ids ids", "got 'a.png'"]),
-    "no such ids": ("evaluate", {"--image-ids": "no.txt"}, ["--image-ids no.txt: cannot be read"]),
+    "no such ids": ("evaluate", {"--image-ids": "no.txt"}, ["no.txt: does not exist"]),
     "no such image": ("predict", {"images": "data/b.png"}, ["data/b.png: does not exist"]),
     "folder without images": ("predict", {"images": "run"}, ["run: has no images"]),
     "output under a file": (

@@ -101,7 +101,7 @@ def test_a_byte_order_mark_is_tolerated(folder):
 def test_missing_file_and_folders(folder):
     for annotations, images, part in (
         ("none.json", "images", "none.json: does not exist"),
-        ("images", "images", "images: cannot be read (Is a directory)"),
+        ("images", "images", "images: is a folder, not a plain file"),
         ("train.json", "pictures", "pictures: no such folder of images"),
     ):
         (folder / "train.json").write_text(json.dumps(sound()))

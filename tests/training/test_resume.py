@@ -96,5 +96,5 @@ def test_a_finished_run_has_nothing_more_to_do(data, tmp_path):
 
 
 def test_there_must_be_a_run_to_resume(tmp_path):
-    with pytest.raises(UserError, match=r"config.json: cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"config\.json: does not exist"):
         train.main(["--resume", str(tmp_path / "nothing")])

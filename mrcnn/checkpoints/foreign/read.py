@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mrcnn.checkpoints.foreign.pickles import Array, RefusedError, unpickle
 from mrcnn.errors import UserError
+from mrcnn.io.plain_files import MAX_WEIGHTS_BYTES, check_plain
 
 SUFFIXES = (".pt", ".pth", ".pkl", ".pickle")
 
@@ -61,13 +62,13 @@ def read_foreign(path: Path) -> ForeignFile:
         UserError: if the file is missing, damaged, needs more than weights, or has no weights.
     """
     try:
-        if not path.is_file():  # reading a pipe would block
-            problem = "is not a file" if path.exists() else "does not exist"
-            raise RefusedError(f"{problem}; give a file of weights ({', '.join(SUFFIXES)})")
+        check_plain(path, MAX_WEIGHTS_BYTES, f"give a file of weights ({', '.join(SUFFIXES)})")
         content = _content(path)
         state = _weights(content)
     except RefusedError as error:
         raise UserError(f"{path}: {error}") from None
+    except UserError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(

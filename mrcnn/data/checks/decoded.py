@@ -19,6 +19,7 @@ from mrcnn.data.image_files import Size
 from mrcnn.data.images import read_image
 from mrcnn.data.problems import Problem
 from mrcnn.errors import FileError
+from mrcnn.io.plain_files import read_plain
 from mrcnn.ops.rle import from_segmentation
 
 _ORIENTATION = 0x0112  # in EXIF
@@ -149,13 +150,10 @@ class ImageDecoder:
 def decode_file(path: Path) -> DecodedFile:
     """Decode an image file, and describe how it is stored."""
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
         pixels = read_image(path, data)
     except FileError as error:
         return DecodedFile(error=error)
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-        return DecodedFile(error=FileError(path, problem, "restore or remove it"))
     with Image.open(io.BytesIO(data)) as image:
         is_wide = image.mode.startswith("I")
         has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info

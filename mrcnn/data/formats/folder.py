@@ -14,13 +14,12 @@ from typing import Any
 from mrcnn.data.images import SUFFIXES
 from mrcnn.data.problems import Problems
 from mrcnn.errors import FileError, UserError
-from mrcnn.io.json_files import not_utf8, read_json, shown
+from mrcnn.io.json_files import read_json, read_text, shown
 
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt")
 NO_CLASSES = ("__ignore__", "_background_")  # lines of labelme's lists
 
 _MAX_FILES = 2_000_000  # more are a disk, not a data set
-_MAX_BYTES = 2**30  # of one text file
 _JSON_SAMPLES = 8  # files that decide whether the format is one of JSON files
 
 
@@ -43,13 +42,7 @@ class Listing:
 
     def text(self, file: str) -> str:
         """Read a text file in UTF-8, or raise a `FileError`."""
-        path = self.checked(file)
-        try:
-            return path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise not_utf8(path, error) from error
-        except OSError as error:
-            raise FileError(path, f"cannot be read ({error.strerror})", "restore it") from error
+        return read_text(self.checked(file), "restore it")
 
     def lines(self, file: str) -> Iterator[tuple[str, str]]:
         """Yield each line that is not blank, stripped, after its name in messages."""
@@ -99,19 +92,10 @@ class Listing:
         return names
 
     def checked(self, file: str) -> Path:
-        """Return the path of a file. Refuse links out of the folder, and files too large."""
+        """Return the path of a file. Refuse links out of the folder."""
         path = self.folder / file
         if file in self.links or not (self.root / file).resolve().is_relative_to(self.root):
             raise FileError(path, "is a link out of the folder", "copy the file there")
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:  # reading it gives a better message
-            return path
-        except OSError as error:
-            raise FileError(path, f"cannot be read ({error.strerror})", "restore it") from error
-        if size > _MAX_BYTES:
-            problem = f"has {size:,} bytes, at most {_MAX_BYTES:,} are read"
-            raise FileError(path, problem, "split the file")
         return path
 
 
