@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from mrcnn.errors import class_label
 from mrcnn.numerics import NUMERICS, Numerics
 
 # The values of each field that names a choice. `models.build` has those of `backbone`.
@@ -97,6 +98,10 @@ class ModelConfig:
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
+        is_text = all(isinstance(name, str) for name in self.class_names)
+        _require(is_text, f"class_names must be texts, got {self.class_names!r:.80}")
+        # Control characters become escapes here, since names are printed and drawn in many places.
+        object.__setattr__(self, "class_names", tuple(map(class_label, self.class_names)))
         for name, known in CHOICES.items():
             value = getattr(self, name)
             _require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -3,7 +3,31 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escape control and format characters, and lone surrogates, as in Python's string literals.
+
+    A terminal would obey them, or fail to show them. The characters `keep`, and spaces, stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c
+        if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def class_label(name: str) -> str:
+    """Return the name of a class on one line, with control characters as escapes.
+
+    The joiners of Persian, Indic scripts and emoji (U+200C, U+200D) stay.
+    """
+    return printable(name, keep="\u200c\u200d")
 
 
 class UserError(Exception):
@@ -27,7 +51,7 @@ class FileError(UserError):
         self.path, self.problem, self.fix = os.fspath(path), problem, fix
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}; {self.fix}"
+        return f"{printable(self.path)}: {self.problem}; {self.fix}"
 
 
 def check_format(file: Path, found: int, known: int) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from functools import partial
+
+from mrcnn.cli.streams import call_safely
 
 # Command -> module with a `main(argv)`, and its line of help. Imported when it is run.
 COMMANDS = {
@@ -24,11 +27,14 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    return call_safely(partial(_main, sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
-    if argv[0] == "--version":
+    if argv[0] in ("--version", "version"):
         from mrcnn import __version__
 
         print(f"mrcnn {__version__}")

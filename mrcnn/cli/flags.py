@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from typing import Any, TypeVar
 
 import tyro
 
-from mrcnn.errors import UserError
+from mrcnn.cli.streams import call_safely, styled
+from mrcnn.errors import UserError, printable
 
 T = TypeVar("T")
+
+# Errors of the system that name no file, but are not mistakes of the program.
+_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
 
 
 def parse(
@@ -31,9 +37,10 @@ def parse(
     """
     spec = getattr(sys.modules[cls.__module__], "__spec__", None)  # correct under `python -m`, too
     prog = prog or (spec.name.replace(".", " ") if spec else "mrcnn")
-    if default is None:
-        return tyro.cli(cls, args=argv, prog=prog, description=description)
-    return tyro.cli(cls, args=argv, prog=prog, description=description, default=default)
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    with redirect_stdout(styled(sys.stdout)), redirect_stderr(styled(sys.stderr)):
+        parsed: T = tyro.cli(cls, args=argv, prog=prog, description=description, **given)
+    return parsed
 
 
 def require_at_least(config: object, **least: int) -> None:
@@ -48,17 +55,29 @@ def require_at_least(config: object, **least: int) -> None:
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
     """Call the `main` of a command; print errors that the user can fix on stderr.
 
-    Returns the exit code: that of `main` (None is 0), 2 after a `UserError` or without kernels, 130
-    after Ctrl-C, 141 if the reader of the output has gone.
+    Returns the exit code: that of `main` (None is 0), 2 after an error that the user can fix or
+    without kernels, 130 after Ctrl-C, else as `call_safely`.
     """
+    return call_safely(partial(_run, main, argv))
+
+
+def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mrcnn").setLevel(logging.INFO)
     try:
-        code = main(argv)
-        sys.stdout.flush()
-        return code or 0
+        return main(argv) or 0
     except UserError as error:
         print(f"mrcnn: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None and error.errno not in _RESOURCES:
+            raise
+        place = "" if error.filename is None else f"{printable(str(error.filename))}: "
+        reason = error.strerror or error
+        print(f"mrcnn: {place}cannot be read or written ({reason})", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("mrcnn: there is not enough memory for this", file=sys.stderr)
         return 2
     except ImportError as error:
         if not str(error).startswith("mrcnn: "):  # the message of missing kernels
@@ -68,6 +87,3 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     except KeyboardInterrupt:
         print("mrcnn: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141

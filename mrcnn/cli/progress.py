@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from mrcnn.cli.streams import PrintableStream, styled
+from mrcnn.errors import printable
+
 _REDRAW_SECONDS = 0.1
 
 
@@ -33,16 +36,20 @@ class ProgressLine:
         self.next = self.start + every  # when the next line is due
         self.bar: Progress | None = None
         self.task: TaskID | None = None
-        if redraw and sys.stdout.isatty():
+        if redraw and sys.stdout is not None and sys.stdout.isatty():
             self.next, self.every = self.start, _REDRAW_SECONDS
             # In a narrow window the end of the text is cut, and the bar stays.
-            text = TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True))
+            column = Column(ratio=1, no_wrap=True)
+            text = TextColumn("{task.fields[text]}", markup=False, table_column=column)
+            console = Console(file=styled(sys.stdout))
             # Without auto_refresh there is no thread that forked worker processes would lack.
             self.bar = Progress(
-                BarColumn(bar_width=10), text, console=Console(), expand=True, auto_refresh=False
+                BarColumn(bar_width=10), text, console=console, expand=True, auto_refresh=False
             )
             self.task = self.bar.add_task("", text="")
-            self.bar.start()
+            self.bar.start()  # replaces the streams; messages are escaped before it prints them
+            sys.stdout = PrintableStream(sys.stdout)
+            sys.stderr = PrintableStream(sys.stderr)
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -52,7 +59,7 @@ class ProgressLine:
 
     def update(self, done: int, total: int, text: str) -> None:
         """Show `text` if a line is due, or if the last of `total` items is done."""
-        now = time.perf_counter()
+        now, text = time.perf_counter(), printable(text)
         due = now >= self.next or done >= total
         if due:
             self.next = now + self.every

@@ -19,8 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from mrcnn.errors import printable
 from mrcnn.io.atomic import replacing
-from mrcnn.visual.names import printable
 
 Tile = tuple[str, str, str]  # a headline number: name, value, note
 
@@ -111,7 +111,8 @@ def _clean(value: object) -> object:
     if isinstance(value, Markup) or value is None:
         return value
     text = str(value)
-    return printable(text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…")
+    text = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return printable(text, keep="\n\t")
 
 
 @cache

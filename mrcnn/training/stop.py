@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -44,4 +45,5 @@ class StopRequest:
         self.signal = number
         name = signal.Signals(number).name
         # os.write, since a signal may interrupt print in the middle of a line.
-        os.write(2, f"\n{name}: saving after this step; press Ctrl-C to end at once\n".encode())
+        with suppress(OSError):
+            os.write(2, f"\n{name}: saving after this step; press Ctrl-C to end at once\n".encode())

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
-
-
-def printable(text: str) -> str:
-    """Replace control characters and lone surrogates by U+FFFD; newlines stay."""
-    return "".join(
-        "\ufffd" if c != "\n" and unicodedata.category(c) in ("Cc", "Cs") else c for c in text
-    )
+from mrcnn.errors import printable
 
 
 def short_name(name: str, longest: int = 24) -> str:

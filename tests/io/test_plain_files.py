@@ -77,7 +77,8 @@ def test_every_reader_refuses_it(reader, kind, tmp_path):
     assert message in str(caught.value)
 
 
-def test_an_image_or_a_video_that_is_a_pipe(tmp_path):
+def test_an_image_or_a_video_that_is_a_pipe(tmp_path, monkeypatch):
+    monkeypatch.setattr("mrcnn.inference.video._opencv", lambda: None)
     os.mkfifo(tmp_path / "a")
     error = decode_file(tmp_path / "a").error
     assert "is a pipe" in str(error)

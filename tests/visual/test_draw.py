@@ -82,7 +82,7 @@ def test_small_images_are_enlarged(size, factor):
         ("dog", "dog"),
         ("two\nlines\there", "two lines here"),
         ("x" * 40, "x" * 23 + "…"),
-        ("\x1b \ud800", "\ufffd \ufffd"),
+        ("\x1b \ud800", "\\x1b \\ud800"),
     ],
 )
 def test_names_stay_on_one_line(name, text):

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from mrcnn.data.image_files import Size, file_name_rule, stored_sizes
 from mrcnn.data.images import MAX_PIXELS
 from mrcnn.data.problems import Problems
-from mrcnn.errors import FileError, UserError
+from mrcnn.errors import FileError, UserError, class_label
 
 Record = dict[str, Any]
 
@@ -96,6 +96,7 @@ def read_categories(
     for index, (record, label) in enumerate(zip(table.records, table.labels, strict=True)):
         add = problems.of_record("categories", index, label)
         id, name = record.get("id"), record.get("name")
+        name = class_label(name) if isinstance(name, str) else name
         if not is_id(id):
             add("id", "be a whole number >= 0", id, "number the categories")
         elif id in name_of or id in broken:

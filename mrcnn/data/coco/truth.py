@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from mrcnn.data.coco.read import CocoDataset
+from mrcnn.errors import class_label
 from mrcnn.ops.rle import area, bounding_box, compress, from_segmentation
 
 Record = dict[str, Any]
@@ -82,6 +83,6 @@ def filled_truth(truth: Record, image_ids: Collection[int]) -> Record:
         annotations.append(record)
     return {
         "images": list(images.values()),
-        "categories": truth["categories"],
+        "categories": [{**c, "name": class_label(c["name"])} for c in truth["categories"]],
         "annotations": annotations,
     }
