@@ -20,11 +20,22 @@ CHOICES = {
     "roi_op": ("align", "pool"),
     "box_loss": ("smooth_l1", "giou"),
 }
-_COUNTS = (
-    "fpn_channels", "fpn_levels", "rpn_samples", "pre_nms_top_k", "post_nms_top_k",
-    "training_post_nms_top_k", "roi_samples", "box_bins", "mask_bins", "box_head_conv_width",
-    "box_head_width", "mask_head_width",
-)  # fmt: skip
+# The least and the greatest value of each number. The greatest are far above those of any use, and
+# keep a damaged file or a typing error from filling the memory.
+_RANGES = {
+    "norm_eps": (0, 1), "frozen_stages": (0, 5), "fpn_channels": (1, 8192), "fpn_levels": (1, 4),
+    "rpn_convs": (0, 32), "rpn_samples": (1, 10**5), "rpn_smooth_l1_beta": (0, 10**3),
+    "pre_nms_top_k": (1, 10**6), "post_nms_top_k": (1, 10**6),
+    "training_post_nms_top_k": (1, 10**6), "roi_samples": (1, 10**5),
+    "roi_positive_fraction": (0, 1), "box_bins": (1, 64), "mask_bins": (1, 256),
+    "box_head_convs": (0, 32), "box_head_conv_width": (1, 8192), "box_head_layers": (0, 32),
+    "box_head_width": (1, 32768), "box_smooth_l1_beta": (0, 10**3), "mask_head_convs": (0, 32),
+    "mask_head_width": (1, 8192), "score_threshold": (0, 1), "nms_threshold": (0, 1),
+    "max_detections": (1, 10**5), "min_size": (1, 2**15), "max_size": (1, 2**15),
+    "scale": (1e-3, 100), "pixel_mean": (-1e6, 1e6), "pixel_std": (1e-6, 1e6),
+    "anchor_sizes": (1e-3, 10**5), "anchor_ratios": (1e-3, 10**3),
+    "category_ids": (-(2**63), 2**63 - 1),
+}  # fmt: skip
 _GROUPS = {"group": 32, "group_of_8": 8}  # channels must be multiples of these
 
 
@@ -105,12 +116,23 @@ class ModelConfig:
         for name, known in CHOICES.items():
             value = getattr(self, name)
             _require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
-        for name in _COUNTS:
+        for name, (least, greatest) in _RANGES.items():
             value = getattr(self, name)
-            _require(value >= 1, f"{name} must be at least 1, got {value}")
+            whole = "int" in str(self.__dataclass_fields__[name].type)
+            for number in _numbers(value):
+                kinds = (int,) if whole else (int, float)
+                _require(
+                    type(number) in kinds and least <= number <= greatest,  # NaN fails, too
+                    f"{name} must be {'a whole number ' * whole}in [{least:g}, {greatest:g}], "
+                    f"got {value!r:.80}",
+                )
+        for name in ("pixel_mean", "pixel_std"):
+            value = getattr(self, name)
+            _require(len(value) == 3, f"{name} must hold red, green and blue, got {value!r:.80}")
+        names, ids = self.class_names, self.category_ids
         _require(
-            self.fpn_levels <= 4,
-            f"fpn_levels must be at most 4, the stages of a backbone, got {self.fpn_levels}",
+            len(ids) in (0, len(names)) and len(set(ids)) == len(ids),
+            f"{len(names)} class_names need as many different category_ids, got {ids!r:.80}",
         )
         self._check_anchors()
         for kind, name in (
@@ -118,7 +140,6 @@ class ModelConfig:
             ("box_loss", "box_smooth_l1_beta"),
         ):
             beta, loss = getattr(self, name), getattr(self, kind)
-            _require(beta is None or beta >= 0, f"{name} must be at least 0, got {beta}")
             _require(
                 beta is None or loss == "smooth_l1",
                 f"{name} {beta} is for {kind} 'smooth_l1', got {loss!r}",
@@ -168,14 +189,10 @@ class ModelConfig:
             len({len(values) for values in sizes}) == 1,
             f"anchor_sizes must hold the same number of sizes for every level, {got}",
         )
-        for name, values in (
-            ("anchor_sizes", sum(sizes, ())),
-            ("anchor_ratios", self.anchor_ratios),
-        ):
-            _require(
-                bool(values) and all(value > 0 for value in values),
-                f"each value of {name} must be more than 0, got {getattr(self, name)}",
-            )
+        _require(
+            bool(sizes[0] and self.anchor_ratios),
+            f"anchor_sizes and anchor_ratios must not be empty, {got} and {self.anchor_ratios}",
+        )
 
     @property
     def conventions(self) -> Numerics:
@@ -221,6 +238,13 @@ class ModelConfig:
                 f"ModelConfig: unknown fields {unknown}; was it made by a newer mrcnn?"
             )
         return cls(**{name: _as_tuples(value) for name, value in values.items()})
+
+
+def _numbers(value: Any) -> list[Any]:
+    """Return the numbers in a value: itself, those of a nested tuple, or none for None."""
+    if isinstance(value, tuple):
+        return [number for item in value for number in _numbers(item)]
+    return [] if value is None else [value]
 
 
 def _as_tuples(value: Any) -> Any:

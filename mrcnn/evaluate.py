@@ -16,14 +16,14 @@ from mrcnn.evaluation.evaluation import Evaluation, Protocol, ProtocolName, scor
 from mrcnn.evaluation.result_files import read_results, unknown_categories
 from mrcnn.evaluation.tables import format_metrics
 from mrcnn.evaluation.truth import read_image_ids, read_truth
-from mrcnn.inference.load import load
+from mrcnn.inference.load import ModelFlags, load
 from mrcnn.io.atomic import check_writable, write_json
 from mrcnn.reports.sections import save_error_figure
 from mrcnn.runtime.device import DEFAULT_DEVICE
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(ModelFlags):
     """Score a trained model, or a result file, on a data set: COCO's AP of boxes and masks."""
 
     weights: Path | None = None
@@ -76,8 +76,8 @@ class EvaluateConfig:
             raise UserError("name either --weights, to detect, or --results, a file of detections")
         if self.weights is not None and (self.data is None or self.ground_truth is not None):
             raise UserError("--weights needs images: name --data, and no --ground-truth")
-        if self.results is not None and self.out is not None:
-            raise UserError("--out goes with --weights; with --results no detections are written")
+        if self.results is not None and (self.out, self.set, self.bgr) != (None, (), None):
+            raise UserError("--out, --set and --bgr go with --weights: --results needs no model")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -113,7 +113,7 @@ def _evaluate(args: EvaluateConfig, protocol: Protocol) -> tuple[Evaluation, Pat
         return score(truth, entries, None, args.max_dets, protocol), args.results
     assert args.weights is not None
     limit = args.max_dets or (protocol.max_detections if args.protocol == "lvis" else None)
-    predictor = load(args.weights, args.device, amp=args.amp, max_detections=limit)
+    predictor = load(args.weights, args.device, amp=args.amp, **args.fields(max_detections=limit))
     dataset, truth = read_truth(args.data, None, args.split, image_ids, predictor.config)
     for note in (*predictor.notes, *dataset.notes):
         print(note)

@@ -17,7 +17,7 @@ from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.exporting.program import description, export_program, quiet, save_compiled, save_pt2
 from mrcnn.exporting.saved import SavedProgram
-from mrcnn.inference.load import load
+from mrcnn.inference.load import ModelFlags, load
 from mrcnn.inference.sources import find_images
 from mrcnn.io.atomic import check_writable, replacing
 from mrcnn.models import MaskRCNN
@@ -28,7 +28,7 @@ INT8_LIBRARIES = ("torchao",)
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(ModelFlags):
     """Write a detector, from pixels to boxes, classes and masks, as one file.
 
     The file is a PyTorch program (pt2), a program compiled for this machine (aoti), or an ONNX
@@ -78,9 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     check_writable(args.out)
     if args.out.resolve() == find(args.weights).resolve():
         raise UserError(f"{args.out}: is the file to export; choose another --out")
-    predictor = load(
-        args.weights, score_threshold=args.score_threshold, max_detections=args.max_dets
-    )
+    fields = args.fields(score_threshold=args.score_threshold, max_detections=args.max_dets)
+    predictor = load(args.weights, **fields)
     model, config = predictor.model, predictor.config
     if isinstance(model, SavedProgram):
         raise UserError(f"--weights {args.weights}: is already a program; name its checkpoint")

@@ -6,13 +6,12 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.errors import UserError
-from mrcnn.inference.load import load
+from mrcnn.inference.load import ModelFlags, load
 from mrcnn.inference.predict_files import parse_thresholds, predict_files
 from mrcnn.inference.prediction_files import RESULTS
 from mrcnn.inference.sources import find_images
@@ -21,7 +20,7 @@ from mrcnn.runtime.distributed import World, connected
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(ModelFlags):
     """Detect objects in images; write an overlay per image, and predictions.json."""
 
     images: Positional[tuple[Path, ...]]
@@ -81,8 +80,8 @@ def _predict(args: PredictConfig, world: World) -> int:
     class_thresholds = parse_thresholds(args.class_threshold)
     device = args.device if args.device != "cuda" or world.size == 1 else f"cuda:{world.local_rank}"
     lowest = min(args.score_threshold, *class_thresholds.values(), 1)
-    limits: dict[str, Any] = {"score_threshold": lowest, "max_detections": args.max_dets}
-    predictor = load(args.weights, device, amp=args.amp, **limits)
+    fields = args.fields(score_threshold=lowest, max_detections=args.max_dets)
+    predictor = load(args.weights, device, amp=args.amp, **fields)
     for note in predictor.notes if world.is_main else ():
         print(note)
     predictor.thresholds(args.score_threshold, class_thresholds)  # checks the class names
@@ -100,6 +99,7 @@ def _predict(args: PredictConfig, world: World) -> int:
         args.out,
         settings={
             "--weights": str(args.weights),
+            "--set, --bgr": [*sorted(args.set), args.bgr],
             "--max-dets": args.max_dets,
             "--score-threshold": args.score_threshold,
             "--class-threshold": class_thresholds,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
-from mrcnn.inference.load import load
+from mrcnn.inference.load import ModelFlags, load
 from mrcnn.runtime.device import DEFAULT_DEVICE
 
 
 @dataclass(frozen=True)
-class ServeConfig:
+class ServeConfig(ModelFlags):
     """Open a local web page that detects objects in dropped images.
 
     Nothing leaves the machine, and no other machine can reach the page.
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
             "use another one, or 0 for any free one"
         ) from error
     with listener:
-        predictor = load(args.weights, args.device, amp=args.amp)
+        predictor = load(args.weights, args.device, amp=args.amp, **args.fields())
         for note in predictor.notes:
             print(note)
         app = build_app(predictor, str(args.weights), args.max_mb * 1_000_000)

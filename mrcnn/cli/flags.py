@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import errno
+import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -41,6 +45,60 @@ def parse(
     with redirect_stdout(styled(sys.stdout)), redirect_stderr(styled(sys.stderr)):
         parsed: T = tyro.cli(cls, args=argv, prog=prog, description=description, **given)
     return parsed
+
+
+def fields_set(entries: Sequence[str], cls: type) -> dict[str, Any]:
+    """Parse the words `name=value` of `--set` as fields of a dataclass.
+
+    Values are JSON, or text for fields of type str.
+
+    Raises:
+        UserError: if a word is not such a pair, its field is unknown or set twice, or its value has
+            another type.
+    """
+    known = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+    fields: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"--set {entry}: must be name=value with a field of the model configuration "
+                f"(mrcnn.{cls.__name__}), for example roi_samples=256{hint}"
+            )
+        if name in fields:
+            raise UserError(f"--set {entry}: {name} is set twice; leave one out")
+        kind = known[name]
+        try:
+            fields[name] = typed(kind, json.loads(value) if kind != "str" else value)
+        except (ValueError, TypeError, RecursionError):
+            raise UserError(f"--set {entry}: {name} must be of type {kind}") from None
+    return fields
+
+
+def typed(kind: str, value: Any) -> Any:
+    """Convert a value of JSON, TOML or Python to the annotation `kind`, or raise TypeError."""
+    plain = kind.removesuffix(" | None")
+    if value is None and plain != kind:
+        return None
+    if plain.startswith("tuple["):
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        item_kind = plain[len("tuple[") : -1].removesuffix(", ...")
+        if "[" not in item_kind:  # a tuple of fixed length has items of one kind
+            item_kind = item_kind.split(", ")[0]
+        return tuple(typed(item_kind, item) for item in value)
+    if " | tuple[" in plain:  # of an item of anchor_sizes
+        number, _, numbers = plain.partition(" | ")
+        return typed(numbers if isinstance(value, list) else number, value)
+    if plain == "float" and type(value) is int:
+        return float(value)
+    if plain == "Path" and isinstance(value, Path):
+        return value
+    if type(value) is not {"int": int, "float": float, "bool": bool}.get(plain, str):
+        raise TypeError
+    return Path(str(value)) if plain == "Path" else value
 
 
 def require_at_least(config: object, **least: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mrcnn.cli.flags import typed
 from mrcnn.config import MODELS
 from mrcnn.errors import UserError
 from mrcnn.runtime.device import DEFAULT_DEVICE
@@ -215,27 +216,3 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
     optional = (None,) if type(None) in get_args(hint) else ()
     return (*get_args(literals[0]), *optional) if literals else ()
-
-
-def typed(kind: str, value: Any) -> Any:
-    """Convert a value of JSON, TOML or Python to the annotation `kind`, or raise TypeError."""
-    plain = kind.removesuffix(" | None")
-    if value is None and plain != kind:
-        return None
-    if plain.startswith("tuple["):
-        if not isinstance(value, list | tuple):
-            raise TypeError
-        item_kind = plain[len("tuple[") : -1].removesuffix(", ...")
-        if "[" not in item_kind:  # a tuple of fixed length has items of one kind
-            item_kind = item_kind.split(", ")[0]
-        return tuple(typed(item_kind, item) for item in value)
-    if " | tuple[" in plain:  # of an item of anchor_sizes
-        number, _, numbers = plain.partition(" | ")
-        return typed(numbers if isinstance(value, list) else number, value)
-    if plain == "float" and type(value) is int:
-        return float(value)
-    if plain == "Path" and isinstance(value, Path):
-        return value
-    if type(value) is not {"int": int, "float": float, "bool": bool}.get(plain, str):
-        raise TypeError
-    return Path(str(value)) if plain == "Path" else value

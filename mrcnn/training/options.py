@@ -10,17 +10,17 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mrcnn.checkpoints import PretrainedWeights, config_to_train
-from mrcnn.cli.flags import parse
+from mrcnn.cli.flags import fields_set, parse
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco.read import CocoDataset
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_text
-from mrcnn.training.config import TrainConfig, typed
+from mrcnn.training.config import TrainConfig
 from mrcnn.training.recipes import RECIPES
 
 SHAPES_SIZE = 128  # pixels; the generated shapes are trained on at their own size
@@ -173,7 +173,7 @@ def model_config(
     fields = {
         **base.to_dict(),
         **{name: value for name, value in given.items() if value is not None},
-        **model_fields(options.set),
+        **fields_set(options.set, ModelConfig),
         "class_names": dataset.class_names,
         "category_ids": dataset.category_ids,
     }
@@ -195,31 +195,6 @@ def _named_model(options: TrainConfig) -> ModelConfig | None:
     if options.model is None:
         return None
     return dataclasses.replace(MODELS[options.model], **RECIPES[options.recipe].model_fields)
-
-
-def model_fields(entries: Sequence[str]) -> dict[str, Any]:
-    """Parse `name=value` words as fields of `ModelConfig`; values are JSON, else text.
-
-    Raises:
-        UserError: if a word is not such a pair, its field is unknown, or its value has another
-            type.
-    """
-    known = {field.name: str(field.type) for field in dataclasses.fields(ModelConfig)}
-    fields = {}
-    for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not equals or name not in known:
-            raise UserError(
-                f"--set {entry}: must be name=value with a field of the model configuration "
-                "(mrcnn.ModelConfig), for example roi_samples=256"
-            )
-        kind = known[name]
-        try:
-            fields[name] = json.loads(value) if kind != "str" else value
-            typed(kind, fields[name])
-        except (ValueError, TypeError):
-            raise UserError(f"--set {entry}: {name} must be of type {kind}") from None
-    return fields
 
 
 def describe(recipe: str) -> str:

@@ -62,9 +62,9 @@ def test_a_checkpoint_of_a_foreign_file(capsys, tmp_path, foreign):
 def test_flags(capsys, tmp_path, foreign):
     target = tmp_path / "ours.safetensors"
     printed = convert(
-        capsys, foreign / "detectron2.pth", target, "--norm-eps", "0.001", "--stride-in-1x1",
-        "False", "--bgr", "False", "--pixel-mean", "1", "2", "3", "--pixel-std", "4", "5", "6",
-        "--class-names", "cat", "dog",
+        capsys, foreign / "detectron2.pth", target, "--bgr", "False", "--set", "norm_eps=0.001",
+        "stride_in_1x1=false", "pixel_mean=[1,2,3]", "pixel_std=[4,5,6]",
+        'class_names=["cat", "dog"]',
     )  # fmt: skip
     found = checkpoints.load(target)
     assert found.config.norm_eps == 0.001
@@ -114,14 +114,17 @@ def test_from_a_run_and_back(capsys, tmp_path, foreign, framework):
         (["{detectron2}", "out.pth"], r"out\.pth: must end with \.safetensors for --to mrcnn"),
         (["{detectron2}", "out.pkl", "--to", "detectron2"], r"end with \.pth for --to detectron2"),
         (["{run}", "out.safetensors", "--to", "torchvision"], r"end with \.pth for --to torch"),
-        (["{detectron2}", "out.safetensors", "--class-names", "cat"],
+        (["{detectron2}", "out.safetensors", "--set", 'class_names=["cat"]'],
          r"detectron2\.pth: has 2 classes; class_names must have as many, got 1"),
-        (["{run}", "out.safetensors", "--class-names", "cat"], "run: its weights do not fit"),
-        (["{detectron2}", "out.safetensors", "--norm-eps", "-1"], r"--norm-eps must be in \[0"),
-        (["{detectron2}", "out.safetensors", "--norm-eps", "nan"], "--norm-eps must be in"),
-        (["{detectron2}", "out.safetensors", "--pixel-std", "1", "0", "1"], "--pixel-std must be"),
-        (["{detectron2}", "out.safetensors", "--pixel-mean", "nan", "0", "1"], "--pixel-mean must"),
-        (["{detectron2}", "out.safetensors", "--pixel-std", "1", "inf", "1"], "--pixel-std must"),
+        (["{run}", "out.safetensors", "--set", 'class_names=["cat"]'], "1 class_names need"),
+        (["{detectron2}", "out.safetensors", "--set", "norm_eps=-1"], r"norm_eps must be in \[0"),
+        (["{detectron2}", "out.safetensors", "--set", "norm_eps=NaN"], "norm_eps must be in"),
+        (["{detectron2}", "out.safetensors", "--set", "pixel_std=[1, 0, 1]"], "pixel_std must be"),
+        (["{run}", "out.safetensors", "--set", "pixel_mean=[NaN,0,1]"], "pixel_mean must be"),
+        (["{detectron2}", "out.safetensors", "--set", "pixel_std=[1,Infinity,1]"], "pixel_std m"),
+        (["{run}", "out.safetensors", "--set", "norm_epsilon=1"], "did you mean norm_eps"),
+        (["{run}", "out.safetensors", "--set", "scale=1", "scale=2"], "scale is set twice"),
+        (["{run}", "out.safetensors", "--set", "scale=wide"], "scale must be of type float"),
         (["{detectron2}", "{detectron2}/out.safetensors"], "detectron2.pth"),
         (["absent.pth", "out.safetensors"], r"absent\.pth: does not exist"),
         (["{torchvision}", "{torchvision}", "--to", "torchvision"], "is the source"),

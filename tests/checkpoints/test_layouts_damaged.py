@@ -96,7 +96,7 @@ MALFORMED = {
         lambda state: state | {f"{D2_SCORES}.weight": torch.zeros(81, 1024).to_sparse()},
         "cls_score.weight holds sparse_coo; weights must be dense"),
     ("detectron2", "pixels without a spread"): (
-        with_shape("pixel_std", 3), r"pixel_std must be positive, got \(0\.0, 0\.0, "),
+        with_shape("pixel_std", 3), r"pixel_std must be in .*, got \(0\.0, 0\.0, "),
     ("detectron2", "complex pixel values"): (
         with_shape("pixel_mean", 3, dtype=torch.complex64), "pixel_mean holds complex64"),
     ("detectron2", "boxes of fewer classes"): (

@@ -28,12 +28,22 @@ CASES = {  # command, changed flags (None leaves the flag out), words of the mes
     "negative warm-up": ("train", {"--warmup": "-5"}, ["--warmup must be 0 or more, got -5"]),
     "training size of 0": ("train", {"--multi-scale": "0"}, ["--multi-scale must be more than 0"]),
     "negative anchor size": (
-        "train", {"--set": "anchor_sizes=[8,16,32,-1]"}, ["value of anchor_sizes must be more"]
+        "train", {"--set": "anchor_sizes=[8,16,32,-1]"}, ["anchor_sizes must be in [0.001, 100000]"]
     ),
     "absent weights": ("train", {"--weights": "absent.pth"}, ["absent.pth: does not exist"]),
     "unknown model": ("train", {"--model": "resnet19"}, ["--model", "resnet19", "resnet18-fpn"]),
     "anchors of other levels": (
         "train", {"--anchor-sizes": "8"}, ["anchor_sizes", "sizes, one for each of", "got (8.0,)"]
+    ),
+    "set, unknown field": ("predict", {"--set": "min_sizes=9"}, ["min_sizes=9", "mean min_size?"]),
+    "set, a flag's field": (
+        "predict", {"--set": "score_threshold=0.1"}, ["has a flag for it, which is 0.5; use that"]
+    ),
+    "set, another model": ("evaluate", {"--set": "fpn_channels=32"}, ["run: its weights do not"]),
+    "set, without a model": (
+        "evaluate",
+        {"--weights": None, "--out": None, "--results": "ids", "--set": "masks=false"},
+        ["--set and --bgr go with --weights"],
     ),
     "no such device": ("train", {"--device": "gpu"}, ["--device gpu", "use cpu"]),
     "device that is not there": ("predict", {"--device": "cuda:99"}, ["--device cuda:99", "cpu"]),

@@ -10,13 +10,12 @@ import pytest
 from PIL import Image
 
 from mrcnn.cli import app
-from mrcnn.cli.flags import parse
+from mrcnn.cli.flags import fields_set, parse
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.checks.check import CHECKS, run_checks
 from mrcnn.data.checks.findings import ERROR, Finding
 from mrcnn.data.checks.read import read_leniently
 from mrcnn.training.config import TrainConfig
-from mrcnn.training.options import model_fields
 from tests.helpers import annotation_writers as writers
 from tests.helpers import planted_faults
 from tests.helpers.damaged_copy import Copy, Planted
@@ -284,7 +283,8 @@ def advised(folder: Path, capsys) -> list[ModelConfig]:
             "scale": args.scale,
         }
         base = MODELS[args.model].to_dict()
-        configs.append(ModelConfig.from_dict({**base, **fields, **model_fields(args.set)}))
+        fields |= fields_set(args.set, ModelConfig)
+        configs.append(ModelConfig.from_dict({**base, **fields}))
     return configs
 
 

@@ -225,6 +225,17 @@ def test_resume_requires_the_same_settings(images, weights, tmp_path):
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
 
 
+def test_set_changes_fields_of_the_model(images, weights, tmp_path):
+    """Whatever is set determines the predictions, so a resumed run must set the same."""
+    flags = ("--score-threshold", "0", "--no-overlays")
+    assert predict(weights, tmp_path / "all", images, *flags) == 0
+    assert predict(weights, tmp_path / "one", images, *flags, "--set", "max_detections=1") == 0
+    counts = [len(read(tmp_path / name)["annotations"]) for name in ("all", "one")]
+    assert counts[0] > counts[1] == 5
+    with pytest.raises(UserError, match="--set"):
+        predict(weights, tmp_path / "one", images, *flags, "--set", "max_detections=2", "--resume")
+
+
 def test_damaged_lines_are_reported(images, weights, tmp_path):
     predict(weights, tmp_path / "out", images)
     lines = tmp_path / "out" / "predictions.jsonl"

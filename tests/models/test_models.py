@@ -244,6 +244,22 @@ def test_config_names_what_is_wrong():
         ModelConfig.from_dict({"wings": 2})
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"rpn_convs": 10**7}, {"max_detections": 10**9}, {"max_detections": 1.5}, {"masks_bins": 1},
+     {"mask_bins": 10**5}, {"min_size": 10**6}, {"scale": float("nan")}, {"scale": -1.0},
+     {"pixel_std": (1.0,)}, {"pixel_std": (0.0, 1.0, 1.0)}, {"max_size": 0}, {"norm_eps": "small"},
+     {"category_ids": (3,)}, {"category_ids": (3, 3)}, {"category_ids": (3, 2**63)},
+     {"score_threshold": float("nan")}, {"nms_threshold": 2}, {"anchor_ratios": ()},
+     {"anchor_sizes": (16, 32, 64, -128)}, {"max_detections": True}],
+    ids=str,
+)  # fmt: skip
+def test_values_that_no_model_has_are_refused_before_it_is_built(fields):
+    values = {**MODELS["small"].to_dict(), "class_names": ["cat", "dog"], **fields}
+    with pytest.raises(ValueError, match=f"^ModelConfig: .*{next(iter(fields))}"):
+        ModelConfig.from_dict(values)
+
+
 def test_config_survives_json():
     import json
 

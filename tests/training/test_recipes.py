@@ -10,9 +10,11 @@ import pytest
 
 from mrcnn import train
 from mrcnn.cli import app
+from mrcnn.cli.flags import fields_set
+from mrcnn.config import ModelConfig
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.optim import learning_rate
-from mrcnn.training.options import model_config, model_fields, parse_options, scale_to_batch_size
+from mrcnn.training.options import model_config, parse_options, scale_to_batch_size
 from mrcnn.training.recipes import RECIPES
 from tests.helpers.short_runs import contents, run
 
@@ -169,9 +171,11 @@ def test_a_flag_goes_before_a_file_and_a_file_before_the_recipe(tmp_path):
 
 def test_set_takes_tuples():
     words = ["anchor_sizes=[[8,16],[9.5]]", "pixel_mean=[1,2,3]", "rpn_smooth_l1_beta=null"]
-    assert model_fields(words) == {
-        "anchor_sizes": [[8, 16], [9.5]], "pixel_mean": [1, 2, 3], "rpn_smooth_l1_beta": None
-    }  # fmt: skip
+    assert fields_set(words, ModelConfig) == {
+        "anchor_sizes": ((8.0, 16.0), (9.5,)),
+        "pixel_mean": (1.0, 2.0, 3.0),
+        "rpn_smooth_l1_beta": None,
+    }
 
 
 def test_models_come_from_file_flag_and_recipe(tmp_path):
@@ -273,7 +277,7 @@ def test_messages_about_bad_files(name, data, tmp_path, capsys):
         ("roi_samples=many", "--set roi_samples=many: roi_samples must be of type int"),
         ("roi_samples=1.5", "--set roi_samples=1.5: roi_samples must be of type int"),
         ("masks=1", "--set masks=1: masks must be of type bool"),
-        ("roi_samples=-1", "roi_samples must be at least 1, got -1"),
+        ("roi_samples=-1", "roi_samples must be a whole number in [1, 100000], got -1"),
         ("norm=bach", "norm must be one of frozen_batch"),
         ("anchor_sizes=8", "--set anchor_sizes=8: anchor_sizes must be of type tuple"),
         ("anchor_sizes=[[8,16],8]", "anchor_sizes must hold"),
@@ -285,9 +289,9 @@ def test_messages_about_bad_words_of_set(word, message, data, tmp_path, capsys):
     out = tmp_path / "run"
     argv = ["--data", str(data), "--out", str(out), "--device", "cpu", "--set", word]
     assert app.main(["train", *argv]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("mrcnn: ")
-    assert message in message
+    printed = capsys.readouterr().err
+    assert printed.startswith("mrcnn: ")
+    assert message in printed
     assert not out.exists()
 
 

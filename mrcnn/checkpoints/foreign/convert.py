@@ -8,7 +8,6 @@ mask; elsewhere it may be class 0, with both.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,8 +95,6 @@ def import_state_dict(
             expected = build(config).state_dict()
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
-    if not all(0 < value < math.inf for value in config.pixel_std):
-        raise UserError(f"{file}: pixel_std must be positive, got {config.pixel_std}")
 
     reverse = default_bgr if bgr is None else bgr
     converted: dict[str, Tensor] = {}
