@@ -10,10 +10,10 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, run
-from mrcnn.data.coco.read import CocoDataset, read_splits
+from mrcnn.data.coco.read import read_splits
 from mrcnn.data.coco.write import check_target, write_coco
 from mrcnn.data.formats import find_splits
-from mrcnn.data.formats.split import DrawOptions, draw_validation
+from mrcnn.data.formats.split import DrawOptions
 from mrcnn.errors import UserError
 
 
@@ -26,7 +26,7 @@ class ConvertDataConfig:
     """
 
     source: Positional[Path]
-    """Folder of the data set."""
+    """Folder of the data set, or a COCO file."""
     target: Positional[Path]
     """Folder to write, new or empty."""
     split: float = 0.2
@@ -53,31 +53,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(ConvertDataConfig, argv, prog="mrcnn convert-data")
     options = DrawOptions(args.split, args.seed, args.group)
     datasets = read_splits(find_splits(args.source, (), options))
-    datasets, notes = _divided(datasets, args.source, options)
-    for note in dict.fromkeys(notes):
+    for note in dict.fromkeys(note for dataset in datasets.values() for note in dataset.notes):
         print(note)
     linked, copied = write_coco(datasets, args.target)
     for name, dataset in datasets.items():
         objects = int((~dataset.crowd).sum())
         print(f"{args.target / name}.json: {len(dataset)} images, {objects} objects")
     print(f"{args.target / 'images'}: {linked} images linked, {copied} copied")
-
-
-def _divided(
-    datasets: dict[str, CocoDataset], folder: Path, options: DrawOptions
-) -> tuple[dict[str, CocoDataset], list[str]]:
-    """Draw validation images if one COCO file is used for both splits; return notes, too."""
-    notes = [note for dataset in datasets.values() for note in dataset.notes]
-    train, val = datasets.get("train"), datasets.get("val")
-    if not train or not val or train.annotations != val.annotations or train.annotations.is_dir():
-        return datasets, notes
-    names = [train.path(i).relative_to(train.folder).as_posix() for i in range(len(train))]
-    drawn = draw_validation(names, folder, options)
-    if not drawn:
-        return datasets, notes
-    rest = sorted(set(range(len(names))) - set(drawn))
-    splits = {"train": train.subset(rest), "val": train.subset(drawn)}
-    return splits, [f"{len(drawn)} images for validation are drawn with seed {options.seed}"]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
 def _validation_data(file: Path, config: Any) -> Split:
     """Return the annotation file and the image folder that config.json names.
 
-    Annotations that are a folder are a data set in another format than COCO.
+    Annotations that are a folder are a data set in another format than COCO. A COCO file that is
+    for training, too, was divided.
     """
     try:
         split = config["data"]["val"]
@@ -63,6 +64,8 @@ def _validation_data(file: Path, config: Any) -> Split:
             )
     if annotations.is_dir():
         return find_splits(annotations, needs=("val",))["val"]
+    if config["data"].get("train") == split:
+        return find_splits(annotations, needs=("val",), images=images)["val"]
     return Split(annotations, images)
 
 

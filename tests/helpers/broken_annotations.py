@@ -152,7 +152,6 @@ ENTRY = "via_region_data.json: 'a.png"
 REGION = ".regions[0]"
 VIA = {
     "broken JSON": (text(VIA_FILE, "{"), [f"{VIA_FILE}: is not JSON"]),
-    "another JSON file": (text("z.json", '{"a": 1}'), ["z.json must be annotations of VIA"]),
     "an entry of text": (put(VIA_FILE, "x", 1), [f"{VIA_FILE}: 'sub/b.png", "must be an object"]),
     "metadata of text": (
         put(VIA_FILE, "x", "_via_img_metadata"), ["'_via_img_metadata' must be an object"]),

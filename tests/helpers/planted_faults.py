@@ -154,8 +154,8 @@ def blank_name(copy: Copy) -> list[Planted]:
 
 
 def same_name(copy: Copy) -> list[Planted]:
-    copy.train["categories"] = [*copy.train["categories"], {"id": 95, "name": "person"}]
-    return [Planted("categories.name", "(id 95): name must be unique, got 'person'")]
+    copy.train["categories"] = [*copy.train["categories"], {"id": 95, "name": "bus"}]
+    return [Planted("categories.name", "(id 95): name must be unique, got 'bus'")]
 
 
 def classes_alike(copy: Copy) -> list[Planted]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mrcnn.data.checks.findings import ERROR, CheckedData, CheckedSplit, Finding
 from mrcnn.data.checks.repair import merge_duplicate_images, repair_records
-from mrcnn.data.coco.read import read_coco, read_records
+from mrcnn.data.coco.read import read_coco
 from mrcnn.data.coco.tables import ids
 from mrcnn.data.formats import Split, find_splits
+from mrcnn.data.formats.coco_files import read_records
 from mrcnn.data.image_files import file_name_rule
 from mrcnn.data.problems import DatasetError, Problems
 from mrcnn.errors import UserError
@@ -24,8 +25,8 @@ def read_leniently(folder: Path) -> CheckedData:
         UserError: If nothing in the folder can be read.
     """
     problems = Problems(folder)
-    splits = _distinct(find_splits(folder, (), problems=problems))
-    data = CheckedData(folder)
+    splits = _distinct(find_splits(folder, (), None, problems))
+    data = CheckedData(folder if folder.is_dir() else folder.parent)
     refused: list[UserError] = []
     names: Sequence[str] = ()
     category_ids: Sequence[int] = ()
@@ -38,7 +39,7 @@ def read_leniently(folder: Path) -> CheckedData:
             data.findings += (_of_file(name, split.annotations, text) for text in texts)
             continue
         data.splits.append(checked)
-        data.notes += [split.note] if split.note else []
+        data.notes += split.notes
         if checked.dataset is not None:
             data.notes += checked.dataset.notes
             if not names:
@@ -61,7 +62,7 @@ def read_split(
     `class_names` and `category_ids` are those of the split that was read before.
     """
     problems = Problems(split.annotations)
-    records = split.records or read_records(split.annotations, problems)
+    records = split.records or read_records(split.annotations, problems, images=split.images)
     annotations, images = records.annotations.records, records.images.records
     checked = CheckedSplit(
         name,

@@ -72,7 +72,7 @@ def both_splits(data: CheckedData) -> Violations:
     names = {split.name for split in data.splits}
     for name in {"train", "val"} - names if "all" not in names else ():
         rule, value = f"have annotations for {name}", f"only {min(names)}"
-        fix = "rename the other to annotations.json, and `mrcnn convert-data` divides it"
+        fix = "rename the other to annotations.json, and it is divided"
         yield Violation(Problem(str(data.folder), rule, value, fix))
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mrcnn.data.coco.annotations import mask_bounds, read_annotations
-from mrcnn.data.coco.tables import CocoRecords, RecordTable, ids, read_categories, read_images
-from mrcnn.data.formats import Split, lvis
+from mrcnn.data.coco.tables import CocoRecords, ids, read_categories, read_images
+from mrcnn.data.formats import Split
+from mrcnn.data.formats.coco_files import read_records
 from mrcnn.data.problems import Problems
 from mrcnn.errors import UserError
-from mrcnn.io.json_files import read_json
 from mrcnn.ops import instance_masks
 from mrcnn.ops.instance_masks import InstanceMasks
 
@@ -113,7 +113,7 @@ def read_coco(
     """
     problems = Problems(annotations)
     if records is None:
-        records = read_records(annotations, problems, parsed)
+        records = read_records(annotations, problems, parsed, images)
     used = ids(records.annotations.records, "category_id")
     classes = read_categories(records.categories, used, class_names, category_ids, problems)
     table = read_images(records.images, images, problems)
@@ -168,48 +168,9 @@ def read_splits(
         except UserError as error:
             errors.append(str(error))
             continue
-        notes = (split.note, *dataset.notes) if split.note else dataset.notes
-        datasets[name] = replace(dataset, notes=notes)
+        datasets[name] = replace(dataset, notes=(*split.notes, *dataset.notes))
         if not class_names:
             class_names, category_ids = dataset.class_names, dataset.category_ids
     if errors:
         raise UserError("\n".join(dict.fromkeys(errors)))
     return datasets
-
-
-def read_records(annotations: Path, problems: Problems, parsed: Any = None) -> CocoRecords:
-    """Read the records of a COCO file, or of its JSON value if it was `parsed` before.
-
-    List items that are not objects are problems.
-
-    Raises:
-        DatasetError: If the file does not hold a JSON object.
-        UserError: If the file cannot be read or is not JSON.
-    """
-    content = read_json(annotations) if parsed is None else parsed
-    if not isinstance(content, dict):
-        problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
-        problems.raise_any()
-    records = CocoRecords(
-        images=_record_table(content, "images", problems),
-        annotations=_record_table(content, "annotations", problems),
-        categories=_record_table(content, "categories", problems),
-    )
-    return lvis.adapt(records, problems)
-
-
-def _record_table(content: dict[str, Any], key: str, problems: Problems) -> RecordTable:
-    """Return the objects in the list under `key`. Other items are problems."""
-    table, items = RecordTable(), content.get(key)
-    if not isinstance(items, list):
-        fix = "is it a COCO annotation file?"
-        problems.add(key, "be a list", items if key in content else "no such key", fix)
-        return table
-    if not items and key != "annotations":
-        problems.add(key, "hold at least one object", items, "export the annotations again")
-    for position, record in enumerate(items):
-        if isinstance(record, dict):
-            table.add(record, f"{key}[{position}] (id {record.get('id')!r:.30})")
-        else:
-            problems.add(f"{key}[{position}]", "be an object", record, "correct or remove it")
-    return table

@@ -86,8 +86,7 @@ def read_categories(
 ) -> Classes:
     """Assign the categories labels 0 … C-1 by ascending id, or as a model with `class_names` does.
 
-    Roboflow writes a heading as category 0: no annotation uses it, and every other category names
-    it as its supercategory. It becomes no class, and a note reports it. `used` are the category ids
+    `used` are the category ids
     that occur in annotations; `category_ids` are those of the model.
     """
     name_of: dict[int, str] = {}
@@ -111,13 +110,7 @@ def read_categories(
         else:
             name_of[id], index_of[name] = name, index
 
-    notes = []
-    root = name_of.get(0)
-    others = [record.get("supercategory") for record in table.records if record.get("id") != 0]
-    if root is not None and 0 not in used and others and all(other == root for other in others):
-        notes.append(f"category 0 {root!r} is the heading of all others, so it becomes no class")
-        del name_of[0]
-
+    notes: list[str] = []
     if not class_names:
         sorted_ids = sorted(name_of)
         return Classes(

@@ -7,27 +7,36 @@ and `read(listing, problems)`, which adds what is wrong to `problems`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn.data.coco.tables import CocoRecords
 from mrcnn.data.formats import cityscapes, labelme, mask_files, via, voc, yolo
+from mrcnn.data.formats.coco_files import (
+    CocoFiles,
+    divide_records,
+    find_coco_files,
+    image_folder,
+    looks_like_coco,
+    read_records,
+)
 from mrcnn.data.formats.folder import Listing, list_files
+from mrcnn.data.formats.native import recognize_native
 from mrcnn.data.formats.records import ParsedFolder, as_coco_records
-from mrcnn.data.formats.split import DrawOptions, assign_splits, memorization_note
+from mrcnn.data.formats.split import DrawOptions, assign_splits, draw_splits
 from mrcnn.data.problems import DatasetError, Problems
 from mrcnn.errors import UserError
 
-# What messages list. `_COCO` and `_OTHERS`, below, find these layouts.
+# What messages list. `find_coco_files` and `_OTHERS`, below, find these layouts.
 _LAYOUTS = """\
   train.json, val.json, images/
   annotations/instances_train*.json, annotations/instances_val*.json, and image folders of the
     same names (train2017/, val2017/; also below images/)
   lvis_*_train.json, lvis_*_val.json (also below annotations/), train2017/, val2017/
   train/_annotations.coco.json, valid/_annotations.coco.json, images beside them
-  annotations.json, images/ (one set for training and validation; also CVAT's
-    annotations/instances_default.json)
+  any COCO file, images beside it or in images/ or data/ (Label Studio's result.json, FiftyOne's
+    labels.json, CVAT's annotations/instances_*.json); `--data FILE.json` names one of several
   leftImg8bit/{train,val}/CITY/*.png, gtFine/ likewise (instanceIds or polygons)
   JPEGImages/, SegmentationObject/, SegmentationClass/,
     ImageSets/Segmentation/{train,val}.txt
@@ -38,73 +47,107 @@ _LAYOUTS = """\
   *.json of labelme beside their images, in any folders
   via_region_data.json (VGG Image Annotator 1 or 2) beside its images"""
 
-# One COCO file -> where its images may be: plain, Roboflow's, CVAT's.
-_SINGLE = {
-    "annotations.json": ("images",),
-    "_annotations.coco.json": (".",),
-    "annotations/instances_default.json": ("images/default", "images"),
-}
-
 
 @dataclass(frozen=True)
 class Split:
     """One annotation file and the folder of its images.
 
-    In formats other than COCO, both are the folder of the data, and `records` holds its contents.
+    In formats other than COCO, both are the folder of the data. `records` holds their contents, and
+    those of a COCO file that is divided.
     """
 
     annotations: Path
     images: Path
-    note: str = ""  # what the user should know about the choice
+    notes: tuple[str, ...] = ()  # what the user should know about the choice
     records: CocoRecords | None = None
 
 
 def find_splits(
-    folder: Path,
+    data: Path,
     needs: Sequence[str] = ("train", "val"),
-    options: DrawOptions = DrawOptions(),  # noqa: B008  it is frozen
+    options: DrawOptions | None = DrawOptions(),  # noqa: B008  it is frozen
     problems: Problems | None = None,
+    images: Path | None = None,
 ) -> dict[str, Split]:
     """Find the splits of a data set, by the first format that the folder has.
 
-    COCO files are found, not read. Annotations in other formats are read.
+    COCO files of several splits are found, not read. A single one, and annotations in other formats
+    are read, and divided.
 
     Args:
-        folder: The folder of the data set.
+        data: The folder of the data set, or a COCO file.
         needs: Splits that must exist.
-        options: How validation images are drawn where a format has no lists of splits.
-        problems: Takes what is wrong in annotations of another format than COCO; the valid ones
-            are returned. None raises an error instead.
+        options: How validation images are drawn where a format has no lists of splits. None draws
+            none from a COCO file: it is both splits.
+        problems: Takes what is wrong in annotations that are read; the valid ones are returned.
+            None raises an error instead.
+        images: The folder of the images of a COCO file. None means one beside it.
 
     Returns:
         "train" and "val", as far as they exist.
 
     Raises:
         UserError: If the folder is missing, holds no known format, or lacks a split.
-        DatasetError: Lists all that is wrong in annotations of another format than COCO.
+        DatasetError: Lists all that is wrong in annotations that are read.
 
     Example:
         >>> find_splits(Path("birds"))["val"].annotations  # doctest: +SKIP
         PosixPath('birds/val.json')
     """
-    if not folder.is_dir():
-        problem = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"--data {folder}: {problem}; name the folder of a data set")
-    splits = next(filter(None, (find(folder) for find in _COCO)), None)
-    splits = splits or _read_other(list_files(folder), options, problems)
-    if lacking := [name for name in needs if name not in splits]:
+    if not data.exists():
+        raise UserError(f"--data {data}: does not exist; name the folder of a data set")
+    if data.is_file() and looks_like_coco(data):
+        folder = data.parent.parent if data.parent.name == "annotations" else data.parent
+        files = CocoFiles({"": data})
+    elif data.is_dir():
+        folder, files = data, find_coco_files(data)
+    else:
+        raise UserError(f"--data {data}: is not a COCO file; name the folder of a data set")
+    if not files.splits:
+        splits = _read_other(list_files(folder), options or DrawOptions(), problems)
+    else:
+        notes = tuple(filter(None, [files.note(folder)]))
+        splits = {
+            name: Split(path, images or image_folder(path, folder), notes)
+            for name, path in files.splits.items()
+        }
+    if lacking := [name for name in needs if name not in splits and not {"", "train"} & {*splits}]:
         existing = ", ".join(f"{name}: {split.annotations}" for name, split in splits.items())
+        left = "".join(f"\n  {note}" for split in splits.values() for note in split.notes[:1])
         raise UserError(
-            f"--data {folder}: has no {' and no '.join(lacking)} annotations (found {existing});\n"
-            f"  add them; known formats are:\n{_LAYOUTS}"
+            f"--data {data}: has no {' and no '.join(lacking)} annotations (found {existing});\n"
+            f"  add them; known formats are:\n{_LAYOUTS}{left}"
         )
     for split in splits.values():
         if not split.images.is_dir():
             raise UserError(
-                f"--data {folder}: {split.annotations.relative_to(folder)} exists, but not its "
-                f"images: no folder {split.images}"
+                f"--data {data}: {split.annotations} exists, but not its images: no folder "
+                f"{split.images}"
             )
+    if files.splits and splits.keys() <= {"", "train"}:
+        return _divided(next(iter(splits.values())), options, problems)
     return splits
+
+
+def _divided(
+    split: Split, options: DrawOptions | None, collected: Problems | None
+) -> dict[str, Split]:
+    """Divide a COCO file that has no other for validation."""
+    if options is None:
+        return {"train": split, "val": split}
+    problems = collected or Problems(split.annotations)
+    records = read_records(split.annotations, problems, images=split.images)
+    if collected is None:
+        problems.raise_any()
+    names = [str(record.get("file_name")) for record in records.images.records]
+    chosen, note = draw_splits(names, split.annotations, options)
+    split = replace(split, notes=(note, *split.notes))
+    if chosen["train"] == chosen["val"]:
+        return {name: replace(split, records=records) for name in chosen}
+    return {
+        name: replace(split, records=own)
+        for name, own in divide_records(records, chosen["val"]).items()
+    }
 
 
 class _Format(NamedTuple):
@@ -133,15 +176,17 @@ def _read_other(
     if is_empty:
         missing = "labelled objects" if parsed.images else "images"
         raise UserError(f"--data {folder}: looks like {name}, but holds no {missing}; add some")
-    chosen, note = assign_splits(parsed, folder, options)
+    chosen, notes = assign_splits(parsed, folder, options)
     return {
-        split: Split(folder, folder, note, as_coco_records(parsed, positions))
+        split: Split(folder, folder, notes, as_coco_records(parsed, positions))
         for split, positions in chosen.items()
     }
 
 
 def _unknown(listing: Listing) -> UserError:
     """Return the error for a folder in no known format, or with JSON that cannot be read."""
+    if native := recognize_native(listing):
+        return UserError(f"--data {listing.folder}: holds no data set that is read: {native}")
     _, problems = listing.json_samples
     if problems.items:
         return DatasetError(listing.folder, problems.items)
@@ -154,72 +199,6 @@ def _unknown(listing: Listing) -> UserError:
     )
 
 
-def _plain(folder: Path) -> dict[str, Split]:
-    files = {name: folder / f"{name}.json" for name in ("train", "val")}
-    images = folder / "images"
-    return {name: Split(path, images) for name, path in files.items() if path.is_file()}
-
-
-def _published(folder: Path) -> dict[str, Split]:
-    """Find the files of COCO as published."""
-    splits = {}
-    for name in ("train", "val"):
-        files = sorted((folder / "annotations").glob(f"instances_{name}*.json"))
-        if path := _only(files, folder, name):
-            year = path.stem.removeprefix("instances_")  # train2017
-            candidates = [folder / year, folder / "images" / year, folder / "images"]
-            images = next((path for path in candidates if path.is_dir()), candidates[0])
-            splits[name] = Split(path, images)
-    return splits
-
-
-def _lvis(folder: Path) -> dict[str, Split]:
-    splits = {}
-    for name in ("train", "val"):
-        files = [
-            path for parent in (folder, folder / "annotations")
-            for path in sorted(parent.glob(f"lvis_*_{name}.json"))
-        ]  # fmt: skip
-        if path := _only(files, folder, name):
-            candidates = [folder / "images", folder / "coco", folder]  # around train2017/
-            images = next((p for p in candidates if any(p.glob("*2017/"))), folder)
-            splits[name] = Split(path, images)
-    return splits
-
-
-def _only(files: list[Path], folder: Path, name: str) -> Path | None:
-    """Return the only file, None if there is none, and refuse several."""
-    if len(files) > 1:
-        names = ", ".join(path.name for path in files)
-        raise UserError(
-            f"--data {folder}: annotations/ holds several files for {name}: {names};\n"
-            "  keep one of them there"
-        )
-    return files[0] if files else None
-
-
-def _roboflow(folder: Path) -> dict[str, Split]:
-    splits = {}
-    for name, places in {"train": ("train",), "val": ("val", "valid")}.items():
-        for place in places:
-            path = folder / place / "_annotations.coco.json"
-            if path.is_file():
-                splits[name] = Split(path, path.parent)
-    return splits
-
-
-def _single(folder: Path) -> dict[str, Split]:
-    for file, places in _SINGLE.items():
-        if (folder / file).is_file():
-            note = f"{memorization_note(folder / file)}; `mrcnn convert-data` divides it"
-            images = next((folder / p for p in places if (folder / p).is_dir()), folder / places[0])
-            split = Split(folder / file, images, note)
-            return {"train": split, "val": split}
-    return {}
-
-
-# The first that a folder has is taken.
-_COCO = (_plain, _published, _lvis, _roboflow, _single)
 _OTHERS: dict[str, _Format] = {
     "Cityscapes": _Format(cityscapes.matches, cityscapes.read),
     "Pascal VOC": _Format(voc.matches, voc.read),

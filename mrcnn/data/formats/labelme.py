@@ -13,6 +13,7 @@ from PIL import Image
 
 from mrcnn.data.coco.tables import is_id
 from mrcnn.data.formats.folder import Listing
+from mrcnn.data.formats.image_names import ImageNames
 from mrcnn.data.formats.outlines import (
     REDRAW,
     check_stated_size,
@@ -21,34 +22,49 @@ from mrcnn.data.formats.outlines import (
     read_points,
     rectangle,
 )
-from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
+from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, left_out, numbered, read_images
 from mrcnn.data.image_files import Size, file_name_rule, joined
 from mrcnn.data.problems import Problems, RuleError
 from mrcnn.ops.rle import encode_values
 
+_KEYS = {"shapes", "imagePath"}
 SHAPES = ("polygon", "rectangle", "circle", "mask")
 
 
 def matches(listing: Listing) -> bool:
     """Return whether one of the first JSON files looks like one of labelme."""
     contents, _ = listing.json_samples
-    return any("shapes" in content and "imagePath" in content for content in contents)
+    return any(content.keys() >= _KEYS for content in contents)
 
 
 def read(listing: Listing, problems: Problems) -> ParsedFolder:
-    """Read all JSON files. An image that none names is left out, with a note."""
+    """Read all JSON files of labelme. Other JSON files, and other images, are left out, with notes.
+
+    An image is the file that `imagePath` names, else one of the same name beside the JSON file.
+    """
     contents: dict[str, dict[str, Any]] = {}  # by image
     file_of: dict[str, str] = {}
+    others: list[str] = []
+    names = ImageNames(set(listing.files))
     for file in listing.ending(".json"):
         with problems.collect():
             content = listing.json_object(file)
-            content.pop("imageData", None)  # the image again, as text
+            if _KEYS.isdisjoint(content):
+                others.append(file)
+                continue
+            embedded = content.pop("imageData", None)  # the image again, as text
             path, folder = content.get("imagePath"), posixpath.dirname(file)
-            name = path.replace("\\", "/") if isinstance(path, str) else path  # of Windows
-            if rule := file_name_rule(name, folder):
-                fix = f"name an image file inside {listing.folder}"
-                raise RuleError(f"{file}: imagePath", rule, path, fix)
-            if (name := joined(folder, str(name))) in file_of:
+            name = names.find(path, folder)
+            if name is None:
+                rule, fix = file_name_rule(path, folder), f"name an image inside {listing.folder}"
+                if embedded and not rule:
+                    rule = "be a file that exists"
+                if embedded:
+                    fix += "; imageData holds it, `labelme_export_json` writes it to a file"
+                if rule:
+                    raise RuleError(f"{file}: imagePath", rule, path, fix)
+                name = joined(folder, str(path))
+            if name in file_of:
                 fix = f"{file_of[name]} names it too, merge the two"
                 raise RuleError(f"{file}: imagePath", "be that of no other file", path, fix)
             file_of[name], contents[name] = file, content
@@ -60,8 +76,9 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
         return _objects(content.get("shapes"), size, file, known, problems)
 
     images = read_images(listing.root, file_of, read_objects, problems, ": imagePath")
-    names = known or sorted({instance.class_name for image in images for instance in image.objects})
-    parsed = ParsedFolder(numbered(names), images)
+    used = {instance.class_name for image in images for instance in image.objects}
+    parsed = ParsedFolder(numbered(known or sorted(used)), images)
+    parsed.notes += [*names.notes(), *left_out(others, "other JSON file")]
     if unnamed := sorted(set(listing.images()) - set(file_of)):
         parsed.notes.append(
             f"{len(unnamed)} images have no JSON file and are left out ({unnamed[0]}, …): "

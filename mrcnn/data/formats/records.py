@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,14 @@ class ParsedFolder:
 def numbered(names: Collection[str]) -> dict[int, str]:
     """Return category ids 1, 2, … in the order of `names`."""
     return dict(enumerate(names, start=1))
+
+
+def left_out(files: Sequence[str], what: str) -> list[str]:
+    """Return a note on files that are left out, or none."""
+    if not files:
+        return []
+    count = f"1 {what} is" if len(files) == 1 else f"{len(files)} {what}s are"
+    return [f"{count} left out: {', '.join(files[:5])}{', …' if len(files) > 5 else ''}"]
 
 
 def read_images(

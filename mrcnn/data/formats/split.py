@@ -11,7 +11,10 @@ from pathlib import Path
 from mrcnn.data.formats.records import ParsedFolder
 from mrcnn.errors import UserError
 
-_SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
+_SPLIT_OF = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,42 +35,68 @@ def memorization_note(source: Path) -> str:
     return f"{source} is used for both training and validation: metrics only show memorization"
 
 
+def split_of(name: str) -> str:
+    """Return the split that a word of a name, in any case, stands for; nothing if not one does."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    found = {_SPLIT_OF[word.lower()] for word in words if word.lower() in _SPLIT_OF}
+    return found.pop() if len(found) == 1 else ""
+
+
 def assign_splits(
     parsed: ParsedFolder, folder: Path, options: DrawOptions
-) -> tuple[dict[str, list[int]], str]:
-    """Return the positions of the images of each split, and a note for the user.
+) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    """Return the positions of the images of each split, and notes for the user.
 
-    The format's lists decide first, then folders named train and val, then the draw.
+    The format's lists decide first, then folders named train and val, then the draw. If there is a
+    list for training alone, validation images are drawn from it.
     """
     names = [image.name for image in parsed.images]
     lists = parsed.lists or {
         split: {name for name in names if _split_of_folder(name) == split}
-        for split in ("train", "val")
+        for split in ("train", "val", "test")
     }
     chosen = {
-        split: [i for i, name in enumerate(names) if name in lists[split]]
+        split: positions
         for split in ("train", "val")
-        if not lists.get(split, set()).isdisjoint(names)
+        if (positions := [i for i, name in enumerate(names) if name in lists.get(split, ())])
     }
-    if parsed.lists or len(chosen) == 2:
-        left = len(names) - len(set().union(*chosen.values()))
-        note = f"{folder}: {left} images are in neither split and are left out" if left else ""
-        if chosen.get("train") == chosen.get("val"):
-            note = memorization_note(folder)
-        return chosen, note
+    drawn_from = list(range(len(names)))
+    if parsed.lists and chosen.keys() == {"train"} and not parsed.lists.get("val"):
+        drawn_from = chosen["train"]
+    elif parsed.lists or len(chosen) == 2:
+        drawn_from = []
+    elif others := [i for i in drawn_from if names[i] not in lists["test"]]:
+        drawn_from = others
+    notes = []
+    if left := len(names) - len(set(drawn_from).union(*chosen.values())):
+        what = "1 image is" if left == 1 else f"{left} images are"
+        notes.append(f"{folder}: {what} neither for training nor for validation, and left out")
+    if drawn_from:
+        chosen, note = draw_splits([names[i] for i in drawn_from], folder, options)
+        chosen = {split: [drawn_from[i] for i in own] for split, own in chosen.items()}
+        notes.insert(0, note)
+    elif chosen.get("train") == chosen.get("val"):
+        notes.append(memorization_note(folder))
+    return chosen, tuple(notes)
+
+
+def draw_splits(
+    names: Sequence[str], source: Path, options: DrawOptions
+) -> tuple[dict[str, list[int]], str]:
+    """Draw the positions of the images of each split, and return a note on it."""
     everything = list(range(len(names)))
-    val = draw_validation(names, folder, options)
+    val = _draw_validation(names, source, options)
     if not val:
-        return {"train": everything, "val": everything}, memorization_note(folder)
+        return {"train": everything, "val": everything}, memorization_note(source)
     train = sorted(set(everything) - set(val))
     note = (
-        f"{folder}: has no lists of splits; {len(train)} images for training and {len(val)} for "
-        f"validation are drawn with seed {options.seed} (`mrcnn convert-data` draws others)"
+        f"{source}: names no validation images; {len(train)} images for training and {len(val)} "
+        f"for validation are drawn with seed {options.seed} (`mrcnn convert-data` draws others)"
     )
     return {"train": train, "val": val}, note
 
 
-def draw_validation(names: Sequence[str], folder: Path, options: DrawOptions) -> list[int]:
+def _draw_validation(names: Sequence[str], folder: Path, options: DrawOptions) -> list[int]:
     """Draw whole groups of images for validation, about the wanted number and at least one group.
 
     Returns sorted positions in `names`; none if there is a single group, which training needs.
@@ -91,7 +120,8 @@ def draw_validation(names: Sequence[str], folder: Path, options: DrawOptions) ->
 
 def _split_of_folder(name: str) -> str | None:
     """Return the split that a folder in the path of a file is named after."""
-    return next((_SPLIT_OF[part] for part in name.split("/")[:-1] if part in _SPLIT_OF), None)
+    parts = map(str.lower, name.split("/")[:-1])
+    return next((_SPLIT_OF[part] for part in parts if part in _SPLIT_OF), None)
 
 
 def _groups(names: Sequence[str], folder: Path, options: DrawOptions) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mrcnn.data.coco.annotations import is_number
 from mrcnn.data.formats.folder import Listing
+from mrcnn.data.formats.image_names import ImageNames
 from mrcnn.data.formats.outlines import (
     REDRAW,
     check_point,
@@ -16,7 +17,7 @@ from mrcnn.data.formats.outlines import (
     read_points,
     rectangle,
 )
-from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
+from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, left_out, numbered, read_images
 from mrcnn.data.image_files import Size, file_name_rule, joined
 from mrcnn.data.problems import Problems, RuleError
 
@@ -53,8 +54,8 @@ def _is_via(content: dict[str, Any]) -> bool:
 
 
 def read(listing: Listing, problems: Problems) -> ParsedFolder:
-    """Read all JSON files. Images are expected beside their file, or in `images/` there."""
-    files = set(listing.files)
+    """Read all JSON files of VIA. Images are expected beside their file, or in `images/` there."""
+    names, others = ImageNames(set(listing.files)), list[str]()
     label_of: dict[str, str] = {}  # image -> how messages name it
     regions: list[_Region] = []
     declared: dict[str, Any] = {}
@@ -62,8 +63,8 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
         with problems.collect():
             content = listing.json_object(file)
             if not _is_via(content):
-                fix = "move it out of the folder"
-                raise RuleError(file, "be annotations of VIA", [*content], fix)
+                others.append(file)
+                continue
             declared |= _declared_attributes(content)
             entries = content.get("_via_img_metadata")
             for key, entry in (entries if isinstance(entries, dict) else content).items():
@@ -72,12 +73,12 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
                     if not isinstance(entry, dict):
                         raise RuleError(label, "be an object", entry, "remove it")
                     filename = entry.get("filename")
-                    if rule := file_name_rule(filename, folder):
-                        fix = f"name an image file inside {listing.folder}"
-                        raise RuleError(f"{label}.filename", rule, filename, fix)
-                    name = joined(folder, str(filename))
-                    below = joined(posixpath.join(folder, "images"), str(filename))
-                    name = below if name not in files and below in files else name
+                    name = names.find(filename, folder, posixpath.join(folder, "images"))
+                    if name is None:
+                        if rule := file_name_rule(filename, folder):
+                            fix = f"name an image file inside {listing.folder}"
+                            raise RuleError(f"{label}.filename", rule, filename, fix)
+                        name = joined(folder, str(filename))
                     if name in label_of:
                         fix = "merge the entries of the image"
                         raise RuleError(f"{label}.filename", "be unique", filename, fix)
@@ -85,12 +86,13 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
                     regions += _regions(name, label, entry.get("regions"), problems)
     attribute = _class_attribute(regions, problems)
     known = listing.class_names()
+    default = known[0] if len(known) == 1 else _CLASS
 
     def read_objects(name: str, size: Size, problems: Problems) -> list[ObjectRecord]:
         objects = []
         for region in regions_of.get(name, ()):
             with problems.collect():
-                class_name = _class_of(region, attribute)
+                class_name = _class_of(region, attribute, default)
                 if known and class_name not in known:
                     fix = "correct it, or add it to the list of classes"
                     label = f"{region.label}.region_attributes"
@@ -107,8 +109,11 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
     options = known or _options(declared.get(attribute or ""))
     used = {instance.class_name for image in images for instance in image.objects}
     parsed = ParsedFolder(numbered([*options, *sorted(used - set(options))]), images)
+    parsed.notes += [*names.notes(), *left_out(others, "other JSON file")]
+    unnamed = sorted(set(listing.images()) - set(label_of))
+    parsed.notes += left_out(unnamed, "image without an entry in VIA's file")
     if attribute is None and regions:
-        parsed.notes.append(f"regions have no attributes: all get the class {_CLASS!r}")
+        parsed.notes.append(f"regions have no attributes: all get the class {default!r}")
     return parsed
 
 
@@ -155,11 +160,11 @@ def _class_attribute(regions: list[_Region], problems: Problems) -> str | None:
     return usual
 
 
-def _class_of(region: _Region, attribute: str | None) -> str:
-    """Return the class of a region."""
+def _class_of(region: _Region, attribute: str | None, default: str) -> str:
+    """Return the class of a region; `default` where regions have no attributes."""
     value = region.attributes.get(attribute or "")
     if attribute is None:
-        value = _CLASS
+        value = default
     elif isinstance(value, dict):  # check boxes
         checked = [key for key, on in value.items() if on]
         value = checked[0] if len(checked) == 1 else checked

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mrcnn.data.formats.folder import CLASS_FILES, Listing, first_repeated
+from mrcnn.data.formats.image_names import ImageNames
 from mrcnn.data.formats.outlines import REDRAW
 from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
 from mrcnn.data.image_files import Size, file_name_rule, joined
@@ -194,32 +195,30 @@ def _chosen(
 ) -> list[str]:
     """Return the images of a folder, or of a text file that lists them, named by the YAML file.
 
-    Names are relative to the data's folder, to `path`, or, as some exporters write them, to a
-    folder in it.
+    Names are relative to the data's folder, to `path`, or to a folder that is not on this machine:
+    of those, the last parts count.
     """
-    if rule := file_name_rule(entry, "folder"):
-        raise RuleError(label, rule, entry, f"name a folder inside {listing.folder}")
-    for start in ("", root):
-        for path in (entry, entry.removeprefix("../")):
-            folder = joined(start, path)
-            if folder.endswith(".txt") and folder in listing.files:
-                return _listed(folder, images, listing, problems)
-            prefix = "" if folder == "." else f"{folder}/"
-            if chosen := [name for name in images if name.startswith(prefix)]:
-                return chosen
-    raise RuleError(label, "hold images", entry, f"name a folder of images inside {listing.folder}")
+    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", "..", ".")]
+    tails = ["/".join(parts[i:]) for i in range(len(parts))]
+    for path in dict.fromkeys((joined("", entry), joined(root, entry), *tails)):
+        if path.endswith(".txt") and path in listing.files:
+            return _listed(path, images, listing, problems)
+        prefix = "" if path == "." else f"{path}/"
+        if chosen := [name for name in images if name.startswith(prefix)]:
+            return chosen
+    rule = file_name_rule(entry, "folder") or "hold images"
+    raise RuleError(label, rule, entry, f"name a folder of images inside {listing.folder}")
 
 
 def _listed(file: str, images: list[str], listing: Listing, problems: Problems) -> list[str]:
     """Return the images that a text file lists, one per line."""
-    known, chosen, folder = set(images), [], posixpath.dirname(file)
+    names, chosen, folder = ImageNames(dict.fromkeys(images)), [], posixpath.dirname(file)
     for label, path in listing.lines(file):
-        if rule := file_name_rule(path, folder):
-            problems.add(label, rule, path, f"name an image inside {listing.folder}")
-        elif (name := joined(folder, path)) not in known:
-            problems.add(label, "be an image below images/", path, "correct or remove the line")
-        else:
+        if (name := names.find(path, folder)) is not None:
             chosen.append(name)
+        else:
+            rule = file_name_rule(path, folder) or "be an image below images/"
+            problems.add(label, rule, path, "correct or remove the line")
     return chosen
 
 

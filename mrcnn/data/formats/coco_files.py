@@ -1,0 +1,276 @@
+"""COCO files: which files of a folder are its splits, where their images are, their records."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mrcnn.data.coco.tables import CocoRecords, RecordTable
+from mrcnn.data.formats import lvis
+from mrcnn.data.formats.folder import list_files
+from mrcnn.data.formats.image_names import ImageNames
+from mrcnn.data.formats.records import left_out
+from mrcnn.data.formats.split import split_of
+from mrcnn.data.image_files import file_name_rule
+from mrcnn.data.images import SUFFIXES
+from mrcnn.data.problems import Problems
+from mrcnn.errors import UserError
+from mrcnn.io.json_files import read_json
+
+# Files of these names are COCO files, whatever they hold; of others, the contents decide.
+_NAMES = re.compile(
+    r"(train|val|annotations|_annotations\.coco|instances_.*|lvis_.*_(train|val))\.json", re.I
+)
+_OF_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_MOST_PER_FOLDER = 20  # more JSON files of other names are one per image
+
+
+@dataclass(frozen=True)
+class CocoFiles:
+    """COCO files of a folder."""
+
+    splits: dict[str, Path] = field(default_factory=dict)  # "train", "val"; "" if it is for both
+    left: tuple[Path, ...] = ()  # files that are not taken
+
+    def note(self, folder: Path) -> str:
+        """Return a note on the files that are not taken, or nothing."""
+        names = [path.relative_to(folder).as_posix() for path in self.left]
+        return "".join(f"{n} (--data FILE takes one)" for n in left_out(names, "annotation file"))
+
+
+def find_coco_files(folder: Path) -> CocoFiles:
+    """Find the COCO files in a folder and the folders directly in it, and their splits.
+
+    The names of files, else of their folders, tell the splits. Files in the folder itself come
+    before those in `annotations/`, and those before files in other folders; in the same place,
+    usual names come before others.
+
+    Raises:
+        UserError: If several files could be taken.
+    """
+    files = [*_coco_files(folder)]
+    taken: dict[str, Path] = {}
+    for name in ("train", "val"):
+        place = _rank(taken["train"], folder)[0] if "train" in taken else None
+        of_split = [path for path in files if _split(path, folder) == name]
+        of_split = [path for path in of_split if place in (None, _rank(path, folder)[0])]
+        if path := _first(of_split, folder, f"for {name}"):
+            taken[name] = path
+    if not taken:
+        files_of_both = [path for path in files if not _split(path, folder)]
+        if path := _first(files_of_both, folder, "that name no split"):
+            taken[""] = path
+    return CocoFiles(taken, tuple(path for path in files if path not in taken.values()))
+
+
+def looks_like_coco(path: Path) -> bool:
+    """Return whether a file holds the three lists of a COCO file."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            found = set()
+            for match in _KEYS.finditer(text):
+                found.add(match[1])
+                if len(found) == 3:
+                    return True
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        pass
+    return False
+
+
+def image_folder(annotations: Path, folder: Path) -> Path:
+    """Return the folder that is most likely that of the images of a COCO file in `folder`."""
+    subset, parent = _subset(annotations), annotations.parent
+    images = [folder / "images", folder / "data"]
+    if subset.startswith("lvis_"):  # the names of its images begin with train2017/
+        around = (folder / "images", folder / "coco", folder)
+        return next((path for path in around if any(path.glob("*2017/"))), folder)
+    places: tuple[Path, ...] = (folder / subset, folder / "images" / subset, *images)
+    if parent == folder:
+        places = (*images, folder / subset)
+    elif parent.name != "annotations":
+        own = [parent] if split_of(parent.name) or _holds_images(parent) else []
+        places = (parent / "images", parent / "data", *own, *images)
+    found = next((path for path in places if path.is_dir()), None)
+    return found or (folder if next(list_files(folder).images(), None) else places[0])
+
+
+def read_records(
+    annotations: Path, problems: Problems, parsed: Any = None, images: Path | None = None
+) -> CocoRecords:
+    """Read the records of a COCO file, or of its JSON value if it was `parsed` before.
+
+    List items that are not objects are problems. Image files are named as below `images`, if it is
+    given. Headings of categories are left out.
+
+    Raises:
+        DatasetError: If the file does not hold a JSON object.
+        UserError: If the file cannot be read or is not JSON.
+    """
+    content = read_json(annotations) if parsed is None else parsed
+    if not isinstance(content, dict):
+        problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
+        problems.raise_any()
+    records = CocoRecords(
+        images=_record_table(content, "images", problems),
+        annotations=_record_table(content, "annotations", problems),
+        categories=_record_table(content, "categories", problems),
+    )
+    records = _without_headings(lvis.adapt(records, problems))
+    if images is not None and images.is_dir():
+        notes = _locate_images(records.images, images, _subset(annotations))
+        records = replace(records, notes=(*records.notes, *notes))
+    return records
+
+
+def divide_records(records: CocoRecords, drawn: Collection[int]) -> dict[str, CocoRecords]:
+    """Return the records of training, and of the images at the positions `drawn`.
+
+    An annotation without image stays in training, where it is a problem.
+    """
+    images, annotations = records.images, records.annotations
+    ids = {str(images.records[i].get("id")) for i in drawn}
+    val_images = {i for i, record in enumerate(images.records) if str(record.get("id")) in ids}
+    val_annotations = {
+        i for i, record in enumerate(annotations.records) if str(record.get("image_id")) in ids
+    }
+    rest = (
+        set(range(len(images))) - val_images,
+        set(range(len(annotations))) - val_annotations,
+    )
+    return {
+        name: replace(records, images=images.without(a), annotations=annotations.without(b))
+        for name, (a, b) in {"train": (val_images, val_annotations), "val": rest}.items()
+    }
+
+
+def _coco_files(folder: Path) -> Iterator[Path]:
+    """Yield the COCO files in a folder and the folders directly in it."""
+    below = sorted(entry.name for entry in _entries(folder) if os.path.isdir(entry.path))
+    for parent in (folder, *(folder / name for name in below)):
+        names = [entry.name for entry in _entries(parent) if _is_json(entry)]
+        for name in sorted(names):
+            usual = parent.name != "images" and _NAMES.fullmatch(name)
+            if usual or (len(names) <= _MOST_PER_FOLDER and looks_like_coco(parent / name)):
+                yield parent / name
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the entries that are not hidden; none if the folder cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
+    except OSError:  # listing the files of other formats gives the message
+        return []
+
+
+def _is_json(entry: os.DirEntry[str]) -> bool:
+    name = entry.name.lower()
+    is_named = name.endswith(".json") and not name.startswith(_OF_OTHER_TASKS)
+    return is_named and os.path.isfile(entry.path)
+
+
+def _split(path: Path, folder: Path) -> str:
+    """Return the split that a file, else its folder, is named after, or nothing."""
+    return split_of(path.stem) or (split_of(path.parent.name) if path.parent != folder else "")
+
+
+def _rank(path: Path, folder: Path) -> tuple[int, bool]:
+    """Return the place of a file, and whether its name is unusual."""
+    place = 0 if path.parent == folder else 1 if path.parent.name == "annotations" else 2
+    return place, not _NAMES.fullmatch(path.name)
+
+
+def _first(files: list[Path], folder: Path, kind: str) -> Path | None:
+    """Return the file that comes first, None if there is none, and refuse several."""
+    least = min((_rank(path, folder) for path in files), default=None)
+    first = [path for path in files if _rank(path, folder) == least]
+    if len(first) > 1:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in first[:10])
+        raise UserError(
+            f"--data {folder}: holds several files {kind}: {names};\n"
+            f"  keep one of them there, or name one: --data {first[0]}"
+        )
+    return first[0] if first else None
+
+
+def _subset(annotations: Path) -> str:
+    return annotations.stem.removeprefix("instances_")  # train2017, Train, default
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(entry.name.lower().endswith(SUFFIXES) for entry in _entries(folder))
+
+
+def _record_table(content: dict[str, Any], key: str, problems: Problems) -> RecordTable:
+    """Return the objects in the list under `key`. Other items are problems."""
+    table, items = RecordTable(), content.get(key)
+    if not isinstance(items, list):
+        fix = "is it a COCO annotation file?"
+        problems.add(key, "be a list", items if key in content else "no such key", fix)
+        return table
+    if not items and key != "annotations":
+        problems.add(key, "hold at least one object", items, "export the annotations again")
+    for position, record in enumerate(items):
+        if isinstance(record, dict):
+            table.add(record, f"{key}[{position}] (id {record.get('id')!r:.30})")
+        else:
+            problems.add(f"{key}[{position}]", "be an object", record, "correct or remove it")
+    return table
+
+
+def _without_headings(records: CocoRecords) -> CocoRecords:
+    """Leave out categories that only stand above others, as Roboflow and others write them.
+
+    No annotation uses a heading, and another category names it as its supercategory.
+    """
+    categories = records.categories.records
+    used = {str(record.get("category_id")) for record in records.annotations.records}
+    above = [record.get("supercategory") for record in categories]
+    headings = {
+        i
+        for i, record in enumerate(categories)
+        if str(record.get("id")) not in used
+        and isinstance(name := record.get("name"), str)
+        and any(other == name for j, other in enumerate(above) if j != i)
+    }
+    if not headings or len(headings) == len(categories):
+        return records
+    names = ", ".join(f"{categories[i]['name']!r:.60}" for i in sorted(headings)[:5])
+    more = ", …" if len(headings) > 5 else ""
+    note = f"categories without objects that only stand above others become no classes: {names}"
+    notes = (*records.notes, note + more)
+    return replace(records, categories=records.categories.without(headings), notes=notes)
+
+
+def _locate_images(images: RecordTable, folder: Path, subset: str) -> list[str]:
+    """Replace file names that are not paths below `folder`; return a note on them.
+
+    A file that several records would share is given to none.
+    """
+    missing: dict[int, str] = {}
+    names: ImageNames | None = None
+    taken: Counter[str] = Counter()
+    for i, record in enumerate(images.records):
+        name = record.get("file_name")
+        if not isinstance(name, str):
+            continue
+        if file_name_rule(name) is None and os.path.lexists(f"{folder}/{name}"):
+            taken[name] += 1
+            continue
+        names = names or ImageNames(set(list_files(folder).images()))
+        if (file := names.find(name, "", subset)) is not None:
+            missing[i] = file
+            taken[file] += 1
+    for i, file in missing.items():
+        if taken[file] == 1:
+            images.records[i]["file_name"] = file
+        elif names is not None:
+            names.found.pop(images.records[i]["file_name"], None)
+    return names.notes() if names else []

@@ -1,0 +1,91 @@
+"""Formats of annotation tools that are not read: recognized, so that messages name the export."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import NamedTuple
+
+from mrcnn.data.formats.folder import Listing
+from mrcnn.errors import FileError
+from mrcnn.io.json_files import read_json
+
+_SAMPLES = 8  # files of each kind
+
+
+class _Native(NamedTuple):
+    format: str
+    keys: tuple[str, ...]  # of the file's object, or of the first object in its list
+    export: str  # what to export instead
+
+
+# From the tools' descriptions of their formats. The first whose keys are all there is taken.
+_JSON = (
+    _Native("Label Studio's JSON", ("data", "annotations"), "Export > COCO"),
+    _Native("Label Studio's JSON-MIN", ("annotation_id", "annotator"), "Export > COCO"),
+    _Native("VIA 3's project", ("project", "config", "attribute", "file"),
+            "VIA 2, or Export > COCO"),
+    _Native("Supervisely's JSON", ("size", "objects", "tags"), "Export to COCO in the ecosystem"),
+    _Native("Supervisely's meta.json", ("classes", "tags", "projectType"),
+            "Export to COCO in the ecosystem"),
+    _Native("Darwin JSON of V7", ("item", "annotations"), "the dataset's Export as COCO"),
+    _Native("Darwin JSON of V7", ("dataset", "image", "annotations"),
+            "the dataset's Export as COCO"),
+    _Native("SuperAnnotate's JSON", ("metadata", "instances"),
+            "COCO, with `superannotate.export_annotation`"),
+    _Native("Datumaro's JSON", ("categories", "items"), "`datum convert -f coco_instances`"),
+    _Native("Segments.ai's release", ("dataset", "name", "description"),
+            "`segments.utils.export_dataset(…, export_format='coco-instance')`"),
+    _Native("Hasty's JSON", ("label_classes", "images"), "Export > COCO"),
+    _Native("Encord's JSON", ("data_units", "label_hash"), "Export > COCO"),
+    _Native("Kili's JSON", ("labels", "externalId"), "Export > COCO"),
+    _Native("Labelbox's JSON", ("data_row", "projects"), "COCO, with its converter"),
+    _Native("QuPath's GeoJSON", ("type", "features"),
+            "a labelled mask per image, with its LabeledImageServer"),
+    _Native("QuPath's GeoJSON", ("type", "geometry"),
+            "a labelled mask per image, with its LabeledImageServer"),
+    _Native("FiftyOne's own dataset", ("samples",), "`fiftyone.types.COCODetectionDataset`"),
+)  # fmt: skip
+_TEXTS = (  # suffix, what the text holds, format, what to export instead
+    (".xml", r"<annotations>.*<image\b", "CVAT for images", "COCO 1.0"),
+    (".xml", r"<annotation>.*<bndbox>", "Pascal VOC with boxes",
+     "COCO or masks; boxes are not masks"),
+    (".xml", r"<annotation>.*<polygon>", "LabelMe's XML", "COCO 1.0, after an import into CVAT"),
+    (".ndjson", r'"data_row"', "Labelbox's NDJSON", "COCO, with its converter"),
+)  # fmt: skip
+_SUFFIXES = {
+    ".geojson": ("QuPath's GeoJSON", "a labelled mask per image, with its LabeledImageServer"),
+    ".parquet": ("a table of Hugging Face", "its images and annotations as COCO files"),
+    ".tfrecord": ("TFRecord", "COCO"),
+    ".tfrecords": ("TFRecord", "COCO"),
+}
+
+
+def recognize_native(listing: Listing) -> str:
+    """Return a sentence on a format that is not read and what to export instead, or nothing."""
+    for file in islice(listing.ending(".json"), _SAMPLES):
+        try:
+            content = read_json(listing.checked(file))
+        except FileError:
+            continue
+        first = next(iter(content), None) if isinstance(content, list) else content
+        keys = first.keys() if isinstance(first, dict) else set()
+        for native in _JSON:
+            if keys >= set(native.keys):
+                return _sentence(file, native.format, native.export)
+    for suffix, pattern, format, export in _TEXTS:
+        for file in islice(listing.ending(suffix), _SAMPLES):
+            try:
+                text = listing.text(file)
+            except FileError:
+                continue
+            if re.search(pattern, text, re.DOTALL):
+                return _sentence(file, format, export)
+    for suffix, (format, export) in _SUFFIXES.items():
+        if file := next(listing.ending(suffix), ""):
+            return _sentence(file, format, export)
+    return ""
+
+
+def _sentence(file: str, format: str, export: str) -> str:
+    return f"{file} is {format}, which is not read; export {export}"
