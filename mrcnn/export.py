@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> None:
         _check_libraries("--format onnx", ONNX_LIBRARIES, "onnx")
     if args.int8 is not None:
         _check_libraries("--int8", INT8_LIBRARIES, "int8")
-        find_images([args.int8])  # refuses a folder without images before the model is loaded
+        # Refuses a folder without images before the model is loaded.
+        for note in find_images([args.int8]).notes:
+            print(note)
     check_writable(args.out)
     if args.out.resolve() == find(args.weights).resolve():
         raise UserError(f"{args.out}: is the file to export; choose another --out")
@@ -111,7 +113,7 @@ def _write(model: MaskRCNN, config: ModelConfig, args: ExportConfig, path: Path)
         with quiet():
             from mrcnn.exporting.quantized import calibration_batches, quantize
 
-            paths = [source.path for source in find_images([args.int8])]
+            paths = [source.path for source in find_images([args.int8]).sources]
             program = quantize(model, config, calibration_batches(paths, config))
     save_compiled(program, description(model, config), path)
     return f"compiled for {torch.get_num_threads()} threads of this processor"

@@ -76,13 +76,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _predict(args: PredictConfig, world: World) -> int:
     find = partial(find_images, args.images, args.recursive, args.out)
-    sources = world.from_main(find() if world.is_main else None)
+    found = world.from_main(find() if world.is_main else None)
     class_thresholds = parse_thresholds(args.class_threshold)
     device = args.device if args.device != "cuda" or world.size == 1 else f"cuda:{world.local_rank}"
     lowest = min(args.score_threshold, *class_thresholds.values(), 1)
     fields = args.fields(score_threshold=lowest, max_detections=args.max_dets)
     predictor = load(args.weights, device, amp=args.amp, **fields)
-    for note in predictor.notes if world.is_main else ():
+    for note in [*found.notes, *predictor.notes] if world.is_main else ():
         print(note)
     predictor.thresholds(args.score_threshold, class_thresholds)  # checks the class names
     summary = predict_files(
@@ -95,7 +95,7 @@ def _predict(args: PredictConfig, world: World) -> int:
             tile_overlap=args.tile_overlap,
             tta=args.tta,
         ),
-        sources,
+        found.sources,
         args.out,
         settings={
             "--weights": str(args.weights),

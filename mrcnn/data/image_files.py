@@ -14,8 +14,46 @@ from mrcnn.errors import FileError
 
 Size = tuple[int, int]  # (height, width), upright
 
+# Suffixes of the files that are read from folders. A file named by the user may have any suffix.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+)
+# Images in other formats, unless their contents are in one that is read. They are reported.
+OTHER_SUFFIXES = (
+    *(".avif", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".jls", ".psd", ".xcf", ".svg", ".eps"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+    *(".raw", ".exr", ".hdr", ".tga", ".dib", ".pcx", ".ico", ".pfm", ".qoi", ".dcm"),
+)
+# TIFF is not one of them, because raw files of cameras begin like it.
+_BEGINNINGS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|RIFF....WEBP|\0\0\0\x0cjP  \r\n\x87\n", re.DOTALL
+)
 _THREADS = 8  # reading headers waits for the disk
 _LONGEST_NAME = 1000
+
+
+def is_read(path: Path) -> bool | None:
+    """Return whether a file in a folder is an image that can be read, or None if it is not an image.
+
+    Its suffix decides; the first bytes of a file with a suffix of `OTHER_SUFFIXES`, or with none.
+    """
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return True
+    if suffix and suffix not in OTHER_SUFFIXES:
+        return None
+    try:
+        with path.open("rb") as file:
+            is_known = bool(_BEGINNINGS.match(file.read(12)))
+    except OSError:
+        is_known = False
+    return is_known or (False if suffix else None)
+
+
+def is_hidden(path: Path) -> bool:
+    """Return whether a relative path leads to a hidden file, as `._a.jpg` of macOS, or folder."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def file_name_rule(name: object, folder: str | None = None) -> str | None:

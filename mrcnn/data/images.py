@@ -17,6 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from mrcnn.config import ModelConfig
+from mrcnn.data.pixels import from_pil, load, orientation
 from mrcnn.errors import FileError, UserError
 from mrcnn.ops import library
 from mrcnn.structures import ImageBatch
@@ -25,20 +26,12 @@ _host = library.load("mrcnn_host")
 
 MAX_PIXELS = 100_000_000  # per image; checked in the header, before anything is decoded
 MAX_TILED_PIXELS = 178_956_970  # per image processed in tiles; Pillow refuses larger ones
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# Of the network's input, per image and with padding.
+MAX_NETWORK_PIXELS = 25_000_000
 
 # No formats that start another program (EPS) or fetch other files.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
-_UPRIGHT = {  # EXIF orientation -> operation that turns the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ROWS = 2048  # rows of an image copied at a time
+_SUBFILE = 254  # TIFF tag; bit 0 marks a reduced image
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 # MAX_PIXELS is stricter, and an error rather than a warning.
@@ -51,28 +44,22 @@ def read_image(
     """Read an image file as upright RGB (h, w, 3).
 
     EXIF orientation is applied. Grey and palette images are expanded to RGB, CMYK is converted,
-    transparency is dropped (the colours under it are kept), 16-bit grey keeps its high byte, and
-    an animation gives its first frame. If `data` is given, it is the contents of the file, and
-    `path` only names it in messages.
+    transparency is dropped (the colours under it are kept), 16 bits keep their high byte, floats
+    in [0, 1] are scaled, and an animation or a file of many pages gives its first. If `data` is
+    given, it is the contents of the file, and `path` only names it in messages.
 
     Raises:
         UserError: if the file is missing, empty, truncated, too large, or not an image.
     """
     with _opened(path, data, max_pixels) as image:
-        # Pillow turns TIFF upright while loading.
-        orientation = 1 if image.format == "TIFF" else _orientation(image)
-        image.load()
-        if image.mode.startswith("I"):
-            rgb = _from_wide(path, np.asarray(image))
-        elif image.mode == "F":
-            raise FileError(path, "holds floating-point pixels", "save it with 8 or 16 bits")
-        else:
-            # Pillow needs the alpha of a palette made explicit before it is dropped.
-            explicit = image.convert("RGBA") if "transparency" in image.info else image
-            rgb = explicit if explicit.mode == "RGB" else explicit.convert("RGB")
-        if orientation in _UPRIGHT:
-            rgb = rgb.transpose(_UPRIGHT[orientation])
-        return _to_array(rgb)
+        return from_pil(image, os.fspath(path))
+
+
+def read_pil(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Convert a PIL image to the pixels, or the error, that `read_image` has for its file."""
+    with _errors_named(name, max_pixels):
+        _check_pixels(name, image.size, max_pixels)
+        return from_pil(image, name)
 
 
 def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[np.generic]:
@@ -92,6 +79,7 @@ def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[
                 f"must be {size[1]} x {size[0]} pixels like its image, got {width} x {height}",
                 "save the mask again; a rotated image must be saved upright first",
             )
+        load(image)
         stored = np.array(image)
         if stored.dtype.kind not in "bui":
             raise FileError(path, "holds floating-point pixels", "save it with 8 or 16 bits")
@@ -108,7 +96,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         width, height = image.size
         if isinstance(image, TiffImageFile):  # Pillow versions differ in whether they turn the size
             width, height = image.tag_v2[256], image.tag_v2[257]
-        return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+        return (width, height) if orientation(image) in _SIDEWAYS else (height, width)
 
 
 def network_size(
@@ -141,6 +129,35 @@ def network_size(
     half = 0.5 if rule == "round" else 0.0
     short, long = max(1, int(short + half)), max(1, int(long + half))
     return (short, long) if height <= width else (long, short)
+
+
+def check_network_size(
+    path: str | os.PathLike[str],
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    config: ModelConfig,
+) -> None:
+    """Refuse an image that is larger for the network than `MAX_NETWORK_PIXELS`.
+
+    Args:
+        path: names the image in the message.
+        image_size: (height, width) of the image.
+        size: (height, width) that it is resized to.
+        config: gives the multiple to which sides are padded.
+
+    Raises:
+        UserError: if it is too large.
+    """
+    multiple = config.size_multiple
+    height, width = (-(-side // multiple) * multiple for side in size)
+    if height * width > MAX_NETWORK_PIXELS:
+        limit = f"the limit is {MAX_NETWORK_PIXELS:,} pixels"
+        raise FileError(
+            path,
+            f"of {image_size[1]} x {image_size[0]} pixels fills {width} x {height} in the network, "
+            f"{limit}",
+            "predict with --tiles 1024, or use a model with a smaller scale or image size",
+        )
 
 
 def to_pixels(image: NDArray[np.uint8], size: tuple[int, int], config: ModelConfig) -> Tensor:
@@ -221,7 +238,7 @@ def _opened(
 ) -> Iterator[Image.Image]:
     """Open an image and read its header; any failure inside the block becomes a `UserError`."""
     file = Path(path)
-    try:
+    with _errors_named(path, max_pixels):
         if data is None:
             if not file.exists():
                 raise FileError(path, "does not exist", "correct the name, or add the file")
@@ -231,17 +248,23 @@ def _opened(
             raise FileError(path, "is empty (0 bytes)", "restore or remove it")
         source = file if data is None else io.BytesIO(data)
         with Image.open(source, formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise _too_large(path, f"is {width} x {height} pixels", max_pixels)
+            _check_pixels(path, image.size, max_pixels)
+            if isinstance(image, TiffImageFile) and int(image.tag_v2.get(_SUBFILE, 0)) & 1:
+                problem = "begins with a preview, as raw files of cameras do"
+                raise FileError(path, problem, "convert it to PNG or JPEG")
             yield image
+
+
+@contextmanager
+def _errors_named(path: str | os.PathLike[str], max_pixels: int) -> Iterator[None]:
+    try:
+        yield
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        known = "JPEG, PNG, BMP, GIF, TIFF, WebP, PPM"
-        raise FileError(
-            path, f"is not an image of a known format ({known})", "convert it"
-        ) from error
+        known = "JPEG, JPEG 2000, PNG, BMP, GIF, TIFF, WebP, PPM"
+        problem = f"is not an image of a known format ({known})"
+        raise FileError(path, problem, "convert it to PNG or JPEG") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, "is too large to open", max_pixels) from error
     except Exception as error:  # decoders raise errors of many kinds
@@ -249,34 +272,14 @@ def _opened(
         raise FileError(path, f"cannot be read ({reason})", "restore or remove it") from error
 
 
-def _to_array(rgb: Image.Image) -> NDArray[np.uint8]:
-    """Convert to (h, w, 3). Pillow copies pixels twice, so large images are converted in parts."""
-    width, height = rgb.size
-    if height <= _ROWS:
-        return np.array(rgb)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for y in range(0, height, _ROWS):
-        pixels[y : y + _ROWS] = np.asarray(rgb.crop((0, y, width, min(y + _ROWS, height))))
-    return pixels
+def _check_pixels(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise _too_large(path, f"is {width} x {height} pixels", max_pixels)
+    if not width * height:
+        raise FileError(path, f"is {width} x {height} pixels", "pass an image with pixels")
 
 
 def _too_large(path: str | os.PathLike[str], problem: str, max_pixels: int) -> FileError:
     limit = f"the limit is {max_pixels:,}"
     return FileError(path, f"{problem}, {limit}", "scale it down or cut it into tiles")
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 if absent. In a PNG only data before the pixels is read."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    return int(image.getexif().get(0x0112, 1))
-
-
-def _from_wide(path: str | os.PathLike[str], grey: NDArray[np.generic]) -> Image.Image:
-    """Convert 16-bit grey, which Pillow may store in 32 bits, to RGB."""
-    low, high = int(grey.min()), int(grey.max())
-    if low < 0 or high > 0xFFFF:
-        raise FileError(
-            path, f"holds pixels from {low} to {high}, more than 16 bits", "save it with 16 bits"
-        )
-    return Image.fromarray((grey.astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")

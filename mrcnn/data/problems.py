@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,12 @@ from mrcnn.errors import FileError, UserError
 from mrcnn.io.json_files import shown
 
 SHOWN = 20  # problems in the message; `DatasetError.problems` holds all
+LISTED = 5  # names in a message
+
+
+def listed(items: Sequence[object]) -> str:
+    """Join the first items with commas, and an ellipsis if there are more."""
+    return ", ".join(map(str, items[:LISTED])) + (", …" if len(items) > LISTED else "")
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,37 @@
-"""Images as callers pass them (files, arrays, tensors), read into RGB pixels."""
+"""Images as callers pass them (files, bytes, PIL images, arrays, tensors), read into RGB pixels."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from mrcnn.data.images import MAX_PIXELS, read_image
-from mrcnn.errors import UserError
+from mrcnn.data.images import MAX_PIXELS, MAX_TILED_PIXELS, read_image, read_pil
+from mrcnn.data.pixels import from_array
+from mrcnn.errors import FileError, UserError
+
+if TYPE_CHECKING:  # in typing itself since Python 3.13
+    from typing_extensions import TypeIs
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
-ImageLike = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
+Contents = bytes | bytearray | memoryview  # of an image file
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor | Contents | IO[bytes]
 
 
 @dataclass(frozen=True)
 class InputImage:
-    """The pixels of an image, and the file they come from."""
+    """The pixels of an image, the file they come from, and a name for messages."""
 
     pixels: Pixels
     path: Path | None = None
+    name: str = "image"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -32,40 +39,69 @@ class InputImage:
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def read_input(image: ImageLike, max_pixels: int = MAX_PIXELS) -> InputImage | UserError:
-    """Read an image of any kind; return the error if its file cannot be read.
+def is_image(value: ImageLike | Sequence[ImageLike]) -> TypeIs[ImageLike]:
+    """Return whether a value is one image, not a list of them."""
+    kinds = (str, os.PathLike, Image.Image, np.ndarray, Tensor, bytes, bytearray, memoryview)
+    return isinstance(value, kinds) or hasattr(value, "read")
+
+
+def read_inputs(
+    images: Iterable[ImageLike], tiled: bool = False
+) -> Iterator[InputImage | UserError]:
+    """Read images of any kind; yield the error of one that cannot be read.
+
+    Images of one content give equal pixels, or equal errors, whatever their kind.
+
+    Args:
+        images: see `Predictor.predict`.
+        tiled: the images are processed in tiles, so they may be larger.
 
     Raises:
-        ValueError: if an array or tensor has a wrong shape.
-        TypeError: if it has a wrong type.
+        TypeError: if a value is not an image.
     """
-    if not isinstance(image, str | os.PathLike):
-        return InputImage(_to_rgb(image))
-    try:
-        return InputImage(read_image(image, max_pixels=max_pixels), Path(image))
-    except UserError as error:
-        return error
+    for number, image in enumerate(images, start=1):
+        try:
+            yield _read(image, f"image {number}", tiled)
+        except UserError as error:
+            yield error
 
 
-def _to_rgb(image: Image.Image | NDArray[np.uint8] | Tensor) -> Pixels:
+def _read(image: ImageLike, name: str, tiled: bool) -> InputImage:
+    max_pixels = MAX_TILED_PIXELS if tiled else MAX_PIXELS
+    if isinstance(image, str | os.PathLike):
+        return InputImage(read_image(image, None, max_pixels), Path(image), os.fspath(image))
     if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8:
-            raise TypeError(f"predict: image must be a tensor of uint8, got {image.dtype}")
-        if image.dim() == 3 and image.shape[0] == 3 and image.numel():
-            return image.cpu().permute(1, 2, 0).contiguous().numpy()
-        raise ValueError(
-            f"predict: image must be a tensor of shape (3, h, w), got {tuple(image.shape)}"
+        name = getattr(image, "filename", "") or name
+        return InputImage(read_pil(image, name, max_pixels), name=name)
+    if isinstance(image, np.ndarray | Tensor):
+        pixels = from_array(*_as_array(image, name))
+        height, width = pixels.shape[:2]
+        if height * width > max_pixels and not tiled:
+            problem = f"is {width} x {height} pixels, the limit is {max_pixels:,}"
+            raise FileError(name, problem, "scale it down or cut it into tiles")
+        return InputImage(pixels, name=name)
+    if not isinstance(image, Contents) and hasattr(image, "read"):
+        name = image.name if isinstance(getattr(image, "name", None), str) else name
+        if hasattr(image, "seekable") and image.seekable():
+            image.seek(0)  # as Pillow
+        image = image.read()
+    if not isinstance(image, Contents):
+        raise TypeError(
+            "predict: image must be a path, a PIL image, an array or a tensor, or the bytes of a "
+            f"file or a file open in mode 'rb', got {type(image)}"
         )
+    return InputImage(read_image(name, bytes(image), max_pixels), name=name)
+
+
+def _as_array(image: NDArray[Any] | Tensor, name: str) -> tuple[NDArray[Any], str, bool]:
+    """Return the arguments of `from_array`."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise TypeError(f"predict: image must be an array of uint8, got {image.dtype}")
-        if image.ndim == 2 and image.size:
-            return np.repeat(image[:, :, None], 3, axis=2)
-        if image.ndim == 3 and image.shape[2] == 3 and image.size:
-            return image
-        raise ValueError(f"predict: image must have shape (h, w, 3) or (h, w), got {image.shape}")
-    raise TypeError(
-        f"predict: image must be a path, a PIL image, an array or a tensor, got {type(image)}"
-    )
+        return np.asarray(image), name, False
+    try:
+        image = image.detach().cpu()
+        # NumPy has no bfloat16 and no floats of 8 bits.
+        image = image.float() if image.is_floating_point() and image.element_size() < 4 else image
+        return image.numpy(), name, True
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        problem = f"is a tensor that NumPy cannot hold ({error})"
+        raise FileError(name, problem, "pass image.to(torch.uint8)") from error

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from mrcnn.config import ModelConfig
 from mrcnn.data.images import (
-    MAX_TILED_PIXELS,
+    check_network_size,
     empty_batch,
     network_size,
     unpadded_views,
@@ -25,7 +23,7 @@ from mrcnn.data.images import (
 )
 from mrcnn.errors import UserError
 from mrcnn.exporting.saved import SavedProgram
-from mrcnn.inference.inputs import ImageLike, InputImage, read_input
+from mrcnn.inference.inputs import ImageLike, InputImage, is_image, read_inputs
 from mrcnn.inference.results import Result
 from mrcnn.inference.tiles import merge_tiles, tile_windows
 from mrcnn.inference.tta import detect_views
@@ -129,8 +127,9 @@ class Predictor:
         the same size share a batch. Rounding may differ in the last bits.
 
         Args:
-            image: a file name, PIL image, (h, w, 3) RGB or (h, w) grey uint8 array, or (3, h, w)
-                RGB uint8 tensor; or a list of these.
+            image: a file name, an open file or its bytes, a PIL image, an RGB or grey array (h, w,
+                3) or (h, w), or a tensor (3, h, w); or a list of these. docs/python.md lists the
+                dtypes and channels.
             score_threshold: lowest score to keep. The model already drops objects below its
                 configured `score_threshold`.
             class_thresholds: lowest scores of some classes by name, instead of `score_threshold`.
@@ -140,14 +139,15 @@ class Predictor:
             The objects of the image, best first, or a list with one result per image.
 
         Raises:
-            UserError: if a file cannot be read, or a class name is unknown.
+            UserError: if an image cannot be read or is too large, or a class name is unknown.
+            TypeError: if a value is not an image.
 
         Example:
             >>> result = model.predict("street.jpg", 0.6, {"dog": 0.8})
             >>> result.boxes.shape, result.names[:2]
             ((7, 4), ['car', 'dog'])
         """
-        if isinstance(image, str | os.PathLike | Image.Image | np.ndarray | Tensor):
+        if is_image(image):
             return next(self.stream([image], score_threshold, class_thresholds, **options))
         return list(self.stream(image, score_threshold, class_thresholds, **options))
 
@@ -199,21 +199,40 @@ class Predictor:
         )
         if tiles is None:
             return detect(images)
-        return (self._in_tiles(image, tiles, tile_overlap, detect) for image in images)
+        inputs = read_inputs(images, tiled=True)
+        return (self._in_tiles(image, tiles, tile_overlap, detect) for image in inputs)
 
-    def _in_tiles(self, source: ImageLike, size: int, overlap: float, detect: Detect) -> Outcome:
-        image = read_input(source, MAX_TILED_PIXELS)
+    def _in_tiles(
+        self, image: InputImage | UserError, size: int, overlap: float, detect: Detect
+    ) -> Outcome:
         if isinstance(image, UserError):
             return image
         windows = tile_windows(*image.size, size, overlap)
+        x1, y1, x2, y2 = windows[0]  # all have one size
+        if error := self._too_large(image, (y2 - y1, x2 - x1)):
+            return error
         outcomes = detect([image.pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in windows])
         return merge_tiles(image, windows, [_raise_if_error(outcome) for outcome in outcomes])
+
+    def _too_large(self, image: InputImage, size: tuple[int, int]) -> UserError | None:
+        """Return the error if an image, or tile of it, of `size` is too large for the network."""
+        try:
+            network = network_size(*size, self.config)
+            check_network_size(image.name, size, network, self.config)
+        except UserError as error:
+            return error
+        return None
+
+    def _read(self, images: Iterable[ImageLike]) -> Iterator[InputImage | UserError]:
+        for image in read_inputs(images):
+            error = isinstance(image, InputImage) and self._too_large(image, image.size)
+            yield error or image
 
     def _by_views(self, images: Iterable[ImageLike], thresholds: Thresholds) -> Iterator[Outcome]:
         """Detect with test-time augmentation, image by image."""
         if isinstance(self.model, SavedProgram):
             raise UserError("--tta requires a checkpoint; a program (.pt2) has no separate layers")
-        for image in prefetch(map(read_input, images)):
+        for image in prefetch(self._read(images)):
             if isinstance(image, UserError):
                 yield image
                 continue
@@ -256,7 +275,7 @@ class Predictor:
                 return ()
             return tuple(-(-side // multiple) for side in network_size(*item[1].size, self.config))
 
-        for group in bucket_by(enumerate(map(read_input, images)), padded_size, batch_size):
+        for group in bucket_by(enumerate(self._read(images)), padded_size, batch_size):
             positions = [position for position, _ in group]
             inputs = [image for _, image in group if isinstance(image, InputImage)]
             if not inputs:

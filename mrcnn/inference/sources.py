@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrcnn.data.images import SUFFIXES
+from mrcnn.data.image_files import SUFFIXES, is_hidden, is_read
+from mrcnn.data.problems import listed
 from mrcnn.errors import UserError
 from mrcnn.inference.video import CAMERA
 from mrcnn.inference.video import SUFFIXES as VIDEO_SUFFIXES
@@ -29,12 +30,21 @@ class Source:
         return self.path.suffix.lower() in VIDEO_SUFFIXES or str(self.path).startswith(CAMERA)
 
 
+@dataclass(frozen=True)
+class Found:
+    """Images and videos, and a note for each folder or pattern of which something is left out."""
+
+    sources: list[Source]
+    notes: list[str]
+
+
 def find_images(
     places: Sequence[Path], recursive: bool = False, exclude: Path | None = None
-) -> list[Source]:
+) -> Found:
     """List the given files, and the images in the given folders by name.
 
-    A file named explicitly is accepted whatever its suffix. Videos in folders are left out.
+    A file named explicitly is accepted whatever its suffix. In folders, hidden files are left out,
+    and videos; so are images in formats that are not read.
 
     Args:
         places: files, folders, patterns such as `shots/**/*.jpg`, `camera:0`, or `-` for a list on
@@ -46,10 +56,13 @@ def find_images(
         UserError: if a place does not exist, or a folder or pattern has no images.
     """
     sources: dict[Path, Source] = {}
+    notes: list[str] = []
     for place in places:
-        for source in _find_in(place, recursive, exclude):
+        found = _find_in(place, recursive, exclude)
+        notes += found.notes
+        for source in found.sources:
             sources.setdefault(source.path, source)
-    return list(sources.values())
+    return Found(list(sources.values()), notes)
 
 
 def overlay_names(sources: Sequence[Source], taken: Collection[str] = ()) -> list[str]:
@@ -73,8 +86,7 @@ def overlay_names(sources: Sequence[Source], taken: Collection[str] = ()) -> lis
     return names
 
 
-def _find_in(place: Path, recursive: bool, exclude: Path | None) -> list[Source]:
-    known = " ".join(SUFFIXES)
+def _find_in(place: Path, recursive: bool, exclude: Path | None) -> Found:
     if place == LIST:
         lines = [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
         if not lines or LIST in lines:
@@ -82,25 +94,47 @@ def _find_in(place: Path, recursive: bool, exclude: Path | None) -> list[Source]
         return find_images(lines, recursive, exclude)
     if place.is_dir():
         paths = place.rglob("*") if recursive else place.iterdir()
-        if not (images := _with_suffix(paths, None if exclude == place else exclude)):
-            hint = "" if recursive else "; --recursive also searches subfolders"
-            raise UserError(f"{place}: has no images ({known}); name the folder of images{hint}")
-        return [Source(path, path.relative_to(place)) for path in images]
+        visible = (path for path in paths if not is_hidden(path.relative_to(place)))
+        images, note = _select(visible, None if exclude == place else exclude, recursive)
+        if not images:
+            known = " ".join(SUFFIXES)
+            raise UserError(
+                f"{place}: has no images ({known}){note}; name the folder of images"
+                + ("" if recursive else "; --recursive also searches subfolders")
+            )
+        sources = [Source(path, path.relative_to(place)) for path in images]
+        return Found(sources, [f"{place}{note}"] if note else [])
     if place.exists() or str(place).startswith(CAMERA):
-        return [Source(place, Path(place.name))]
+        return Found([Source(place, Path(place.name))], [])
     if glob.has_magic(str(place)):
         matches = (Path(match) for match in glob.iglob(str(place), recursive=True))
-        if not (images := _with_suffix(matches, exclude, SUFFIXES + VIDEO_SUFFIXES)):
-            raise UserError(f"{place}: matches no images ({known}); correct the pattern")
-        return [Source(path, Path(path.name)) for path in images]
+        images, note = _select(matches, exclude, True, VIDEO_SUFFIXES)
+        if not images:
+            raise UserError(
+                f"{place}: matches no images ({' '.join(SUFFIXES)}){note}; correct the pattern"
+            )
+        sources = [Source(path, Path(path.name)) for path in images]
+        return Found(sources, [f"{place}{note}"] if note else [])
     raise UserError(f"{place}: does not exist; name an image or a folder of images")
 
 
-def _with_suffix(
-    paths: Iterable[Path], exclude: Path | None, suffixes: tuple[str, ...] = SUFFIXES
-) -> list[Path]:
-    return sorted(
-        path
-        for path in paths
-        if path.suffix.lower() in suffixes and not (exclude and exclude in path.parents)
-    )
+def _select(
+    paths: Iterable[Path], exclude: Path | None, recursive: bool, more: tuple[str, ...] = ()
+) -> tuple[list[Path], str]:
+    """Return the images, sorted, and what is left out: the rest of a sentence, or nothing."""
+    images: list[Path] = []
+    left_out: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        if exclude and (exclude == path or exclude in path.parents):
+            continue
+        if path.is_dir():
+            if not recursive:
+                left_out.setdefault("subfolders, without --recursive", []).append(path.name)
+        elif path.suffix.lower() in more or (read := is_read(path)):
+            images.append(path)
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            left_out.setdefault("videos, which must be named", []).append(path.name)
+        elif read is False:
+            left_out.setdefault("images in formats that are not read", []).append(path.name)
+    parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in left_out.items()]
+    return images, f": left out {'; '.join(parts)}" if parts else ""

@@ -1,7 +1,6 @@
 """`Predictor`: images of any kind, batches, streams, thresholds and errors."""
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 
 import mrcnn
+from mrcnn.data.images import MAX_NETWORK_PIXELS
 from mrcnn.errors import UserError
 from mrcnn.inference.predictor import Predictor
 from mrcnn.inference.results import Result
@@ -138,20 +138,46 @@ def test_the_model_stays_in_its_mode(training):
         assert torch.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize(
-    ("image", "error", "message"),
-    [
-        (np.zeros((4, 4, 3)), TypeError, "must be an array of uint8, got float64"),
-        (np.zeros((3, 4, 4), np.uint8), ValueError, "or (h, w), got (3, 4, 4)"),
-        (np.zeros((0, 4, 3), np.uint8), ValueError, "got (0, 4, 3)"),
-        (torch.zeros(3, 4, 4), TypeError, "a tensor of uint8, got torch.float32"),
-        (torch.zeros(4, 4, 3).byte(), ValueError, "shape (3, h, w), got (4, 4, 3)"),
-        ([7], TypeError, "must be a path, a PIL image, an array or a tensor"),
-    ],
-)
-def test_invalid_images(predictor, image, error, message):
-    with pytest.raises(error, match=re.escape(message)):
-        predictor.predict(image)
+def test_a_value_that_is_no_image(predictor):
+    with pytest.raises(TypeError, match="must be a path, a PIL image, an array or a tensor, or"):
+        predictor.predict([7])
+
+
+@pytest.mark.parametrize("options", [{}, {"tta": True}, {"tiles": 7_000}])
+def test_an_image_too_large_for_the_network_is_refused(weights, tmp_path, options):
+    """The next image is processed; nothing of the size of the input is allocated."""
+    model = mrcnn.load(weights)
+    model.config = dataclasses.replace(model.config, scale=2.0)
+    large = np.broadcast_to(np.uint8(9), (7_000, 7_000, 3))
+    Image.fromarray(np.zeros((6_000, 6_000), bool)).save(tmp_path / "a.png")
+    images = [large, tmp_path / "a.png", noise(40, 60)]
+    first, second, last = model.try_stream(images, **options)
+    assert str(first) == (
+        f"image 1: of 7000 x 7000 pixels fills 14016 x 14016 in the network, the limit is "
+        f"{MAX_NETWORK_PIXELS:,} pixels; predict with --tiles 1024, or use a model with a smaller "
+        "scale or image size"
+    )
+    assert str(second).startswith(f"{tmp_path / 'a.png'}: of 6000 x 6000 pixels")
+    assert last.image.shape == (40, 60, 3)
+    with pytest.raises(UserError, match="image 1: of 7000 x 7000"):
+        model.predict(large, **options)
+    assert model.predict(np.broadcast_to(np.uint8(9), (300, 70, 3)), tiles=64).image.shape
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30_000), (30_000, 1)])
+def test_extreme_sizes(predictor, size):
+    result = predictor.predict(np.zeros((*size, 3), np.uint8), 0)
+    assert result.image.shape == (*size, 3)
+    assert (result.boxes >= 0).all()
+    assert (result.boxes[:, 2:] <= size[::-1]).all()
+
+
+def test_padding_counts_for_the_limit(weights):
+    model = mrcnn.load(weights)
+    model.config = dataclasses.replace(model.config, scale=1.0)
+    thin = np.broadcast_to(np.uint8(0), (1, MAX_NETWORK_PIXELS // 32 + 32, 3))
+    with pytest.raises(UserError, match=r"of 781282 x 1 pixels fills 781312 x 32 in the network"):
+        model.predict(thin)
 
 
 def test_loading_with_changes(weights):

@@ -34,6 +34,44 @@ def by_pillow(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
     return np.array(wide.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
+def by_pillow_rule(
+    image: NDArray[np.uint8], size: tuple[int, int], width_first: bool = True
+) -> NDArray[np.uint8]:
+    """Pillow's BILINEAR of 8 bits, written down in NumPy: no code of an installed Pillow.
+
+    Pillow before version 13, with which Detectron2's weights were trained, always resizes the width
+    first, and rounds to 8 bits before it resizes the height.
+    """
+
+    def resized(cells: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
+        """Resize axis 0."""
+        if len(cells) == pixels:
+            return cells
+        scale = len(cells) / pixels
+        reach = max(scale, 1.0)
+        out = np.empty((pixels, *cells.shape[1:]), np.uint8)
+        for x in range(pixels):
+            center = (x + 0.5) * scale
+            first = max(int(center - reach + 0.5), 0)
+            last = min(int(center + reach + 0.5), len(cells))
+            distances = np.abs((np.arange(first, last) - center + 0.5) * (1 / reach))
+            weights = np.where(distances < 1, 1 - distances, 0)
+            total = 0.0
+            for weight in weights:  # in this order; NumPy sums pairs
+                total += weight
+            units = (0.5 + weights / total * 2**22).astype(np.int64)
+            sums = np.tensordot(units, cells[first:last].astype(np.int64), 1) + 2**21
+            out[x] = np.clip(sums >> 22, 0, 255)
+        return out
+
+    def by_width(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return resized(image.swapaxes(0, 1), size[1]).swapaxes(0, 1)
+
+    if width_first:
+        return resized(by_width(image), size[0])
+    return by_width(resized(image, size[0]))
+
+
 def by_opencv(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """OpenCV's INTER_LINEAR of 8 bits, written down in NumPy."""
 
@@ -109,6 +147,27 @@ def test_any_size_becomes_any_other(resize_filter):
         found = written(image, tuple(size), resize_filter)
         difference = (found - expected(image, tuple(size), resize_filter)).abs().max()
         assert difference <= tolerance(image, resize_filter), (height, width, size)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((3001, 250), (1333, 111)),  # Pillow 13 resizes the height of such an image first
+        ((250, 3001), (111, 1333)),
+        ((400, 30), (50, 90)),
+        ((30, 400), (90, 50)),
+        ((97, 53), (97, 20)),
+        ((97, 53), (20, 53)),
+        ((13, 11), (40, 7)),
+    ],
+)
+def test_the_width_is_resized_first_whatever_pillow_is_installed(shape, size):
+    image = random_image(np.random.default_rng(4), *shape)
+    found = written(image, size, "pillow")
+    assert torch.equal(found, normalised(by_pillow_rule(image, size)))
+    if shape[0] != size[0] and shape[1] != size[1]:
+        assert not torch.equal(found, normalised(by_pillow_rule(image, size, width_first=False)))
+    np.testing.assert_array_equal(by_pillow(image, size), by_pillow_rule(image, size))
 
 
 @pytest.mark.parametrize("resize_filter", ["pillow", "opencv", "float"])

@@ -17,12 +17,11 @@ from mrcnn.data.checks.findings import CheckedSplit, Violation
 from mrcnn.data.coco.truth import as_coco
 from mrcnn.data.image_files import Size
 from mrcnn.data.images import read_image
+from mrcnn.data.pixels import orientation
 from mrcnn.data.problems import Problem
 from mrcnn.errors import FileError
 from mrcnn.io.plain_files import read_plain
 from mrcnn.ops.rle import from_segmentation
-
-_ORIENTATION = 0x0112  # in EXIF
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def decode_file(path: Path) -> DecodedFile:
         return DecodedFile(
             format=image.format or "",
             mode=image.mode,
-            orientation=int(image.getexif().get(_ORIENTATION, 1)),
+            orientation=orientation(image),
             frames=_frames(image),
             values=_range(image) if is_wide else (0, 255),
             is_transparent=has_alpha and _range(image.convert("RGBA").getchannel("A"))[0] < 255,

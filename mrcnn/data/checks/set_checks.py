@@ -6,15 +6,12 @@ Each takes a `CheckedData` with all images decoded, and yields its violations.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from mrcnn.data.checks.findings import CheckedData, ImageSummary, Violation, Violations
 from mrcnn.data.coco.tables import ids
-from mrcnn.data.images import SUFFIXES
-from mrcnn.data.problems import Problem
-
-LISTED = 5  # names in a message
+from mrcnn.data.image_files import OTHER_SUFFIXES, SUFFIXES, is_hidden
+from mrcnn.data.problems import Problem, listed
 
 
 def names_apart(data: CheckedData) -> Violations:
@@ -44,7 +41,7 @@ def no_gaps(data: CheckedData) -> Violations:
             continue
         used = ids(split.records.categories.records, "id")
         if gaps := sorted(set(range(min(used), max(used))) - used):
-            value = f"no {_listed(gaps)} ({len(used)} classes, ids {min(used)} to {max(used)})"
+            value = f"no {listed(gaps)} ({len(used)} classes, ids {min(used)} to {max(used)})"
             fix = "fine here; number them in a row if other programs are to read them"
             yield Violation(Problem(f"{file}: categories: id", "have no gaps", value, fix))
 
@@ -118,23 +115,21 @@ def all_listed(data: CheckedData) -> Violations:
     folders = {s.files.images for s in data.splits if s.files.annotations.is_file()}
     for folder in sorted(folders):
         left = [
-            path.relative_to(folder).as_posix()
+            name.as_posix()
             for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and os.path.realpath(path) not in named
+            if path.suffix.lower() in SUFFIXES + OTHER_SUFFIXES
+            and not is_hidden(name := path.relative_to(folder))
+            and os.path.realpath(path) not in named
         ]
         if left:
             rule = "hold images of the annotation files only"
-            value = f"{len(left)} that are in none: {_listed(left)}"
+            value = f"{len(left)} that are in none: {listed(left)}"
             yield Violation(Problem(str(folder), rule, value, "annotate or remove them"))
 
 
 def _violation(image: ImageSummary, rule: str, value: str, fix: str) -> Violation:
     problem = Problem(f"{image.label}: {image.path}", rule, value, fix)
     return Violation(problem, image.id, split=image.split)
-
-
-def _listed(items: Sequence[object]) -> str:
-    return ", ".join(map(str, items[:LISTED])) + (", …" if len(items) > LISTED else "")
 
 
 def _classes(data: CheckedData) -> list[str]:

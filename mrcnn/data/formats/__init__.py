@@ -25,7 +25,7 @@ from mrcnn.data.formats.folder import Listing, list_files
 from mrcnn.data.formats.native import recognize_native
 from mrcnn.data.formats.records import ParsedFolder, as_coco_records
 from mrcnn.data.formats.split import DrawOptions, assign_splits, draw_splits
-from mrcnn.data.problems import DatasetError, Problems
+from mrcnn.data.problems import DatasetError, Problems, listed
 from mrcnn.errors import UserError
 
 # What messages list. `find_coco_files` and `_OTHERS`, below, find these layouts.
@@ -170,12 +170,20 @@ def _read_other(
         problems.add(
             link, "not be a link to a folder or out of it", link, "copy the target into the folder"
         )
+    if unread := listing.unread_images:
+        parsed.notes.append(
+            f"{len(unread)} images in formats that are not read are left out ({listed(unread)}): "
+            "convert them to PNG or JPEG"
+        )
     is_empty = not parsed.images or not parsed.classes
     if collected is None or is_empty:
         problems.raise_any()
     if is_empty:
         missing = "labelled objects" if parsed.images else "images"
-        raise UserError(f"--data {folder}: looks like {name}, but holds no {missing}; add some")
+        raise UserError(
+            f"--data {folder}: looks like {name}, but holds no {missing}; add some"
+            + "".join(f"\n  {note}" for note in parsed.notes)
+        )
     chosen, notes = assign_splits(parsed, folder, options)
     return {
         split: Split(folder, folder, notes, as_coco_records(parsed, positions))

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mrcnn.data.images import SUFFIXES
+from mrcnn.data.image_files import OTHER_SUFFIXES, SUFFIXES, is_read
 from mrcnn.data.problems import Problems
 from mrcnn.errors import FileError, UserError
 from mrcnn.io.json_files import read_json, read_text, shown
@@ -37,8 +37,19 @@ class Listing:
         return (file for file in self.files if file.lower().endswith(suffixes))
 
     def images(self) -> Iterator[str]:
-        """Return the image files."""
-        return self.ending(*SUFFIXES)
+        """Return the image files, those of other formats only if their contents can be read."""
+        unread = set(self.unread_images)
+        return (file for file in self._candidates if file not in unread)
+
+    @cached_property
+    def unread_images(self) -> list[str]:
+        """Images in formats that are not read."""
+        others = (file for file in self._candidates if file.lower().endswith(OTHER_SUFFIXES))
+        return [file for file in others if not is_read(self.root / file)]
+
+    @cached_property
+    def _candidates(self) -> list[str]:
+        return [*self.ending(*SUFFIXES, *OTHER_SUFFIXES)]
 
     def text(self, file: str) -> str:
         """Read a text file in UTF-8, or raise a `FileError`."""

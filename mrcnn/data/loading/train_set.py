@@ -20,7 +20,7 @@ from mrcnn.data.augment.transforms import (
     within,
 )
 from mrcnn.data.coco.read import CocoDataset
-from mrcnn.data.images import read_image
+from mrcnn.data.images import check_network_size, read_image
 from mrcnn.data.loading.batch_order import LOSSES, VIEW, Key, random_numbers
 from mrcnn.errors import UserError
 from mrcnn.ops import instance_masks
@@ -85,6 +85,8 @@ class TrainSet(Dataset[TrainImage]):
         view = random_view(height, width, boxes, self.config, self.augmentation, rng)
         if size is not None:
             view = within(view, *size)
+        path = self.dataset.path(index)
+        check_network_size(path, (height, width), view.size, self.config)
         masks, boxes, kept = view_instances(masks, boxes, view)
         pixels = view_pixels(image, view, self.config, self.augmentation, rng)
         return NetworkImage(pixels, boxes, self.dataset.labels[targets[kept]], masks)
