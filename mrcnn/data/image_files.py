@@ -34,7 +34,7 @@ _LONGEST_NAME = 1000
 
 
 def is_read(path: Path) -> bool | None:
-    """Return whether a file in a folder is an image that can be read, or None if it is not an image.
+    """Return whether an image in a folder can be read, or None if the file is not an image.
 
     Its suffix decides; the first bytes of a file with a suffix of `OTHER_SUFFIXES`, or with none.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,11 +33,23 @@ MAX_NETWORK_PIXELS = 25_000_000
 
 # No formats that start another program (EPS) or fetch other files.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+_OTHER_KINDS = {  # first bytes of files that Pillow does not open -> what they are
+    rb"\xff\xd8\xff": "a damaged JPEG, or one of more than 8 bits",
+    rb"\x89PNG|GIF8|RIFF....WEBP": "a damaged image",
+    rb"II[*+]\0|MM\0[*+]": "a TIFF of a kind that is not read, such as one of 7 bands",
+    rb"....ftypavi": "AVIF, which is not read",
+    rb"....ftyp": "HEIC or a video, which are not read as images",
+    rb"8BPS": "PSD, which is not read",
+    rb"%PDF": "PDF, which is not read",
+    rb"(\xef\xbb\xbf)?\s*<": "HTML or SVG, not an image of pixels",
+}
 _SUBFILE = 254  # TIFF tag; bit 0 marks a reduced image
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 # MAX_PIXELS is stricter, and an error rather than a warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# The error that follows is enough.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
 
 def read_image(
@@ -238,7 +252,7 @@ def _opened(
 ) -> Iterator[Image.Image]:
     """Open an image and read its header; any failure inside the block becomes a `UserError`."""
     file = Path(path)
-    with _errors_named(path, max_pixels):
+    with _errors_named(path, max_pixels, data):
         if data is None:
             if not file.exists():
                 raise FileError(path, "does not exist", "correct the name, or add the file")
@@ -256,20 +270,33 @@ def _opened(
 
 
 @contextmanager
-def _errors_named(path: str | os.PathLike[str], max_pixels: int) -> Iterator[None]:
+def _errors_named(
+    path: str | os.PathLike[str], max_pixels: int, data: bytes | None = None
+) -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        known = "JPEG, JPEG 2000, PNG, BMP, GIF, TIFF, WebP, PPM"
-        problem = f"is not an image of a known format ({known})"
-        raise FileError(path, problem, "convert it to PNG or JPEG") from error
+        raise FileError(path, *_other_kind(path, data)) from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, "is too large to open", max_pixels) from error
     except Exception as error:  # decoders raise errors of many kinds
         reason = str(error) or type(error).__name__
         raise FileError(path, f"cannot be read ({reason})", "restore or remove it") from error
+
+
+def _other_kind(path: str | os.PathLike[str], data: bytes | None) -> tuple[str, str]:
+    """Return problem and fix of a file that Pillow does not open."""
+    if data is None:
+        with Path(path).open("rb") as file:
+            data = file.read(64)
+    if data.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not an image", "run: git lfs pull"
+    kind = next((kind for start, kind in _OTHER_KINDS.items() if re.match(start, data, re.S)), "")
+    known = "JPEG, JPEG 2000, PNG, BMP, GIF, TIFF, WebP, PPM"
+    problem = f"is {kind}" if kind else f"is not an image of a known format ({known})"
+    return problem, "convert it to PNG or JPEG with 8 bits"
 
 
 def _check_pixels(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: int) -> None:

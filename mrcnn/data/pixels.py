@@ -129,7 +129,7 @@ def _to_8_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if (array.dtype.kind, array.dtype.itemsize) == ("u", 2) or high == low == 0:
         return (array >> 8).astype(np.uint8)
     if low < 0 or not 255 < high <= 0xFFFF:
-        problem = f"holds {array.dtype.name} from {low} to {high}, neither 8 nor 16 bits"
+        problem = f"holds integers from {low} to {high}, neither 8 nor 16 bits"
         has_8_bits = low >= 0 and high <= 255
         line = "image.astype('uint8')" if has_8_bits else _scaled(int(low), int(high))
         raise FileError(name, problem, f"pass or save {line}")

@@ -141,9 +141,28 @@ def text_bomb() -> bytes:
     return png[:33] + chunk + png[33:]
 
 
+def preview() -> bytes:
+    """A TIFF whose first image is marked as reduced."""
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, "TIFF", tiffinfo={254: 1})
+    return buffer.getvalue()
+
+
 BAD_FILES = {
     "empty": (b"", "is empty"),
     "text": (b"not an image", "not an image of a known format"),
+    "HTML": (b"\n<!DOCTYPE html>", "is HTML or SVG, not an image of pixels"),
+    "SVG": (b"\xef\xbb\xbf<svg xmlns='http://www.w3.org/2000/svg'/>", "is HTML or SVG"),
+    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC or a video, which are not read"),
+    "AVIF": (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "is AVIF, which is not read"),
+    "PSD": (b"8BPS\0\1", "is PSD, which is not read"),
+    "PDF": (b"%PDF-1.7", "is PDF, which is not read"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "run: git lfs pull"),
+    "JPEG of 12 bits": (
+        encoded("jpeg").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "more than 8 bits"),
+    "TIFF of 64 bits": (
+        encoded("tiff").replace(b"\x08\0\x08\0\x08\0", b"\x40\0\x40\0\x40\0"), "a TIFF of a kind"),
+    "raw file of a camera": (preview(), "begins with a preview"),
     "header only": (png_header(8, 8), "cannot be read"),
     "65500 x 65500": (png_header(65500, 65500), f"limit is {MAX_PIXELS:,}"),
     "just too many pixels": (png_header(10001, 10000), f"10001 x 10000 .* limit is {MAX_PIXELS:,}"),

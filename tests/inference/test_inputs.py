@@ -210,7 +210,7 @@ def test_the_stated_line_is_accepted(case):
         (torch.zeros(3, 4, 4, device="meta"), "is a tensor that NumPy cannot hold"),
         (Image.new("RGB", (0, 5)), "is 0 x 5 pixels; pass an image with pixels"),
         (b"", "is empty (0 bytes)"),
-        (b"<!DOCTYPE html><html>", "is not an image of a known format"),
+        (b"<!DOCTYPE html><html>", "is HTML or SVG, not an image of pixels"),
         (np.broadcast_to(np.uint8(0), (10_001, 10_000)), f"the limit is {MAX_PIXELS:,}"),
     ],
 )
