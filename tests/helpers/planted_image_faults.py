@@ -116,7 +116,7 @@ def sixteen_bits(picture: Image.Image) -> Image.Image:
 
 IMAGE_FAULTS = {
     "floating point": saved(
-        "unreadable image", "holds floating-point pixels", lambda p: p.convert("F"), ".tif"),
+        "unreadable image", "they must be in [0, 1]", lambda p: p.convert("F"), ".tif"),
     "lying": saved(
         "images.size", "EXIF orientation or the record is rotated", lambda p: p, exif=oriented(6)),
     "upside down": saved(
