@@ -11,6 +11,7 @@ from pathlib import Path
 from mrcnn.data.images import read_size
 from mrcnn.data.problems import Problems
 from mrcnn.errors import FileError
+from mrcnn.io.plain_files import open_plain
 
 Size = tuple[int, int]  # (height, width), upright
 
@@ -44,9 +45,9 @@ def is_read(path: Path) -> bool | None:
     if suffix and suffix not in OTHER_SUFFIXES:
         return None
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             is_known = bool(_BEGINNINGS.match(file.read(12)))
-    except OSError:
+    except (FileError, OSError):
         is_known = False
     return is_known or (False if suffix else None)
 

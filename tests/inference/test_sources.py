@@ -1,6 +1,7 @@
 """Files of folders and patterns: which are taken, and which are named as left out."""
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_contents_decide_for_other_suffixes_and_for_none(tmp_path):
     for name, format_ in (("a.heic", "JPEG"), ("b", "PNG"), ("c.ico", "GIF"), ("d.webp2", "WEBP")):
         (tmp_path / name).write_bytes(encoded(format_))
     (tmp_path / "e.dng").write_bytes(encoded("TIFF"))  # as raw files begin
+    os.mkfifo(tmp_path / "pipe")  # has no writer
     assert found(tmp_path) == (
         ["a.heic", "b", "c.ico"],
         ["1 images in formats that are not read (e.dng)"],
