@@ -17,8 +17,7 @@ from mrcnn.data.formats.folder import list_files
 from mrcnn.data.formats.image_names import ImageNames
 from mrcnn.data.formats.records import left_out
 from mrcnn.data.formats.split import split_of
-from mrcnn.data.image_files import file_name_rule
-from mrcnn.data.images import SUFFIXES
+from mrcnn.data.image_files import SUFFIXES, file_name_rule
 from mrcnn.data.problems import Problems
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_json
