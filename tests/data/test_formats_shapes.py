@@ -1,16 +1,19 @@
 """Shapes, groups, file names and splits of each format."""
 
+import io
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mrcnn.data.coco.read import CocoDataset, read_splits
 from mrcnn.data.coco.truth import as_coco
 from mrcnn.data.formats import find_splits
+from mrcnn.data.formats.label_maps import check_sharp, has_shaded_borders
+from mrcnn.data.problems import RuleError
 from tests.helpers import annotation_writers as writers
 
 SIZE = (40, 60)
@@ -326,6 +329,64 @@ def test_masks_of_any_mode(tmp_path):
     found = masks(read(tmp_path)["train"])
     assert len(found) == len(modes)
     assert all(np.array_equal(other, mask) for other in found)
+
+
+def test_shaded_borders_of_masks_of_one_object(tmp_path):
+    picture = Image.new("L", (4 * SIZE[1], 4 * SIZE[0]))
+    ImageDraw.Draw(picture).ellipse([42, 22, 198, 118], fill=255)
+    image(tmp_path / "1" / "images" / "1.png")
+    writers.save_values(
+        np.array(picture.resize(SIZE[::-1], Image.Resampling.BILINEAR)),
+        tmp_path / "1" / "masks" / "a.png",
+    )
+    dataset = read(tmp_path)["train"]
+    (mask,) = masks(dataset)
+    assert iou(mask, disc(30, 17.5, 19.6, 12.1)) > 0.97
+    assert "1 masks have shaded borders (1/masks/a.png, …)" in " ".join(dataset.notes)
+
+
+def test_note_on_inverted_masks(tmp_path):
+    for name in "ab":
+        image(tmp_path / name / "images" / f"{name}.png")
+        writers.save_values(~block(10, 5, 50, 30), tmp_path / name / "masks" / "x.png")
+    notes = " ".join(read(tmp_path)["train"].notes)
+    assert "2 of 2 masks hold all corners of their image (a/masks/x.png, …)" in notes
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "RGBA"])
+def test_numbers_in_all_channels_are_labels(tmp_path, mode):
+    values = (block(1, 1, 9, 9) + 2 * block(20, 20, 30, 30)).astype(np.uint8)
+    image(tmp_path / "images" / "a.png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(values).convert(mode).save(tmp_path / "masks" / "a.png")
+    assert len(masks(read(tmp_path)["train"])) == 2
+
+
+def test_sharp_labels_are_not_taken_for_shaded_ones():
+    """Hundreds of small objects that lie on each other; the same resized, and one as JPEG."""
+    rng = np.random.default_rng(0)
+    picture = Image.new("L", (160, 120))
+    for number in range(1, 251):
+        x, y, rx, ry = (int(v) for v in rng.integers((0, 0, 1, 1), (160, 120, 15, 15)))
+        ImageDraw.Draw(picture).ellipse([x - rx, y - ry, x + rx, y + ry], fill=number)
+    check_sharp(np.array(picture), "a")
+    for size in ((80, 60), (130, 90), (320, 240)):
+        check_sharp(np.array(picture.resize(size, Image.Resampling.NEAREST)), "a")
+        with pytest.raises(RuleError):
+            check_sharp(np.array(picture.resize(size, Image.Resampling.BILINEAR)), "a")
+    one = Image.fromarray(disc(30, 20, 25, 15).astype(np.uint8) * 255)
+    file = io.BytesIO()
+    one.save(file, "JPEG", quality=95)
+    assert has_shaded_borders(np.array(Image.open(file)))
+    assert not has_shaded_borders(np.array(one))
+
+
+def test_note_on_masks_that_number_one_object(tmp_path):
+    for name, count in (("a", 1), ("b", 0)):
+        image(tmp_path / "images" / f"{name}.png")
+        values = (count * block(1, 1, 9, 9)).astype(np.uint8)
+        writers.save_values(values, tmp_path / "masks" / f"{name}.png")
+    assert "no mask numbers more than one object" in " ".join(read(tmp_path)["train"].notes)
 
 
 def test_a_sample_without_masks_needs_their_folder(tmp_path):

@@ -19,6 +19,8 @@ VOC = {
     "a map that is no image": (text(CLASS, "x"), [f"{CLASS}: is not an image of a known format"]),
     "a map cut short": (
         lambda f: (f / CLASS).write_bytes((f / CLASS).read_bytes()[:-30]), [CLASS, "restore"]),
+    "a map that was resized": (
+        pixels(OBJECT, [0] * 8 + [1] * 8 + [2] * 8), [f"{OBJECT} must have sharp borders"]),
     "an unknown class": (
         pixels(CLASS, [9] * 48), [f"{CLASS}: instance 1 must be of a class from 1 to 2, got 9"]),
     "two classes": (
@@ -121,7 +123,13 @@ INDEXED = {
     "a map of 0 and 255": (pixels(MAP, [255]), [f"{MAP} must number its instances from 1, got '0"]),
     "a map of bits": (pixels(MAP, [True], bool), [f"{MAP} must number its instances, got '1 bit"]),
     "a map of colours": (
-        pixels(MAP, np.ones((6, 8, 3), np.uint8)), [f"{MAP} must hold one number per pixel"]),
+        pixels(MAP, np.eye(48, 3, dtype=np.uint8).reshape(6, 8, 3)), [f"{MAP} must hold one numb"]),
+    "a map with a soft border": (
+        pixels(MAP, [0] * 8 + [60] * 8 + [127] * 8 + [255] * 24), [f"{MAP} must have sharp bor"]),
+    "a map of white and grey": (
+        pixels(MAP, [85, 85, 0, 170, 0, 255]), [f"{MAP} must number its instances from 1, got '0"]),
+    "a white map of 16 bits": (
+        pixels(MAP, [65535] * 9, np.uint16), [f"{MAP} must number its instances from 1, got '0"]),
     "a map of another size": (
         pixels(MAP, np.ones((8, 6), np.uint8)), [f"{MAP}: must be 8 x 6 pixels", "saved upright"]),
     "no map": (gone(MAP), ["PNGImages/a.png: its masks must be one file, got []"]),

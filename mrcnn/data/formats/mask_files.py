@@ -11,9 +11,11 @@ import posixpath
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn.data.formats.folder import Listing
+from mrcnn.data.formats.label_maps import check_sharp, has_shaded_borders, single_channel
 from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
 from mrcnn.data.image_files import Size
 from mrcnn.data.images import read_stored
@@ -24,6 +26,7 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 _IMAGES, _MASKS = ("images", "PNGImages"), ("masks", "PedMasks")
 _CLASS = "object"
+_MANY = 128  # instances; where there are fewer, the largest number (255) does not count them
 
 Key = tuple[str, str]  # the folder around images/ and masks/, the rest of the name without suffix
 
@@ -47,20 +50,41 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
     }
     without = [name for key, name in images.items() if key[0] not in with_masks]
     images = {key: name for key, name in images.items() if key[0] in with_masks}
-    if all(_owner(key, images) for key in masks) or len({key[0] for key in images}) < len(images):
+    seen: dict[str, list[str]] = {"shaded": [], "corners": []}  # masks that notes mention
+    numbered_pixels = all(_owner(key, images) for key in masks)
+    if numbered_pixels or len({key[0] for key in images}) < len(images):
+        numbered_pixels = True
         masks_of = _one_mask_per_image(images, masks, problems)
-        read_masks = _read_label_map
     else:
         masks_of = _one_folder_per_image(images, masks, problems)
-        read_masks = _read_instance_files
 
     def read_objects(name: str, size: Size, problems: Problems) -> list[ObjectRecord]:
         files = masks_of.get(name, [])
-        return read_masks(listing, files, size, names[0], problems) if files else []
+        if numbered_pixels:
+            return _read_label_map(listing, files, size, names[0]) if files else []
+        objects = []
+        for file in files:
+            with problems.collect():
+                objects.append(_read_instance_file(listing, file, size, names[0], seen))
+        return objects
 
     labels = {name: name for name in images.values()}
     parsed = ParsedFolder(numbered(names[:1]))
     parsed.images = read_images(listing.root, labels, read_objects, problems)
+    if shaded := seen["shaded"]:
+        parsed.notes.append(
+            f"{len(shaded)} masks have shaded borders ({min(shaded)}, …): their objects are the "
+            "pixels brighter than half of the brightest"
+        )
+    if (corners := seen["corners"]) and 2 * len(corners) > len(masks):
+        parsed.notes.append(
+            f"{len(corners)} of {len(masks)} masks hold all corners of their image "
+            f"({min(corners)}, …): pixels that are not black are the object; are they inverted?"
+        )
+    if numbered_pixels and all(len(image.objects) < 2 for image in parsed.images):
+        parsed.notes.append(
+            "no mask numbers more than one object; where there are several, number them 1, 2, …"
+        )
     if without:
         parsed.notes.append(
             f"{len(without)} images have no folder of masks and are left out ({without[0]}, …): "
@@ -123,40 +147,43 @@ def _one_folder_per_image(
 
 
 def _read_label_map(
-    listing: Listing, files: list[str], size: Size, class_name: str, problems: Problems
+    listing: Listing, files: list[str], size: Size, class_name: str
 ) -> list[ObjectRecord]:
     """Return the instances that the pixels of one file number."""
     file = files[0]
-    values = _values(listing, file, size)
+    values = single_channel(_values(listing, file, size))
     if values.ndim != 2:
         fix = "save it in grey, instances numbered 1, 2, …"
         raise RuleError(file, "hold one number per pixel", f"{values.shape[2]} channels", fix)
     if values.dtype == bool:
         fix = "save it in grey, instances numbered 1, 2, …, or each instance as a file"
         raise RuleError(file, "number its instances", "1 bit per pixel", fix)
+    check_sharp(values, file)
     rles = encode_values(values)
-    if [*rles] == [255]:
-        fix = "save instances as 1, 2, …, or each instance as a file"
-        raise RuleError(file, "number its instances from 1", "0 and 255 only", fix)
+    if np.iinfo(values.dtype).max in rles and len(rles) < _MANY:
+        fix = "save instances as 1, 2, … and the rest as 0, or each instance as a file"
+        got = f"0 and {', '.join(map(str, [*rles][-5:]))} only"
+        raise RuleError(file, "number its instances from 1", got, fix)
     return [ObjectRecord(f"{file}: instance {i}", class_name, rle) for i, rle in rles.items()]
 
 
-def _read_instance_files(
-    listing: Listing, files: list[str], size: Size, class_name: str, problems: Problems
-) -> list[ObjectRecord]:
-    """Return one instance per file: the pixels that are not black."""
-    objects = []
-    for file in files:
-        with problems.collect():
-            values = _values(listing, file, size)
-            if values.ndim == 3:
-                colours = values.shape[2] - (values.shape[2] in (2, 4))  # without alpha
-                values = values[:, :, :colours].max(2)
-            if not (rles := encode_values(values != 0)):
-                fix = "draw it or remove the file"
-                raise RuleError(file, "hold some foreground", "zeros only", fix)
-            objects.append(ObjectRecord(file, class_name, rles[1]))
-    return objects
+def _read_instance_file(
+    listing: Listing, file: str, size: Size, class_name: str, seen: dict[str, list[str]]
+) -> ObjectRecord:
+    """Return the instance of a file: the pixels that are not black."""
+    values = _values(listing, file, size)
+    if values.ndim == 3:
+        colours = values.shape[2] - (values.shape[2] in (2, 4))  # without alpha
+        values = values[:, :, :colours].max(2)
+    foreground = values != 0
+    if has_shaded_borders(values):
+        foreground = values > values.max() / 2
+        seen["shaded"].append(file)
+    if not (rles := encode_values(foreground)):
+        raise RuleError(file, "hold some foreground", "zeros only", "draw it or remove the file")
+    if foreground[:: size[0] - 1 or 1, :: size[1] - 1 or 1].all():  # the corners
+        seen["corners"].append(file)
+    return ObjectRecord(file, class_name, rles[1])
 
 
 def _values(listing: Listing, file: str, size: Size) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrcnn.data.formats.folder import Listing
+from mrcnn.data.formats.label_maps import check_sharp
 from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, numbered, read_images
 from mrcnn.data.image_files import Size, file_name_rule
 from mrcnn.data.images import read_stored
@@ -120,4 +121,5 @@ def _label_map(listing: Listing, file: str, size: Size) -> NDArray[Any]:
         kind = f"{values.dtype}, {values.shape[2] if values.ndim == 3 else 1} channels"
         fix = "save indices, with a palette or in grey"
         raise RuleError(file, "hold one number of 8 bits per pixel", kind, fix)
+    check_sharp(values, file)
     return values
