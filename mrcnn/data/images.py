@@ -225,9 +225,18 @@ def write_view(
 
 
 def empty_batch(sizes: Sequence[tuple[int, int]], multiple: int) -> ImageBatch:
-    """Allocate zeros for images of these (height, width), padded to one multiple of `multiple`."""
+    """Allocate zeros for images of these (height, width), padded to one multiple of `multiple`.
+
+    Raises:
+        UserError: if wide and high images together are padded beyond `MAX_NETWORK_PIXELS`.
+    """
     unpadded = torch.tensor(sizes)  # (N, 2)
     height, width = (-(-unpadded.amax(0) // multiple) * multiple).tolist()
+    if height * width > MAX_NETWORK_PIXELS and len(sizes) > 1:
+        raise UserError(
+            f"a batch of {len(sizes)} images is padded to {width} x {height} in the network, the "
+            f"limit is {MAX_NETWORK_PIXELS:,} pixels; use a smaller --batch-size"
+        )
     pixels = torch.zeros(len(sizes), height, width, 3)
     return ImageBatch(pixels.permute(0, 3, 1, 2), unpadded)
 

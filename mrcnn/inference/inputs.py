@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mrcnn.data.images import MAX_PIXELS, MAX_TILED_PIXELS, read_image, read_pil
+from mrcnn.config import ModelConfig
+from mrcnn.data.images import (
+    MAX_PIXELS,
+    MAX_TILED_PIXELS,
+    check_network_size,
+    network_size,
+    read_image,
+    read_pil,
+)
 from mrcnn.data.pixels import from_array
 from mrcnn.errors import FileError, UserError
 
@@ -46,22 +54,28 @@ def is_image(value: ImageLike | Sequence[ImageLike]) -> TypeIs[ImageLike]:
 
 
 def read_inputs(
-    images: Iterable[ImageLike], tiled: bool = False
+    images: Iterable[ImageLike], config: ModelConfig, zoom: float = 1.0, tile: int | None = None
 ) -> Iterator[InputImage | UserError]:
-    """Read images of any kind; yield the error of one that cannot be read.
+    """Read images of any kind; yield the error of one that cannot be read, or is too large.
 
     Images of one content give equal pixels, or equal errors, whatever their kind.
 
     Args:
         images: see `Predictor.predict`.
-        tiled: the images are processed in tiles, so they may be larger.
+        config: of the model that is applied to them.
+        zoom: factor on the size that the configuration states.
+        tile: side of a tile, if they are processed in tiles; then they may be larger.
 
     Raises:
         TypeError: if a value is not an image.
     """
     for number, image in enumerate(images, start=1):
         try:
-            yield _read(image, f"image {number}", tiled)
+            read = _read(image, f"image {number}", tile is not None)
+            height, width = (min(side, tile or side) for side in read.size)
+            network = [round(side * zoom) for side in network_size(height, width, config)]
+            check_network_size(read.name, (height, width), (network[0], network[1]), config)
+            yield read
         except UserError as error:
             yield error
 

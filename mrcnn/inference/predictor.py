@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mrcnn.config import ModelConfig
 from mrcnn.data.images import (
-    check_network_size,
     empty_batch,
     network_size,
     unpadded_views,
@@ -26,7 +25,7 @@ from mrcnn.exporting.saved import SavedProgram
 from mrcnn.inference.inputs import ImageLike, InputImage, is_image, read_inputs
 from mrcnn.inference.results import Result
 from mrcnn.inference.tiles import merge_tiles, tile_windows
-from mrcnn.inference.tta import detect_views
+from mrcnn.inference.tta import VIEWS, detect_views
 from mrcnn.models import MaskRCNN
 from mrcnn.models.postprocess import to_detections
 from mrcnn.runtime.batching import bucket_by, prefetch
@@ -42,6 +41,8 @@ if TYPE_CHECKING:  # in typing itself since Python 3.11
 Outcome = Result | UserError  # the error of an image whose file cannot be read
 Detect = Callable[[Iterable[ImageLike]], Iterator[Outcome]]
 Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
+
+_LARGEST_VIEW = max(scale for scale, _ in VIEWS)  # of test-time augmentation
 
 
 class Options(TypedDict, total=False):
@@ -199,7 +200,7 @@ class Predictor:
         )
         if tiles is None:
             return detect(images)
-        inputs = read_inputs(images, tiled=True)
+        inputs = read_inputs(images, self.config, _LARGEST_VIEW if tta else 1.0, tiles)
         return (self._in_tiles(image, tiles, tile_overlap, detect) for image in inputs)
 
     def _in_tiles(
@@ -208,31 +209,14 @@ class Predictor:
         if isinstance(image, UserError):
             return image
         windows = tile_windows(*image.size, size, overlap)
-        x1, y1, x2, y2 = windows[0]  # all have one size
-        if error := self._too_large(image, (y2 - y1, x2 - x1)):
-            return error
         outcomes = detect([image.pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in windows])
         return merge_tiles(image, windows, [_raise_if_error(outcome) for outcome in outcomes])
-
-    def _too_large(self, image: InputImage, size: tuple[int, int]) -> UserError | None:
-        """Return the error if an image, or tile of it, of `size` is too large for the network."""
-        try:
-            network = network_size(*size, self.config)
-            check_network_size(image.name, size, network, self.config)
-        except UserError as error:
-            return error
-        return None
-
-    def _read(self, images: Iterable[ImageLike]) -> Iterator[InputImage | UserError]:
-        for image in read_inputs(images):
-            error = isinstance(image, InputImage) and self._too_large(image, image.size)
-            yield error or image
 
     def _by_views(self, images: Iterable[ImageLike], thresholds: Thresholds) -> Iterator[Outcome]:
         """Detect with test-time augmentation, image by image."""
         if isinstance(self.model, SavedProgram):
             raise UserError("--tta requires a checkpoint; a program (.pt2) has no separate layers")
-        for image in prefetch(self._read(images)):
+        for image in prefetch(read_inputs(images, self.config, _LARGEST_VIEW)):
             if isinstance(image, UserError):
                 yield image
                 continue
@@ -275,7 +259,9 @@ class Predictor:
                 return ()
             return tuple(-(-side // multiple) for side in network_size(*item[1].size, self.config))
 
-        for group in bucket_by(enumerate(self._read(images)), padded_size, batch_size):
+        for group in bucket_by(
+            enumerate(read_inputs(images, self.config)), padded_size, batch_size
+        ):
             positions = [position for position, _ in group]
             inputs = [image for _, image in group if isinstance(image, InputImage)]
             if not inputs:

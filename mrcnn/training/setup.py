@@ -17,6 +17,7 @@ from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.augment.user_transform import load_transform
 from mrcnn.data.coco.read import CocoDataset, read_splits
 from mrcnn.data.formats import find_splits
+from mrcnn.data.loading.train_set import check_sizes
 from mrcnn.data.synthetic import write_shapes
 from mrcnn.errors import UserError
 from mrcnn.inference.load import load
@@ -128,6 +129,8 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
         if options.weights and not options.resume:
             pretrained = read_pretrained(options.weights)
         config = model_config(options, splits["train"], pretrained)
+        check_sizes(splits["train"], config, augmentation)
+        check_sizes(splits["val"], config, Augmentation())
         try:
             model = build(config)
         except ValueError as error:

@@ -117,6 +117,16 @@ def test_note_on_images_without_a_labelme_file(tmp_path):
     assert "1 images have no JSON file and are left out (b.png" in " ".join(dataset.notes)
 
 
+def test_note_on_images_in_formats_that_are_not_read(tmp_path):
+    for name in ("b.heic", "c.AVIF", "._a.jpg"):
+        (tmp_path / name).write_bytes(b"no image")
+    image(tmp_path / "d.png")
+    (tmp_path / "d.png").rename(tmp_path / "d.heif")  # its contents can be read
+    notes = " ".join(labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]}).notes)
+    assert "2 images in formats that are not read are left out (b.heic, c.AVIF): convert" in notes
+    assert "1 images have no JSON file and are left out (d.heif" in notes
+
+
 def test_the_list_of_classes_orders_them_and_keeps_empty_ones(tmp_path):
     (tmp_path / "labels.txt").write_text("__ignore__\n_background_\nz\na\n")
     dataset = labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]})

@@ -14,7 +14,7 @@ from PIL import Image
 from mrcnn.config import ModelConfig
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.coco.read import CocoDataset, read_coco
-from mrcnn.data.images import read_image, to_pixels
+from mrcnn.data.images import empty_batch, read_image, to_pixels
 from mrcnn.data.loading.batch_order import Key
 from mrcnn.data.loading.loader import TrainSet, collate, eval_loader, train_loader
 from mrcnn.errors import UserError
@@ -259,3 +259,30 @@ def test_all_large_fields_of_a_data_set_are_tensors(dataset):
     small = {"annotations", "folder", "class_names", "category_ids", "notes", "masks"}
     large = [value for name, value in vars(dataset).items() if name not in small]
     assert all(isinstance(value, torch.Tensor) for value in large)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "size"),
+    [
+        (Augmentation(), "64 x 32"),
+        (Augmentation(scale_range=(0.1, 2.0)), "96 x 64"),
+        (Augmentation(crop=20), "32 x 32"),
+    ],
+)
+def test_an_image_too_large_for_the_network_is_named_before_the_first_step(
+    dataset, augmentation, size, monkeypatch
+):
+    monkeypatch.setattr("mrcnn.data.images.MAX_NETWORK_PIXELS", 1000)
+    message = rf"0\.png: of 40 x 30 pixels fills {size} in the network, the limit is 1,000 pixels"
+    with pytest.raises(UserError, match=message):
+        next(train_loader(dataset, CONFIG, augmentation, batch_size=1, steps=1))
+    with pytest.raises(UserError, match=r"0\.png: of 40 x 30 pixels fills 64 x 32"):
+        next(eval_loader(dataset, CONFIG))
+
+
+def test_wide_and_high_images_are_not_padded_together_beyond_the_limit():
+    sizes = [(100, 6_000), (6_000, 100)]
+    for size in sizes:
+        assert empty_batch([size], 32).pixels.numel() < 3 * 1_000_000
+    with pytest.raises(UserError, match=r"a batch of 2 images is padded to 6016 x 6016 .* smaller"):
+        empty_batch(sizes, 32)

@@ -102,7 +102,10 @@ def names_alike(copy: Copy) -> list[Planted]:
 
 def unlisted(copy: Copy) -> list[Planted]:
     Image.new("L", (9, 9)).save(copy.folder / "images" / "stray.png")
-    return [Planted("files without a record", "got '1 that are in none: stray.png'", split="")]
+    for name in ("stray.HEIC", "._stray.jpg", "Thumbs.db"):  # only the first is an image
+        (copy.folder / "images" / name).touch()
+    text = "got '2 that are in none: stray.HEIC, stray.png'"
+    return [Planted("files without a record", text, split="")]
 
 
 def with_alpha(picture: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mrcnn.config import ModelConfig
 from mrcnn.data.images import MAX_PIXELS, read_image
 from mrcnn.errors import UserError
 from mrcnn.inference.inputs import InputImage, is_image, read_inputs
@@ -19,8 +20,11 @@ SPREAD = np.repeat(GREY[..., None], 3, axis=2)
 WIDE = GREY.astype(np.uint16) * 256 + 255 - GREY  # high byte GREY, low byte something else
 
 
-def read(image, tiled=False) -> np.ndarray:
-    (outcome,) = read_inputs([image], tiled)
+CONFIG = ModelConfig()
+
+
+def read(image, tile=None) -> np.ndarray:
+    (outcome,) = read_inputs([image], CONFIG, tile=tile)
     if isinstance(outcome, UserError):
         raise outcome
     assert isinstance(outcome, InputImage)
@@ -230,16 +234,16 @@ def test_a_truncated_file_is_refused_however_it_is_passed(tmp_path):
 
 
 def test_an_image_is_named_by_its_position():
-    outcomes = list(read_inputs([RGB, np.float32([[0, 255]])]))
+    outcomes = list(read_inputs([RGB, np.float32([[0, 255]])], CONFIG))
     assert str(outcomes[1]).startswith("image 2: holds floats from 0 to 255")
 
 
 def test_values_that_are_no_image():
     for value in (7, None, io.StringIO("text")):
         with pytest.raises(TypeError, match=r"a file open in mode 'rb', got <class '"):
-            list(read_inputs([value]))
+            list(read_inputs([value], CONFIG))
 
 
 def test_an_array_for_tiles_may_be_larger_and_is_not_copied():
     large = np.broadcast_to(np.uint8(0), (20_000, 10_000, 3))
-    assert read(large, tiled=True).strides == (0, 0, 0)
+    assert read(large, tile=999).strides == (0, 0, 0)

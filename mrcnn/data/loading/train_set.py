@@ -20,7 +20,7 @@ from mrcnn.data.augment.transforms import (
     within,
 )
 from mrcnn.data.coco.read import CocoDataset
-from mrcnn.data.images import check_network_size, read_image
+from mrcnn.data.images import check_network_size, network_size, read_image
 from mrcnn.data.loading.batch_order import LOSSES, VIEW, Key, random_numbers
 from mrcnn.errors import UserError
 from mrcnn.ops import instance_masks
@@ -35,6 +35,24 @@ class TrainImage(NetworkImage):
     index: int  # in the data set
     seed: int  # of random choices in the losses, 63 bits
     notes: tuple[str, ...] = ()  # for the user
+
+
+def check_sizes(dataset: CocoDataset, config: ModelConfig, augmentation: Augmentation) -> None:
+    """Refuse a data set with an image whose largest view does not fit in the network.
+
+    Raises:
+        UserError: names the first such image.
+    """
+    if augmentation.jitter_size is not None:  # the size of every view
+        return
+    largest = max(augmentation.min_sizes, default=None)
+    zoom = augmentation.scale_range[1]
+    sizes, positions = np.unique(dataset.sizes.numpy(), axis=0, return_index=True)
+    for (height, width), position in zip(sizes.tolist(), positions.tolist(), strict=True):
+        crop_h, crop_w = (min(side, augmentation.crop or side) for side in (height, width))
+        size_h, size_w = network_size(crop_h, crop_w, config, largest)
+        size = round(size_h * zoom), round(size_w * zoom)
+        check_network_size(dataset.path(position), (height, width), size, config)
 
 
 class TrainSet(Dataset[TrainImage]):
@@ -56,6 +74,7 @@ class TrainSet(Dataset[TrainImage]):
         self.dataset, self.config = dataset, config
         self.augmentation, self.seed = augmentation, seed
         self.on_bad_image = on_bad_image
+        check_sizes(dataset, config, augmentation)
 
     def __getitem__(self, key: Key) -> TrainImage:
         rng = np.random.default_rng(random_numbers(VIEW, self.seed, *key))
