@@ -14,6 +14,7 @@ from mrcnn.data.coco.truth import as_coco
 from mrcnn.data.formats import find_splits
 from mrcnn.data.formats.label_maps import check_sharp, has_shaded_borders
 from mrcnn.data.problems import RuleError
+from mrcnn.errors import UserError
 from tests.helpers import annotation_writers as writers
 
 SIZE = (40, 60)
@@ -110,6 +111,32 @@ def test_labelme_files_apart_from_their_images(tmp_path):
     assert sorted(names) == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize(
+    "path", ["/home/user/old/a.png", "C:\\old\\a.png", "../images/a.png", "old/a.PNG", "a%2Epng"]
+)
+def test_labelme_files_from_another_machine(tmp_path, path):
+    dataset = labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]}, imagePath=path)
+    assert dataset.path(0) == tmp_path / "a.png"
+    assert f"1 image is found by the last part of the name ({path!r} is a.png)" in dataset.notes
+
+
+def test_an_embedded_image_is_mentioned_where_its_file_is_missing(tmp_path):
+    rule = r"z\.png.*; imageData holds it, `labelme_export_json` writes"
+    with pytest.raises(UserError, match=rule):
+        labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]}, imagePath="z.png", imageData="/9j")
+
+
+def test_other_json_files_beside_labelme_and_via_are_left_out(tmp_path):
+    for folder, make in (("l", labelme), ("v", via)):
+        writers.write_text(tmp_path / folder / "settings.json", {"a": 1})
+        image(tmp_path / folder / "b.png")
+        shape = {"points": [[0, 0], [5, 0], [5, 5]]}
+        dataset = make(tmp_path / folder, shape if make is labelme else (CIRCLE, {}))
+        notes = " ".join(dataset.notes)
+        assert "1 other JSON file is left out: settings.json" in notes
+        assert "left out (b.png" in notes or "left out: b.png" in notes
+
+
 def test_note_on_images_without_a_labelme_file(tmp_path):
     image(tmp_path / "b.png")
     dataset = labelme(tmp_path, {"points": [[0, 0], [5, 0], [5, 5]]})
@@ -183,6 +210,11 @@ def test_where_via_keeps_the_class(tmp_path, case):
     assert any("no attributes" in note for note in dataset.notes) == (case == "none")
 
 
+def test_the_list_of_classes_names_the_only_one_of_via(tmp_path):
+    (tmp_path / "classes.txt").write_text("balloon\n")
+    assert via(tmp_path, (CIRCLE, {})).class_names == ("balloon",)
+
+
 def test_train_and_val_of_the_balloons(tmp_path):
     via(tmp_path / "train", (CIRCLE, {}))
     via(tmp_path / "val", (CIRCLE, {}), (CIRCLE, {}))
@@ -203,6 +235,13 @@ YOLO = {  # content of data.yaml, folders of train and val images
     ),
     "by folders alone": ("names: [a]", ("images/train", "images/val")),
     "lists of files": ("train: a.txt\nval: b.txt\nnames: [a]", ("images/x", "images/y")),
+    "a folder of another machine": (
+        "path: /home/me/x\ntrain: /home/me/x/images/train\nval: C:\\x\\images\\val\nnames: [a]",
+        ("images/train", "images/val"),
+    ),
+    "lists of another machine": (
+        "path: ./\ntrain: train.txt\nval: val.txt\nnames: [a]", ("images/x", "images/y")
+    ),
     "below a path": (
         "path: d\ntrain: images/x\nval: images/y\nnames: [a]", ("d/images/x", "d/images/y")
     ),
@@ -247,9 +286,28 @@ def test_layouts_of_yolo(tmp_path, case):
     writers.write_text(tmp_path / "data.yaml", text)
     writers.write_text(tmp_path / "a.txt", "./images/x/a.png\nimages/x/b.png\n")
     writers.write_text(tmp_path / "b.txt", "images/y/c.png")
+    writers.write_text(tmp_path / "train.txt", "data/images/x/a.png\nC:\\y\\images\\x\\b.png\n")
+    writers.write_text(tmp_path / "val.txt", "/home/me/images/y/c.png")
     datasets = read(tmp_path)
     assert [len(d) for d in datasets.values()] == [2, 1]
     assert datasets["train"].boxes[0].tolist() == pytest.approx([6, 4, 30, 20])
+
+
+@pytest.mark.parametrize("text", ["path: ./\ntrain: train.txt\n", "train: images/train\n"])
+def test_a_yolo_set_without_validation_is_divided(tmp_path, text):
+    """As CVAT exports one subset."""
+    for i in range(6):
+        folder = "other" if i == 5 else "train"
+        image(tmp_path / "images" / folder / f"{i}.png")
+        writers.write_text(tmp_path / "labels" / folder / f"{i}.txt", SQUARE)
+    writers.write_text(tmp_path / "data.yaml", f"{text}names: [a]")
+    names = "".join(f"images/train/{i}.png\n" for i in range(5))
+    writers.write_text(tmp_path / "train.txt", names)
+    datasets = read(tmp_path)
+    assert [len(dataset) for dataset in datasets.values()] == [4, 1]
+    notes = " ".join(datasets["val"].notes)
+    assert "4 images for training and 1 for validation are drawn" in notes
+    assert "1 image is neither for training nor for validation" in notes
 
 
 def test_note_on_one_yolo_set_for_both_splits(tmp_path):
@@ -270,6 +328,34 @@ def test_note_on_yolo_images_without_labels(tmp_path):
     assert sum(len(d.labels) for d in datasets.values()) == 1
     assert datasets["train"].class_names == ("a", "b")
     assert "1 images have no text file" in " ".join(datasets["train"].notes)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_maps_of_voc_in_colours(tmp_path, listed):
+    """As CVAT exports them: a list of colours and `default.txt`; or the colours of VOC."""
+    image(tmp_path / "JPEGImages" / "a.jpg")
+    blocks = [block(1, 1, 9, 9), block(20, 1, 30, 9), block(20, 20, 30, 30), block(40, 1, 50, 9)]
+    red, green, void = (128, 0, 0), (0, 128, 0), (224, 224, 192)
+    colours = [(10, 20, 30), (250, 250, 55)] if listed else [red, green]
+    for kind, values in (
+        ("Object", [(0, 0, 255), (1, 2, 3), (0, 128, 128), void]),
+        ("Class", [colours[0], colours[1], colours[0], void]),
+    ):
+        pixels = np.zeros((*SIZE, 3), np.uint8)
+        for mask, value in zip(blocks, values, strict=True):
+            pixels[mask] = value
+        writers.save_values(pixels, tmp_path / f"Segmentation{kind}" / "a.png")
+    if listed:
+        text = "# label:color_rgb:parts:actions\nbackground:0,0,0::\n"
+        lines = [f"{n}:{r},{g},{b}::\n" for n, (r, g, b) in zip("ab", colours, strict=True)]
+        writers.write_text(tmp_path / "labelmap.txt", text + "".join(lines))
+        writers.write_text(tmp_path / "ImageSets" / "Segmentation" / "default.txt", "a\n")
+    dataset = read(tmp_path)["train"]
+    names = [dataset.class_names[label] for label in dataset.labels]
+    found = sorted(zip(names, [m.tolist() for m in masks(dataset)], strict=True))
+    classes = "aba" if listed else ("aeroplane", "bicycle", "aeroplane")
+    expected = [(name, mask.tolist()) for name, mask in zip(classes, blocks[:3], strict=True)]
+    assert found == sorted(expected)
 
 
 def test_cityscapes_polygons_are_painted_in_order(tmp_path):

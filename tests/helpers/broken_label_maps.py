@@ -12,8 +12,12 @@ VOC = {
     "no class map": (gone(CLASS), [f"{CLASS}: does not exist"]),
     "no instance map": (gone(OBJECT), [f"{OBJECT}: does not exist"]),
     "a map of colours": (
-        pixels(CLASS, np.zeros((6, 8, 3), np.uint8)), [f"{CLASS} must hold one number of 8 bits"]),
-    "a map of 16 bits": (pixels(OBJECT, [1], np.uint16), [f"{OBJECT} must hold one number of 8 b"]),
+        pixels(CLASS, np.full((6, 8, 3), 200, np.uint8)),
+        [f"{CLASS} must hold the colours of classes, got ['c8c8c8']"]),
+    "a list of colours without colours": (
+        text("labelmap.txt", "# label:color\nperson:1,2::\n"),
+        ["labelmap.txt: line 2 must be name:r,g,b::, got 'person:1,2::'; write the colour"]),
+    "a map of 16 bits": (pixels(OBJECT, [1], np.uint16), [f"{OBJECT} must hold 8 bits per"]),
     "a map of another size": (
         pixels(OBJECT, np.zeros((6, 9), np.uint8)), [f"{OBJECT}: must be 8 x 6", "got 9 x 6"]),
     "a map that is no image": (text(CLASS, "x"), [f"{CLASS}: is not an image of a known format"]),

@@ -102,7 +102,9 @@ def find_splits(
     elif data.is_dir():
         folder, files = data, find_coco_files(data)
     else:
-        raise UserError(f"--data {data}: is not a COCO file; name the folder of a data set")
+        listing = Listing(data.parent, data.parent.resolve(), [data.name], [])
+        fix = recognize_native(listing) or "name the folder of a data set"
+        raise UserError(f"--data {data}: is not a COCO file; {fix}")
     if not files.splits:
         splits = _read_other(list_files(folder), options or DrawOptions(), problems)
     else:

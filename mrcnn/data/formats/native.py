@@ -11,6 +11,7 @@ from mrcnn.errors import FileError
 from mrcnn.io.json_files import read_json
 
 _SAMPLES = 8  # files of each kind
+_START = 2**20  # bytes of a text that are searched
 
 
 class _Native(NamedTuple):
@@ -19,43 +20,42 @@ class _Native(NamedTuple):
     export: str  # what to export instead
 
 
+_QUPATH = "a mask per image that numbers the objects (LabeledImageServer)"
 # From the tools' descriptions of their formats. The first whose keys are all there is taken.
 _JSON = (
-    _Native("Label Studio's JSON", ("data", "annotations"), "Export > COCO"),
-    _Native("Label Studio's JSON-MIN", ("annotation_id", "annotator"), "Export > COCO"),
+    _Native("Label Studio's JSON", ("data", "annotations"), "COCO (menu Export)"),
+    _Native("Label Studio's JSON-MIN", ("annotation_id", "annotator"), "COCO (menu Export)"),
     _Native("VIA 3's project", ("project", "config", "attribute", "file"),
-            "VIA 2, or Export > COCO"),
-    _Native("Supervisely's JSON", ("size", "objects", "tags"), "Export to COCO in the ecosystem"),
+            "COCO, by a converter; projects of VIA 2 are read"),
+    _Native("Supervisely's JSON", ("size", "objects", "tags"), "COCO (app Export to COCO)"),
     _Native("Supervisely's meta.json", ("classes", "tags", "projectType"),
-            "Export to COCO in the ecosystem"),
-    _Native("Darwin JSON of V7", ("item", "annotations"), "the dataset's Export as COCO"),
-    _Native("Darwin JSON of V7", ("dataset", "image", "annotations"),
-            "the dataset's Export as COCO"),
-    _Native("SuperAnnotate's JSON", ("metadata", "instances"),
-            "COCO, with `superannotate.export_annotation`"),
-    _Native("Datumaro's JSON", ("categories", "items"), "`datum convert -f coco_instances`"),
+            "COCO (app Export to COCO)"),
+    _Native("Darwin JSON of V7", ("item", "annotations"), "COCO (Export data)"),
+    _Native("Darwin JSON of V7", ("dataset", "image", "annotations"), "COCO (Export data)"),
+    _Native("SuperAnnotate's JSON", ("metadata", "instances"), "COCO, with its Python SDK"),
+    _Native("Datumaro's JSON", ("categories", "items"),
+            "COCO (datum convert -if datumaro -f coco_instances -- --save-media)"),
     _Native("Segments.ai's release", ("dataset", "name", "description"),
-            "`segments.utils.export_dataset(…, export_format='coco-instance')`"),
-    _Native("Hasty's JSON", ("label_classes", "images"), "Export > COCO"),
-    _Native("Encord's JSON", ("data_units", "label_hash"), "Export > COCO"),
-    _Native("Kili's JSON", ("labels", "externalId"), "Export > COCO"),
-    _Native("Labelbox's JSON", ("data_row", "projects"), "COCO, with its converter"),
-    _Native("QuPath's GeoJSON", ("type", "features"),
-            "a labelled mask per image, with its LabeledImageServer"),
-    _Native("QuPath's GeoJSON", ("type", "geometry"),
-            "a labelled mask per image, with its LabeledImageServer"),
-    _Native("FiftyOne's own dataset", ("samples",), "`fiftyone.types.COCODetectionDataset`"),
+            "COCO (segments.utils.export_dataset(…, export_format='coco-instance'))"),
+    _Native("Hasty's JSON", ("label_classes", "images"), "COCO (menu Export data)"),
+    _Native("Encord's JSON", ("data_units", "label_hash"), "COCO (Export labels)"),
+    _Native("Kili's JSON", ("labels", "externalId"), "COCO (menu Export)"),
+    _Native("Labelbox's JSON", ("data_row", "projects"), "COCO, by a converter"),
+    _Native("QuPath's GeoJSON", ("type", "features"), _QUPATH),
+    _Native("QuPath's GeoJSON", ("type", "geometry"), _QUPATH),
+    _Native("FiftyOne's own dataset", ("samples",), "COCO (fiftyone.types.COCODetectionDataset)"),
 )  # fmt: skip
 _TEXTS = (  # suffix, what the text holds, format, what to export instead
-    (".xml", r"<annotations>.*<image\b", "CVAT for images", "COCO 1.0"),
-    (".xml", r"<annotation>.*<bndbox>", "Pascal VOC with boxes",
-     "COCO or masks; boxes are not masks"),
-    (".xml", r"<annotation>.*<polygon>", "LabelMe's XML", "COCO 1.0, after an import into CVAT"),
-    (".ndjson", r'"data_row"', "Labelbox's NDJSON", "COCO, with its converter"),
+    (".xml", r"<annotations>.*?<image\b", "CVAT for images",
+     "COCO 1.0 (menu Actions, Export dataset)"),
+    (".xml", r"<annotation>.*?<bndbox>", "Pascal VOC with boxes",
+     "COCO with polygons or masks; boxes are not masks"),
+    (".xml", r"<annotation>.*?<polygon>", "LabelMe's XML", "COCO 1.0, after an import into CVAT"),
+    (".ndjson", r'"data_row"', "Labelbox's NDJSON", "COCO, by a converter"),
 )  # fmt: skip
 _SUFFIXES = {
-    ".geojson": ("QuPath's GeoJSON", "a labelled mask per image, with its LabeledImageServer"),
-    ".parquet": ("a table of Hugging Face", "its images and annotations as COCO files"),
+    ".geojson": ("QuPath's GeoJSON", _QUPATH),
+    ".parquet": ("a table of Hugging Face", "its images and objects as files, as COCO"),
     ".tfrecord": ("TFRecord", "COCO"),
     ".tfrecords": ("TFRecord", "COCO"),
 }
@@ -75,11 +75,9 @@ def recognize_native(listing: Listing) -> str:
                 return _sentence(file, native.format, native.export)
     for suffix, pattern, format, export in _TEXTS:
         for file in islice(listing.ending(suffix), _SAMPLES):
-            try:
-                text = listing.text(file)
-            except FileError:
-                continue
-            if re.search(pattern, text, re.DOTALL):
+            with listing.checked(file).open("rb") as stream:
+                start = stream.read(_START).decode(errors="replace")
+            if re.search(pattern, start, re.DOTALL):
                 return _sentence(file, format, export)
     for suffix, (format, export) in _SUFFIXES.items():
         if file := next(listing.ending(suffix), ""):
