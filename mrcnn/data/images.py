@@ -86,6 +86,7 @@ def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[
         UserError: as `read_image`, and if its (height, width) is not `size`.
     """
     with _opened(path) as image:
+        load(image)  # first, because some versions of Pillow turn the size of a TIFF only then
         if image.size != size[::-1]:
             width, height = image.size
             raise FileError(
@@ -93,7 +94,6 @@ def read_stored(path: str | os.PathLike[str], size: tuple[int, int]) -> NDArray[
                 f"must be {size[1]} x {size[0]} pixels like its image, got {width} x {height}",
                 "save the mask again; a rotated image must be saved upright first",
             )
-        load(image)
         stored = np.array(image)
         if stored.dtype.kind not in "bui":
             raise FileError(path, "holds floating-point pixels", "save it with 8 or 16 bits")

@@ -105,8 +105,9 @@ def from_array(array: NDArray[Any], name: str, channels_first: bool = False) -> 
         problem = (
             f"must have shape (h, w), (h, w, c) or (c, h, w) with 1 to 4 channels, got {shape}"
         )
-        fix = "pass a list of images: list(images)" if array.ndim == 4 else "pass image[:, :, :3]"
-        raise FileError(name, problem, fix if array.size else "pass an image with pixels")
+        lines = {3: "image[:, :, :3]", 4: "a list of images: list(images)"}
+        line = lines.get(array.ndim, "image.reshape(h, w, c)")
+        raise FileError(name, problem, f"pass {line if array.size else 'an image with pixels'}")
     pixels = _to_8_bits(array, name)
     return pixels[:, :, :3] if pixels.shape[2] > 2 else np.repeat(pixels[:, :, :1], 3, axis=2)
 

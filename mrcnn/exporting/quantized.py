@@ -32,7 +32,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import network_size, pad_images, read_image, to_pixels
+from mrcnn.data.images import check_network_size, network_size, pad_images, read_image, to_pixels
 from mrcnn.exporting.program import dynamic_shapes, export_program
 from mrcnn.models import MaskRCNN
 from mrcnn.structures import ImageBatch
@@ -61,7 +61,9 @@ def calibration_batches(paths: Sequence[Path], config: ModelConfig) -> Iterator[
     """Yield up to `CALIBRATION_IMAGES` of the images, evenly spaced, in batches of one."""
     for path in paths[:: -(-len(paths) // CALIBRATION_IMAGES)]:
         image = read_image(path)
-        size = network_size(image.shape[0], image.shape[1], config)
+        height, width = image.shape[:2]
+        size = network_size(height, width, config)
+        check_network_size(path, (height, width), size, config)
         yield pad_images([to_pixels(image, size, config)], config.size_multiple)
 
 
