@@ -21,6 +21,7 @@ from torch import Tensor
 from mrcnn.config import ModelConfig
 from mrcnn.data.pixels import from_pil, load, orientation
 from mrcnn.errors import FileError, UserError
+from mrcnn.io.plain_files import open_plain
 from mrcnn.ops import library
 from mrcnn.structures import ImageBatch
 
@@ -260,17 +261,19 @@ def _opened(
     path: str | os.PathLike[str], data: bytes | None = None, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
     """Open an image and read its header; any failure inside the block becomes a `UserError`."""
-    file = Path(path)
-    with _errors_named(path, max_pixels, data):
-        if data is None:
-            if not file.exists():
-                raise FileError(path, "does not exist", "correct the name, or add the file")
-            if not file.is_file():
-                raise FileError(path, "is not a file", "name an image file")
-        if (file.stat().st_size if data is None else len(data)) == 0:
+    fix = "correct the name, or add the file"
+    with (
+        _errors_named(path, max_pixels),
+        open_plain(Path(path), fix=fix) if data is None else io.BytesIO(data) as source,
+    ):
+        if not source.read(1):
             raise FileError(path, "is empty (0 bytes)", "restore or remove it")
-        source = file if data is None else io.BytesIO(data)
-        with Image.open(source, formats=_FORMATS) as image:
+        try:
+            image = Image.open(source, formats=_FORMATS)
+        except UnidentifiedImageError as error:
+            source.seek(0)
+            raise FileError(path, *_other_kind(source.read(64))) from error
+        with image:
             _check_pixels(path, image.size, max_pixels)
             if isinstance(image, TiffImageFile) and int(image.tag_v2.get(_SUBFILE, 0)) & 1:
                 problem = "begins with a preview, as raw files of cameras do"
@@ -279,15 +282,11 @@ def _opened(
 
 
 @contextmanager
-def _errors_named(
-    path: str | os.PathLike[str], max_pixels: int, data: bytes | None = None
-) -> Iterator[None]:
+def _errors_named(path: str | os.PathLike[str], max_pixels: int) -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
-    except UnidentifiedImageError as error:
-        raise FileError(path, *_other_kind(path, data)) from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, "is too large to open", max_pixels) from error
     except Exception as error:  # decoders raise errors of many kinds
@@ -295,17 +294,13 @@ def _errors_named(
         raise FileError(path, f"cannot be read ({reason})", "restore or remove it") from error
 
 
-def _other_kind(path: str | os.PathLike[str], data: bytes | None) -> tuple[str, str]:
+def _other_kind(beginning: bytes) -> tuple[str, str]:
     """Return problem and fix of a file that Pillow does not open."""
-    if data is None:
-        with Path(path).open("rb") as file:
-            data = file.read(64)
-    if data.startswith(b"version https://git-lfs"):
+    if beginning.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not an image", "run: git lfs pull"
-    kind = next((kind for start, kind in _OTHER_KINDS.items() if re.match(start, data, re.S)), "")
-    known = "JPEG, JPEG 2000, PNG, BMP, GIF, TIFF, WebP, PPM"
-    problem = f"is {kind}" if kind else f"is not an image of a known format ({known})"
-    return problem, "convert it to PNG or JPEG with 8 bits"
+    kinds = (kind for start, kind in _OTHER_KINDS.items() if re.match(start, beginning, re.S))
+    known = "not an image of a known format (JPEG, JPEG 2000, PNG, BMP, GIF, TIFF, WebP, PPM)"
+    return f"is {next(kinds, known)}", "convert it to PNG or JPEG with 8 bits"
 
 
 def _check_pixels(path: str | os.PathLike[str], size: tuple[int, int], max_pixels: int) -> None:

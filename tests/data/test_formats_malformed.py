@@ -162,7 +162,7 @@ def test_a_pipe_does_not_hang(make):
     os.mkfifo(folder / "pipe.json")
     read(folder)
     put("a.json", "pipe.json", "imagePath")(folder)
-    with pytest.raises(UserError, match=r"pipe\.json: is not a file"):
+    with pytest.raises(UserError, match=r"pipe\.json: is a pipe"):
         read(folder)
 
 
