@@ -159,7 +159,7 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "image without file_name": (without("images", "file_name"), [IMAGE + "file_name must"]),
     "file_name empty": (image(file_name=""), [IMAGE + "file_name must be a non-empty", "got ''"]),
     "file missing": (image(file_name="z.png"), [IMAGE + "file_name: ", "z.png: does not exist"]),
-    "file a folder": (image(file_name="sub"), [IMAGE + "file_name: ", "sub: is a folder, not a plain file"]),
+    "file a folder": (image(file_name="sub"), [IMAGE + "file_name: ", "sub: is a folder"]),
     "file no image": (image(file_name="c.png"), ["c.png: is not an image of a known format"]),
     "file empty": (image(file_name="e.png"), [IMAGE + "file_name: ", "e.png: is empty"]),
     "file name too long": (image(file_name="z" * 5000), [IMAGE + "file_name must have at most"]),
