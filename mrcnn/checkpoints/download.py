@@ -13,7 +13,7 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ import filelock
 from rich.console import Console
 from rich.progress import wrap_file
 
+from mrcnn.data.coco.names import COCO_NAMES
 from mrcnn.errors import UserError
 
 _log = logging.getLogger("mrcnn")
@@ -51,6 +52,24 @@ class Published:
     mask_ap: float | None = None
     sha256: str | None = None
     md5: str | None = None
+    # Fields of `ModelConfig` that differ from those of the framework's models for COCO.
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def _read_json(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(__file__).with_name(name).read_text("utf-8"))
+    return content
+
+
+# Class names and category ids of data sets, by the beginning of their names in Detectron2.
+# Sources: cityscapesScripts' labels.py and the annotation files of LVIS v0.5.
+CLASS_LISTS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
+    "coco": (tuple(COCO_NAMES.values()), tuple(COCO_NAMES)),
+    **{
+        name: (tuple(names), tuple(range(1, len(names) + 1)))
+        for name, names in _read_json("class_lists.json").items()
+    },
+}
 
 
 def _read_table() -> dict[str, Published]:
@@ -59,7 +78,12 @@ def _read_table() -> dict[str, Published]:
     Sources: the weights enums of torchvision 0.29, Detectron2's model_zoo.py and MODEL_ZOO.md, and
     MMDetection's configs/mask_rcnn/metafile.yml.
     """
-    groups = json.loads(Path(__file__).with_name("published.json").read_text())
+    groups = _read_json("published.json")
+    for shared in groups.values():
+        for entry in shared["files"].values():
+            if (name := entry.pop("classes", None)) is not None:
+                names, ids = CLASS_LISTS[name]
+                entry["settings"] |= {"class_names": names, "category_ids": ids}
     return {
         f"{group}/{name}": Published(
             url=shared["base"] + entry.pop("file"),
@@ -120,6 +144,18 @@ def fetch(name: str) -> Path:
             "space there, or choose another folder with the environment variable MRCNN_HOME"
         ) from error
     return path
+
+
+def find_published(file: Path) -> tuple[str, Published] | None:
+    """Return the published checkpoint that a file is, by its place in the cache or its name."""
+    folder = cache_folder()
+    for name, published in PUBLISHED.items():
+        address = urlsplit(published.url).path
+        if file == folder / f"{name}{Path(address).suffix}" or (
+            file.name == Path(address).name and any((published.sha256, published.md5))
+        ):  # such a name contains digits of the digest
+            return name, published
+    return None
 
 
 class _DownloadError(Exception):

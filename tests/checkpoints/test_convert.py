@@ -48,7 +48,8 @@ def test_a_checkpoint_of_a_foreign_file(capsys, tmp_path, foreign):
     )
     assert printed[1] == (
         "not in the file, so assumed: norm_eps 1e-05, stride_in_1x1 True, pixel_std "
-        "(1.0, 1.0, 1.0), pixels blue, green, red, the sizes, thresholds and anchors of detectron2"
+        "(1.0, 1.0, 1.0), pixels blue, green, red, class_names class 1, class 2, "
+        "the sizes, anchors, thresholds of detectron2"
     )
     assert re.fullmatch(rf"\d+ tensors in {target}", printed[2])
     direct, again = checkpoints.load(foreign / "detectron2.pth"), checkpoints.load(target)
@@ -73,7 +74,7 @@ def test_flags(capsys, tmp_path, foreign):
     assert found.config.pixel_std == (4.0, 5.0, 6.0)
     assert found.config.class_names == ("cat", "dog")
     assert found.extra["source"]["bgr"] is False
-    assert "so assumed: the sizes, thresholds and anchors of detectron2\n" in printed
+    assert "so assumed: the sizes, anchors, thresholds of detectron2\n" in printed
     usual = checkpoints.load(foreign / "detectron2.pth").state["backbone.body.conv1.weight"]
     assert torch.equal(found.state["backbone.body.conv1.weight"], usual.flip(1))
 

@@ -29,6 +29,9 @@ def with_values(shapes: Shapes) -> dict[str, Tensor]:
     state = {}
     for name, shape in shapes.items():
         count = torch.Size(shape).numel()
+        if "cell_anchors" in name:
+            state[name] = cell_anchors(int(name[-1]), shape[0], name.startswith("rpn."))
+            continue
         if name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(zlib.crc32(name.encode()) % 1000 + 1)
             continue
@@ -38,6 +41,30 @@ def with_values(shapes: Shapes) -> dict[str, Tensor]:
         offsets = torch.arange(len(runs), dtype=torch.float32)[:, None]
         state[name] = ((runs + offsets).flatten()[:count] / len(runs)).view(shape).clone()
     return state
+
+
+def cell_anchors(level: int, count: int, rounded: bool) -> Tensor:
+    """Buffers of older files: 3 anchors per level, or 15 at stride 16.
+
+    Args:
+        rounded: by the definition of Detectron 1 (generate_anchors.py), which maskrcnn-benchmark
+            uses: the sides of the ratios of a box of one stride are rounded, and boxes end at
+            their last pixel. Else by that of Detectron2 (anchor_generator.py).
+    """
+    sizes = [32 << level] if count == 3 else [32, 64, 128, 256, 512]
+    boxes = []
+    for size in sizes:
+        for ratio in (0.5, 1.0, 2.0):
+            width = (size**2 / ratio) ** 0.5
+            height, last, center = width * ratio, 0, 0.0
+            if rounded:
+                stride = 4 << level
+                base = round((stride**2 / ratio) ** 0.5)
+                width, height = (side * size / stride for side in (base, round(base * ratio)))
+                last, center = 1, (stride - 1) / 2
+            half = (width - last) / 2, (height - last) / 2
+            boxes.append([center + sign * side for sign in (-1, 1) for side in half])
+    return torch.tensor(boxes)
 
 
 def without_values(shapes: Shapes) -> dict[str, Tensor]:

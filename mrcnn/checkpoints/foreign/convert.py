@@ -8,20 +8,29 @@ mask; elsewhere it may be class 0, with both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mrcnn.checkpoints.foreign.infer import COUNTER, PIXELS, check_supported, infer_fields
+from mrcnn.checkpoints.foreign.infer import (
+    COUNTER,
+    PIXELS,
+    check_anchors,
+    check_supported,
+    infer_buffers,
+    infer_fields,
+)
 from mrcnn.checkpoints.foreign.layouts import LAYOUTS
-from mrcnn.checkpoints.foreign.naming import Layout
+from mrcnn.checkpoints.foreign.naming import Fields, Layout
+from mrcnn.checkpoints.foreign.plain import Settings
+from mrcnn.checkpoints.foreign.settings import read_settings
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import build
-from mrcnn.models.build import BOX_BINS
 
 # The layers that predict classes, and the rows that each class has in their tensors.
 CLASS_LOGITS = "box_head.class_logits"
@@ -83,20 +92,32 @@ def import_state_dict(
     shapes = {name: tuple(state[source].shape) for name, source in sources.items()}
     fields = infer_fields(file, layout, sources, shapes)
     classes = len(fields["class_names"])
-    defaults, default_bgr = layout.defaults(fields, state, facts)
+    settings = read_settings(file, framework, fields, facts)
+    defaults, default_bgr = layout.defaults(fields, state)
     if len(assumed.get("class_names", ())) not in (0, classes):
         raise UserError(
             f"{file}: has {classes} classes; class_names must have as many, "
             f"got {len(assumed['class_names'])}"
         )
+    stated = settings.bgr if bgr is None else bgr
+    reverse = default_bgr if stated is None else stated
+    known = {**settings.fields, **assumed}
+    if fields.get("fpn_levels", 4) < 4 and "anchor_sizes" not in known:
+        raise UserError(
+            f"{file}: has a {fields['fpn_levels']}-level FPN, whose anchors are not in the file; "
+            "give their sizes, fine to coarse, such as --set 'anchor_sizes=[32,64,128,256]'"
+        )
     try:
-        config = ModelConfig(**{**fields, **defaults, **assumed})
+        config = ModelConfig(**{**fields, **defaults, **known})
+        buffers = infer_buffers(file, state, config, reverse, assumed)
+        config = dataclasses.replace(config, **{**buffers, **assumed})
         with torch.device("meta"):
             expected = build(config).state_dict()
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
+    if (logits := "rpn.objectness_logits.weight") in sources and shapes[logits]:
+        check_anchors(file, sources[logits], shapes[logits][0], config)
 
-    reverse = default_bgr if bgr is None else bgr
     converted: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
     for name, meta in expected.items():
@@ -104,13 +125,13 @@ def import_state_dict(
         if source is None and name.endswith(COUNTER):
             converted[name] = torch.zeros((), dtype=torch.int64)
             continue
-        shape = tuple(_export_tensor(layout, True, name, meta, None).shape)
+        shape = tuple(_export_tensor(layout, True, name, meta, None, config.box_bins).shape)
         if source is None:
             raise UserError(
                 f"{file}: lacks {layout.source_name(name, config) or name}, {shape}; "
                 "is the file complete?"
             )
-        value, background = _import_tensor(layout, reverse, name, state[source])
+        value, background = _import_tensor(layout, reverse, name, state[source], config.box_bins)
         if value is None or value.shape != meta.shape:
             raise UserError(
                 f"{file}: {source} has shape {tuple(state[source].shape)}; the shape for a "
@@ -131,7 +152,16 @@ def import_state_dict(
         rest[source] = value
     counters = any(source.endswith(COUNTER) for source in state)
     origin = {"framework": framework, "bgr": reverse, "counters": counters}
-    notes = _notes(file, framework, config, reverse if bgr is None else None, assumed)
+    notes = _notes(
+        file,
+        framework,
+        config,
+        settings,
+        {**fields, **defaults},
+        {*known, *buffers},
+        stated,
+        reverse,
+    )
     return Checkpoint(converted, config, {"source": origin, "notes": notes}, rest)
 
 
@@ -156,7 +186,7 @@ def export_state_dict(
         if source is None:
             raise ValueError(f"{framework} does not have a layer for {name}")
         background = rest.get(f"{source}[background]")
-        exported[source] = _export_tensor(layout, bgr, name, value, background)
+        exported[source] = _export_tensor(layout, bgr, name, value, background, config.box_bins)
     return exported | {k: v for k, v in rest.items() if not k.endswith("[background]")}
 
 
@@ -182,15 +212,15 @@ def _source_names(file: Path, layout: Layout, state: Mapping[str, Tensor]) -> di
 
 
 def _import_tensor(
-    layout: Layout, bgr: bool, name: str, value: Tensor
+    layout: Layout, bgr: bool, name: str, value: Tensor, bins: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return a tensor and its background rows, if mrcnn drops these; None for a wrong shape."""
     if name == PIXELS and bgr:
         return value.flip(1) if value.dim() == 4 else None, None
     if name == _FLATTENED:
-        if value.dim() != 2 or value.shape[1] % BOX_BINS**2:
+        if value.dim() != 2 or value.shape[1] % bins**2:
             return None, None
-        maps = value.reshape(len(value), -1, BOX_BINS, BOX_BINS)
+        maps = value.reshape(len(value), -1, bins, bins)
         return maps.permute(0, 2, 3, 1).flatten(1), None
     layer = name.rpartition(".")[0]
     if not layout.background_first or layer not in CLASS_ROWS or value.dim() == 0:
@@ -201,13 +231,13 @@ def _import_tensor(
 
 
 def _export_tensor(
-    layout: Layout, bgr: bool, name: str, value: Tensor, background: Tensor | None
+    layout: Layout, bgr: bool, name: str, value: Tensor, background: Tensor | None, bins: int
 ) -> Tensor:
     """Invert `_import_tensor`; background rows that are not given become zeros."""
     if name == PIXELS and bgr:
         return value.flip(1)
     if name == _FLATTENED:
-        return value.reshape(len(value), BOX_BINS, BOX_BINS, -1).permute(0, 3, 1, 2).flatten(1)
+        return value.reshape(len(value), bins, bins, -1).permute(0, 3, 1, 2).flatten(1)
     layer = name.rpartition(".")[0]
     if not layout.background_first or layer not in CLASS_ROWS:
         return value
@@ -219,19 +249,64 @@ def _export_tensor(
 
 
 def _notes(
-    file: Path, framework: str, config: ModelConfig, bgr: bool | None, assumed: Mapping[str, Any]
+    file: Path,
+    framework: str,
+    config: ModelConfig,
+    settings: Settings,
+    usual: Fields,
+    known: Collection[str],
+    stated: bool | None,
+    bgr: bool,
 ) -> list[str]:
-    """Describe what was recognized, and what was assumed because the file does not contain it."""
+    """Describe what was recognized, what was read, and what was assumed.
+
+    Args:
+        file: the weights.
+        framework: where they come from.
+        config: what is built.
+        settings: the configuration that was read.
+        usual: fields of this network without that configuration.
+        known: fields of that configuration, of buffers, or set by the user.
+        stated: whether pixels are BGR, if that is known.
+        bgr: the same, or else what is assumed.
+    """
+    neck = {"fpn": f"{config.fpn_levels}-level FPN", "c4": "C4", "dc5": "DC5"}[config.neck]
+    notes = [
+        f"{file}: {framework}, {config.backbone}, {neck}, {config.num_classes} classes"
+        + ("" if config.masks else ", boxes only")
+    ]
+    if settings.fields:
+        shown = [
+            f"{name} {_some(value) if name == 'class_names' else value}"
+            for name, value in settings.fields.items()
+            if name != "category_ids" and value != usual.get(name, getattr(ModelConfig, name))
+        ]
+        notes.append(f"read from {settings.source}: {', '.join(shown) or 'the usual settings'}")
+    if settings.problems:
+        notes.append(
+            f"in {settings.source}, but not in mrcnn, so results may differ: "
+            + "; ".join(settings.problems)
+        )
     fields = ["norm_eps", "stride_in_1x1", "pixel_std"]
     if config.norm.startswith("group"):
         fields.remove("norm_eps")
-    guesses = [f"{name} {getattr(config, name)}" for name in fields if name not in assumed]
-    if bgr is not None:
+    guesses = [f"{name} {getattr(config, name)}" for name in fields if name not in known]
+    if stated is None:
         guesses.append("pixels blue, green, red" if bgr else "pixels red, green, blue")
-    guesses.append(f"the sizes, thresholds and anchors of {config.numerics}")
-    neck = {"fpn": f"{config.fpn_levels}-level FPN", "c4": "C4", "dc5": "DC5"}[config.neck]
-    return [
-        f"{file}: {framework}, {config.backbone}, {neck}, {config.num_classes} classes"
-        + ("" if config.masks else ", boxes only"),
-        "not in the file, so assumed: " + ", ".join(guesses),
+    if "class_names" not in known:
+        guesses.append(f"class_names {_some(config.class_names)}")
+    rest = [
+        text
+        for text, name in (("sizes", "min_size"), ("anchors", "anchor_sizes"))
+        if name not in known and not (name == "min_size" and "scale" in known)
     ]
+    rest += ["thresholds"] * ("score_threshold" not in known)
+    if rest:
+        guesses.append(f"the {', '.join(rest)} of {config.numerics}")
+    if guesses:
+        notes.append("not in the file, so assumed: " + ", ".join(guesses))
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + ", …" * (len(names) > 2)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mrcnn.checkpoints.foreign.naming import Fields, Layout, Row
 from mrcnn.config import ModelConfig
-from mrcnn.data.coco.names import COCO_NAMES
 from mrcnn.models.backbones.resnet import RESNETS
 
 _BLOCK = "backbone.body.layer{n}.{i}."
@@ -45,7 +44,7 @@ def _same_blocks(source: str) -> tuple[Row, ...]:
 # Torchvision
 
 
-def _torchvision(fields: Fields, state: Mapping[str, Tensor], _: Any) -> tuple[Fields, bool]:
+def _torchvision(fields: Fields, state: Mapping[str, Tensor]) -> tuple[Fields, bool]:
     # The published files have frozen norms, for which torchvision sets epsilon to 0.
     published = "rpn.head.conv.weight" in state and fields["norm"] == "frozen_batch"
     return {
@@ -97,7 +96,7 @@ _ONES = (1.0, 1.0, 1.0)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
-def _detectron2(fields: Fields, state: Mapping[str, Tensor], _: Any) -> tuple[Fields, bool]:
+def _detectron2(fields: Fields, _: Any) -> tuple[Fields, bool]:
     # The ImageNet weights of ResNeXt were trained with a standard deviation. The others, from MSRA,
     # were trained without, and with strides in the 1 x 1, except those with group norm. (A SyncBN
     # model of early 2020 had them in the 3 x 3: facebookresearch/detectron2 issue 909.)
@@ -109,9 +108,6 @@ def _detectron2(fields: Fields, state: Mapping[str, Tensor], _: Any) -> tuple[Fi
     }
     if fields["head_norm"] == "batch":  # published files may lack counters
         defaults["norm"] = "batch"
-    for name in ("pixel_mean", "pixel_std"):  # BGR; older files have them
-        if name in state and state[name].numel() == 3:
-            defaults[name] = tuple(state[name].flatten().flip(0).tolist())
     if fields["neck"] != "fpn":
         defaults |= {"pre_nms_top_k": 6000, "training_post_nms_top_k": 2000}
     return defaults, True
@@ -206,33 +202,12 @@ _MASKRCNN_BENCHMARK = Layout(
 # MMDetection
 
 
-def _mmdetection(fields: Fields, _: Any, facts: Mapping[str, Any]) -> tuple[Fields, bool]:
-    meta = facts.get("meta")
-    meta = meta if isinstance(meta, Mapping) else {}
-    # The text of its configuration, under the name that MMEngine or MMCV uses.
-    text = str(meta.get("cfg", meta.get("config", "")))
-    caffe = re.search(r"style\s*=\s*['\"]caffe['\"]", text) is not None
-    rgb = re.search(r"to_rgb\s*=\s*(True|False)", text)
-    # Without a text, follow its configurations: only this backbone is not torchvision's.
-    bgr = rgb[1] == "False" if rgb else caffe or fields["backbone"] == "resnext101_32x8d"
+def _mmdetection(fields: Fields, *_: Any) -> tuple[Fields, bool]:
     defaults: Fields = {"numerics": "mmdetection"}
     if fields["norm"] == "batch":  # its backbones train with fixed statistics
         defaults["norm"] = "frozen_batch"
-    if caffe:
-        defaults |= {"stride_in_1x1": True, "pixel_std": _ONES}
-    for name, key in (("pixel_mean", "mean"), ("pixel_std", "std")):
-        listed = re.search(rf"\b{key}\s*=\s*[\[(]([0-9.,\s]*)[\])]", text)
-        values = re.findall(r"\d+\.?\d*", listed[1]) if listed else []
-        if len(values) == 3:
-            defaults[name] = tuple(float(value) for value in (values[::-1] if bgr else values))
-    described = meta.get("dataset_meta")
-    described = described if isinstance(described, Mapping) else meta
-    names = described.get("CLASSES", described.get("classes"))
-    if isinstance(names, tuple | list) and len(names) == len(fields["class_names"]):
-        defaults["class_names"] = tuple(str(name) for name in names)
-        if defaults["class_names"] != tuple(COCO_NAMES.values()):
-            defaults["category_ids"] = tuple(range(1, len(names) + 1))
-    return defaults, bgr
+    # Of its configurations without `style="caffe"`, only those of this backbone have BGR.
+    return defaults, fields["backbone"] == "resnext101_32x8d"
 
 
 def _module(name: str, source: str) -> tuple[Row, ...]:

@@ -37,9 +37,9 @@ class Layout:
     rows: tuple[Row, ...]
     ignored: re.Pattern[str]  # names of tensors that no model needs
     background_first: bool  # with its own box and mask; otherwise last, without
-    # Takes the inferred fields, the tensors under source names, and the values beside them. Returns
-    # fields that the tensors do not determine, and whether pixels are BGR.
-    defaults: Callable[[Fields, Mapping[str, Tensor], Mapping[str, Any]], tuple[Fields, bool]]
+    # Takes the inferred fields and the tensors under source names. Returns what the framework's
+    # models have, of the fields that tensors do not determine, and whether pixels are BGR.
+    defaults: Callable[[Fields, Mapping[str, Tensor]], tuple[Fields, bool]]
 
     def mrcnn_name(self, source: str) -> str | None:
         """Return the mrcnn name of a source tensor, or None if no model has such a tensor."""
