@@ -125,27 +125,25 @@ def _to_8_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
             scaled: NDArray[Any] = np.rint(array * array.dtype.type(255))
             return scaled.astype(np.uint8)
         problem = f"holds floats from {low:g} to {high:g}, they must be in [0, 1]"
-        raise FileError(name, problem, f"pass or save {_scaled(float(low), float(high))}")
+        raise FileError(name, problem, f"pass or save {_scaled(float(low), float(high), True)}")
     # 32 bits that hold 8 would become black.
     if (array.dtype.kind, array.dtype.itemsize) == ("u", 2) or high == low == 0:
         return (array >> 8).astype(np.uint8)
     if low < 0 or not 255 < high <= 0xFFFF:
         problem = f"holds integers from {low} to {high}, neither 8 nor 16 bits"
-        has_8_bits = low >= 0 and high <= 255
-        line = "image.astype('uint8')" if has_8_bits else _scaled(int(low), int(high))
-        raise FileError(name, problem, f"pass or save {line}")
+        raise FileError(name, problem, f"pass or save {_scaled(int(low), int(high), False)}")
     return (array >> 8).astype(np.uint8)
 
 
-def _scaled(low: float, high: float) -> str:
-    """Return the line that brings values into [0, 1]."""
+def _scaled(low: float, high: float, is_float: bool) -> str:
+    """Return the line that brings values into [0, 1]; it also holds for tensors."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return "np.nan_to_num(image, posinf=1, neginf=0)"
-    if low >= -0.5 and high <= 1.5:
+    if is_float and low >= -0.5 and high <= 1.5:
         return "image.clip(0, 1)"
     if low >= 0 and high <= 0xFFFF:
-        return "image / 255" if high <= 255 else "image / 65535"
-    return f"(image - {low:g}) / {high - low:g}".replace("- -", "+ ")
+        return "image > 0" if high <= 1 else "image / 255" if high <= 255 else "image / 65535"
+    return f"((image - {low:g}) / {high - low:g}).clip(0, 1)".replace("- -", "+ ")
 
 
 def _copied(rgb: Image.Image) -> NDArray[np.uint8]:

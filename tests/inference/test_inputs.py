@@ -170,13 +170,15 @@ def saved(array: np.ndarray) -> bytes:
 REFUSED = {
     "floats to 255": (GREY.astype(np.float32), "pass or save image / 255"),
     "floats to 65535": (WIDE.astype(np.float32), "pass or save image / 65535"),
-    "floats around 0": (np.float32([[-2, 2]]), "pass or save (image + 2) / 4"),
+    "floats around 0": (np.float32([[-2, 2]]), "pass or save ((image + 2) / 4).clip(0, 1)"),
+    "floats with many digits": (np.float32([[1.2345678e6, 9.8765432e6]]), ").clip(0, 1)"),
     "floats slightly beyond 1": (np.float32([[0, 1.01]]), "pass or save image.clip(0, 1)"),
     "NaN": (np.float32([[0, np.nan]]), "pass or save np.nan_to_num(image"),
     "infinity": (np.float32([[0, np.inf]]), "pass or save np.nan_to_num(image"),
-    "8 bits in 32": (GREY.astype(np.int32), "pass or save image.astype('uint8')"),
-    "17 bits": (np.int32([[0, 70_000]]), "pass or save (image - 0) / 70000"),
-    "negative": (np.int32([[-1000, 3000]]), "pass or save (image + 1000) / 4000"),
+    "8 bits in 32": (GREY.astype(np.int32), "pass or save image / 255"),
+    "1 bit in 32": (np.int32([[0, 1]]), "pass or save image > 0"),
+    "17 bits": (np.int32([[0, 70_000]]), "pass or save ((image - 0) / 70000).clip(0, 1)"),
+    "negative": (np.int32([[-1000, 3000]]), "((image + 1000) / 4000).clip(0, 1)"),
 }
 
 
@@ -196,9 +198,15 @@ def test_the_same_refusal_with_the_line_to_write(tmp_path, case):
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_stated_line_is_accepted(case):
     array, _ = REFUSED[case]
-    image = array.astype(np.float64) if array.dtype.kind == "f" else array.astype(np.int64)
     line = refusal(array).partition("pass or save ")[2]
-    assert read(eval(line, {"np": np, "image": image})).shape == (*array.shape, 3)
+    for module, image in ((np, array), (torch, torch.from_numpy(array))):
+        assert read(eval(line, {"np": module, "image": image})).shape == (*array.shape, 3)
+
+
+def test_the_stated_line_gives_the_image():
+    for wide in (GREY.astype(np.int64), GREY.astype(np.float32)):
+        assert "pass or save image / 255" in refusal(wide)
+        np.testing.assert_array_equal(read(wide / 255), SPREAD)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +240,25 @@ def test_a_truncated_file_is_refused_however_it_is_passed(tmp_path):
     messages.add(refusal(Image.open(io.BytesIO(data))))
     assert len(messages) == 1
     assert "cannot be read (" in messages.pop()
+
+
+def test_a_format_that_is_not_read_is_refused_however_it_is_passed():
+    """Pillow starts another program to decode some formats."""
+    Image.fromarray(RGB).save(buffer := io.BytesIO(), "TGA")
+    assert "is not an image of a known format" in refusal(buffer)
+    image = Image.open(buffer)
+    assert refusal(image) == (
+        "is a file in the format TGA, which is not read; pass image.convert('RGB')"
+    )
+    np.testing.assert_array_equal(read(image.convert("RGB")), RGB)
+
+
+def test_a_jpeg_of_several_images_gives_the_first():
+    buffer = io.BytesIO()
+    others = [Image.fromarray(255 - RGB)]
+    Image.fromarray(RGB).save(buffer, "MPO", save_all=True, append_images=others)
+    assert Image.open(buffer).format == "MPO"
+    np.testing.assert_array_equal(read(Image.open(buffer)), read(buffer))
 
 
 def test_an_image_is_named_by_its_position():
