@@ -71,7 +71,7 @@ def read_image(
 
 
 def read_pil(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Convert a PIL image to the pixels that `read_image` reads from its file, or refuse it, too."""
+    """Convert a PIL image to the pixels that `read_image` has for its file, or refuse it too."""
     with _errors_named(name, max_pixels):
         if image.format not in (None, "MPO", *_FORMATS):
             problem = f"is a file in the format {image.format}, which is not read"
