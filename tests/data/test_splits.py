@@ -1,5 +1,6 @@
 """Splits of a folder: found in its files, or drawn."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mrcnn.data.formats import find_splits
 from mrcnn.data.formats.split import DrawOptions
 from mrcnn.errors import UserError
 from mrcnn.evaluation.truth import read_truth
+from tests.data.test_malformed_data import check_mutations
 from tests.helpers import annotation_writers as writers
 
 SQUARE = [1, 1, 9, 1, 9, 9, 1, 9]
@@ -216,7 +218,11 @@ FILES = {  # files with their images' folder, what is taken of them for train an
     "Roboflow with folders of images": (
         {"train/_annotations.coco.json": "train/images", "valid/_annotations.coco.json":
          "valid/images", "test/_annotations.coco.json": "test/images"},
-        ["train/_annotations.coco.json", "valid/_annotations.coco.json"], "left out: test/_ann"),
+        ["train/_annotations.coco.json", "valid/_annotations.coco.json"], "is left out: test/"),
+    "an old folder": (
+        {"annotations.json": "images", "train_old/all.json": "images"}, ["annotations.json"] * 2,
+        "1 annotation file is left out: train_old/all.json"),
+    "annotations beside images": ({"labels/cells.json": "images"}, ["labels/cells.json"] * 2, None),
     "a folder for annotations": ({"coco/all.json": "images"}, ["coco/all.json"] * 2, None),
     "usual and other names": (
         {"annotations.json": "images", "backup.json": "images"}, ["annotations.json"] * 2,
@@ -238,7 +244,9 @@ def test_coco_files_by_content(tmp_path, case):
     taken = [dataset.annotations.relative_to(tmp_path).as_posix() for dataset in datasets.values()]
     assert all(path.endswith(name) for path, name in zip(taken, expected, strict=True))
     notes = " ".join(datasets["val"].notes)
-    assert (left or "left out") in notes if left else "left out" not in notes
+    assert (left or "") in notes
+    assert ("annotation file" in notes) == (left is not None)
+    assert "1 other JSON file is left out: settings.json" in notes
     sizes = [len(dataset) for dataset in datasets.values()]
     assert sizes == ([4, 1] if expected[0] == expected[1] else [5, 5])
     assert ("4 images for training and 1 for validation" in notes) == (sizes == [4, 1])
@@ -336,3 +344,59 @@ def test_images_of_a_test_folder_are_not_drawn(patients):
     datasets = read_splits(find_splits(patients))
     assert sum(map(len, datasets.values())) == 16
     assert "4 images are neither for training nor for validation" in " ".join(datasets["val"].notes)
+
+
+def test_a_folder_in_a_folder(tmp_path):
+    """As some archives are unpacked."""
+    inner = tmp_path / "outer" / "project"
+    writers.write_text(inner / "annotations" / "instances_default.json", coco("a.jpg", "b.jpg"))
+    for name in "ab":
+        image(inner / "images" / f"{name}.jpg")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / ".DS_Store").touch()
+    assert [len(dataset) for dataset in read_splits(find_splits(tmp_path)).values()] == [1, 1]
+
+
+def test_a_file_finds_its_images(tmp_path):
+    for folder in ("annotations", "labels", "."):
+        writers.write_text(tmp_path / folder / "x.json", coco("a.jpg", "b.jpg"))
+    for name in "ab":
+        image(tmp_path / "images" / f"{name}.jpg")
+    for folder in ("annotations", "labels", "."):
+        splits = find_splits(tmp_path / folder / "x.json")
+        assert splits["val"].images == tmp_path / "images"
+        assert [len(dataset) for dataset in read_splits(splits).values()] == [1, 1]
+
+
+def test_messages_say_what_to_do(tmp_path):
+    make(tmp_path, "val.json", "images/", "test.json")
+    rule = rf"let one file be divided: --data {tmp_path}/val.json(.|\n)*left out: test.json"
+    with pytest.raises(UserError, match=rule):
+        find_splits(tmp_path)
+    make(tmp_path, "data.zip")
+    with pytest.raises(UserError, match=r"is not a COCO file; unpack it, and name its folder"):
+        find_splits(tmp_path / "data.zip")
+
+
+def test_note_on_another_format_in_the_same_folder(patients):
+    image(patients / "images" / "y.png")
+    writers.write_text(patients / "labels" / "y.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    writers.write_text(patients / "data.yaml", "names: [a]")
+    notes = read_splits(find_splits(patients))["train"].notes
+    assert f"{patients}: is read as YOLO; annotations of labelme are left out" in notes
+
+
+def test_random_changes_of_a_single_file_are_read_or_refused(tmp_path):
+    make(tmp_path, "images/")
+    for name in ("a", "b"):
+        image(tmp_path / "images" / f"{name}.jpg")
+    content = json.dumps(coco("a.jpg", "x/b.jpg"))
+    file = tmp_path / "annotations.json"
+    check_mutations(file, content, lambda: read_splits(find_splits(tmp_path)), range(60))
+
+
+def test_names_that_cannot_be_encoded_are_refused(tmp_path):
+    make(tmp_path, "images/")
+    writers.write_text(tmp_path / "annotations.json", coco("\ud800.jpg", "b.jpg"))
+    with pytest.raises(UserError, match="file_name must hold printable characters only"):
+        read_splits(find_splits(tmp_path))

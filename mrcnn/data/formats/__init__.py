@@ -17,6 +17,7 @@ from mrcnn.data.formats.coco_files import (
     CocoFiles,
     divide_records,
     find_coco_files,
+    has_image_folder,
     image_folder,
     looks_like_coco,
     read_records,
@@ -46,6 +47,9 @@ _LAYOUTS = """\
     train/labels/)
   *.json of labelme beside their images, in any folders
   via_region_data.json (VGG Image Annotator 1 or 2) beside its images"""
+
+
+_ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -96,29 +100,35 @@ def find_splits(
     """
     if not data.exists():
         raise UserError(f"--data {data}: does not exist; name the folder of a data set")
-    if data.is_file() and looks_like_coco(data):
-        folder = data.parent.parent if data.parent.name == "annotations" else data.parent
-        files = CocoFiles({"": data})
-    elif data.is_dir():
-        folder, files = data, find_coco_files(data)
+    if data.is_dir():
+        folder, files = find_coco_files(data)
+    elif data.is_file() and looks_like_coco(data):
+        folder, files = data.parent, CocoFiles({"": data})
+        if not has_image_folder(folder) and has_image_folder(folder.parent):
+            folder = folder.parent  # the file is in annotations/ beside images/
     else:
         listing = Listing(data.parent, data.parent.resolve(), [data.name], [])
         fix = recognize_native(listing) or "name the folder of a data set"
+        if data.suffix.lower() in _ARCHIVES:
+            fix = "unpack it, and name its folder"
         raise UserError(f"--data {data}: is not a COCO file; {fix}")
     if not files.splits:
-        splits = _read_other(list_files(folder), options or DrawOptions(), problems)
+        splits = _read_other(list_files(data), options or DrawOptions(), problems)
     else:
-        notes = tuple(filter(None, [files.note(folder)]))
+        notes = files.notes(folder)
         splits = {
             name: Split(path, images or image_folder(path, folder), notes)
             for name, path in files.splits.items()
         }
     if lacking := [name for name in needs if name not in splits and not {"", "train"} & {*splits}]:
         existing = ", ".join(f"{name}: {split.annotations}" for name, split in splits.items())
-        left = "".join(f"\n  {note}" for split in splits.values() for note in split.notes[:1])
+        fix = "add them"
+        if files.splits:
+            fix += f", or let one file be divided: --data {files.splits['val']}"
+        more = "".join(f"\n  {note}" for note in files.notes(folder))
         raise UserError(
             f"--data {data}: has no {' and no '.join(lacking)} annotations (found {existing});\n"
-            f"  add them; known formats are:\n{_LAYOUTS}{left}"
+            f"  {fix}; known formats are:\n{_LAYOUTS}{more}"
         )
     for split in splits.values():
         if not split.images.is_dir():
@@ -186,6 +196,10 @@ def _read_other(
             f"--data {folder}: looks like {name}, but holds no {missing}; add some"
             + "".join(f"\n  {note}" for note in parsed.notes)
         )
+    others = [other for other, format in _OTHERS.items() if format.matches(listing)]
+    if len(others) > 1:
+        rest = ", ".join(other for other in others if other != name)
+        parsed.notes.append(f"{folder}: is read as {name}; annotations of {rest} are left out")
     chosen, notes = assign_splits(parsed, folder, options)
     return {
         split: Split(folder, folder, notes, as_coco_records(parsed, positions))

@@ -18,7 +18,7 @@ from mrcnn.data.formats.image_names import ImageNames
 from mrcnn.data.formats.records import left_out
 from mrcnn.data.formats.split import split_of
 from mrcnn.data.image_files import SUFFIXES, file_name_rule
-from mrcnn.data.problems import Problems
+from mrcnn.data.problems import Problems, listed
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_json
 
@@ -28,6 +28,7 @@ _NAMES = re.compile(
 )
 _OF_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_IMAGE_FOLDERS = ("images", "data")
 _MOST_PER_FOLDER = 20  # more JSON files of other names are one per image
 
 
@@ -36,37 +37,53 @@ class CocoFiles:
     """COCO files of a folder."""
 
     splits: dict[str, Path] = field(default_factory=dict)  # "train", "val"; "" if it is for both
-    left: tuple[Path, ...] = ()  # files that are not taken
+    left: tuple[Path, ...] = ()  # COCO files that are not taken
+    others: tuple[Path, ...] = ()  # other JSON files
 
-    def note(self, folder: Path) -> str:
-        """Return a note on the files that are not taken, or nothing."""
-        names = [path.relative_to(folder).as_posix() for path in self.left]
-        return "".join(f"{n} (--data FILE takes one)" for n in left_out(names, "annotation file"))
+    def notes(self, folder: Path) -> tuple[str, ...]:
+        """Return notes on the files that are not taken."""
+        left, others = (
+            [path.relative_to(folder).as_posix() for path in paths]
+            for paths in (self.left, self.others)
+        )
+        of_left = [f"{note} (--data FILE takes one)" for note in left_out(left, "annotation file")]
+        return (*of_left, *left_out(others, "other JSON file"))
 
 
-def find_coco_files(folder: Path) -> CocoFiles:
+def find_coco_files(folder: Path) -> tuple[Path, CocoFiles]:
     """Find the COCO files in a folder and the folders directly in it, and their splits.
 
     The names of files, else of their folders, tell the splits. Files in the folder itself come
     before those in `annotations/`, and those before files in other folders; in the same place,
-    usual names come before others.
+    usual names come before others. A folder that holds nothing but a folder stands for it.
+
+    Returns:
+        The folder of the data, and its files.
 
     Raises:
         UserError: If several files could be taken.
     """
-    files = [*_coco_files(folder)]
+    files = dict(_json_files(folder))
+    if not any(files.values()):
+        entries = _entries(folder)
+        if len(entries) == 1 and entries[0].is_dir(follow_symlinks=False):
+            return find_coco_files(folder / entries[0].name)
+        return folder, CocoFiles()
     taken: dict[str, Path] = {}
+    of_coco = [path for path, is_coco in files.items() if is_coco]
     for name in ("train", "val"):
         place = _rank(taken["train"], folder)[0] if "train" in taken else None
-        of_split = [path for path in files if _split(path, folder) == name]
+        of_split = [path for path in of_coco if _split(path, folder) == name]
         of_split = [path for path in of_split if place in (None, _rank(path, folder)[0])]
         if path := _first(of_split, folder, f"for {name}"):
             taken[name] = path
     if not taken:
-        files_of_both = [path for path in files if not _split(path, folder)]
-        if path := _first(files_of_both, folder, "that name no split"):
+        of_both = [path for path in of_coco if not _split(path, folder)]
+        if path := _first(of_both, folder, "that name no split"):
             taken[""] = path
-    return CocoFiles(taken, tuple(path for path in files if path not in taken.values()))
+    left = [path for path in of_coco if path not in taken.values()]
+    others = [path for path, is_coco in files.items() if not is_coco]
+    return folder, CocoFiles(taken, tuple(left), tuple(others))
 
 
 def looks_like_coco(path: Path) -> bool:
@@ -86,7 +103,7 @@ def looks_like_coco(path: Path) -> bool:
 def image_folder(annotations: Path, folder: Path) -> Path:
     """Return the folder that is most likely that of the images of a COCO file in `folder`."""
     subset, parent = _subset(annotations), annotations.parent
-    images = [folder / "images", folder / "data"]
+    images = [folder / name for name in _IMAGE_FOLDERS]
     if subset.startswith("lvis_"):  # the names of its images begin with train2017/
         around = (folder / "images", folder / "coco", folder)
         return next((path for path in around if any(path.glob("*2017/"))), folder)
@@ -95,7 +112,7 @@ def image_folder(annotations: Path, folder: Path) -> Path:
         places = (*images, folder / subset)
     elif parent.name != "annotations":
         own = [parent] if split_of(parent.name) or _holds_images(parent) else []
-        places = (parent / "images", parent / "data", *own, *images)
+        places = (*(parent / name for name in _IMAGE_FOLDERS), *own, *images)
     found = next((path for path in places if path.is_dir()), None)
     return found or (folder if next(list_files(folder).images(), None) else places[0])
 
@@ -149,15 +166,20 @@ def divide_records(records: CocoRecords, drawn: Collection[int]) -> dict[str, Co
     }
 
 
-def _coco_files(folder: Path) -> Iterator[Path]:
-    """Yield the COCO files in a folder and the folders directly in it."""
+def has_image_folder(folder: Path) -> bool:
+    """Return whether there are images in a folder, or a usual folder of images."""
+    return any((folder / name).is_dir() for name in _IMAGE_FOLDERS) or _holds_images(folder)
+
+
+def _json_files(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the JSON files in a folder and the folders directly in it; whether they are COCO."""
     below = sorted(entry.name for entry in _entries(folder) if os.path.isdir(entry.path))
     for parent in (folder, *(folder / name for name in below)):
         names = [entry.name for entry in _entries(parent) if _is_json(entry)]
         for name in sorted(names):
             usual = parent.name != "images" and _NAMES.fullmatch(name)
-            if usual or (len(names) <= _MOST_PER_FOLDER and looks_like_coco(parent / name)):
-                yield parent / name
+            few = len(names) <= _MOST_PER_FOLDER
+            yield parent / name, bool(usual) or (few and looks_like_coco(parent / name))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -177,7 +199,8 @@ def _is_json(entry: os.DirEntry[str]) -> bool:
 
 def _split(path: Path, folder: Path) -> str:
     """Return the split that a file, else its folder, is named after, or nothing."""
-    return split_of(path.stem) or (split_of(path.parent.name) if path.parent != folder else "")
+    parent = path.parent.name if path.parent != folder else ""
+    return split_of(path.stem) or (split_of(parent) if parent.isalnum() else "")
 
 
 def _rank(path: Path, folder: Path) -> tuple[int, bool]:
@@ -191,7 +214,7 @@ def _first(files: list[Path], folder: Path, kind: str) -> Path | None:
     least = min((_rank(path, folder) for path in files), default=None)
     first = [path for path in files if _rank(path, folder) == least]
     if len(first) > 1:
-        names = ", ".join(path.relative_to(folder).as_posix() for path in first[:10])
+        names = listed([path.relative_to(folder).as_posix() for path in first])
         raise UserError(
             f"--data {folder}: holds several files {kind}: {names};\n"
             f"  keep one of them there, or name one: --data {first[0]}"
@@ -241,10 +264,9 @@ def _without_headings(records: CocoRecords) -> CocoRecords:
     }
     if not headings or len(headings) == len(categories):
         return records
-    names = ", ".join(f"{categories[i]['name']!r:.60}" for i in sorted(headings)[:5])
-    more = ", …" if len(headings) > 5 else ""
+    names = listed([f"{categories[i]['name']!r:.60}" for i in sorted(headings)])
     note = f"categories without objects that only stand above others become no classes: {names}"
-    notes = (*records.notes, note + more)
+    notes = (*records.notes, note)
     return replace(records, categories=records.categories.without(headings), notes=notes)
 
 

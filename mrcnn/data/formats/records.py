@@ -10,7 +10,7 @@ from typing import Any
 
 from mrcnn.data.coco.tables import CocoRecords
 from mrcnn.data.image_files import Size, read_sizes
-from mrcnn.data.problems import Problem, Problems
+from mrcnn.data.problems import Problem, Problems, listed
 
 _THREADS = 8  # decoding of masks releases the GIL
 
@@ -55,7 +55,7 @@ def left_out(files: Sequence[str], what: str) -> list[str]:
     if not files:
         return []
     count = f"1 {what} is" if len(files) == 1 else f"{len(files)} {what}s are"
-    return [f"{count} left out: {', '.join(files[:5])}{', …' if len(files) > 5 else ''}"]
+    return [f"{count} left out: {listed(files)}"]
 
 
 def read_images(

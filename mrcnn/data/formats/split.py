@@ -108,9 +108,8 @@ def _draw_validation(names: Sequence[str], folder: Path, options: DrawOptions) -
     if len(groups) < 2:
         return []
     count = options.fraction * len(names)
-    order = sorted(
-        groups, key=lambda key: hashlib.sha256(f"{options.seed} {key}".encode()).digest()
-    )
+    keys = {key: f"{options.seed} {key}".encode(errors="surrogatepass") for key in groups}
+    order = sorted(groups, key=lambda key: hashlib.sha256(keys[key]).digest())
     drawn = [*groups[order[0]]]
     for key in order[1:-1]:
         if len(drawn) + len(groups[key]) / 2 <= count:  # not further from it than without
