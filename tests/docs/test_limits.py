@@ -6,14 +6,24 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
-ROWS = re.findall(r"^\| (.+?) \| ([\d,]+) \| `([\w.]+)` \| .+ \|$", PAGE.read_text(), re.MULTILINE)
+from mrcnn import config
+
+TEXT = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+ROWS = re.findall(r"^\| (.+?) \| ([\d,]+) \| `([\w.]+)` \| .+ \|$", TEXT, re.MULTILINE)
+RANGES = re.findall(r"^\| `(\w+)` \| ([-\d,.e]+) \| ([-\d,.e]+) \|$", TEXT, re.MULTILINE)
 
 
 def test_every_row_is_checked():
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    titles = [line for line in rows if line.startswith("| limit |")]
-    assert len(ROWS) == len(rows) - 2 * len(titles) > 10
+    rows = [line for line in TEXT.splitlines() if line.startswith("| ")]
+    titles = [line for line in rows if line.startswith(("| limit |", "| field |"))]
+    assert len(ROWS) + len(RANGES) == len(rows) - 2 * len(titles)
+
+
+def test_ranges_are_those_of_the_model_configuration():
+    def text(number: float) -> str:
+        return f"{number:,}" if isinstance(number, int) else f"{number:,.15g}"
+
+    assert [(field, *map(text, ends)) for field, ends in config._RANGES.items()] == RANGES
 
 
 @pytest.mark.parametrize(("limit", "number", "name"), ROWS)
