@@ -3,15 +3,36 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
+#include <array>
 #include <string>
 
 #include "build_info.h"
 #include "common/isa.h"
+#include "common/tensor.h"
 
 // Read by mrcnn/ops/library.py to detect kernels that were built from other sources.
 std::string build_info() {
   return std::string(MRCNN_BUILD_INFO) + ", " + mrcnn::isa_name() + " loops";
 }
+
+namespace mrcnn {
+namespace {
+
+// NMS of one segment without padding, on any device; returns as many indices as boxes are kept.
+Tensor nms_indices(Tensor boxes, Tensor scores, Tensor groups, double iou_threshold) {
+  using torch::stable::unsqueeze, torch::stable::detail::from, torch::stable::detail::to;
+  std::array<StableIValue, 6> stack{from(unsqueeze(boxes, 0)),  from(unsqueeze(scores, 0)),
+                                    from(unsqueeze(groups, 0)), from(iou_threshold),
+                                    from(boxes.size(0)),        from(false)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("mrcnn::nms", "", stack.data(), TORCH_ABI_VERSION));
+  Tensor indices = torch::stable::select(to<Tensor>(stack[0]), 0, 0);
+  const torch::stable::Device host(torch::headeronly::DeviceType::CPU);
+  const Tensor count = torch::stable::to(to<Tensor>(stack[1]), host);
+  return torch::stable::narrow(indices, 0, 0, *count.const_data_ptr<int64_t>());
+}
+
+}  // namespace
+}  // namespace mrcnn
 
 STABLE_TORCH_LIBRARY(mrcnn, m) {
   m.def("build_info() -> str");
@@ -33,8 +54,9 @@ STABLE_TORCH_LIBRARY(mrcnn, m) {
       "int width) -> Tensor");
 
   m.def(
-      "nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, int max_keep) "
-      "-> (Tensor, Tensor)");
+      "nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, int max_keep, "
+      "bool padded=True) -> (Tensor, Tensor)");
+  m.def("nms_indices(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor");
 
   m.def(
       "select_proposals(Tensor[] logits, Tensor[] deltas, Tensor cell_anchors, SymInt[] strides, "
@@ -66,6 +88,7 @@ STABLE_TORCH_LIBRARY(mrcnn, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn, CompositeExplicitAutograd, m) {
   m.impl("build_info", TORCH_BOX(&build_info));
+  m.impl("nms_indices", BOX(mrcnn::nms_indices));
 }
 
 // `import mrcnn_C` runs the registrations of all files linked into this library.

@@ -11,7 +11,14 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
+
+// Exported by PyTorch >= 2.13. Older versions report which call failed, but not why.
+extern "C" [[gnu::weak]] const char* torch_exception_get_what_without_backtrace();
 
 namespace mrcnn {
 
@@ -58,6 +65,30 @@ inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> siz
   }
   STD_TORCH_CHECK(fits, what, ": the shape does not fit that of the other arguments");
 }
+
+// Runs `kernel`. If a call of PyTorch fails inside, the error gives PyTorch's own reason, which for
+// lack of memory is what callers look for.
+template <auto kernel>
+struct Explained;
+template <typename Result, typename... Arguments, Result (*kernel)(Arguments...)>
+struct Explained<kernel> {
+  static Result run(Arguments... arguments) {
+    try {
+      return kernel(std::move(arguments)...);
+    } catch (const std::bad_alloc&) {
+      throw std::runtime_error("out of memory: a kernel of mrcnn can't allocate memory");
+    } catch (const std::runtime_error& error) {
+      const std::string what = error.what();
+      if (what.find("API call failed") == std::string::npos) throw;
+      if (&torch_exception_get_what_without_backtrace != nullptr)
+        throw std::runtime_error(torch_exception_get_what_without_backtrace());
+      throw std::runtime_error("a call of PyTorch failed, probably out of memory: " + what);
+    }
+  }
+};
+
+// Boxes a kernel for registration.
+#define BOX(kernel) TORCH_BOX(&::mrcnn::Explained<&kernel>::run)
 
 // Calls `body` with a value of the C++ type of `dtype`.
 template <typename Body>

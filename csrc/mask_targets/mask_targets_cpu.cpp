@@ -134,6 +134,6 @@ Tensor mask_targets_cpu(Tensor points, Tensor ring_start, Tensor instance_ring, 
   return out;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("mask_targets", TORCH_BOX(&mask_targets_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("mask_targets", BOX(mask_targets_cpu)); }
 
 }  // namespace mrcnn

@@ -267,6 +267,6 @@ Tensor mask_targets_cuda(Tensor points, Tensor ring_start, Tensor instance_ring,
   return out;
 }
 
-REGISTER_CUDA(m) { m.impl("mask_targets", TORCH_BOX(&mask_targets_cuda)); }
+REGISTER_CUDA(m) { m.impl("mask_targets", BOX(mask_targets_cuda)); }
 
 }  // namespace mrcnn

@@ -106,6 +106,6 @@ std::tuple<Tensor, Tensor> match_boxes_cpu(Tensor boxes, Tensor targets, Tensor 
   return {matched, role};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("match_boxes", TORCH_BOX(&match_boxes_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("match_boxes", BOX(match_boxes_cpu)); }
 
 }  // namespace mrcnn

@@ -181,6 +181,6 @@ std::tuple<Tensor, Tensor> match_boxes_cuda(Tensor boxes, Tensor targets, Tensor
   return {matched, role};
 }
 
-REGISTER_CUDA(m) { m.impl("match_boxes", TORCH_BOX(&match_boxes_cuda)); }
+REGISTER_CUDA(m) { m.impl("match_boxes", BOX(match_boxes_cuda)); }
 
 }  // namespace mrcnn

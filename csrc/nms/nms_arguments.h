@@ -1,4 +1,6 @@
-// Argument checks of nms, the same on all devices.
+// Arguments of nms, the same on all devices. If `padded` is set, boxes with NaN, and scores of NaN
+// or -inf, mark unused slots. Otherwise all boxes compete: NaN is the best score, -inf the worst,
+// and a box with NaN overlaps nothing.
 #pragma once
 
 #include "common/tensor.h"

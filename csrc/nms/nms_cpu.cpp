@@ -16,23 +16,25 @@ namespace {
 class Order {
  public:
   template <typename T>
-  const std::vector<int64_t>& of(const T* scores, const T* boxes, int64_t count) {
+  const std::vector<int64_t>& of(const T* scores, const T* boxes, int64_t count, bool padded) {
     order_.clear();
     const auto box_competes = [&](int64_t i) {
-      // Padding (-inf) and NaN never compete.
-      return scores[i] > -std::numeric_limits<T>::infinity() && !has_nan(load_box(boxes + i * 4));
+      return !padded ||
+             (scores[i] > -std::numeric_limits<T>::infinity() && !has_nan(load_box(boxes + i * 4)));
     };
     if constexpr (std::is_same_v<T, float>) {
+      constexpr T kNan = std::numeric_limits<T>::quiet_NaN();  // one of the many, so that they tie
       keys_.clear();
       for (int64_t i = 0; i < count; ++i)
-        if (box_competes(i)) keys_.push_back(rank_key(scores[i], uint32_t(i)));
+        if (box_competes(i))
+          keys_.push_back(rank_key(scores[i] == scores[i] ? scores[i] : kNan, uint32_t(i)));
       sort_keys(keys_, scratch_);
       for (const uint64_t key : keys_) order_.push_back(key_index(key));
     } else {
       for (int64_t i = 0; i < count; ++i)
         if (box_competes(i)) order_.push_back(i);
       std::stable_sort(order_.begin(), order_.end(),
-                       [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
+                       [&](int64_t a, int64_t b) { return better(scores[a], scores[b]); });
     }
     return order_;
   }
@@ -45,7 +47,7 @@ class Order {
 }  // namespace
 
 std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, double iou_threshold,
-                                   int64_t max_keep) {
+                                   int64_t max_keep, bool padded) {
   check_nms(boxes, scores, groups, max_keep);
   const ScalarType dtype =
       boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -70,7 +72,7 @@ std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, d
       Order order;
       for (int64_t s = begin; s < end; ++s) {
         const T* segment_boxes = box_data + s * count * 4;
-        const auto& best_first = order.of(score_data + s * count, segment_boxes, count);
+        const auto& best_first = order.of(score_data + s * count, segment_boxes, count, padded);
         kept.start(T(iou_threshold));
         for (const int64_t i : best_first) {
           if (kept.size() == max_keep) break;
@@ -85,6 +87,6 @@ std::tuple<Tensor, Tensor> nms_cpu(Tensor boxes, Tensor scores, Tensor groups, d
   return {indices, counts};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("nms", TORCH_BOX(&nms_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("nms", BOX(nms_cpu)); }
 
 }  // namespace mrcnn

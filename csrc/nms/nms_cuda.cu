@@ -9,6 +9,7 @@
 #include "nms/candidates.cuh"
 #include "nms/nms.cuh"
 #include "nms/nms_arguments.h"
+#include "nms/rank.h"
 
 namespace mrcnn {
 namespace {
@@ -17,32 +18,37 @@ constexpr int kThreads = 256;
 constexpr int kSortedByBlock = 4096;  // upper bound: the keys of so many boxes fit 48 KB
 
 template <typename T>
-constexpr T kNever = -std::numeric_limits<T>::infinity();  // the key of boxes that do not compete
+constexpr T kNever = -std::numeric_limits<T>::infinity();  // the key of unused slots
 
-// Padding (-inf), NaN and boxes with NaN never compete, and are sorted last.
 template <typename T>
-__device__ __forceinline__ T key_of(const T* boxes, const T* scores, int64_t i) {
+__device__ __forceinline__ T key_of(const T* boxes, const T* scores, int64_t i, bool padded) {
+  if (!padded) return scores[i];
   return scores[i] > kNever<T> && !has_nan(load_box(boxes + i * 4)) ? scores[i] : kNever<T>;
+}
+
+template <typename T>
+__device__ __forceinline__ bool competes_with(T key, bool padded) {
+  return !padded || key > kNever<T>;
 }
 
 // Sorts the keys of a segment and their indices in shared memory, best first, ties to the lower
 // index. `key` and `index` have room for the next power of two.
 template <typename T>
-__device__ __forceinline__ void sort_segment(const T* boxes, const T* scores, int count, T* key,
-                                             int* index) {
-  int padded = 1;
-  while (padded < count) padded *= 2;
-  for (int i = threadIdx.x; i < padded; i += blockDim.x) {
-    key[i] = i < count ? key_of(boxes, scores, i) : kNever<T>;
+__device__ __forceinline__ void sort_segment(const T* boxes, const T* scores, int count,
+                                             bool padded, T* key, int* index) {
+  int size = 1;
+  while (size < count) size *= 2;
+  for (int i = threadIdx.x; i < size; i += blockDim.x) {
+    key[i] = i < count ? key_of(boxes, scores, i, padded) : kNever<T>;
     index[i] = i;
   }
   __syncthreads();
-  for (int run = 2; run <= padded; run *= 2)  // bitonic
+  for (int run = 2; run <= size; run *= 2)  // bitonic
     for (int stride = run / 2; stride > 0; stride /= 2) {
-      for (int pair = threadIdx.x; pair < padded / 2; pair += blockDim.x) {
+      for (int pair = threadIdx.x; pair < size / 2; pair += blockDim.x) {
         const int i = 2 * pair - (pair & (stride - 1)), j = i + stride;
         const T a = key[i], b = key[j];
-        const bool ordered = a > b || (a == b && index[i] < index[j]);
+        const bool ordered = better(a, b) || (!better(b, a) && index[i] < index[j]);
         if (ordered != ((i & run) == 0)) {
           key[i] = b, key[j] = a;
           const int moved = index[i];
@@ -82,48 +88,52 @@ __device__ __forceinline__ void write_sorted(const Sorted<T>& sorted, const T* b
 
 template <typename T>
 __global__ void __launch_bounds__(1024)
-    sort_kernel(const T* boxes, const T* scores, const int64_t* groups, int count, int padded,
-                const __grid_constant__ Sorted<T> sorted) {
+    sort_kernel(const T* boxes, const T* scores, const int64_t* groups, int count, int size,
+                bool padded, const __grid_constant__ Sorted<T> sorted) {
   DYNAMIC_SHARED(T, key);
-  int* index = reinterpret_cast<int*>(key + padded);
+  int* index = reinterpret_cast<int*>(key + size);
   const int64_t first = int64_t(blockIdx.x) * count;
-  sort_segment(boxes + first * 4, scores + first, count, key, index);
+  sort_segment(boxes + first * 4, scores + first, count, padded, key, index);
   for (int i = threadIdx.x; i < count; i += blockDim.x)
-    write_sorted(sorted, boxes, groups, first + i, first + index[i], key[i] > kNever<T>, index[i]);
+    write_sorted(sorted, boxes, groups, first + i, first + index[i], competes_with(key[i], padded),
+                 index[i]);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    make_keys(const T* boxes, const T* scores, int64_t total, T* keys) {
+    make_keys(const T* boxes, const T* scores, int64_t total, bool padded, T* keys) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  // Adding 0 turns -0 into 0, which ranks the same.
-  if (i < total) keys[i] = key_of(boxes, scores, i) + T(0);
+  if (i >= total) return;
+  const T key = key_of(boxes, scores, i, padded);
+  // Adding 0 turns -0 into 0, which ranks the same; so does one NaN for all.
+  keys[i] = key == key ? key + T(0) : std::numeric_limits<T>::quiet_NaN();
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     gather_sorted(const T* boxes, const int64_t* groups, const T* keys, int64_t count,
-                  int64_t total, const __grid_constant__ Sorted<T> sorted) {
+                  int64_t total, bool padded, const __grid_constant__ Sorted<T> sorted) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= total) return;
   const int64_t index = sorted.order[i];
-  write_sorted(sorted, boxes, groups, i, i / count * count + index, keys[i] > kNever<T>, index);
+  write_sorted(sorted, boxes, groups, i, i / count * count + index, competes_with(keys[i], padded),
+               index);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kSmall)
-    nms_small_kernel(const T* boxes, const T* scores, const int64_t* groups, int count,
+    nms_small_kernel(const T* boxes, const T* scores, const int64_t* groups, int count, bool padded,
                      const __grid_constant__ Threshold<T> threshold, int64_t max_keep,
                      int64_t* indices, int64_t* counts) {
   SHARED(SmallSegment<T>, segment);
   SHARED(T[kSmall], key);
   SHARED(int[kSmall], index);
   const int64_t first = int64_t(blockIdx.x) * count;
-  sort_segment(boxes + first * 4, scores + first, count, key, index);
+  sort_segment(boxes + first * 4, scores + first, count, padded, key, index);
   const int t = threadIdx.x;
   bool alive = false;
   if (t < count) {
-    alive = key[t] > kNever<T>;
+    alive = competes_with(key[t], padded);
     segment.candidate[t] = load_candidate(boxes, first + index[t]);
     segment.group[t] = group_of(groups, first + index[t]);
   }
@@ -158,7 +168,7 @@ std::tuple<Tensor, Tensor> stable_sort(const Tensor& keys) {
 }  // namespace
 
 std::tuple<Tensor, Tensor> nms_cuda(Tensor boxes, Tensor scores, Tensor groups,
-                                    double iou_threshold, int64_t max_keep) {
+                                    double iou_threshold, int64_t max_keep, bool padded) {
   check_nms(boxes, scores, groups, max_keep);
   const OnDevice device(boxes);
   const ScalarType dtype =
@@ -181,8 +191,8 @@ std::tuple<Tensor, Tensor> nms_cuda(Tensor boxes, Tensor scores, Tensor groups,
     const T* score_data = scores.const_data_ptr<T>();
     if (count <= kSmall)
       return launch(device, nms_small_kernel<T>, grid_of(segments), small_threads(count), 0,
-                    box_data, score_data, group_data, int(count), Threshold<T>(T(iou_threshold)),
-                    max_keep, index_data, count_data);
+                    box_data, score_data, group_data, int(count), padded,
+                    Threshold<T>(T(iou_threshold)), max_keep, index_data, count_data);
 
     Tensor sorted_boxes = new_tensor(boxes, {segments, count, 4}, dtype);
     Tensor sorted_groups = new_tensor(boxes, {group_data ? total : 0}, ScalarType::Long);
@@ -196,18 +206,18 @@ std::tuple<Tensor, Tensor> nms_cuda(Tensor boxes, Tensor scores, Tensor groups,
     Tensor order;
     if (count <= kSortedByBlock) {
       order = new_tensor(boxes, {segments, count}, ScalarType::Long);
-      int padded = 1;
-      while (padded < count) padded *= 2;
-      launch(device, sort_kernel<T>, grid_of(segments), std::min(padded / 2, 1024),
-             padded * (sizeof(T) + sizeof(int)), box_data, score_data, group_data, int(count),
+      int size = 1;
+      while (size < count) size *= 2;
+      launch(device, sort_kernel<T>, grid_of(segments), std::min(size / 2, 1024),
+             size * (sizeof(T) + sizeof(int)), box_data, score_data, group_data, int(count), size,
              padded, sorted_into(order));
     } else {
       Tensor keys = new_tensor(boxes, {segments, count}, dtype);
-      launch(device, make_keys<T>, grid, kThreads, 0, box_data, score_data, total,
+      launch(device, make_keys<T>, grid, kThreads, 0, box_data, score_data, total, padded,
              keys.mutable_data_ptr<T>());
       std::tie(keys, order) = stable_sort(keys);
       launch(device, gather_sorted<T>, grid, kThreads, 0, box_data, group_data,
-             keys.const_data_ptr<T>(), count, total, sorted_into(order));
+             keys.const_data_ptr<T>(), count, total, padded, sorted_into(order));
     }
 
     const int64_t columns = std::min(max_keep, count);
@@ -225,6 +235,6 @@ std::tuple<Tensor, Tensor> nms_cuda(Tensor boxes, Tensor scores, Tensor groups,
   return {indices, counts};
 }
 
-REGISTER_CUDA(m) { m.impl("nms", TORCH_BOX(&nms_cuda)); }
+REGISTER_CUDA(m) { m.impl("nms", BOX(nms_cuda)); }
 
 }  // namespace mrcnn

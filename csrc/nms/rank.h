@@ -22,6 +22,12 @@ HOST_DEVICE uint32_t ordered_bits(float score) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// Returns whether `a` is a better score than `b`; NaN is the best, as in `torch.sort`.
+template <typename T>
+HOST_DEVICE bool better(T a, T b) {
+  return a > b || (a != a && b == b);
+}
+
 // Combines score and index in one word: larger keys rank first, by score and then by lower index.
 HOST_DEVICE uint64_t rank_key(float score, uint32_t index) {
   return uint64_t(ordered_bits(score)) << 32 | (0xFFFFFFFFu - index);

@@ -117,8 +117,8 @@ Tensor paste_masks_packed_cpu(Tensor masks, Tensor boxes, int64_t height, int64_
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) {
-  m.impl("paste_masks", TORCH_BOX(&paste_masks_cpu));
-  m.impl("paste_masks_packed", TORCH_BOX(&paste_masks_packed_cpu));
+  m.impl("paste_masks", BOX(paste_masks_cpu));
+  m.impl("paste_masks_packed", BOX(paste_masks_packed_cpu));
 }
 
 }  // namespace mrcnn

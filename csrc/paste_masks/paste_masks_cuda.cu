@@ -184,8 +184,8 @@ Tensor paste_masks_packed_cuda(Tensor masks, Tensor boxes, int64_t height, int64
 }
 
 REGISTER_CUDA(m) {
-  m.impl("paste_masks", TORCH_BOX(&paste_masks_cuda));
-  m.impl("paste_masks_packed", TORCH_BOX(&paste_masks_packed_cuda));
+  m.impl("paste_masks", BOX(paste_masks_cuda));
+  m.impl("paste_masks_packed", BOX(paste_masks_packed_cuda));
 }
 
 }  // namespace mrcnn

@@ -105,8 +105,6 @@ std::tuple<Tensor, Tensor> paste_masks_rle_cpu(Tensor masks, Tensor boxes, int64
   return {counts, starts};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) {
-  m.impl("paste_masks_rle", TORCH_BOX(&paste_masks_rle_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("paste_masks_rle", BOX(paste_masks_rle_cpu)); }
 
 }  // namespace mrcnn

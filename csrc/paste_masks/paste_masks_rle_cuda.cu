@@ -228,6 +228,6 @@ std::tuple<Tensor, Tensor> paste_masks_rle_cuda(Tensor masks, Tensor boxes, int6
   return {counts, starts};
 }
 
-REGISTER_CUDA(m) { m.impl("paste_masks_rle", TORCH_BOX(&paste_masks_rle_cuda)); }
+REGISTER_CUDA(m) { m.impl("paste_masks_rle", BOX(paste_masks_rle_cuda)); }
 
 }  // namespace mrcnn

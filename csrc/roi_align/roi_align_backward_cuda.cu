@@ -280,6 +280,6 @@ std::vector<Tensor> roi_align_backward_cuda(Tensor grad, std::vector<Tensor> fea
   return grads;
 }
 
-REGISTER_CUDA(m) { m.impl("roi_align_backward", TORCH_BOX(&roi_align_backward_cuda)); }
+REGISTER_CUDA(m) { m.impl("roi_align_backward", BOX(roi_align_backward_cuda)); }
 
 }  // namespace mrcnn

@@ -289,8 +289,8 @@ std::vector<Tensor> roi_align_backward_cpu(Tensor grad, std::vector<Tensor> feat
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) {
-  m.impl("roi_align", TORCH_BOX(&roi_align_cpu));
-  m.impl("roi_align_backward", TORCH_BOX(&roi_align_backward_cpu));
+  m.impl("roi_align", BOX(roi_align_cpu));
+  m.impl("roi_align_backward", BOX(roi_align_backward_cpu));
 }
 
 }  // namespace mrcnn

@@ -218,6 +218,6 @@ Tensor roi_align_cuda(std::vector<Tensor> features, Tensor boxes, Tensor image_i
   return out;
 }
 
-REGISTER_CUDA(m) { m.impl("roi_align", TORCH_BOX(&roi_align_cuda)); }
+REGISTER_CUDA(m) { m.impl("roi_align", BOX(roi_align_cuda)); }
 
 }  // namespace mrcnn

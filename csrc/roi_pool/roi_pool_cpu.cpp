@@ -117,8 +117,8 @@ Tensor roi_pool_backward_cpu(Tensor grad, Tensor argmax, Tensor image_index, int
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) {
-  m.impl("roi_pool", TORCH_BOX(&roi_pool_cpu));
-  m.impl("roi_pool_backward", TORCH_BOX(&roi_pool_backward_cpu));
+  m.impl("roi_pool", BOX(roi_pool_cpu));
+  m.impl("roi_pool_backward", BOX(roi_pool_backward_cpu));
 }
 
 }  // namespace mrcnn

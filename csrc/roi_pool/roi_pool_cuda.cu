@@ -325,8 +325,8 @@ Tensor roi_pool_backward_cuda(Tensor grad, Tensor argmax, Tensor image_index, in
 }
 
 REGISTER_CUDA(m) {
-  m.impl("roi_pool", TORCH_BOX(&roi_pool_cuda));
-  m.impl("roi_pool_backward", TORCH_BOX(&roi_pool_backward_cuda));
+  m.impl("roi_pool", BOX(roi_pool_cuda));
+  m.impl("roi_pool_backward", BOX(roi_pool_backward_cuda));
 }
 
 }  // namespace mrcnn

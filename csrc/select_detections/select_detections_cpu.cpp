@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cpu(
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) {
-  m.impl("select_detections", TORCH_BOX(&select_detections_cpu));
+  m.impl("select_detections", BOX(select_detections_cpu));
 }
 
 }  // namespace mrcnn

@@ -207,6 +207,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> select_detections_cuda(
   return {out_boxes, out_scores, out_labels, out_rois, out_counts};
 }
 
-REGISTER_CUDA(m) { m.impl("select_detections", TORCH_BOX(&select_detections_cuda)); }
+REGISTER_CUDA(m) { m.impl("select_detections", BOX(select_detections_cuda)); }
 
 }  // namespace mrcnn

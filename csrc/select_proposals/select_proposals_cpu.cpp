@@ -101,8 +101,6 @@ std::tuple<Tensor, Tensor> select_proposals_cpu(std::vector<Tensor> logits,
   return {boxes, scores};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) {
-  m.impl("select_proposals", TORCH_BOX(&select_proposals_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(mrcnn, CPU, m) { m.impl("select_proposals", BOX(select_proposals_cpu)); }
 
 }  // namespace mrcnn

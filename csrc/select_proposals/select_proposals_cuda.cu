@@ -288,6 +288,6 @@ std::tuple<Tensor, Tensor> select_proposals_cuda(std::vector<Tensor> logits,
   return {out_boxes, out_scores};
 }
 
-REGISTER_CUDA(m) { m.impl("select_proposals", TORCH_BOX(&select_proposals_cuda)); }
+REGISTER_CUDA(m) { m.impl("select_proposals", BOX(select_proposals_cuda)); }
 
 }  // namespace mrcnn

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mrcnn.models.layers import check_choice
 from mrcnn.numerics import NUMERICS, Numerics
-from mrcnn.ops import multiscale_roi_align, roi_pool
+from mrcnn.ops import multiscale_roi_align
 from mrcnn.ops.boxes import box_area
 from mrcnn.ops.roi_align import CANONICAL_LEVEL
+from mrcnn.ops.roi_pool import indexed_roi_pool
 
 ROI_OPS = ("align", "pool")
 
@@ -91,18 +92,9 @@ class RoIPooler(nn.Module):
             if self.op == "align":
                 pooled.append(align([x], boxes, index, scales=[scale]))
             else:
-                pooled.append(roi_pool(x, _rois(boxes, index), self.size, scale))
+                size = self.size, self.size
+                pooled.append(indexed_roi_pool(x, boxes, index, size, scale))
         return sum(pooled[1:], pooled[0])  # all levels but one give zeros for a RoI
-
-
-def _rois(boxes: Tensor, image_index: Tensor) -> Tensor:
-    """Join boxes (K, 4) and image indices (K,), -1 in padded slots, to RoIs (K, 5) for RoIPool.
-
-    Padded slots become NaN, which pools to zero.
-    """
-    used = (image_index >= 0)[:, None]
-    index = image_index.clamp(min=0)[:, None].to(boxes.dtype)
-    return torch.cat([index, torch.where(used, boxes, torch.nan)], dim=1)
 
 
 class Conv5Pooler(nn.Module):

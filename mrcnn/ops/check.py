@@ -43,3 +43,10 @@ def check_same_device(op: str, **tensors: Tensor) -> None:
                 f"{op}: {name} must be on the device of {first}, {reference.device}, "
                 f"got {tensor.device}"
             )
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Return whether the tensor is one that `torch.func.vmap` or another transform has wrapped."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(
+        tensor
+    )

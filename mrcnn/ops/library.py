@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -21,6 +21,7 @@ OPS = (
     "roi_pool",
     "roi_pool_backward",
     "nms",
+    "nms_indices",
     "select_proposals",
     "select_detections",
     "match_boxes",
@@ -132,6 +133,27 @@ def load_cuda() -> None:
         warnings.simplefilter("ignore")  # replacing stale kernels is intended
         for op in OPS:
             torch.library.impl(f"mrcnn::{op}", "cuda", refuse)
+
+
+def register_vmap_loop(op: str) -> None:
+    """Let `torch.func.vmap` run an op slice by slice; PyTorch does so only without lists."""
+    overload = getattr(torch.ops.mrcnn, op).default
+
+    def loop(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        results = [overload(*_take(arguments, in_dims, index)) for index in range(info.batch_size)]
+        if isinstance(results[0], torch.Tensor):
+            return torch.stack(results), 0
+        stacked = [torch.stack(column) for column in zip(*results, strict=True)]
+        return stacked, [0] * len(stacked)
+
+    torch.library.register_vmap(overload, loop)
+
+
+def _take(value: Any, dim: Any, index: int) -> Any:
+    """Return one slice of a tensor that has a vmapped dimension, or of those in a list."""
+    if isinstance(dim, list | tuple):
+        return [_take(*pair, index) for pair in zip(value, dim, strict=True)]
+    return value if dim is None else value.select(dim, index)
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

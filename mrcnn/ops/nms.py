@@ -13,8 +13,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Drop boxes that overlap a better one; drop-in replacement for `torchvision.ops.nms`.
 
     A box is dropped if its IoU with a better box that is kept exceeds the threshold. It is kept if
-    both are equal, rounded to the dtype of the boxes. Ties of scores go to the lower index. A NaN
-    score or coordinate drops its box. Boxes without area are all kept.
+    both are equal, rounded to the dtype of the boxes. Ties of scores go to the lower index. NaN is
+    the best score, as in `torch.sort`, and -inf the worst. Boxes without area, and boxes with NaN,
+    are all kept. Works under `torch.func.vmap` if as many boxes are kept in all slices.
 
     Args:
         boxes: (K, 4) xyxy, any floating dtype; compared in float32 (float64 for float64).
@@ -45,7 +46,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Args:
         boxes: (K, 4) xyxy, any floating dtype.
         scores: (K,) any floating dtype.
-        idxs: (K,) int64, the group of each box; an empty tensor puts all in one group.
+        idxs: (K,) integer, the group of each box; an empty tensor puts all in one group.
         iou_threshold: in [0, 1].
 
     Returns:
@@ -60,14 +61,18 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         >>> batched_nms(boxes, torch.tensor([0.8, 0.9]), torch.tensor([0, 1]), iou_threshold=0.5)
         tensor([1, 0])
     """
+    if boxes.shape == (0,):  # how `torch.tensor([])` gives no boxes
+        return boxes.new_empty(0, dtype=torch.int64)
     check_shape("nms", "boxes", boxes, ("K", 4))
     check_shape("nms", "scores", scores, (boxes.shape[0],))
-    if idxs.numel():
+    check_shape("nms", "idxs", idxs, ("K",))
+    if idxs.shape[0]:
         check_shape("nms", "idxs", idxs, (boxes.shape[0],))
-    indices, counts = segmented_nms(
-        boxes[None], scores[None], idxs.long()[None], iou_threshold, boxes.shape[0]
-    )
-    return indices[0, : int(counts)]
+    check_dtype("nms", "boxes", boxes, FLOATING)
+    check_dtype("nms", "scores", scores, FLOATING)
+    check_same_device("nms", boxes=boxes, scores=scores, idxs=idxs)
+    kept: Tensor = torch.ops.mrcnn.nms_indices(boxes, scores, idxs.long(), iou_threshold)
+    return kept
 
 
 def segmented_nms(
@@ -75,9 +80,11 @@ def segmented_nms(
 ) -> tuple[Tensor, Tensor]:
     """Run NMS on S independent segments, with output shapes that do not depend on the values.
 
+    Overlaps and ties are handled as in `nms`.
+
     Args:
-        boxes: (S, K, 4) xyxy, any floating dtype.
-        scores: (S, K); -inf marks a padded slot.
+        boxes: (S, K, 4) xyxy, any floating dtype; a slot with NaN is dropped.
+        scores: (S, K); -inf or NaN marks a padded slot, which is dropped.
         groups: (S, K) int64, boxes of different groups never compete; (S, 0) for one group.
         iou_threshold: in [0, 1].
         max_keep: upper bound on the boxes kept per segment.
@@ -113,9 +120,14 @@ def segmented_nms(
 
 
 @torch.library.register_fake("mrcnn::nms")
-def _(boxes, scores, groups, iou_threshold, max_keep):  # type: ignore[no-untyped-def]
+def _(boxes, scores, groups, iou_threshold, max_keep, padded=True):  # type: ignore[no-untyped-def]
     segments = boxes.shape[0]
     return (
         boxes.new_empty((segments, max_keep), dtype=torch.int64),
         boxes.new_empty((segments,), dtype=torch.int64),
     )
+
+
+@torch.library.register_fake("mrcnn::nms_indices")
+def _(boxes, scores, groups, iou_threshold):  # type: ignore[no-untyped-def]
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)

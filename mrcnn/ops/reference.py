@@ -143,9 +143,14 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_keep: int
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    max_keep: int,
+    padded: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Compute `segmented_nms`."""
+    """Compute `segmented_nms`, or `nms` of each segment without padding."""
     if boxes.dtype != torch.float64:
         boxes = boxes.float()
     indices = torch.full((len(boxes), max_keep), -1)
@@ -159,10 +164,10 @@ def nms(
         usable = [
             i
             for i in range(len(score))
-            if score[i] > -math.inf and not any(map(math.isnan, corners[i]))
+            if not padded or (score[i] > -math.inf and not any(map(math.isnan, corners[i])))
         ]
         kept: list[int] = []
-        for i in sorted(usable, key=lambda i: (-score[i], i)):
+        for i in sorted(usable, key=lambda i: (not math.isnan(score[i]), -score[i], i)):
             if not any(excess[i][j] and group[i] == group[j] for j in kept):
                 kept.append(i)
         kept = kept[:max_keep]

@@ -11,8 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import FLOATING, check_at_least, check_dtype, check_same_device, check_shape
+from mrcnn.ops import library
+from mrcnn.ops.check import (
+    FLOATING,
+    check_at_least,
+    check_dtype,
+    check_same_device,
+    check_shape,
+    is_transformed,
+)
 
 # FPN, equation 1: a box with the size of ImageNet's crops is pooled from P4, with stride 16.
 CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
@@ -30,6 +37,8 @@ def roi_align(
 ) -> Tensor:
     """Pool each box from one map; drop-in replacement for `torchvision.ops.roi_align`.
 
+    `multiscale_roi_align` with one level gives the same values in channels_last, without a copy.
+
     A box with NaN or infinity pools to zero and gets no gradient. So does an empty box if sampling
     is adaptive and `aligned` is set; otherwise boxes are at least one cell wide and high. Gradients
     flow to `input` only and are bit-identical for any number of threads. Under autocast, the op
@@ -37,8 +46,8 @@ def roi_align(
 
     Args:
         input: (N, C, H, W), any floating dtype; channels_last is used without a copy.
-        boxes: (K, 5) as (image index, x1, y1, x2, y2), or a list of N tensors (K_i, 4) xyxy, in
-            the frame that `spatial_scale` maps to cells of `input`.
+        boxes: (K, 5) as (image index, x1, y1, x2, y2), or a list of up to N tensors (K_i, 4)
+            xyxy, one per image, in the frame that `spatial_scale` maps to cells of `input`.
         output_size: bins, one number or (rows, columns).
         spatial_scale: cells of `input` per unit of the boxes, 1 / stride.
         sampling_ratio: samples per bin and axis, at most 1024; 0 or less takes one per cell,
@@ -46,7 +55,7 @@ def roi_align(
         aligned: shift boxes by half a cell, so that cell centres are at + 0.5.
 
     Returns:
-        (K, C, rows, columns) in the dtype of `input`, channels_last.
+        (K, C, rows, columns) in the dtype of `input`, contiguous.
 
     Raises:
         ValueError: if a shape, the device or an image index does not fit.
@@ -59,16 +68,25 @@ def roi_align(
         torch.Size([1, 256, 7, 7])
     """
     corners, image_index = rois_of("roi_align", input, boxes)
-    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
     return multiscale_roi_align(
         [input],
         corners,
         image_index,
         scales=[spatial_scale],
-        size=(rows, columns),
+        size=bins_of("roi_align", output_size),
         sampling_ratio=sampling_ratio,
         aligned=aligned,
-    )
+    ).contiguous()
+
+
+def bins_of(op: str, output_size: int | Sequence[int]) -> tuple[int, int]:
+    """Return (rows, columns) of an output size as torchvision takes it."""
+    pair = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+    if len(pair) != 2:
+        raise ValueError(
+            f"{op}: output_size must be one number or (rows, columns), got {output_size}"
+        )
+    return pair[0], pair[1]
 
 
 def rois_of(op: str, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -78,20 +96,26 @@ def rois_of(op: str, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> tuple[T
         check_shape(op, "boxes", boxes, ("K", 5))
         image_index, corners = boxes[:, 0].long(), boxes[:, 1:]
     else:
-        if len(boxes) != input.shape[0]:
+        if len(boxes) > input.shape[0]:
             raise ValueError(
-                f"{op}: boxes must be a list of {input.shape[0]} tensors, one per image, "
+                f"{op}: boxes must be a list of at most {input.shape[0]} tensors, one per image, "
                 f"got {len(boxes)}"
             )
         for image_boxes in boxes:
             check_shape(op, "boxes of an image", image_boxes, ("K", 4))
         corners = torch.cat(list(boxes)) if boxes else input.new_empty((0, 4))
         # Created on the device of the boxes: a list of counts would have to be copied there.
-        index = [b.new_full((len(b),), image, dtype=torch.int64) for image, b in enumerate(boxes)]
+        index = [torch.full_like(b[:, 0], i, dtype=torch.int64) for i, b in enumerate(boxes)]
         image_index = torch.cat(index) if boxes else corners.new_empty(0, dtype=torch.int64)
-    # Fake tensors, instances of a subclass, have no values to read.
-    readable = type(image_index) is Tensor and image_index.device.type == "cpu"
-    if readable and not torch.compiler.is_compiling() and len(image_index):
+    # Fake tensors, instances of a subclass, have no values to read; tensors in vmap have many.
+    readable = (
+        type(image_index) is Tensor
+        and image_index.device.type == "cpu"
+        and not is_transformed(image_index)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    )
+    if readable and len(image_index):
         low, high = int(image_index.min()), int(image_index.max())
         if low < 0 or high >= input.shape[0]:
             raise ValueError(
@@ -210,12 +234,14 @@ def _(grad, features, *_):  # type: ignore[no-untyped-def]
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, boxes, image_index, scales, _, _, *options = inputs
-    ctx.save_for_backward(boxes, image_index, *features)
-    ctx.scales, ctx.options = scales, options
+    ctx.save_for_backward(boxes, image_index)
+    ctx.shapes, ctx.scales, ctx.options = [x.shape for x in features], scales, options
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    boxes, image_index, *features = ctx.saved_tensors
+    boxes, image_index = ctx.saved_tensors
+    # The op reads only the shapes: features need not live on, and can be changed in place.
+    features = [grad.new_empty(1).expand(shape) for shape in ctx.shapes]
     grads = torch.ops.mrcnn.roi_align_backward(
         grad, features, boxes, image_index, ctx.scales, *ctx.options
     )
@@ -243,3 +269,5 @@ def _double_backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
 torch.library.register_autograd(
     "mrcnn::roi_align_backward", _double_backward, setup_context=_backward_setup_context
 )
+library.register_vmap_loop("roi_align")
+library.register_vmap_loop("roi_align_backward")

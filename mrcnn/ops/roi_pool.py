@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 
 from mrcnn.ops import library  # noqa: F401  registers the ops
-from mrcnn.ops.check import FLOATING, check_at_least, check_dtype, check_same_device
-from mrcnn.ops.roi_align import rois_of
+from mrcnn.ops.check import (
+    FLOATING,
+    check_at_least,
+    check_dtype,
+    check_same_device,
+    is_transformed,
+)
+from mrcnn.ops.roi_align import bins_of, rois_of
 
 
 def roi_pool(
@@ -32,7 +38,7 @@ def roi_pool(
     of equal cells, and are bit-identical for any number of threads.
 
     Returns:
-        (K, C, rows, columns) in the dtype of `input`, channels_last.
+        (K, C, rows, columns) in the dtype of `input`, contiguous.
 
     Example:
         >>> features = torch.randn(1, 512, 50, 76)  # stride 16
@@ -41,14 +47,30 @@ def roi_pool(
         torch.Size([1, 512, 7, 7])
     """
     corners, image_index = rois_of("roi_pool", input, boxes)
+    size = bins_of("roi_pool", output_size)
+    return indexed_roi_pool(input, corners, image_index, size, spatial_scale).contiguous()
+
+
+def indexed_roi_pool(
+    input: Tensor,
+    boxes: Tensor,
+    image_index: Tensor,
+    size: tuple[int, int],
+    spatial_scale: float,
+) -> Tensor:
+    """Run `roi_pool` on boxes (K, 4) of the images that `image_index` (K,) names.
+
+    Index -1 marks a padded slot, which pools to zero. The result is channels_last.
+    """
     check_dtype("roi_pool", "input", input, FLOATING)
-    check_dtype("roi_pool", "boxes", corners, FLOATING)
-    check_same_device("roi_pool", input=input, boxes=corners)
-    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    check_dtype("roi_pool", "boxes", boxes, FLOATING)
+    check_same_device("roi_pool", input=input, boxes=boxes, image_index=image_index)
+    rows, columns = size
     check_at_least("roi_pool", 1, rows=rows, columns=columns)
-    needs_argmax = torch.is_grad_enabled() and input.requires_grad
+    # A tensor in vmap does not tell whether the tensor around it requires gradients.
+    needs_argmax = torch.is_grad_enabled() and (input.requires_grad or is_transformed(input))
     pooled: Tensor = torch.ops.mrcnn.roi_pool(
-        input, corners, image_index, spatial_scale, rows, columns, needs_argmax
+        input, boxes, image_index, spatial_scale, rows, columns, needs_argmax
     )[0]
     return pooled
 

@@ -235,8 +235,8 @@ WRONG = {  # face, what is wrong: change of the arguments, error, message
         r"roi_align: boxes must have shape \(K, 5\), got \(3, 4\)",
     ),
     ("roi_align", "a list of the wrong length"): (
-        changed("boxes", lambda x: [x[:, 1:]]), ValueError,
-        r"roi_align: boxes must be a list of 2 tensors, one per image, got 1",
+        changed("boxes", lambda x: [x[:, 1:]] * 3), ValueError,
+        r"roi_align: boxes must be a list of at most 2 tensors, one per image, got 3",
     ),
     ("roi_align", "an index in boxes of a list"): (
         changed("boxes", lambda x: [x, x]), ValueError,

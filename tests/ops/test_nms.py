@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.func import vmap
 from torch.testing import assert_close
 
 from mrcnn.ops import batched_nms, nms, reference, segmented_nms
@@ -34,10 +35,16 @@ CASES = {  # boxes, scores, threshold, kept
         [[0, 0, 10, 10], [10, 0, 20, 10], [9, 0, 19, 10]], [0.9, 0.8, 0.7], 0.0, [0, 1],
     ),
     "threshold 1 keeps all": ([[0, 0, 9, 9]] * 2, [0.2, 0.9], 1.0, [1, 0]),
-    "NaN score never wins": ([[0, 0, 9, 9], [0, 0, 9, 9]], [NAN, 0.1], 0.5, [1]),
-    "all scores NaN": ([[0, 0, 9, 9], [0, 0, 9, 9]], [NAN, NAN], 0.5, []),
-    "NaN coordinate never wins": ([[0, 0, NAN, 9], [0, 0, 9, 9]], [0.9, 0.1], 0.5, [1]),
-    "padding": ([[0, 0, 9, 9], [0, 0, 9, 9]], [-INF, -1e30], 0.5, [1]),
+    "NaN is the best score": ([[0, 0, 9, 9]] * 3, [INF, NAN, 0.1], 0.5, [1]),
+    "all scores NaN": ([[0, 0, 9, 9], [0, 0, 9, 9], [20, 0, 29, 9]], [NAN, -NAN, NAN], 0.5, [0, 2]),
+    "NaN coordinates overlap nothing": (
+        [[0, 0, NAN, 9], [0, 0, 9, 9], [NAN, 0, 9, 9], [0, 0, 9, NAN]], [0.9, 0.1, 0.5, 0.4],
+        0.5, [0, 2, 3, 1],
+    ),
+    "-inf is the worst score": (
+        [[20, 0, 29, 9], [0, 0, 9, 9], [0, 0, 9, 9]], [-INF, -INF, -1e30], 0.5, [2, 0],
+    ),
+    "all scores -inf": ([[0, 0, 9, 9], [0, 0, 9, 9], [20, 0, 29, 9]], [-INF] * 3, 0.5, [0, 2]),
     "infinite score": ([[0, 0, 9, 9], [0, 0, 9, 9]], [0.9, INF], 0.5, [1]),
     "infinite boxes overlap nothing": (
         [[0, 0, INF, INF], [0, 0, 9, 9], [0, 0, INF, INF]], [0.9, 0.8, 0.7], 0.5, [0, 1, 2],
@@ -65,10 +72,51 @@ def test_known_answers(case, dtype):
     corners = torch.tensor(boxes, dtype=dtype).reshape(-1, 4)
     values = torch.tensor(scores, dtype=dtype)
     assert nms(corners, values, threshold).tolist() == kept
+    assert batched_nms(corners, values, torch.ones(len(corners)), threshold).tolist() == kept
     expected, counts = reference.nms(
-        corners[None], values[None], ONE_GROUP, threshold, len(corners)
+        corners[None], values[None], ONE_GROUP, threshold, len(corners), padded=False
     )
     assert expected[0, : counts[0]].tolist() == kept
+
+
+@pytest.mark.parametrize("count", [4, 600, 5000], ids=["few", "hundreds", "thousands"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_scores_that_are_not_finite_rank_as_in_sort(count, dtype):
+    """CUDA has a sort of its own for each count."""
+    boxes = torch.arange(count, dtype=dtype)[:, None] * 4 + torch.tensor([0, 0, 2, 2])
+    scores = torch.tensor([-INF, 1.0, NAN, INF], dtype=dtype).repeat(count // 4)
+    expected = scores.sort(descending=True, stable=True).indices
+    assert nms(boxes, scores, 0.5).tolist() == expected.tolist()
+    indices, counts = segmented_nms(boxes[None], scores[None], ONE_GROUP, 0.5, count)
+    usable = scores[expected].isfinite() | (scores[expected] == INF)
+    assert indices[0, : counts[0]].tolist() == expected[usable].tolist()
+
+
+def test_no_boxes_without_a_second_dimension():
+    kept = batched_nms(torch.tensor([]), torch.tensor([]), torch.tensor([]), 0.5)
+    assert kept.shape == (0,)
+    assert kept.dtype == torch.int64
+
+
+def test_vmap():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 0, 29, 9]])
+    scores = torch.tensor([[0.9, 0.8, 0.7], [0.1, 0.8, 0.9]])
+    assert vmap(lambda s: nms(boxes, s, 0.5))(scores).tolist() == [[0, 2], [2, 1]]
+
+
+@pytest.mark.parametrize("run", [torch.compile, torch.export.export])
+def test_one_graph(run):
+    class Kept(torch.nn.Module):
+        def forward(self, boxes, scores):
+            return boxes[nms(boxes, scores, 0.5)]
+
+    given = clustered(0, 20)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        if run is torch.compile:
+            graph = torch.compile(Kept(), fullgraph=True, backend="aot_eager")
+        else:
+            graph = torch.export.export(Kept(), given).module()
+        assert_close(graph(*given), Kept()(*given), rtol=0, atol=0)
 
 
 def clustered(seed: int, count: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
