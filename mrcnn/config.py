@@ -61,7 +61,9 @@ class ModelConfig:
     norm: str = "frozen_batch"  # or "batch", "sync_batch", "group", "group_of_8"; "none" for VGG
     norm_eps: float = 1e-5  # added to variances
     stride_in_1x1: bool = False  # bottlenecks have their stride in the first 1 x 1, not the 3 x 3
-    frozen_stages: int = 2  # stem and res2 keep their pretrained weights; 0 trains everything
+    # Stem and res2 keep their pretrained weights, and except in torchvision numerics the statistics
+    # of their batch norm, too. 0 trains everything.
+    frozen_stages: int = 2
     # "fpn"; "single": only the last of `fpn_levels` stages; for ResNets also "c4": only conv4, with
     # conv5 applied to each RoI; or "dc5": only conv5, dilated.
     neck: str = "fpn"
@@ -74,7 +76,7 @@ class ModelConfig:
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     rpn_convs: int = 1
     rpn_samples: int = 256  # anchors per image in the RPN losses
-    rpn_box_loss: str = "smooth_l1"  # or "giou"
+    rpn_box_loss: str = "smooth_l1"  # or "giou", which counts twice, as in Detectron2
     rpn_smooth_l1_beta: float | None = None  # 0: plain L1 loss; None: the value of the numerics
     pre_nms_top_k: int = 1000  # proposals per level before NMS; twice as many in training
     post_nms_top_k: int = 1000  # proposals per image
@@ -91,7 +93,7 @@ class ModelConfig:
     box_head_layers: int = 2  # fully connected
     box_head_width: int = 1024
     class_agnostic_boxes: bool = False
-    box_loss: str = "smooth_l1"  # or "giou"
+    box_loss: str = "smooth_l1"  # or "giou", which counts ten times, as in Detectron2
     box_smooth_l1_beta: float | None = None  # as rpn_smooth_l1_beta
     masks: bool = True  # False detects boxes only (Faster R-CNN)
     mask_head_convs: int = 4

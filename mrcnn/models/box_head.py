@@ -21,6 +21,7 @@ from mrcnn.structures import DetectionBatch, Proposals, SampledRois, Targets
 
 # Deltas of RoIs have standard deviations of about 0.1 (dx, dy) and 0.2 (dw, dh).
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+GIOU_WEIGHT = 10.0  # of the box loss, as in Detectron2 and MMDetection
 
 
 class BoxHead(nn.Module):
@@ -135,6 +136,7 @@ class BoxHead(nn.Module):
             positive,
             kind=self.box_loss,
             beta=self.pooler.numerics.box_smooth_l1_beta,
+            giou_weight=GIOU_WEIGHT,
             delta_weights=DELTA_WEIGHTS,
         )
         return {"loss_classifier": loss_classifier / count, "loss_box_reg": loss_box / count}

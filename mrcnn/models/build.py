@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
 
 from mrcnn.config import ModelConfig
+from mrcnn.models.backbones.common import Backbone
 from mrcnn.models.backbones.inception import INCEPTIONS, Inception
 from mrcnn.models.backbones.mobilenet import MOBILENETS, MobileNet
 from mrcnn.models.backbones.resnet import RESNETS, ResNet, make_stage
@@ -23,7 +23,7 @@ from mrcnn.models.pooling import Conv5Pooler, Pooler, RoIPooler
 from mrcnn.models.rpn import RPN
 from mrcnn.numerics import Numerics
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
+BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{name: partial(ResNet, name) for name in RESNETS},
     **{name: partial(VGG, name) for name in VGGS},
     **{name: partial(Inception, name) for name in INCEPTIONS},
@@ -139,6 +139,8 @@ def _backbone(config: ModelConfig) -> FPN | SingleLevel:
         frozen_stages=config.frozen_stages,
         **options,
     )
+    body.fixes_frozen_norms = config.conventions.fixes_frozen_norms
+    body.train()
     if config.neck == "fpn":
         return FPN(body, config.fpn_channels, config.head_norm, config.fpn_top)
     return SingleLevel(body)

@@ -33,6 +33,7 @@ def box_loss(
     *,
     kind: str,
     beta: float,
+    giou_weight: float,
     delta_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Tensor:
     """Sum the distances of refined boxes from their targets.
@@ -44,6 +45,7 @@ def box_loss(
         weight: (N, S) bool or float. Slots of weight 0 are ignored.
         kind: "smooth_l1" compares deltas, "giou" compares boxes.
         beta: of `smooth_l1_loss`.
+        giou_weight: factor of `giou_loss`.
         delta_weights: factors of dx, dy, dw, dh.
 
     Returns:
@@ -54,7 +56,7 @@ def box_loss(
         # gradient may be NaN.
         used = weight[..., None] > 0
         boxes = decode_boxes(torch.where(used, deltas.float(), 0.0), references, delta_weights)
-        return giou_loss(boxes, targets, weight)
+        return giou_weight * giou_loss(boxes, targets, weight)
     return smooth_l1_loss(deltas, encode_boxes(targets, references, delta_weights), weight, beta)
 
 

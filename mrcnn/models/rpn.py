@@ -22,6 +22,7 @@ from mrcnn.ops import match_boxes, select_proposals
 from mrcnn.ops.fused import linear
 from mrcnn.structures import Proposals, Targets
 
+GIOU_WEIGHT = 2.0  # of the box loss, as in Detectron2's mask_rcnn_R_50_FPN_1x_giou
 POSITIVE_IOU, NEGATIVE_IOU, POSITIVE_FRACTION, NMS_IOU = 0.7, 0.3, 0.5, 0.7  # Faster R-CNN, 3.1.2
 
 
@@ -160,6 +161,7 @@ class RPN(nn.Module):
             role == 1,
             kind=self.box_loss,
             beta=self.numerics.rpn_smooth_l1_beta,
+            giou_weight=GIOU_WEIGHT,
         )
         return {"loss_objectness": loss_objectness / count, "loss_rpn_box_reg": loss_box / count}
 

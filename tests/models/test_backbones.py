@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mrcnn.config import ModelConfig
+from mrcnn.models import build
 from mrcnn.models.backbones.inception import INCEPTIONS, Inception
 from mrcnn.models.backbones.mobilenet import MOBILENETS, MobileNet, folded_to_frozen
 from mrcnn.models.backbones.vgg import VGG, VGGS
 from mrcnn.models.fpn import FPN
 from mrcnn.models.layers import FrozenBatchNorm
+from mrcnn.numerics import NUMERICS
 
 MAKE = {
     **{name: partial(VGG, name) for name in VGGS},
@@ -254,6 +257,37 @@ def test_frozen_stages_keep_their_weights(name, frozen):
     keys = [key for key, _ in body.named_parameters()]
     first = FIRST_TRAINED[name][frozen]
     assert trained == ([] if first is None else keys[keys.index(f"{first}.weight") :])
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("norm", ["batch", "sync_batch"])
+def test_batch_norm_of_frozen_stages(norm, numerics):
+    """Only in torchvision do frozen stages normalise by the batch, and gather its statistics."""
+    config = ModelConfig(class_names=("a",), backbone="resnet18", norm=norm, numerics=numerics)
+    body = build(config).backbone.body
+    body.train(False).train()
+    torch.manual_seed(0)
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+    before = {key: value.clone() for key, value in body.named_buffers() if "mean" in key}
+    body(torch.randn(2, 3, 64, 64))
+    changed = {
+        key
+        for key, value in body.named_buffers()
+        if key in before
+        if not torch.equal(value, before[key])
+    }
+    frozen = {key for key in before if key.startswith(("bn1", "layer1"))}
+    assert changed == (set(before) if numerics == "torchvision" else set(before) - frozen)
+
+    stem = body.run_stem(pixels := torch.randn(2, 3, 64, 64))
+    mean, variance = body.bn1.running_mean, body.bn1.running_var
+    x = F.conv2d(pixels, body.conv1.weight, stride=2, padding=3)
+    if numerics == "torchvision":
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+    x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+    torch.testing.assert_close(stem, F.max_pool2d(x.relu(), 3, 2, 1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "inception_v3_narrow", "mobilenet_v2"])

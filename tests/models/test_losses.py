@@ -44,10 +44,11 @@ def test_giou_of_refined_boxes_is_that_of_boxes():
         torch.tensor([[True, False]]),
         kind="giou",
         beta=0.0,
+        giou_weight=3.0,
         delta_weights=(1.0, 1.0, 1.0, 1 / torch.tensor(2.0).log().item() * 2),
     )
     # The box is moved by 5 and made twice as high, so that half of it, and of the hull, overlaps.
-    assert loss.item() == pytest.approx(0.5, rel=1e-6)
+    assert loss.item() == pytest.approx(3 * 0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,7 @@ def test_giou_of_boxes_without_extent_has_finite_gradients(delta, anchor, wanted
         torch.tensor([[True, False, False]]),
         kind="giou",
         beta=0.0,
+        giou_weight=1.0,
     )
     loss.backward()
     assert 0 <= loss <= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -18,6 +19,15 @@ class Backbone(nn.Module):
 
     strides: list[int]  # of the map of each stage, in image pixels per cell
     channels: list[int]  # of the map of each stage
+    fixes_frozen_norms = True  # see `Numerics`
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but keep batch norm without trained weights in inference mode."""
+        super().train(mode)
+        for module in self.modules() if self.fixes_frozen_norms else ():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Return the map of each stage, (N, channels[i], H / strides[i], W / strides[i]).
