@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from mrcnn.data.coco.read import read_coco, read_splits
 from mrcnn.data.formats import Split
 from mrcnn.errors import UserError
+from mrcnn.evaluation.truth import GroundTruth
 from mrcnn.ops.instance_masks import (
     InstanceMasks,
     concatenate,
@@ -139,6 +140,33 @@ def test_a_category_0_that_is_used_is_a_class(tmp_path):
     dataset = read_coco(*write(tmp_path, ROOT, [(0, 2), (0, 0)]))
     assert dataset.class_names == ("fruits", "apple", "pear")
     assert dataset.notes == ()
+
+
+HEADINGS = {  # (name, supercategory) of categories, those with objects, expected classes
+    "the same name": ([("fish", "none"), ("fish", "fish")], {1}, ("fish",)),
+    "the same name, no objects": ([("fish", "none"), ("fish", "fish")], set(), ("fish",)),
+    "another id": ([("cat", "pets"), ("pets", "none"), ("dog", "pets")], {0, 2}, ("cat", "dog")),
+    "three levels": ([("all", ""), ("fish", "all"), ("salmon", "fish")], {2}, ("salmon",)),
+    "a level with objects": (
+        [("all", ""), ("fish", "all"), ("salmon", "fish")], {1, 2}, ("fish", "salmon")),
+    "two headings": (
+        [("a", "none"), ("b", "a"), ("c", "none"), ("d", "c")], {1, 3}, ("b", "d")),
+    "a class without objects": ([("a", "none"), ("b", "none")], {0}, ("a", "b")),
+    "its own supercategory": ([("person", "person"), ("car", "vehicle")], {1}, ("person", "car")),
+    "headings of each other": ([("a", "b"), ("b", "a")], set(), ("a", "b")),
+    "odd values": ([("a", ["a"]), ("b", None), ("c", 3)], {0}, ("a", "b", "c")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HEADINGS)
+def test_headings_become_no_classes(tmp_path, case):
+    pairs, used, expected = HEADINGS[case]
+    categories = [{"id": i, "name": n, "supercategory": s} for i, (n, s) in enumerate(pairs)]
+    dataset = read_coco(*write(tmp_path, categories, [(0, i) for i in used]))
+    assert dataset.class_names == expected
+    assert len(dataset.notes) == (len(expected) < len(pairs))
+    truth = GroundTruth.of_dataset(dataset)
+    assert tuple(category["name"] for category in truth.categories) == expected
 
 
 def test_classes_of_a_model_are_matched_by_name(tmp_path):

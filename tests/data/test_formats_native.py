@@ -65,6 +65,7 @@ FILES = {  # file, content, the tool
     "LabelMe": (
         "a.xml", "<annotation><object><polygon><pt></pt></polygon></object></annotation>",
         "LabelMe's XML"),
+    "YOLO 1.1": ("obj.names", "a\nb\n", "a list of YOLO 1.1 with boxes, which is not read"),
     "Hugging Face": ("data/train-0.parquet", "PAR1", "a table of Hugging Face"),
     "TFRecord": ("a.tfrecord", "x", "TFRecord, which is not read; export COCO"),
 }  # fmt: skip
@@ -95,3 +96,13 @@ def test_other_files_are_not_taken_for_those_of_a_tool(tmp_path):
     with pytest.raises(UserError) as caught:
         find_splits(Path(tmp_path))
     assert "which is not read" not in str(caught.value)
+
+
+def test_yolo_labels_beside_their_image(tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    with pytest.raises(UserError, match=r"a\.txt holds YOLO labels beside its image; move images"):
+        find_splits(tmp_path)
+    (tmp_path / "a.txt").write_text("0 1 2 is a caption\n")
+    with pytest.raises(UserError, match="holds no data set; known formats"):
+        find_splits(tmp_path)

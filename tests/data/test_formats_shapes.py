@@ -310,6 +310,15 @@ def test_a_yolo_set_without_validation_is_divided(tmp_path, text):
     assert "1 image is neither for training nor for validation" in notes
 
 
+def test_a_yolo_set_of_validation_alone(tmp_path):
+    image(tmp_path / "images" / "val" / "a.png")
+    writers.write_text(tmp_path / "labels" / "val" / "a.txt", SQUARE)
+    writers.write_text(tmp_path / "data.yaml", "val: images/val\nnames: [a]")
+    with pytest.raises(UserError, match=r"has no train annotations .*\n  add them, or list images"):
+        read(tmp_path)
+    assert len(read_splits(find_splits(tmp_path, ["val"]))["val"]) == 1
+
+
 def test_note_on_one_yolo_set_for_both_splits(tmp_path):
     image(tmp_path / "images" / "a.png")
     writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)

@@ -36,12 +36,11 @@ def image(path: Path) -> None:
 
 def make(folder: Path, *names: str) -> Path:
     """COCO files of two images, empty other files, and folders where a name ends in a slash."""
+    names = tuple(f"{name}x.jpg" if name.endswith("/") else name for name in names)
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"):
-            path.mkdir(exist_ok=True)
-        elif name.endswith(".json"):
+        if name.endswith(".json"):
             writers.write_text(path, coco("a.jpg", "b.jpg"))
         else:
             path.touch()
@@ -219,6 +218,7 @@ FILES = {  # files with their images' folder, what is taken of them for train an
         {"train/_annotations.coco.json": "train/images", "valid/_annotations.coco.json":
          "valid/images", "test/_annotations.coco.json": "test/images"},
         ["train/_annotations.coco.json", "valid/_annotations.coco.json"], "is left out: test/"),
+    "an empty folder of images": ({"a.json": "photos"}, ["a.json"] * 2, None),
     "an old folder": (
         {"annotations.json": "images", "train_old/all.json": "images"}, ["annotations.json"] * 2,
         "1 annotation file is left out: train_old/all.json"),
@@ -239,8 +239,9 @@ def test_coco_files_by_content(tmp_path, case):
         for name in names:
             image(tmp_path / folder / name)
     writers.write_text(tmp_path / "settings.json", {"images": 3})
-    splits = find_splits(tmp_path)
-    datasets = read_splits(splits)
+    if case.startswith("an empty"):
+        (tmp_path / "images").mkdir()
+    datasets = read_splits(find_splits(tmp_path))
     taken = [dataset.annotations.relative_to(tmp_path).as_posix() for dataset in datasets.values()]
     assert all(path.endswith(name) for path, name in zip(taken, expected, strict=True))
     notes = " ".join(datasets["val"].notes)
@@ -372,6 +373,9 @@ def test_messages_say_what_to_do(tmp_path):
     make(tmp_path, "val.json", "images/", "test.json")
     rule = rf"let one file be divided: --data {tmp_path}/val.json(.|\n)*left out: test.json"
     with pytest.raises(UserError, match=rule):
+        find_splits(tmp_path)
+    (tmp_path / "val.json").unlink()
+    with pytest.raises(UserError, match=r"found: images, test.json\n  1 annotation file is left o"):
         find_splits(tmp_path)
     make(tmp_path, "data.zip")
     with pytest.raises(UserError, match=r"is not a COCO file; unpack it, and name its folder"):

@@ -112,20 +112,20 @@ def find_splits(
         if data.suffix.lower() in _ARCHIVES:
             fix = "unpack it, and name its folder"
         raise UserError(f"--data {data}: is not a COCO file; {fix}")
+    notes = files.notes(folder)
     if not files.splits:
-        splits = _read_other(list_files(data), options or DrawOptions(), problems)
+        splits = _read_other(list_files(data), options or DrawOptions(), problems, notes)
     else:
-        notes = files.notes(folder)
         splits = {
             name: Split(path, images or image_folder(path, folder), notes)
             for name, path in files.splits.items()
         }
     if lacking := [name for name in needs if name not in splits and not {"", "train"} & {*splits}]:
         existing = ", ".join(f"{name}: {split.annotations}" for name, split in splits.items())
-        fix = "add them"
+        fix = "add them, or list images for both"
         if files.splits:
-            fix += f", or let one file be divided: --data {files.splits['val']}"
-        more = "".join(f"\n  {note}" for note in files.notes(folder))
+            fix = f"add them, or let one file be divided: --data {files.splits['val']}"
+        more = "".join(f"\n  {note}" for note in notes)
         raise UserError(
             f"--data {data}: has no {' and no '.join(lacking)} annotations (found {existing});\n"
             f"  {fix}; known formats are:\n{_LAYOUTS}{more}"
@@ -170,13 +170,13 @@ class _Format(NamedTuple):
 
 
 def _read_other(
-    listing: Listing, options: DrawOptions, collected: Problems | None
+    listing: Listing, options: DrawOptions, collected: Problems | None, coco_notes: Sequence[str]
 ) -> dict[str, Split]:
     """Read the splits of a folder in another format than COCO."""
     folder, problems = listing.folder, collected or Problems(listing.folder)
     name = next((name for name, format in _OTHERS.items() if format.matches(listing)), "")
     if not name:
-        raise _unknown(listing)
+        raise _unknown(listing, coco_notes)
     parsed = _OTHERS[name].read(listing, problems)
     for link in listing.links:
         problems.add(
@@ -207,7 +207,7 @@ def _read_other(
     }
 
 
-def _unknown(listing: Listing) -> UserError:
+def _unknown(listing: Listing, notes: Sequence[str]) -> UserError:
     """Return the error for a folder in no known format, or with JSON that cannot be read."""
     if native := recognize_native(listing):
         return UserError(f"--data {listing.folder}: holds no data set that is read: {native}")
@@ -219,7 +219,7 @@ def _unknown(listing: Listing) -> UserError:
     links = f"\n  links are not followed: {', '.join(listing.links[:10])}" if listing.links else ""
     return UserError(
         f"--data {listing.folder}: holds no data set; known formats are:\n{_LAYOUTS}\n"
-        f"  found: {found or 'an empty folder'}{links}"
+        f"  found: {found or 'an empty folder'}{links}" + "".join(f"\n  {note}" for note in notes)
     )
 
 

@@ -82,7 +82,7 @@ def find_coco_files(folder: Path) -> tuple[Path, CocoFiles]:
         if path := _first(of_both, folder, "that name no split"):
             taken[""] = path
     left = [path for path in of_coco if path not in taken.values()]
-    others = [path for path, is_coco in files.items() if not is_coco]
+    others = [path for path, is_coco in files.items() if not is_coco] if taken else []
     return folder, CocoFiles(taken, tuple(left), tuple(others))
 
 
@@ -113,8 +113,10 @@ def image_folder(annotations: Path, folder: Path) -> Path:
     elif parent.name != "annotations":
         own = [parent] if split_of(parent.name) or _holds_images(parent) else []
         places = (*(parent / name for name in _IMAGE_FOLDERS), *own, *images)
-    found = next((path for path in places if path.is_dir()), None)
-    return found or (folder if next(list_files(folder).images(), None) else places[0])
+    existing = [path for path in places if path.is_dir()]
+    if (found := next(filter(_holds_something, existing), None)) is not None:
+        return found
+    return folder if next(list_files(folder).images(), None) else [*existing, *places][0]
 
 
 def read_records(
@@ -224,6 +226,11 @@ def _first(files: list[Path], folder: Path, kind: str) -> Path | None:
 
 def _subset(annotations: Path) -> str:
     return annotations.stem.removeprefix("instances_")  # train2017, Train, default
+
+
+def _holds_something(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return next(entries, None) is not None
 
 
 def _holds_images(folder: Path) -> bool:

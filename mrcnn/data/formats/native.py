@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from itertools import islice
 from typing import NamedTuple
@@ -53,7 +54,9 @@ _TEXTS = (  # suffix, what the text holds, format, what to export instead
     (".xml", r"<annotation>.*?<polygon>", "LabelMe's XML", "COCO 1.0, after an import into CVAT"),
     (".ndjson", r'"data_row"', "Labelbox's NDJSON", "COCO, by a converter"),
 )  # fmt: skip
+_YOLO = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){6,}\s*$", re.MULTILINE)  # a polygon
 _SUFFIXES = {
+    ".names": ("a list of YOLO 1.1 with boxes", "Ultralytics YOLO Segmentation, or COCO"),
     ".geojson": ("QuPath's GeoJSON", _QUPATH),
     ".parquet": ("a table of Hugging Face", "its images and objects as files, as COCO"),
     ".tfrecord": ("TFRecord", "COCO"),
@@ -79,6 +82,13 @@ def recognize_native(listing: Listing) -> str:
                 start = stream.read(_START).decode(errors="replace")
             if re.search(pattern, start, re.DOTALL):
                 return _sentence(file, format, export)
+    files = set(listing.files)
+    for image in islice(listing.images(), _SAMPLES):
+        if (file := f"{posixpath.splitext(image)[0]}.txt") in files:
+            with listing.checked(file).open("rb") as stream:
+                if _YOLO.match(stream.read(_START).decode(errors="replace")):
+                    fix = "move images to images/ and text files to labels/"
+                    return f"{file} holds YOLO labels beside its image; {fix}"
     for suffix, (format, export) in _SUFFIXES.items():
         if file := next(listing.ending(suffix), ""):
             return _sentence(file, format, export)

@@ -207,7 +207,8 @@ def _chosen(
         if chosen := [name for name in images if name.startswith(prefix)]:
             return chosen
     rule = file_name_rule(entry, "folder") or "hold images"
-    raise RuleError(label, rule, entry, f"name a folder of images inside {listing.folder}")
+    fix = f"name a folder of images inside {listing.folder}, or remove the line"
+    raise RuleError(label, rule, entry, fix)
 
 
 def _listed(file: str, images: list[str], listing: Listing, problems: Problems) -> list[str]:
