@@ -1,10 +1,12 @@
 """Export to other frameworks: classes, settings, and models that they do not have."""
 
+import ast
 import dataclasses
 import re
 
 import pytest
 import torch
+import yaml
 
 from mrcnn.checkpoints import Checkpoint
 from mrcnn.checkpoints.foreign.convert import import_state_dict
@@ -102,6 +104,7 @@ def test_settings_for_torchvision():
         "min_size=256",
         "max_size=448",
         "box_detections_per_img=7",
+        "rpn_post_nms_top_n_train=1000",
         "its results will differ slightly: it was trained with detectron2 numerics",
     ]
     found = imported(foreign_states.detectron2(101), norm_eps=0.01)
@@ -128,6 +131,8 @@ def test_settings_for_detectron2():
         "MODEL.ANCHOR_GENERATOR.SIZES [[16], [32], [64], [128]]",
         "MODEL.FPN.OUT_CHANNELS 64",
         "INPUT.MIN_SIZE_TEST 256",
+        "then, after building it: model.backbone.top_block.in_feature = 'p4'; "
+        "model.backbone._size_divisibility = 32",
         "MODEL.ROI_HEADS.NUM_CLASSES 2",
         "images resized by the factor 2, not to a size",
     ):
@@ -153,6 +158,68 @@ def test_settings_for_detectron2():
 
 
 @pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"scale": 1.0}, "INPUT.MIN_SIZE_TEST 0"),
+        ({"box_bins": 5}, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 5"),
+        ({"frozen_stages": 0}, "MODEL.BACKBONE.FREEZE_AT 0"),
+        ({"roi_samples": 64}, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 64"),
+        ({"rpn_box_loss": "giou"}, "MODEL.RPN.BBOX_REG_LOSS_TYPE 'giou'"),
+        ({"box_smooth_l1_beta": 0.5}, "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.5"),
+        ({"numerics": "maskrcnn_benchmark"}, "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 1.0"),
+    ],
+    ids=str,
+)
+def test_every_field_that_detectron2_has_is_printed(fields, line):
+    _, usual = export_checkpoint("detectron2", from_scratch())
+    _, settings = export_checkpoint("detectron2", from_scratch(**fields))
+    assert line in settings
+    assert line not in usual
+    assert not any("resized" in text for text in settings)
+
+
+def test_settings_that_are_written_are_read_again(tmp_path):
+    """The lines are those of a configuration, which `config.yaml` holds after training there."""
+    fields = {
+        **SMALL, "frozen_stages": 1, "max_detections": 7, "score_threshold": 0.2, "roi_samples": 99,
+        "anchor_ratios": (1.0, 3.0), "mask_bins": 7, "box_bins": 5, "stride_in_1x1": True,
+        "pixel_mean": (1.0, 2.0, 3.0), "box_smooth_l1_beta": 0.25, "pre_nms_top_k": 123,
+    }  # fmt: skip
+    checkpoint = from_scratch(**fields)
+    written, lines = export_checkpoint("detectron2", checkpoint)
+    tree: dict = {"MODEL": {}}
+    for line in lines[1:]:
+        key, _, value = line.partition(" ")
+        if key.isupper() or "1X1" in key:
+            *parts, last = key.split(".")
+            node = tree
+            for part in parts:
+                node = node.setdefault(part, {})
+            node[last] = ast.literal_eval(value)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    again = import_state_dict(tmp_path / "model_final.pth", written, {}, {})
+    names = {"class_names": ("class 1", "class 2"), "category_ids": (1, 2)}
+    assert again.config == dataclasses.replace(checkpoint.config, **names)
+    assert "padded to multiples of 16 (here 32)" in again.extra["notes"][2]
+
+
+@pytest.mark.parametrize(
+    ("framework", "norm"), [("detectron2", "frozen_batch"), ("torchvision", "batch")]
+)
+def test_variances_make_up_for_another_epsilon(framework, norm):
+    """Neither framework can set the epsilon of these norms."""
+    config = dataclasses.replace(
+        MODELS["resnet18-fpn"], class_names=("cat",), norm=norm, norm_eps=0.01
+    )
+    state = build(config).state_dict()
+    written, settings = export_checkpoint(framework, Checkpoint(state, config, {}, {}))
+    variances = [value for name, value in written.items() if name.endswith("running_var")]
+    assert len(variances) == 20
+    assert all(torch.allclose(value + 1e-5, torch.tensor(1.01)) for value in variances)
+    assert not any("eps" in line for line in settings)
+
+
+@pytest.mark.parametrize(
     ("framework", "case", "words"),
     [
         ("torchvision", "detectron2 C4", "a neck other than FPN"),
@@ -166,7 +233,7 @@ def test_settings_for_detectron2():
         ("torchvision", {"norm": "group_of_8"}, "group_of_8 norm in the backbone"),
         ("torchvision", {"roi_op": "pool"}, "roi_op 'pool'"),
         ("torchvision", {"fpn_top": "conv"}, "torchvision does not have a layer for backbone.top"),
-        ("detectron2", {"box_bins": 5}, "box_bins 5"),
+        ("torchvision", {"box_bins": 5}, "box_bins 5"),
         ("detectron2", {"neck": "single", "anchor_sizes": ((32,),)}, "neck 'single'"),
         ("detectron2", {"norm": "group_of_8"}, "group_of_8 norm"),
         ("maskrcnn_benchmark", "detectron2 GN", "does not have a layer for .*norm"),

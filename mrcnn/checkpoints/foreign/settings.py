@@ -156,7 +156,9 @@ def _detectron2(file: Path, tree: Any, inferred: Fields) -> Settings:
         if fields.get(kind) not in (None, "smooth_l1", "giou"):  # only the training differs
             fixed[DETECTRON2[kind]] = "smooth_l1 or giou"
             del fields[kind]
-        if fields.get(kind) != "smooth_l1" or fields.get(beta) == 0:  # 0 is that of the numerics
+        if (
+            fields.get(kind, "smooth_l1") != "smooth_l1" or fields.get(beta) == 0
+        ):  # 0 is that of the numerics
             fields.pop(beta, None)
     sizes = get(tree, "MODEL.ANCHOR_GENERATOR.SIZES")
     ratios = get(tree, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
@@ -180,6 +182,9 @@ def _detectron2(file: Path, tree: Any, inferred: Fields) -> Settings:
         if str(datasets[0]).startswith(name) and len(classes[0]) == len(inferred["class_names"]):
             fields["class_names"], fields["category_ids"] = classes
     problems = differing(tree, fixed)
+    if inferred["neck"] == "fpn" and inferred["fpn_levels"] < 4:
+        stride = 2 << inferred["fpn_levels"]
+        problems = (*problems, f"images are padded to multiples of {stride} (here 32)")
     if get(tree, "_BASE_") is not None:
         problems = (f"_BASE_ {get(tree, '_BASE_')} is not read", *problems)
     return Settings(source, typed_fields(file, fields), bgr, problems)

@@ -14,6 +14,7 @@ from mrcnn.checkpoints.foreign.convert import (
     Checkpoint,
     export_state_dict,
 )
+from mrcnn.checkpoints.foreign.settings import DETECTRON2
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco.names import COCO_NAMES
 from mrcnn.errors import UserError
@@ -36,21 +37,20 @@ _TORCHVISION_ARGUMENTS = {
     "score_threshold": "box_score_thresh",
     "nms_threshold": "box_nms_thresh",
     "max_detections": "box_detections_per_img",
+    "training_post_nms_top_k": "rpn_post_nms_top_n_train",
+    "rpn_samples": "rpn_batch_size_per_image",
+    "roi_samples": "box_batch_size_per_image",
+    "roi_positive_fraction": "box_positive_fraction",
 }
 _DETECTRON2_NAMES = {
+    **DETECTRON2,
     "fpn_channels": "MODEL.FPN.OUT_CHANNELS",
     "box_head_width": "MODEL.ROI_BOX_HEAD.FC_DIM",
     "box_head_conv_width": "MODEL.ROI_BOX_HEAD.CONV_DIM",
     "mask_head_convs": "MODEL.ROI_MASK_HEAD.NUM_CONV",
     "mask_head_width": "MODEL.ROI_MASK_HEAD.CONV_DIM",
-    "min_size": "INPUT.MIN_SIZE_TEST",
-    "max_size": "INPUT.MAX_SIZE_TEST",
-    "pre_nms_top_k": "MODEL.RPN.PRE_NMS_TOPK_TEST",
-    "post_nms_top_k": "MODEL.RPN.POST_NMS_TOPK_TEST",
-    "score_threshold": "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-    "nms_threshold": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
-    "max_detections": "TEST.DETECTIONS_PER_IMAGE",
 }
+_NORM_EPS = 1e-5  # of all norms in both frameworks, except torchvision's frozen ones
 
 
 def export_checkpoint(
@@ -76,6 +76,9 @@ def export_checkpoint(
         elif framework != "torchvision" and set(config.category_ids) > set(COCO_NAMES):
             state, config = remap_classes(state, config, list(COCO_NAMES))
         _check(framework, config)
+    is_set_there = framework == "torchvision" and config.norm == "frozen_batch"
+    if framework in ("torchvision", "detectron2") and not is_set_there:
+        state = _with_usual_eps(state, config.norm_eps)
     try:
         exported = export_state_dict(framework, state, config, rest, bgr)
     except ValueError as error:
@@ -91,9 +94,20 @@ def export_checkpoint(
         settings.append(
             f"its results will differ slightly: it was trained with {config.numerics} numerics"
         )
-    if config.scale is not None:
+    if settings and config.scale is not None and (framework, config.scale) != ("detectron2", 1):
         settings.append(f"images resized by the factor {config.scale:g}, not to a size")
     return exported, settings
+
+
+def _with_usual_eps(state: Mapping[str, Tensor], norm_eps: float) -> dict[str, Tensor]:
+    """Add the difference of the epsilons to the variances of the backbone's norms."""
+    body = ("backbone.body.", "box_head.pooler.conv5.")
+    return {
+        name: value + (norm_eps - _NORM_EPS)
+        if name.startswith(body) and name.endswith(".running_var") and norm_eps != _NORM_EPS
+        else value
+        for name, value in state.items()
+    }
 
 
 def remap_classes(
@@ -125,7 +139,8 @@ def _check(framework: str, config: ModelConfig) -> None:
         f"the backbone {shape}": shape not in RESNETS,
         f"neck {config.neck!r}": config.neck == "single",
     }
-    for name in ("roi_op", "box_bins", "mask_bins"):
+    pooled = () if framework == "detectron2" and config.neck != "c4" else ("box_bins", "mask_bins")
+    for name in ("roi_op", *pooled):
         value = getattr(config, name)
         problems[f"{name} {value!r}"] = value != getattr(ModelConfig, name)
     if framework == "torchvision":
@@ -189,6 +204,8 @@ def _torchvision_settings(config: ModelConfig) -> list[str]:
         norm = "" if config.norm == "frozen_batch" else ", norm_layer=torch.nn.BatchNorm2d"
         if config.fpn_levels < 4:
             norm += f", returned_layers={list(range(1, config.fpn_levels + 1))}"
+        if config.frozen_stages != ModelConfig.frozen_stages:
+            norm += f", trainable_layers={5 - config.frozen_stages}"
         settings = [
             f"{kind.capitalize()}RCNN(resnet_fpn_backbone("
             f"backbone_name={config.backbone!r}, weights=None{norm}), num_classes={classes})"
@@ -199,14 +216,14 @@ def _torchvision_settings(config: ModelConfig) -> list[str]:
             settings.append("box_head=FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024])")
     if (mean, std) != ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]):
         settings.append(f"image_mean={mean}, image_std={std}")
-    default = ModelConfig()
+    default = ModelConfig(training_post_nms_top_k=2000)
     if config.anchor_sizes != default.anchor_sizes or config.anchor_ratios != default.anchor_ratios:
         sizes = tuple(config.level_anchor_sizes)
         ratios = f"({config.anchor_ratios},) * {len(sizes)}"
         settings.append(f"rpn_anchor_generator=AnchorGenerator({sizes}, {ratios})")
     changed = _changed(config, default, _TORCHVISION_ARGUMENTS)
     settings += [f"{argument}={value}" for argument, value in changed.items()]
-    if config.norm_eps != 1e-5:
+    if config.norm_eps != _NORM_EPS and config.norm == "frozen_batch":
         settings.append(
             f"then torchvision.models.detection._utils.overwrite_eps(model, {config.norm_eps:g})"
         )
@@ -268,13 +285,26 @@ def _detectron2_settings(config: ModelConfig, bgr: bool) -> list[str]:
     if config.anchor_ratios != default.anchor_ratios:
         settings["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"] = [list(config.anchor_ratios)]
     settings |= _changed(config, default, _DETECTRON2_NAMES)
+    for kind, beta in (("rpn_box_loss", "rpn_smooth_l1_beta"), ("box_loss", "box_smooth_l1_beta")):
+        value = getattr(config, beta)
+        value = getattr(config.conventions, beta) if value is None else value
+        if value and getattr(config, kind) == "smooth_l1":
+            settings[DETECTRON2[beta]] = value
+    if config.scale == 1:  # images keep their size
+        settings[DETECTRON2["min_size"]] = 0
     if config.rpn_convs > 1:
         settings["MODEL.RPN.CONV_DIMS"] = [-1] * config.rpn_convs
     if config.class_agnostic_boxes:
         settings["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"] = True
     if config.class_agnostic_masks:
         settings["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"] = True
-    return [
-        f"configs/Base-RCNN-{base}.yaml",
-        *(f"{name} {value!r}" for name, value in settings.items()),
-    ]
+    lines = [f"configs/Base-RCNN-{base}.yaml"]
+    lines += [f"{name} {value!r}" for name, value in settings.items()]
+    if config.neck == "fpn" and config.fpn_levels != 4:
+        # Detectron2 adds the last level to p5, and pads images to the stride of the last stage.
+        lines.append(
+            f"then, after building it: model.backbone.top_block.in_feature = "
+            f"'p{config.fpn_levels + 1}'; model.backbone._size_divisibility = "
+            f"{config.size_multiple}"
+        )
+    return lines
