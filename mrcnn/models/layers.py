@@ -153,7 +153,7 @@ def _subtract_means(x: Tensor, groups: int) -> None:
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     ):
-        means = x[:, :, ::8, ::8].unflatten(1, (groups, -1)).mean((2, 3, 4))
+        means = x[:, :, ::8, ::8].reshape(len(x), groups, -1).mean(2)
         x.sub_(means.repeat_interleave(x.shape[1] // groups, 1)[:, :, None, None])
 
 
