@@ -1,9 +1,13 @@
 """The GIoU loss: its definition, its gradients, and boxes without extent."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mrcnn.models import losses
+from mrcnn.config import MODELS
+from mrcnn.models import box_head, build, losses, rpn
+from tests.models.test_fixed_shapes import images, square_targets
 
 
 def exact_giou(a: list[float], b: list[float]) -> float:
@@ -78,3 +82,18 @@ def test_giou_of_boxes_without_extent_has_finite_gradients(delta, anchor, wanted
     assert 0 <= loss <= 2
     assert deltas.grad.isfinite().all()
     assert deltas.grad[0, 1:].eq(0).all()
+
+
+def test_weights_of_giou_in_the_model(monkeypatch):
+    """With GIoU, Detectron2 weighs the box loss of the RPN by 2 and that of the head by 10."""
+    config = replace(MODELS["small"], class_names=("a", "b"), rpn_box_loss="giou", box_loss="giou")
+    torch.manual_seed(0)
+    model, batch, targets = build(config), images(), square_targets()
+    weighted = model(batch, targets)
+    monkeypatch.setattr(rpn, "GIOU_WEIGHT", 1.0)
+    monkeypatch.setattr(box_head, "GIOU_WEIGHT", 1.0)
+    plain = model(batch, targets)
+    factors = {"loss_rpn_box_reg": 2, "loss_box_reg": 10}
+    for name, loss in plain.items():
+        assert weighted[name].item() == pytest.approx(factors.get(name, 1) * loss.item(), rel=1e-6)
+        assert loss > 0
