@@ -12,6 +12,7 @@ from mrcnn.data.formats import find_splits
 from mrcnn.data.formats.split import DrawOptions
 from mrcnn.errors import UserError
 from mrcnn.evaluation.truth import read_truth
+from mrcnn.report import _validation_data
 from tests.data.test_malformed_data import check_mutations
 from tests.helpers import annotation_writers as writers
 
@@ -279,6 +280,23 @@ def test_a_divided_file_is_evaluated_on_the_drawn_images(tmp_path):
     assert set(again.image_ids.tolist()) == set(truth.image_ids) == drawn["val"]
     areas = read_truth(tmp_path, split="train")[1].records["annotations"]
     assert 12345.0 in [a["area"] for a in areas + truth.records["annotations"]]
+
+
+def test_the_report_of_a_divided_file_has_the_same_images(tmp_path):
+    """`config.json` names the file twice, and the images that it was divided with."""
+    folder = tmp_path / "elsewhere"
+    names = [f"{i}.jpg" for i in range(5)]
+    writers.write_text(tmp_path / "labels" / "cells.json", coco(*names))
+    for name in names:
+        image(folder / name)
+    file = {"annotations": str(tmp_path / "labels" / "cells.json"), "images": str(folder)}
+    config = {"data": {"train": file, "val": file}}
+    split = _validation_data(tmp_path / "config.json", config)
+    drawn = find_splits(Path(file["annotations"]), images=folder)["val"]
+    assert split.records.images.records == drawn.records.images.records
+    assert len(split.records.images) == 1
+    config["data"]["train"] = {**file, "annotations": "train.json"}
+    assert _validation_data(tmp_path / "config.json", config).records is None
 
 
 def test_an_annotation_without_image_is_not_lost(tmp_path):

@@ -54,7 +54,7 @@ _TEXTS = (  # suffix, what the text holds, format, what to export instead
     (".xml", r"<annotation>.*?<polygon>", "LabelMe's XML", "COCO 1.0, after an import into CVAT"),
     (".ndjson", r'"data_row"', "Labelbox's NDJSON", "COCO, by a converter"),
 )  # fmt: skip
-_YOLO = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){6,}\s*$", re.MULTILINE)  # a polygon
+_YOLO = re.compile(r"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", re.MULTILINE)  # a box or polygon
 _SUFFIXES = {
     ".names": ("a list of YOLO 1.1 with boxes", "Ultralytics YOLO Segmentation, or COCO"),
     ".geojson": ("QuPath's GeoJSON", _QUPATH),
@@ -78,21 +78,27 @@ def recognize_native(listing: Listing) -> str:
                 return _sentence(file, native.format, native.export)
     for suffix, pattern, format, export in _TEXTS:
         for file in islice(listing.ending(suffix), _SAMPLES):
-            with listing.checked(file).open("rb") as stream:
-                start = stream.read(_START).decode(errors="replace")
-            if re.search(pattern, start, re.DOTALL):
+            if re.search(pattern, _start(listing, file), re.DOTALL):
                 return _sentence(file, format, export)
-    files = set(listing.files)
-    for image in islice(listing.images(), _SAMPLES):
-        if (file := f"{posixpath.splitext(image)[0]}.txt") in files:
-            with listing.checked(file).open("rb") as stream:
-                if _YOLO.match(stream.read(_START).decode(errors="replace")):
-                    fix = "move images to images/ and text files to labels/"
-                    return f"{file} holds YOLO labels beside its image; {fix}"
     for suffix, (format, export) in _SUFFIXES.items():
         if file := next(listing.ending(suffix), ""):
             return _sentence(file, format, export)
+    files = set(listing.files)
+    for image in islice(listing.images(), _SAMPLES):
+        file = f"{posixpath.splitext(image)[0]}.txt"
+        if file in files and _YOLO.match(_start(listing, file)):
+            fix = "move images to images/ and text files to labels/"
+            return f"{file} holds YOLO labels beside its image; {fix}"
     return ""
+
+
+def _start(listing: Listing, file: str) -> str:
+    """Read the first megabyte of a text; nothing of a file that cannot be read."""
+    try:
+        with listing.checked(file).open("rb") as stream:
+            return stream.read(_START).decode(errors="replace")
+    except (FileError, OSError):
+        return ""
 
 
 def _sentence(file: str, format: str, export: str) -> str:
