@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,10 @@ def _select(
         if path.is_dir():
             if not recursive:
                 left_out.setdefault("subfolders, without --recursive", []).append(path.name)
+            elif path.is_symlink():
+                left_out.setdefault("links to folders, to be named", []).append(path.name)
+            elif not os.access(path, os.R_OK | os.X_OK):
+                left_out.setdefault("folders that may not be read", []).append(path.name)
         elif path.suffix.lower() in more or (read := is_read(path)):
             images.append(path)
         elif path.suffix.lower() in VIDEO_SUFFIXES:

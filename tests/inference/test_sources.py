@@ -76,6 +76,16 @@ def test_contents_decide_for_other_suffixes_and_for_none(tmp_path):
     )
 
 
+def test_folders_that_are_not_searched_are_named(tmp_path, monkeypatch):
+    for name in ("in/a.png", "in/locked/b.png", "elsewhere/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        IMAGE.save(tmp_path / name)
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")
+    note = "1 links to folders, to be named (link); 1 folders that may not be read (locked)"
+    assert found(tmp_path / "in", recursive=True)[1] == [note]
+
+
 def test_long_lists_are_cut(tmp_path):
     for name in "abcdefg":
         (tmp_path / f"{name}.heic").touch()
