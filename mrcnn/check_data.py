@@ -51,7 +51,8 @@ class CheckDataConfig:
         if self.fix is not None:
             check_target(self.data, self.fix)
         if self.out is not None:
-            check_writable(self.out / PAGE)
+            check_writable(self.out / PAGE, mark=b"mrcnn")
+            check_writable(self.out / FINDINGS, mark=rb"\A\{\"severity\": ")
 
 
 def main(argv: list[str] | None = None) -> int:

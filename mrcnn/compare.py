@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     """Score both sides and print the tables."""
     args = parse(CompareConfig, argv)
     if args.json is not None:
-        check_writable(args.json)
+        check_writable(args.json, mark=rb"\A\{\s*\"a\": ")
     files = [_result_file(path, args.split) for path in (args.a, args.b)]
     limit = args.max_dets or max(_max_detections(path) for path in (args.a, args.b))
     dataset, truth = read_truth(args.data, args.ground_truth, args.split)

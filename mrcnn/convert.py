@@ -41,8 +41,6 @@ class ConvertConfig(ModelFlags):
         suffix = TARGETS[self.to]
         if self.target.suffix != suffix:
             raise UserError(f"{self.target}: must end with {suffix} for --to {self.to}")
-        if self.target.resolve() == self.source.resolve():
-            raise UserError(f"{self.target}: is the source; choose another file to write")
 
 
 def main(argv: list[str] | None = None) -> None:

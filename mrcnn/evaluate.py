@@ -84,8 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and write the files that were asked for."""
     args = parse(EvaluateConfig, argv)
     protocol = Protocol(args.protocol, args.backend, args.instance_ids)
-    for file in filter(None, (args.json, args.plots)):
-        check_writable(file)
+    if args.json:
+        check_writable(args.json, mark=rb"\A\{\s*\"weights\": ")
+    if args.plots:
+        check_writable(args.plots, mark=b"[Mm]atplotlib")
     evaluation, results = _evaluate(args, protocol)
     print(format_metrics(evaluation.metrics, args.details))
     tree: dict[str, Any] = {"weights": args.weights, "ground_truth": evaluation.truth.source}

@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 
-from mrcnn.checkpoints import find
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
@@ -77,9 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         # Refuses a folder without images before the model is loaded.
         for note in find_images([args.int8]).notes:
             print(note)
-    check_writable(args.out)
-    if args.out.resolve() == find(args.weights).resolve():
-        raise UserError(f"{args.out}: is the file to export; choose another --out")
+    check_writable(args.out, mark=b"mrcnn|least_side")
     fields = args.fields(score_threshold=args.score_threshold, max_detections=args.max_dets)
     predictor = load(args.weights, **fields)
     model, config = predictor.model, predictor.config

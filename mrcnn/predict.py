@@ -30,7 +30,7 @@ class PredictConfig(ModelFlags):
     """Run folder (its best checkpoint, or else its last), checkpoint file, detector of another
     framework, or name of a published model."""
     out: Path = Path("predictions")
-    """Folder for the overlays and predictions.json."""
+    """Folder for the overlays and predictions.json. Existing predictions need --resume."""
     score_threshold: float = 0.5
     """Lowest score of the objects to keep."""
     class_threshold: tuple[str, ...] = ()

@@ -14,8 +14,9 @@ from mrcnn.config import ModelConfig
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.errors import UserError
 from mrcnn.evaluation.truth import read_split
+from mrcnn.io.atomic import check_writable
 from mrcnn.io.json_files import read_json
-from mrcnn.reports.run_report import read_evaluation, write_report
+from mrcnn.reports.run_report import PAGE, read_evaluation, write_report
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ReportConfig:
 def main(argv: list[str] | None = None) -> None:
     """Write the report of a run, and print its path."""
     args = parse(ReportConfig, argv)
+    check_writable(args.run / PAGE, mark=b"mrcnn")
     file = args.run / "config.json"
     config = read_json(file)
     split = _validation_data(file, config)

@@ -7,6 +7,7 @@ import difflib
 import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -122,6 +123,11 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mrcnn").setLevel(logging.INFO)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print("mrcnn: the current folder has been removed; change to another one", file=sys.stderr)
+        return 2
     try:
         return main(argv) or 0
     except UserError as error:

@@ -79,7 +79,7 @@ def evaluate(
     """
     config = model.config
     if results is not None and world.is_main:
-        check_writable(results)
+        check_writable(results, mark=rb"\A\[(\]|\{\"image_id\": )")
     if not isinstance(data, CocoDataset):
         data, truth = read_truth(Path(data), None, split, image_ids, config)
     dataset = select_images(data, image_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -72,9 +73,11 @@ def predict_files(
     left = [source for source in sources if str(source.path) not in finished]
     names = overlay_names(left, [name for name in finished.values() if name])
     if overlays:
-        written = {(out / name).resolve() for name in names}
-        if clash := written & {source.path.resolve() for source in sources}:
-            raise UserError(f"--out {out}: would overwrite {min(clash)}; choose another folder")
+        kept = {os.path.realpath(source.path) for source in sources}
+        for path in (out / name for name in names):
+            # A run that was interrupted may have written the overlay, but not yet the line.
+            if os.path.realpath(path) in kept or (found is None and os.path.lexists(path)):
+                raise UserError(f"--out {out}: would overwrite {path}; choose another folder")
     if world.is_main and found is None:
         prediction_files.begin(out, settings)
     world.wait()

@@ -59,9 +59,14 @@ def begin(folder: Path, settings: Record) -> None:
         settings: everything that determines the predictions.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or holds predictions.
     """
-    check_writable(folder / RESULTS)
+    for path in (folder / RESULTS, folder / LINES):
+        if path.exists():
+            raise UserError(
+                f"{path}: exists; choose another --out, or add --resume to continue its run"
+            )
+        check_writable(path)
     with replacing(folder / LINES) as draft:
         draft.write_text(json.dumps({"settings": settings}) + "\n")
     with _as_user_error(folder):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import mmap
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,15 +60,23 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
 def creating_folder(folder: Path) -> Iterator[Path]:
     """Yield a new folder to fill, which then becomes `folder`, whole or not at all.
 
+    An empty folder keeps its place, which may be a mount point: the contents are moved into it.
+
     Raises:
         OSError: if the folder cannot be written, or exists and is not empty.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    is_kept = folder.is_dir() and not any(folder.iterdir())
+    parent = folder if is_kept else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    draft = parent / f".draft-{os.urandom(8).hex()}"
+    draft.mkdir()
     try:
         yield draft
-        draft.chmod(0o755)
-        os.replace(draft, folder)
+        if is_kept:
+            for path in list(draft.iterdir()):
+                os.replace(path, folder / path.name)
+        else:
+            os.replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -99,8 +108,13 @@ def write_json(path: Path, values: Any, indent: int | None = None) -> None:
         draft.write_bytes(content)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, mark: bytes | None = None) -> None:
     """Check before long work that `replacing` will be able to write `path`; write nothing.
+
+    Args:
+        path: file to write.
+        mark: regular expression that is found in files that the same command has written. Only
+            these, and empty files, are replaced. With None, no file is.
 
     Raises:
         UserError: if the file cannot be written.
@@ -108,6 +122,12 @@ def check_writable(path: Path) -> None:
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir():
         problem = "it is a folder"
+    elif os.path.lexists(path) and not path.is_file():
+        problem = "it is not a plain file"
+    elif path.exists() and path.stat().st_size and mark is None:
+        problem = "it exists, and is not overwritten"
+    elif path.exists() and path.stat().st_size and not _holds(path, mark or b""):
+        problem = "it exists, and was not written by this command"
     elif not folder.is_dir():
         problem = f"{folder} is a file"
     elif not os.access(folder, os.W_OK):
@@ -115,6 +135,11 @@ def check_writable(path: Path) -> None:
     else:
         return
     raise UserError(f"{path}: cannot be written ({problem}); choose another location")
+
+
+def _holds(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return re.search(mark, content) is not None
 
 
 def _locked(draft: Path) -> BinaryIO:

@@ -30,6 +30,9 @@ from mrcnn.reports.page import Section, Tile, embed, format_metric, write_page
 Row = dict[str, float]
 
 
+PAGE = "report.html"
+
+
 def write_report(folder: Path, dataset: CocoDataset, evaluation: Evaluation | None) -> Path:
     """Write report.html of a run, from the other files of its folder, and return its path.
 
@@ -70,7 +73,7 @@ def write_report(folder: Path, dataset: CocoDataset, evaluation: Evaluation | No
     groups = {"Training": config["train"], "Model": config["model"], "Environment": environment}
     parts.append(sections.settings(groups))
     return write_page(
-        folder / "report.html",
+        folder / PAGE,
         macros="run_sections.html.j2",
         title=f"Training run {folder.resolve().name}",
         facts=_facts(config, dataset),

@@ -77,7 +77,7 @@ def defaults(given: Mapping[str, Any]) -> TrainConfig:
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(one) is not None:  # a flag replaces the other field of a file
             fields.pop(other, None)
-    if resume:
+    if resume is not None:
         fields |= {"resume": Path(resume), "out": Path(resume)}
     elif not out:
         fields.pop("out", None)
@@ -86,9 +86,9 @@ def defaults(given: Mapping[str, Any]) -> TrainConfig:
 
 def _file_of(config: Any, resume: Any) -> Path | None:
     """Return the configuration file, which is that of the run if one is resumed."""
-    if resume:
+    if resume is not None:
         return Path(resume) / "config.json"
-    return Path(config) if config else None
+    return None if config is None else Path(config)
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_from_a_run_and_back(capsys, tmp_path, foreign, framework):
         (["{run}", "out.safetensors", "--set", "scale=wide"], "scale must be of type float"),
         (["{detectron2}", "{detectron2}/out.safetensors"], "detectron2.pth"),
         (["absent.pth", "out.safetensors"], r"absent\.pth: does not exist"),
-        (["{torchvision}", "{torchvision}", "--to", "torchvision"], "is the source"),
+        (["{torchvision}", "{torchvision}", "--to", "torchvision"], "it exists, and is not over"),
     ],
 )  # fmt: skip
 def test_refusals(tmp_path, monkeypatch, foreign, arguments, words):

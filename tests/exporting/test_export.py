@@ -100,13 +100,17 @@ def run_without_mrcnn(folder, kind, batches):
 
 
 def test_a_file_runs_without_the_python_package(tmp_path, capsys):
-    """An existing file is replaced, and flags change the model."""
+    """A file of an earlier export is replaced, and flags change the model."""
     target = tmp_path / "model.pt2"
-    target.write_text("before")
+    target.write_text("mine")
     model = decided(tiny.CONFIG).model
     config = dataclasses.replace(tiny.CONFIG, score_threshold=0.7, max_detections=9)
     flags = ["--out", str(target), "--score-threshold", "0.7", "--max-dets", "9"]
-    assert app.main(["export", "--weights", str(tiny.saved(tmp_path / "run", model)), *flags]) == 0
+    words = ["export", "--weights", str(tiny.saved(tmp_path / "run", model)), *flags]
+    assert app.main(words) == 2
+    assert "was not written by this command" in capsys.readouterr().err
+    target.write_text("the mrcnn.json of an earlier export")
+    assert app.main(words) == 0
     assert capsys.readouterr().out.startswith(f"{target}: a program of ")
     images = random_images(config, BATCHES["three of different sizes"], seed=3)
     (outputs,), about = run_without_mrcnn(tmp_path, "program", [images])

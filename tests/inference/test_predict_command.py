@@ -85,8 +85,26 @@ def test_no_detections_suggest_a_lower_threshold(images, weights, tmp_path, caps
         "no detections above the score threshold; lower --score-threshold"
         in capsys.readouterr().out
     )
-    assert predict(weights, tmp_path, images / "a.png") == 0
+    assert predict(weights, tmp_path / "more", images / "a.png") == 0
     assert "--score-threshold" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["predictions.json", "predictions.jsonl", "a.jpg"])
+def test_files_in_the_folder_are_not_overwritten(images, weights, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(UserError, match=name):
+        predict(weights, out, images / "a.png")
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine"
+
+
+def test_a_second_run_needs_resume(images, weights, tmp_path):
+    assert predict(weights, tmp_path, images / "a.png") == 0
+    with pytest.raises(UserError, match=r"predictions\.json: exists; choose another --out, or add"):
+        predict(weights, tmp_path, images / "b.png")
+    assert predict(weights, tmp_path, images / "b.png", "--resume") == 0
 
 
 def test_batches_give_the_same_file(images, weights, tmp_path):
@@ -107,8 +125,8 @@ def test_batches_give_the_same_file(images, weights, tmp_path):
 def test_subfolders(images, weights, tmp_path):
     """Overlays are written to the same subfolders, and are not searched in a second run."""
     out = images / "found"
-    for _ in range(2):
-        assert predict(weights, out, images, "--recursive") == 0
+    for flags in ((), ("--resume",)):
+        assert predict(weights, out, images, "--recursive", *flags) == 0
         assert names(out) == ["a.png", "b.png", "c.png", "d.png", "a.png", "f.png", "e.png"]
         assert (out / "deeper" / "a.jpg").is_file()
         assert (out / "a.jpg").is_file()
@@ -119,8 +137,8 @@ def test_patterns_and_lists(images, weights, tmp_path, monkeypatch, capsys):
     assert predict(weights, out, images / "**" / "a.*", "--no-overlays") == 0
     assert names(out) == ["a.png", "a.png"]
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{images / 'b.png'}\n\n{images / 'a.png'}\n"))
-    assert predict(weights, out, "-", "--no-overlays") == 0
-    assert names(out) == ["b.png", "a.png"]
+    assert predict(weights, tmp_path / "list", "-", "--no-overlays") == 0
+    assert names(tmp_path / "list") == ["b.png", "a.png"]
     for listed in ("", "-\n"):
         monkeypatch.setattr(sys, "stdin", io.StringIO(listed))
         with pytest.raises(UserError, match="standard input must list files"):
@@ -137,10 +155,10 @@ def test_thresholds_of_classes(images, weights, tmp_path):
     predict(weights, tmp_path, images / "a.png", "--no-overlays")
     scores = sorted(entry["score"] for entry in read(tmp_path)["annotations"])
     assert predict(
-        weights, tmp_path, images / "a.png", "--no-overlays",
+        weights, tmp_path / "classes", images / "a.png", "--no-overlays",
         "--class-threshold", f"cat={scores[0]}", f"dog={scores[-3]}",
     ) == 0  # fmt: skip
-    found = read(tmp_path)["annotations"]
+    found = read(tmp_path / "classes")["annotations"]
     assert sum(entry["category_id"] == 7 for entry in found) <= 3 <= len(found)
 
 

@@ -23,7 +23,7 @@ def check_target(source: Path, target: Path) -> None:
     Raises:
         UserError: If the folder is refused.
     """
-    if target.resolve().is_relative_to(source.resolve()):
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise UserError(f"{target}: is inside the source; name a folder outside of it")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: is not empty; name a new folder")
