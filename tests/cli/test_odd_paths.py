@@ -19,9 +19,7 @@ COMMANDS = {
         "--json": "new2.json",
     },
     "evaluate --details": {"--results": "results.json", "--ground-truth": "data/val.json"},
-    "evaluate --protocol cityscapes": {
-        "--weights": "run", "--data": "data", "--instance-ids": "data"
-    },
+    "evaluate --protocol cityscapes --weights run --data data": {"--instance-ids": "data"},
     "compare results.json results.json": {"--data": "data", "--json": "new.json"},
     "compare": {"": "results.json", " ": "results.json", "--ground-truth": "data/val.json"},
     "report": {"": "run"},
@@ -36,12 +34,12 @@ COMMANDS = {
     "serve --port 0": {"--weights": "run"},
 }  # fmt: skip
 PATHS = [
-    "", " ", ".", "..", "/", "//", "x" * 300, "d/" * 2500 + "x", "loop", "loop/x", "broken", "pipe",
-    "pipe/x", "/dev/zero", "/dev/null", "/dev/null/x", "/proc/self/mem", "/proc/self/status", "~",
-    "~nobody", "C:\\x", "two\nlines", "\x1b[2J\x07", "latin\udcff", "ids/x", "no/such/place",
-    "ids", "ids/", "data/images/a.png", "empty", "empty/", "*", "[", "**", "-", "huge", "secret",
+    "", " ", ".", "..", "/", "x" * 300, "d/" * 2500 + "x", "loop", "loop/x", "broken", "pipe",
+    "/dev/zero", "/dev/null", "/proc/self/mem", "~", "[",
+    "C:\\x", "two\nlines", "\x1b[2J\x07", "latin\udcff", "ids/x", "no/such/place",
+    "ids", "ids/", "data/images/a.png", "empty", "*", "-", "huge",
 ]  # fmt: skip
-OUTSIDE = ("/", "//", "..")
+OUTSIDE = ("/", "..")
 CASES = [(command, flag) for command, flags in COMMANDS.items() for flag in flags]
 
 

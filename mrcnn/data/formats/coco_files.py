@@ -21,6 +21,7 @@ from mrcnn.data.image_files import SUFFIXES, file_name_rule
 from mrcnn.data.problems import Problems, listed
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_json
+from mrcnn.io.plain_files import open_plain
 
 # Files of these names are COCO files, whatever they hold; of others, the contents decide.
 _NAMES = re.compile(
@@ -89,7 +90,7 @@ def find_coco_files(folder: Path) -> tuple[Path, CocoFiles]:
 def looks_like_coco(path: Path) -> bool:
     """Return whether a file holds the three lists of a COCO file."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        with open_plain(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             found = set()
             for match in _KEYS.finditer(text):
                 found.add(match[1])
