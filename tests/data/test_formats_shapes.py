@@ -486,6 +486,15 @@ def test_sharp_labels_are_not_taken_for_shaded_ones():
     assert not has_shaded_borders(np.array(one))
 
 
+def test_note_on_numbers_that_may_be_grey_levels(tmp_path):
+    values = (60 * block(1, 1, 9, 9) + 120 * block(20, 20, 30, 30)).astype(np.uint8)
+    image(tmp_path / "images" / "a.png")
+    writers.save_values(values, tmp_path / "masks" / "a.png")
+    dataset = read(tmp_path)["train"]
+    assert len(masks(dataset)) == 2
+    assert "1 masks have numbers far from 1, 2, … (masks/a.png, …)" in " ".join(dataset.notes)
+
+
 def test_note_on_masks_that_number_one_object(tmp_path):
     for name, count in (("a", 1), ("b", 0)):
         image(tmp_path / "images" / f"{name}.png")

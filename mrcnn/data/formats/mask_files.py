@@ -26,6 +26,7 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 _IMAGES, _MASKS = ("images", "PNGImages"), ("masks", "PedMasks")
 _CLASS = "object"
+_SPARSE = 8  # times the number of instances; numbers beyond may be grey levels
 _MANY = 128  # instances; where there are fewer, the largest number (255) does not count them
 
 Key = tuple[str, str]  # the folder around images/ and masks/, the rest of the name without suffix
@@ -50,7 +51,7 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
     }
     without = [name for key, name in images.items() if key[0] not in with_masks]
     images = {key: name for key, name in images.items() if key[0] in with_masks}
-    seen: dict[str, list[str]] = {"shaded": [], "corners": []}  # masks that notes mention
+    seen: dict[str, list[str]] = {"shaded": [], "corners": [], "gaps": []}  # for notes
     numbered_pixels = all(_owner(key, images) for key in masks)
     if numbered_pixels or len({key[0] for key in images}) < len(images):
         numbered_pixels = True
@@ -61,7 +62,7 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
     def read_objects(name: str, size: Size, problems: Problems) -> list[ObjectRecord]:
         files = masks_of.get(name, [])
         if numbered_pixels:
-            return _read_label_map(listing, files, size, names[0]) if files else []
+            return _read_label_map(listing, files[0], size, names[0], seen) if files else []
         objects = []
         for file in files:
             with problems.collect():
@@ -80,6 +81,11 @@ def read(listing: Listing, problems: Problems) -> ParsedFolder:
         parsed.notes.append(
             f"{len(corners)} of {len(masks)} masks hold all corners of their image "
             f"({min(corners)}, …): pixels that are not black are the object; are they inverted?"
+        )
+    if gaps := seen["gaps"]:
+        parsed.notes.append(
+            f"{len(gaps)} masks have numbers far from 1, 2, … ({min(gaps)}, …): each number counts "
+            "as one object; are they classes, or levels of grey?"
         )
     if numbered_pixels and all(len(image.objects) < 2 for image in parsed.images):
         parsed.notes.append(
@@ -147,10 +153,9 @@ def _one_folder_per_image(
 
 
 def _read_label_map(
-    listing: Listing, files: list[str], size: Size, class_name: str
+    listing: Listing, file: str, size: Size, class_name: str, seen: dict[str, list[str]]
 ) -> list[ObjectRecord]:
     """Return the instances that the pixels of one file number."""
-    file = files[0]
     values = single_channel(_values(listing, file, size))
     if values.ndim != 2:
         fix = "save it in grey, instances numbered 1, 2, …"
@@ -164,6 +169,8 @@ def _read_label_map(
         fix = "save instances as 1, 2, … and the rest as 0, or each instance as a file"
         got = f"0 and {', '.join(map(str, [*rles][-5:]))} only"
         raise RuleError(file, "number its instances from 1", got, fix)
+    if max(rles, default=0) > _SPARSE * len(rles):
+        seen["gaps"].append(file)
     return [ObjectRecord(f"{file}: instance {i}", class_name, rle) for i, rle in rles.items()]
 
 
