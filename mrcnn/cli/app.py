@@ -63,5 +63,7 @@ def usage() -> str:
     commands = "\n".join(f"  {name:<13}{text}" for name, (_, text) in COMMANDS.items())
     return (
         f"usage: mrcnn COMMAND [flags]\n\n{commands}\n\n"
-        "mrcnn COMMAND --help prints the flags of a command. mrcnn --version prints the version."
+        "mrcnn COMMAND --help prints the flags of a command. mrcnn --version prints the version.\n"
+        "Exit codes: 0 done; 1 problems found by check-data or doctor; 2 an error; 130 Ctrl-C;\n"
+        "141 the output has no reader; 143 SIGTERM."
     )
