@@ -68,7 +68,10 @@ WRONG = {
     "no truth": (["--results", "r"], "name either --data, the folder of a data set, or --ground"),
     "two truths": (["--results", "r", "--data", "d", "--ground-truth", "g"], "either --data, the"),
     "no images": (["--weights", "w", "--ground-truth", "g"], "--weights needs images: name --data"),
-    "written again": (["--results", "r", "--data", "d", "--out", "o"], "no detections are written"),
+    "written again": (
+        ["--results", "r", "--data", "d", "--out", "o"],
+        "--results needs no model",
+    ),
 }
 
 

@@ -1,14 +1,13 @@
 """An evaluation reads, checks and scores everything once, also for its report and its figure."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pycocotools.cocoeval import COCOeval
 
 from mrcnn import evaluate, report, train
-from mrcnn.data import problems
 from mrcnn.evaluation import evaluator, result_files, truth
+from mrcnn.io import plain_files
 from tests.helpers import short_runs
 from tests.helpers.random_results import random_set, write_files
 from tests.reports.test_run_report import make_run
@@ -27,8 +26,8 @@ def calls(monkeypatch) -> Counter[str]:
         return wrapper
 
     monkeypatch.setattr(COCOeval, "evaluate", counted(COCOeval.evaluate, lambda *_: "COCOeval"))
-    read = counted(Path.read_bytes, lambda path: path.name)
-    monkeypatch.setattr(problems.Path, "read_bytes", read)
+    opened = counted(plain_files.open_plain, lambda path, *_: path.name)
+    monkeypatch.setattr(plain_files, "open_plain", opened)
     monkeypatch.setattr(truth, "filled_truth", counted(truth.filled_truth, lambda *_: "filled"))
     for module in (evaluator, result_files):
         monkeypatch.setattr(
