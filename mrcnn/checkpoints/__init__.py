@@ -6,6 +6,7 @@ from mrcnn.checkpoints.foreign.convert import Checkpoint
 from mrcnn.checkpoints.initialize import (
     PretrainedWeights,
     config_to_train,
+    fitting_models,
     load_backbone,
     load_pretrained,
     read_pretrained,
@@ -19,6 +20,7 @@ __all__ = [
     "Published",
     "config_to_train",
     "find",
+    "fitting_models",
     "load",
     "load_backbone",
     "load_pretrained",

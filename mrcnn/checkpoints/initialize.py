@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mrcnn.checkpoints.checkpoint import find, load
 from mrcnn.checkpoints.foreign.backbones import UNUSED, convert_backbone
 from mrcnn.checkpoints.foreign.convert import CLASS_ROWS, detect_framework
 from mrcnn.checkpoints.foreign.infer import COUNTER
+from mrcnn.checkpoints.foreign.networks import check_supported
 from mrcnn.checkpoints.foreign.read import SUFFIXES, read_foreign
-from mrcnn.config import ModelConfig
+from mrcnn.config import MODELS, ModelConfig
 from mrcnn.errors import UserError
-from mrcnn.models import MaskRCNN
+from mrcnn.models import MaskRCNN, build
 
 _CLASS_LAYERS = tuple(f"{layer}." for layer in CLASS_ROWS)  # other classes cannot use their weights
 _CONV5 = "box_head.pooler.conv5."  # the last stage of the backbone, in C4 models
@@ -34,8 +36,12 @@ class PretrainedWeights:
     notes: list[str]
 
 
-def read_pretrained(path: Path) -> PretrainedWeights:
+def read_pretrained(path: Path, assumed: Mapping[str, Any] | None = None) -> PretrainedWeights:
     """Read a run folder, a checkpoint, a detector of another framework, or a backbone.
+
+    Args:
+        path: the file or folder.
+        assumed: fields for a detector of another framework, as in `load`.
 
     Raises:
         UserError: if the file is missing or damaged.
@@ -44,9 +50,11 @@ def read_pretrained(path: Path) -> PretrainedWeights:
     if file.suffix.lower() in SUFFIXES:
         foreign = read_foreign(file)
         if detect_framework(foreign.state) is None:
+            check_supported(file, foreign.state, backbone=True)
             state, fields, notes = convert_backbone(*foreign)
             return PretrainedWeights(file, state, None, fields, notes)
-    loaded = load(file)
+    foreign_fields = assumed if file.suffix.lower() in SUFFIXES and assumed else {}
+    loaded = load(file, **foreign_fields)
     notes = list(loaded.extra.get("notes", ()))
     return PretrainedWeights(file, loaded.state, loaded.config, {}, notes)
 
@@ -63,6 +71,17 @@ def config_to_train(
     if pretrained.config is None:
         return dataclasses.replace(named or default, **pretrained.fields)
     return named or pretrained.config
+
+
+def fitting_models(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the models whose backbones a file of backbone weights fits."""
+    fitting = []
+    for name, config in MODELS.items():
+        with torch.device("meta"):
+            model = build(dataclasses.replace(config, class_names=("any",), category_ids=()))
+        if _misfit(model.backbone.body.state_dict(), state) is None:
+            fitting.append(name)
+    return fitting
 
 
 def load_pretrained(
@@ -147,6 +166,12 @@ def _load_model_backbone(model: MaskRCNN, pretrained: PretrainedWeights) -> list
         _check_shapes(pretrained.file, conv5, own)
         model.load_state_dict(conv5, strict=False)
         state = {name: value for name, value in state.items() if not name.startswith("layer4.")}
+    misfit = _misfit(model.backbone.body.state_dict(), state)
+    if misfit is not None and (names := fitting_models(state)):
+        raise UserError(
+            f"{pretrained.file}: {misfit}; it fits --model {_shorten(names)}; choose one of these, "
+            "or leave --model out"
+        )
     return _load_body(model.backbone.body, pretrained.file, state)
 
 
@@ -182,6 +207,31 @@ def _load_body(backbone: nn.Module, file: Path, state: Mapping[str, Tensor]) -> 
     if live and _is_folded(state):
         notes.append("batch norm is folded in this file: correct with frozen batch norm only")
     return notes
+
+
+def _misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
+    """Describe why weights do not fill a backbone exactly; None if they do.
+
+    They may have further stages, and a classifier.
+    """
+
+    def stage(name: str) -> str:
+        parts = name.split(".")
+        return ".".join(parts[:2]) if parts[0] == "features" else parts[0]
+
+    stages = {stage(name) for name in own}
+    for name, value in own.items():
+        if name.endswith(COUNTER):
+            continue
+        if name not in state:
+            return f"lacks {name}, which the model has"
+        if state[name].shape != value.shape:
+            shapes = f"{tuple(state[name].shape)}, in the model {tuple(value.shape)}"
+            return f"{name} has shape {shapes}"
+    for name in state:
+        if stage(name) in stages and name not in own and not name.endswith(COUNTER):
+            return f"holds {name}, which the model does not have"
+    return None
 
 
 def _check_shapes(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mrcnn.checkpoints import PretrainedWeights, config_to_train
+from mrcnn.checkpoints import PretrainedWeights, config_to_train, fitting_models
 from mrcnn.cli.flags import fields_set, parse
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco.read import CocoDataset
@@ -181,6 +181,23 @@ def model_config(
         return ModelConfig.from_dict(fields)
     except (ValueError, TypeError) as error:
         raise UserError(f"{error}; see --model, --set and --config") from None
+
+
+def choose_model(
+    options: TrainConfig, weights: PretrainedWeights | None
+) -> tuple[TrainConfig, list[str]]:
+    """Name the model that weights of a backbone fit, if none is named and the recipe's does not.
+
+    Returns the options and notes for the user.
+    """
+    if weights is None or weights.config is not None or _named_model(options) is not None:
+        return options, []
+    usual = RECIPES[options.recipe].model
+    names = fitting_models(weights.state)
+    if usual in names or not names:
+        return options, []
+    note = f"--model {names[0]}, because {weights.file} does not fit {usual}, the recipe's model"
+    return dataclasses.replace(options, model=names[0]), [note]
 
 
 def _named_model(options: TrainConfig) -> ModelConfig | None:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from mrcnn.checkpoints import load_pretrained, read_pretrained
+from mrcnn.cli.flags import fields_set
+from mrcnn.config import ModelConfig
 from mrcnn.data.augment.transforms import Augmentation
 from mrcnn.data.augment.user_transform import load_transform
 from mrcnn.data.coco.read import CocoDataset, read_splits
@@ -28,7 +30,13 @@ from mrcnn.runtime.device import find_device
 from mrcnn.runtime.distributed import World, connected
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger, TensorBoard
-from mrcnn.training.options import SHAPES_SIZE, make_options, model_config, scale_to_batch_size
+from mrcnn.training.options import (
+    SHAPES_SIZE,
+    choose_model,
+    make_options,
+    model_config,
+    scale_to_batch_size,
+)
 from mrcnn.training.run_folder import environment, make_run_folder
 from mrcnn.training.state import TrainingState, load_state, sweep
 from mrcnn.training.step import TrainStep
@@ -127,7 +135,9 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
         augmentation = _augmentation(options)
         pretrained = None
         if options.weights and not options.resume:
-            pretrained = read_pretrained(options.weights)
+            pretrained = read_pretrained(options.weights, _anchors(options))
+            options, chosen = choose_model(options, pretrained)
+            notes += chosen
         config = model_config(options, splits["train"], pretrained)
         check_sizes(splits["train"], config, augmentation)
         check_sizes(splits["val"], config, Augmentation())
@@ -195,6 +205,13 @@ def _read_data(options: TrainConfig, world: World) -> dict[str, CocoDataset]:
         if not len(splits[name]):
             raise UserError(f"{splits[name].annotations}: holds no images to {purpose} on")
     return splits
+
+
+def _anchors(options: TrainConfig) -> dict[str, Any]:
+    """Return the anchors that are set; a detector of another framework may not load without."""
+    fields = fields_set(options.set, ModelConfig)
+    given = {name: value for name, value in fields.items() if name.startswith("anchor_")}
+    return {"anchor_sizes": options.anchor_sizes or None, **given}
 
 
 def _augmentation(options: TrainConfig) -> Augmentation:

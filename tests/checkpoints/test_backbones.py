@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from mrcnn.checkpoints import config_to_train, load_backbone, load_pretrained, read_pretrained
+from mrcnn.checkpoints import (
+    config_to_train,
+    fitting_models,
+    load_backbone,
+    load_pretrained,
+    read_pretrained,
+)
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import build
 from mrcnn.models.backbones.mobilenet import MobileNet
 from mrcnn.models.backbones.resnet import ResNet
+from mrcnn.models.build import BACKBONES
+from mrcnn.training.options import choose_model, parse_options
 
 PLAIN = ModelConfig(class_names=("a",))
 
@@ -166,6 +174,59 @@ def test_mobilenet_of_timm(tmp_path):
     assert len(notes) == 1
     for name, value in network.state_dict().items():
         assert torch.equal(value, values[name]), name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "norm", "models"),
+    [
+        ("resnet18", "frozen_batch", ["small-imagenet", "resnet18-fpn"]),
+        ("resnet18", "group_of_8", ["small", "small-roipool"]),
+        ("resnet34", "frozen_batch", ["resnet34-fpn"]),
+        ("resnet50", "batch", ["resnet50-fpn", "resnet50-c4", "resnet50-dc5", "resnet50-fpn-v2"]),
+        ("resnet50", "group", ["resnet50-gn-fpn"]),
+        ("resnet101", "frozen_batch", ["resnet101-fpn"]),
+        ("resnext101_32x8d", "frozen_batch", ["resnext101-fpn"]),
+        ("mobilenet_v2", "frozen_batch", ["small-mobilenet", "mobilenet-fpn"]),
+        ("vgg16", "none", ["vgg16-fpn", "vgg16"]),
+        ("vgg11_bn", "frozen_batch", []),
+        ("inception_v3", "frozen_batch", ["inception-fpn"]),
+    ],
+)
+def test_models_that_weights_fit(backbone, norm, models):
+    with torch.device("meta"):
+        state = BACKBONES[backbone](norm=norm).state_dict()
+    state |= {"fc.weight": torch.zeros(2, 2), "classifier.0.weight": torch.zeros(2, 2)}
+    found = fitting_models(state)
+    assert [
+        name for name in found if not name.endswith(("-c4", "-dc5")) or name in models
+    ] == models
+
+
+def test_a_model_that_weights_do_not_fit_is_refused(tmp_path):
+    """Before a step is trained, with the models that they fit."""
+    torch.save(body("resnet18"), tmp_path / "resnet18.pth")
+    small = dataclasses.replace(MODELS["small"], class_names=("a",))
+    message = r"holds bn1\.running_mean, which the model does not have; it fits --model small-imag"
+    with pytest.raises(UserError, match=message):
+        started(tmp_path / "resnet18.pth", small)
+    with pytest.raises(UserError, match=r"lacks layer1\.0\.conv3\.weight|layer1\.0.* has shape"):
+        started(tmp_path / "resnet18.pth")
+
+
+def test_training_chooses_the_model_of_a_backbone(tmp_path):
+    torch.save(body("resnet18"), tmp_path / "resnet18.pth")
+    weights = read_pretrained(tmp_path / "resnet18.pth")
+    chosen, notes = choose_model(parse_options([]), weights)
+    assert chosen.model == "small-imagenet"
+    assert notes[0].startswith("--model small-imagenet, because ")
+    for flags in (["--model", "resnet18-fpn"], ["--recipe", "1x"]):
+        options = parse_options(flags)
+        chosen, notes = choose_model(options, weights)
+        assert chosen.model == ("resnet18-fpn" if "--model" in flags else "small-imagenet")
+        assert bool(notes) is ("--recipe" in flags)
+    torch.save(body("resnet50"), tmp_path / "resnet50.pth")
+    options = parse_options(["--recipe", "1x"])
+    assert choose_model(options, read_pretrained(tmp_path / "resnet50.pth")) == (options, [])
 
 
 def test_a_deep_stem_is_refused(tmp_path):

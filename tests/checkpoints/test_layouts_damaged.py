@@ -120,7 +120,7 @@ MALFORMED = {
     ("detectron2", "a Cascade R-CNN"): (
         renamed(r"box_(head|predictor)\.", r"box_\1.0."), "a tensor of a Cascade R-CNN"),
     ("detectron2", "a panoptic model"): (
-        with_shape("sem_seg_head.p2.0.weight", 128, 256, 3, 3), "a tensor of a panoptic model"),
+        with_shape("sem_seg_head.p2.0.weight", 128, 256, 3, 3), "a tensor of a Panoptic FPN"),
     ("detectron2", "PointRend"): (
         with_shape("roi_heads.mask_head.point_head.fc1.weight", 256, 336, 1), "of PointRend"),
     ("detectron2", "deformable convolutions"): (
@@ -165,7 +165,7 @@ MALFORMED = {
     ("mmdetection", "a Cascade R-CNN"): (
         renamed(r"roi_head\.bbox_head\.", "roi_head.bbox_head.1."), "a Cascade R-CNN"),
     ("mmdetection", "HTC"): (
-        with_shape("roi_head.semantic_head.conv_logits.bias", 183), "a panoptic model"),
+        with_shape("roi_head.semantic_head.conv_logits.bias", 183), "an HTC"),
     ("mmdetection", "a RetinaNet"): (
         with_shape("bbox_head.retina_cls.weight", 720, 256, 3, 3), "a tensor of a RetinaNet"),
     ("mmdetection", "version 1"): (
@@ -193,11 +193,11 @@ def test_malformed(framework, damage):
         ({"backbone.layer1.0.conv1.weight": torch.zeros(1), "head.fc.weight": torch.zeros(1)},
          "a classification network"),
         ({"transformer.encoder.layers.0.linear1.weight": torch.zeros(1),
-          "class_embed.weight": torch.zeros(92, 256)}, "is a tensor of DETR"),
+          "class_embed.weight": torch.zeros(92, 256)}, "is a tensor of a DETR"),
         ({"backbone.conv1.weight": torch.zeros(1), "decoder.layers.0.norms.0.bias": torch.zeros(1)},
-         "is a tensor of DETR"),
-        ({"model.0.conv.weight": torch.zeros(1)},
-         "does not hold a known detector .*; its names begin with model.0.conv.weight"),
+         "is a tensor of a DETR"),
+        ({"net.0.conv.weight": torch.zeros(1)},
+         "does not hold a known detector .*; its names begin with net.0.conv.weight"),
         ({}, "does not hold a known detector"),
         (torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), 0.1).state_dict(), "a state dict"),
     ],

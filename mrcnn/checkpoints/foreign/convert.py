@@ -20,12 +20,12 @@ from mrcnn.checkpoints.foreign.infer import (
     COUNTER,
     PIXELS,
     check_anchors,
-    check_supported,
     infer_buffers,
     infer_fields,
 )
 from mrcnn.checkpoints.foreign.layouts import LAYOUTS
 from mrcnn.checkpoints.foreign.naming import Fields, Layout
+from mrcnn.checkpoints.foreign.networks import check_supported
 from mrcnn.checkpoints.foreign.plain import Settings
 from mrcnn.checkpoints.foreign.settings import read_settings
 from mrcnn.config import ModelConfig

@@ -21,38 +21,6 @@ from mrcnn.models.backbones.resnet import RESNETS
 PIXELS = "backbone.body.conv1.weight"  # the layer that reads the pixels
 COUNTER = ".num_batches_tracked"  # of live batch norm; nothing depends on it
 
-# Tensor names that only these networks have. Sources: the modules of torchvision, Detectron2,
-# MMDetection, maskrcnn-benchmark and DETR.
-_UNSUPPORTED = {
-    "a Cascade R-CNN": r"roi_heads\.box_(head|predictor)\.\d+\.[a-z]\w+\.\w+"
-    r"|roi_head\.bbox_head\.\d+\..+",
-    "a RetinaNet": r"head\.(classification_head|cls_subnet)\..+|bbox_head\.retina_.+"
-    r"|rpn\.head\.cls_tower\..+",
-    "a Keypoint R-CNN": r"roi_heads\.keypoint(_head|_predictor)?\..+",
-    "a panoptic model": r"sem_seg_head\..+|(roi_head\.)?semantic_head\..+",
-    "PointRend": r"(roi_heads\.mask_head|roi_head)\.point_head\..+",
-    "a network with deformable convolutions": r".+\.conv\d_offset\..+|.+\.conv2\.offset\..+",
-    "DETR": r"(detr\.)?transformer\..+|(decoder|bbox_head\.transformer)\..+|query_embed.*",
-    "a C4 model of maskrcnn-benchmark": r"roi_heads\.box\.feature_extractor\.head\..+",
-}
-_CLASSIFIER = r"(head\.)?fc\.weight|classifier\..+"
-
-
-def check_supported(file: Path, names: Iterable[str]) -> None:
-    """Raise a UserError if a tensor belongs to a network that is recognized but not supported."""
-    for name in names:
-        for network, pattern in _UNSUPPORTED.items():
-            if re.fullmatch(pattern, name):
-                raise UserError(
-                    f"{file}: {name} is a tensor of {network}; "
-                    "the supported detectors are Mask R-CNN and Faster R-CNN"
-                )
-        if re.fullmatch(_CLASSIFIER, name):
-            raise UserError(
-                f"{file}: {name} is a tensor of a classification network, which does not detect "
-                "objects; to train a detector from it, use mrcnn train --weights"
-            )
-
 
 def infer_fields(
     file: Path, layout: Layout, sources: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
