@@ -114,11 +114,15 @@ def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: An
         ) from error
     try:
         check_format(file, values["format"], FORMAT)
-        config = ModelConfig.from_dict({**values["model"], **assumed})
+        config = ModelConfig.from_dict(values["model"])
         extra = dict(values["extra"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{file}: its metadata cannot be read ({reason})") from error
+    try:
+        config = dataclasses.replace(config, **assumed)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: cannot be changed ({error})") from error
     rest = {k.removeprefix(_REST): state.pop(k) for k in list(state) if k.startswith(_REST)}
     return Checkpoint(state, config, extra, rest)
 

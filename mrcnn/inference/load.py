@@ -94,9 +94,10 @@ def load(
         model.load_state_dict(checkpoint.state)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = "\n  ".join(str(error).splitlines()[:4])
+        is_set = any(value is not None for value in config.values())
+        fix = "leave out the fields you set" if is_set else "was it written by another mrcnn?"
         raise UserError(
-            f"{path}: its weights do not fit the model it describes ({reason}); "
-            "was it written by another version of mrcnn?"
+            f"{path}: its weights do not fit the model it describes ({reason}); {fix}"
         ) from error
     notes = [] if file.suffix == ".safetensors" else checkpoint.extra["notes"]
     return Predictor(model.to(target).eval(), checkpoint.config, amp, notes, capture)

@@ -39,7 +39,8 @@ CASES = {  # command, changed flags (None leaves the flag out), words of the mes
     "set, a flag's field": (
         "predict", {"--set": "score_threshold=0.1"}, ["has a flag for it, which is 0.5; use that"]
     ),
-    "set, another model": ("evaluate", {"--set": "fpn_channels=32"}, ["run: its weights do not"]),
+    "set, another model": ("evaluate", {"--set": "fpn_channels=32"}, ["not fit the", "leave out"]),
+    "set, a bad value": ("evaluate", {"--set": "scale=-1"}, ["changed (ModelConfig: scale"]),
     "set, without a model": (
         "evaluate",
         {"--weights": None, "--out": None, "--results": "ids", "--set": "masks=false"},
