@@ -11,6 +11,7 @@
 
 #include "build_info.h"
 #include "host/mask_boxes.h"
+#include "host/polygon_boxes.h"
 #include "host/rle.h"
 #include "host/write_pixels.h"
 
@@ -79,6 +80,23 @@ py::list to_strings(const Array<int32_t>& counts, const Array<int64_t>& starts) 
   return texts;
 }
 
+// A column has at most 5 * height grid rows, and positions down the columns fit int32 counts.
+void require_drawable(int64_t height, int64_t width) {
+  check_frame(height, width);
+  require(height < (1 << 28) && width < (1 << 28), "polygons: an image must have sides below 2^28");
+}
+
+Array<int64_t> polygon_edges(const Array<double>& points, const Array<int64_t>& ring_start,
+                             int64_t height, int64_t width) {
+  require_drawable(height, width);
+  require(points.ndim() == 2 && points.shape(1) == 2,
+          "polygon_edges: points must have shape (V, 2)");
+  check_offsets(ring_start, points.shape(0), "polygon_edges: ring_start");
+  const std::vector<int64_t> edges = mrcnn::polygon_edges(
+      points.data(), ring_start.data(), ring_start.size() - 1, int32_t(height), int32_t(width));
+  return Array<int64_t>(static_cast<py::ssize_t>(edges.size()), edges.data());
+}
+
 py::tuple rle_box(const Array<int64_t>& counts, int64_t height, int64_t width) {
   const Array<int32_t> runs = from_counts(counts, height, width);
   const auto all = mrcnn::Bounds{0, 0, static_cast<double>(width), static_cast<double>(height)};
@@ -103,6 +121,7 @@ Array<double> mask_boxes(const Array<double>& points, const Array<int64_t>& ring
           "mask_boxes: instance_ring and instance_count must have I + 1 entries");
 
   Array<double> boxes({static_cast<py::ssize_t>(instances), py::ssize_t{4}});
+  mrcnn::PolygonBoxes boxes_of_rings;
   for (int64_t i = 0; i < instances; ++i) {
     const double* w = windows.data() + 4 * i;
     const mrcnn::Bounds window{w[0], w[1], w[2], w[3]};
@@ -110,9 +129,11 @@ Array<double> mask_boxes(const Array<double>& points, const Array<int64_t>& ring
     const int64_t first = instance_count.data()[i], last = instance_count.data()[i + 1];
     if (const int64_t height = frame.data()[2 * i]; height > 0)
       bounds = mrcnn::run_bounds(counts.data() + first, last - first, height, window);
-    for (int64_t q = instance_ring.data()[i]; q < instance_ring.data()[i + 1]; ++q) {
-      const int64_t begin = ring_start.data()[q], end = ring_start.data()[q + 1];
-      bounds.add(mrcnn::ring_bounds(points.data() + 2 * begin, end - begin, window));
+    const int64_t begin = instance_ring.data()[i], rings = instance_ring.data()[i + 1] - begin;
+    if (rings > 0) {
+      require_drawable(frame.data()[2 * i], frame.data()[2 * i + 1]);
+      bounds = boxes_of_rings.box(points.data(), ring_start.data() + begin, rings,
+                                  frame.data()[2 * i], frame.data()[2 * i + 1], window);
     }
     double* out = boxes.mutable_data() + 4 * i;
     if (bounds.empty()) bounds = {0, 0, 0, 0};
@@ -201,6 +222,11 @@ PYBIND11_MODULE(mrcnn_host, m) {
         "Return int32 RLE counts; ValueError unless they fill height x width.");
   m.def("rle_box", &rle_box, py::arg("counts"), py::arg("height"), py::arg("width"),
         "Return (x1, y1, x2, y2) of the foreground, right and bottom exclusive; zeros if empty.");
+  m.def(
+      "polygon_edges", &polygon_edges, py::arg("points"), py::arg("ring_start"), py::arg("height"),
+      py::arg("width"),
+      "Draw polygons as COCO does. Return the int64 positions, counted down the columns, at which\n"
+      "their union begins and ends; ring q has points[ring_start[q] : ring_start[q + 1]], (V, 2).");
   m.def("mask_boxes", &mask_boxes, py::arg("points"), py::arg("ring_start"),
         py::arg("instance_ring"), py::arg("counts"), py::arg("instance_count"), py::arg("frame"),
         py::arg("windows"),

@@ -83,6 +83,15 @@ inline void add_segment(const double* a, const double* b, const Bounds& window, 
   }
 }
 
+// Twice the area that a ring encloses; zero for a line.
+inline double ring_area(const double* xy, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0, j = n - 1; i < n; j = i++)
+    sum += (xy[2 * j] - xy[0]) * (xy[2 * i + 1] - xy[1]) -
+           (xy[2 * i] - xy[0]) * (xy[2 * j + 1] - xy[1]);
+  return sum < 0 ? -sum : sum;
+}
+
 // The extreme points of the intersection are ends of edges inside the window, or corners of the
 // window inside the ring. Clipping the ring to a polygon instead would leave edges along the border
 // of the window that enclose nothing.

@@ -1,4 +1,7 @@
-"""COCO run-length encoding (RLE) of masks: the one place that calls its codecs.
+"""COCO run-length encoding (RLE) of masks.
+
+Masks are drawn, parsed and combined here, with counts that are checked. Only their IoU is
+computed by pycocotools, whose other functions trust their input.
 
 An RLE is {"size": [height, width], "counts": text}. The counts are the lengths of alternating runs
 of background and foreground down the columns, background first. Functions accept counts as text or
@@ -51,15 +54,16 @@ def encode_values(values: NDArray[Any]) -> dict[int, Rle]:
 
 def decode(rle: Rle) -> NDArray[np.bool_]:
     """Decode a mask to (h, w)."""
-    mask: NDArray[np.bool_] = _codec.decode(rle).astype(bool)
-    return mask
+    height, width = rle["size"]
+    counts = parse_counts(rle["counts"], height, width)
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
 def decode_all(rles: Sequence[Rle], height: int, width: int) -> NDArray[np.bool_]:
     """Decode D masks of one size to (D, height, width)."""
     if not rles:
         return np.zeros((0, height, width), bool)
-    return np.asarray(_codec.decode(list(rles))).transpose(2, 0, 1).astype(bool)
+    return np.stack([decode(rle) for rle in rles])
 
 
 def decode_tight(rle: Rle) -> tuple[int, int, NDArray[np.bool_]]:
@@ -98,8 +102,14 @@ def compress(counts: NDArray[np.int32], starts: NDArray[np.int64]) -> list[str]:
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
-    """Draw polygons, each x, y, x, y, …, as COCO's `frPyObjects` does, and return their union."""
-    return union(_codec.frPyObjects(list(polygons), height, width))
+    """Draw polygons, each x, y, x, y, …, as COCO's `frPyObjects` does, and return their union.
+
+    Memory is bounded by the image, whatever the length of the outlines.
+    """
+    rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in polygons]
+    points = np.concatenate([np.zeros((0, 2)), *rings])
+    starts = np.cumsum([0, *map(len, rings)])
+    return _from_edges(_host.polygon_edges(points, starts, height, width), height, width)
 
 
 def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
@@ -107,7 +117,8 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
     if isinstance(segmentation, list):
         return from_polygons(segmentation, height, width)
     if isinstance(segmentation["counts"], list):
-        return _with_text(_codec.frPyObjects(segmentation, height, width))
+        counts = parse_counts(segmentation["counts"], height, width)
+        return {"size": [height, width], "counts": _host.rle_to_string(counts)}
     rle: Rle = segmentation
     return rle
 
@@ -121,14 +132,14 @@ def from_box(box: NDArray[Any], height: int, width: int) -> Rle:
 
 def area(rle: Rle) -> int:
     """Return the number of pixels of a mask."""
-    # Not for lists of masks: pycocotools 2.0.11 cannot count more than 255 in one call.
-    return int(_codec.area(rle))
+    return int(parse_counts(rle["counts"], *rle["size"])[1::2].sum())
 
 
 def bounding_box(rle: Rle) -> Box:
     """Return x, y, width and height of the smallest rectangle that contains a mask."""
-    x, y, width, height = _codec.toBbox(rle).tolist()
-    return x, y, width, height
+    counts = parse_counts(rle["counts"], *rle["size"])
+    x1, y1, x2, y2 = _host.rle_box(counts, *rle["size"])
+    return x1, y1, x2 - x1, y2 - y1
 
 
 def iou(
@@ -149,13 +160,13 @@ def iou(
 
 
 def union(rles: Sequence[Rle]) -> Rle:
-    """Return the pixels that are in any of the masks."""
-    return _with_text(_codec.merge(list(rles)))
+    """Return the pixels that are in any of the masks, which have one size."""
+    return _in_several(rles, 1)
 
 
 def intersection(rles: Sequence[Rle]) -> Rle:
-    """Return the pixels that are in all of the masks."""
-    return _with_text(_codec.merge(list(rles), intersect=True))
+    """Return the pixels that are in all of the masks, which have one size."""
+    return _in_several(rles, len(rles))
 
 
 def shift(rle: Rle, x: int, y: int, height: int, width: int) -> Rle:
@@ -219,8 +230,16 @@ def to_polygons(rle: Rle) -> list[NDArray[np.float32]]:
     return rings
 
 
-def _with_text(rle: Rle) -> Rle:
-    return {"size": [*rle["size"]], "counts": rle["counts"].decode()}
+def _in_several(rles: Sequence[Rle], least: int) -> Rle:
+    """Return the pixels that are in at least `least` of the masks."""
+    height, width = rles[0]["size"]
+    edges = [np.cumsum(parse_counts(r["counts"], height, width), dtype=np.int64) for r in rles]
+    steps = np.concatenate([1 - 2 * (np.arange(len(own)) % 2) for own in edges])
+    positions, at = np.unique(np.concatenate(edges), return_inverse=True)
+    masks = np.bincount(at, steps, len(positions)).cumsum()  # that cover the pixels behind
+    changes = np.flatnonzero(np.diff(masks >= least, prepend=False))
+    changed = positions[changes]
+    return _from_edges(changed[changed < height * width], height, width)
 
 
 def _runs_by_column(
