@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mrcnn.errors import FileError, UserError
 from mrcnn.io.json_files import shown
 
 SHOWN = 20  # problems in the message; `DatasetError.problems` holds all
+ALIKE = 3  # of them that break the same rule
 LISTED = 5  # names in a message
 
 
@@ -32,6 +33,7 @@ class Problem:
         index: Index of the record in its table, else -1.
         field: Field of the record, else "". "size" is its width and height.
         part: Position inside the field, such as "[0]" or ".counts".
+        more: Number of other problems of the same field of the record.
     """
 
     label: str
@@ -42,11 +44,13 @@ class Problem:
     index: int = -1
     field: str = ""
     part: str = ""
+    more: int = 0
 
     def __str__(self) -> str:
         location = f"{self.label}: {self.field}{self.part}" if self.field else self.label
         if self.rule:
-            return f"{location} must {self.rule}, got {shown(self.value)}; {self.fix}"
+            more = f" (and {self.more:,} more in it)" if self.more else ""
+            return f"{location} must {self.rule}, got {shown(self.value)}{more}; {self.fix}"
         return ": ".join(filter(None, [location, f"{self.value}; {self.fix}"]))
 
 
@@ -69,8 +73,23 @@ class DatasetError(UserError):
     def __init__(self, file: Path, problems: list[Problem]) -> None:
         self.file, self.problems = file, problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        super().__init__("\n  ".join([f"{file}: {count}", *map(str, problems[:SHOWN]), *more]))
+        groups: dict[tuple[str, ...], list[Problem]] = {}
+        for problem in problems:
+            key = (problem.table, problem.field, problem.rule or problem.fix)
+            groups.setdefault(key, []).append(problem)
+        lines: list[str] = []
+        left = len(problems)
+        for group in groups.values():
+            if len(lines) < SHOWN:
+                lines += map(str, group[:ALIKE])
+                left -= len(group)
+                if len(group) > ALIKE:
+                    lines.append(f"and {len(group) - ALIKE:,} more like it")
+        if left:
+            lines.append(f"and {left:,} more")
+        if any(problem.table for problem in problems):
+            lines.append("`mrcnn check-data DIR --fix COPY` writes a copy without them")
+        super().__init__("\n  ".join([f"{file}: {count}", *lines]))
 
 
 class Problems:
@@ -86,6 +105,7 @@ class Problems:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.items: list[Problem] = []
+        self._of_field: dict[tuple[str, int, str], int] = {}  # positions in `items`
 
     def add(self, label: str, rule: str, value: object, fix: str) -> None:
         """Add a value that breaks `rule`. See `Problem` for the arguments."""
@@ -106,12 +126,23 @@ class Problems:
             self.add_error(error)
 
     def of_record(self, table: str, index: int, label: str) -> Callable[..., None]:
-        """Return a function `add(field, rule, value, fix, part="")` for one COCO record."""
+        """Return a function `add(field, rule, value, fix, part="")` for one COCO record.
+
+        Of the problems of a field, the first is kept, and the others are counted.
+        """
 
         def add(field: str, rule: str, value: object, fix: str, part: str = "") -> None:
-            self.items.append(Problem(label, rule, value, fix, table, index, field, part))
+            at = self._of_field.setdefault((table, index, field), len(self.items))
+            if at < len(self.items):
+                self.items[at] = replace(self.items[at], more=self.items[at].more + 1)
+            else:
+                self.items.append(Problem(label, rule, value, fix, table, index, field, part))
 
         return add
+
+    def drop(self, table: str, indices: Collection[int]) -> None:
+        """Drop the problems of the COCO records at these indices of a table."""
+        self.items = [p for p in self.items if p.table != table or p.index not in indices]
 
     def raise_any(self) -> None:
         """Raise a `DatasetError` if there are problems."""

@@ -53,7 +53,8 @@ def coco_metrics(
     Raises:
         UserError: If the backend is not installed.
     """
-    numbered = enumerate(truth.records["annotations"], start=1)
+    objects = truth.drawn if kind == "segm" else truth.records["annotations"]
+    numbered = enumerate(objects, start=1)
     records = truth.records | {"annotations": [{**r, "id": number} for number, r in numbered]}
     detections = _detection_records(truth, entries, kind)
     limits = [min(1, max_detections), min(10, max_detections), max_detections]

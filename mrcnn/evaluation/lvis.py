@@ -53,7 +53,7 @@ def lvis_metrics(
         UserError: If hotcoco is not installed.
     """
     hotcoco = import_hotcoco("--protocol lvis")
-    numbered = enumerate(truth.records["annotations"], start=1)
+    numbered = enumerate(truth.drawn if kind == "segm" else truth.records["annotations"], start=1)
     annotations = [{**record, "id": number, "iscrowd": 0} for number, record in numbered]
     objects = hotcoco.COCO(truth.records | {"annotations": annotations})
     if entries:

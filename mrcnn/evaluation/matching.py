@@ -103,7 +103,7 @@ def pair_images(
     images = sorted(truth.records["images"], key=lambda image: int(image["id"]))
     annotations: dict[int, list[Record]] = {image["id"]: [] for image in images}
     positions_of: dict[int, list[int]] = {image["id"]: [] for image in images}
-    for record in truth.records["annotations"]:
+    for record in truth.drawn if kind == "segm" else truth.records["annotations"]:
         annotations[record["image_id"]].append(record)
     for position, entry in enumerate(entries):
         if entry["image_id"] in positions_of and entry["category_id"] in label_of:
@@ -122,10 +122,7 @@ def pair_images(
             true_shapes: list[Any] = [record["bbox"] for record in objects]
             areas = [box[2] * box[3] for box in shapes]
         else:
-            size = image["height"], image["width"]
-            true_shapes = [
-                rle.from_segmentation(record["segmentation"], *size) for record in objects
-            ]
+            true_shapes = [record["segmentation"] for record in objects]
             areas = [float(rle.area(shape)) for shape in shapes]
         yield ImagePair(
             image_id=image["id"],

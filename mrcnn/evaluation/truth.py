@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco.read import CocoDataset, read_coco
+from mrcnn.data.coco.tables import CocoRecords
 from mrcnn.data.coco.truth import Record, as_coco, filled_truth
 from mrcnn.data.formats import Split, find_splits
+from mrcnn.data.formats.coco_files import read_records
+from mrcnn.data.problems import Problems
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_json, read_text
+from mrcnn.ops.rle import from_segmentation
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +50,10 @@ class GroundTruth:
         """Take the images of a data set from `records`, or from its annotation file, read again."""
         source = dataset.annotations
         if records is None:
-            records = as_coco(dataset) if source.is_dir() else read_json(source)
+            if source.is_dir():
+                records = as_coco(dataset)
+            else:
+                records = _content(read_records(source, Problems(source)))
         classes = set(dataset.category_ids)  # without headings
         categories = [record for record in records["categories"] if record["id"] in classes]
         records = {**records, "categories": categories}
@@ -60,6 +68,14 @@ class GroundTruth:
     def categories(self) -> list[Record]:
         """Categories in ascending order of their ids: the order of all arrays of classes."""
         return sorted(self.records["categories"], key=lambda category: int(category["id"]))
+
+    @cached_property
+    def drawn(self) -> list[Record]:
+        """Annotations with their masks as RLE; scorers would draw polygons without limits."""
+        return [
+            {**r, "segmentation": from_segmentation(r["segmentation"], *self.sizes[r["image_id"]])}
+            for r in self.records["annotations"]
+        ]
 
 
 def read_truth(
@@ -114,10 +130,15 @@ def read_split(
     if split.annotations.is_dir():
         records = as_coco(dataset)
     elif split.records is not None:  # a part of the file
-        tables = ("images", "annotations", "categories")
-        records = {name: getattr(split.records, name).records for name in tables}
+        records = _content(split.records)
     dataset = select_images(dataset, image_ids)
     return dataset, GroundTruth.of_dataset(dataset, records)
+
+
+def _content(records: CocoRecords) -> Record:
+    """Return the tables of a COCO file."""
+    tables = ("images", "annotations", "categories")
+    return {name: getattr(records, name).records for name in tables}
 
 
 def select_images(dataset: CocoDataset, image_ids: Collection[int] | None) -> CocoDataset:

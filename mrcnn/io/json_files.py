@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mrcnn.errors import FileError
 from mrcnn.io.plain_files import read_plain
@@ -13,12 +13,21 @@ from mrcnn.io.plain_files import read_plain
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
 
+LARGEST = 1e100  # of a number: the product of any three fits a float
+
 _EXPORT = "export the annotations again"
 
 
 def shown(value: object) -> str:
     """Return the `repr` of a value, cut to a few dozen characters."""
     return _short.repr(value)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a number of at most `LARGEST`, not NaN; booleans are not."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= LARGEST
 
 
 def read_json(path: Path) -> Any:

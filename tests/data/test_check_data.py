@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pycocotools import mask as codec
 
 from mrcnn.cli import app
 from mrcnn.cli.flags import fields_set, parse
@@ -15,6 +16,7 @@ from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.checks.check import CHECKS, run_checks
 from mrcnn.data.checks.findings import ERROR, Finding
 from mrcnn.data.checks.read import read_leniently
+from mrcnn.ops import rle
 from mrcnn.training.config import TrainConfig
 from tests.helpers import annotation_writers as writers
 from tests.helpers import planted_faults
@@ -243,7 +245,7 @@ def test_page_and_findings(tiny, tmp_path, capsys):
     assert f"--data {tiny} " in text
     lines = (tmp_path / "out" / "findings.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == [
-        "box of something else", "area that is not a number"]  # fmt: skip
+        "annotations.area", "box of something else"]  # fmt: skip
     assert all(json.loads(line)["text"] in output for line in lines)
 
 
@@ -257,6 +259,78 @@ def test_many_findings_are_cut_on_the_terminal(tiny, capsys):
     assert "mask drawn twice (9)" in output
     assert "and 7 more (--show, --out)" in output
     assert output.count("must be drawn once") == 2
+
+
+REPAIRED = {  # changes of the first annotation, of its image; what the copy has, what was done
+    "a stray polygon that lost a number": (
+        {"segmentation": [[0, 0, 10, 0, 10, 10, 0, 10], [1, 1, 2, 2, 3, 3, 4]]}, {},
+        "1 polygons taken off"),
+    "a stray polygon far away": (
+        {"segmentation": [[0, 0, 10, 0, 10, 10, 0, 10], [1, 1, 900, 2, 3, 3]], "bbox": [1]}, {},
+        "1 polygons taken off, bbox taken from the mask"),
+    "fractions": (
+        {"segmentation": [[0, 0, 0.25, 0, 0.25, 0.25, 0, 0.25]]}, {},
+        "fractions multiplied by the size of the image"),
+    "an area in words": ({"area": "ten"}, {}, "area taken from the mask"),
+    "an id of 128 bits": ({"image_id": 2**127}, {"id": 2**127}, "numbered as 1"),
+    "an id in hexadecimal": ({"image_id": "a9-f1"}, {"id": "a9-f1"}, "numbered as 1"),
+    "a negative id": ({"image_id": -1}, {"id": -1}, "numbered as 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REPAIRED)
+def test_records_are_repaired_where_they_say_what_is_meant(tiny, tmp_path, case):
+    annotation, image, action = REPAIRED[case]
+    content = json.loads((tiny / "train.json").read_text())
+    content["annotations"][0].update(annotation)
+    content["images"][0].update(image)
+    (tiny / "train.json").write_text(json.dumps(content))
+    assert app.main(["check-data", str(tiny), "--fix", str(tmp_path / "clean")]) == 1
+    clean = json.loads((tmp_path / "clean" / "train.json").read_text())
+    assert [a["bbox"] for a in clean["annotations"]] == [[0, 0, 10, 10]] * 2
+    assert [a["area"] for a in clean["annotations"]] == [100] * 2
+    lines = (tmp_path / "clean" / "changes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["action"] for line in lines] == [action]
+    assert app.main(["check-data", str(tmp_path / "clean")]) == 0
+
+
+SPIKES = {  # polygons beside or in a square, which must not change its box
+    "a slanted line": [[30, 30, 32, 31, 30, 30]],
+    "a level line": [[30, 30, 32, 30, 30, 30]],
+    "a point": [[30, 30, 30, 30, 30, 30]],
+    "an island below a pixel": [[31.1, 35.1, 31.4, 35.1, 31.4, 35.4]],
+    "a thin triangle": [[0, 0, 39, 0, 0, 0.01]],
+}
+
+
+@pytest.mark.parametrize("case", [*SPIKES, "a spike"])
+def test_a_right_box_stays_where_polygons_cover_no_pixel(tiny, tmp_path, case):
+    square = [4, 5, 14, 5, 14, 15, 4, 15]
+    rings = [square, *SPIKES[case]] if case in SPIKES else [[*square, 4, 5, 0, 39, 4, 5]]
+    changed(tiny / "train.json", segmentation=rings, bbox=[4, 5, 10, 10], area=100)
+    assert [f for f in findings_of(tiny) if f.kind != "ring without area"] == []
+    dataset = read_leniently(tiny).splits[0].dataset
+    assert dataset.boxes[0].tolist() == [4, 5, 14, 15]
+    encoded = rle.from_polygons(rings, 40, 40)
+    assert encoded["counts"] == codec.merge(codec.frPyObjects(rings, 40, 40))["counts"].decode()
+    assert rle.bounding_box(encoded) == (4, 5, 10, 10)
+
+
+def test_category_ids_billions_apart(tiny):
+    for file in ("train.json", "val.json"):
+        content = json.loads((tiny / file).read_text())
+        content["categories"].append({"id": 2**62, "name": "disk"})
+        (tiny / file).write_text(json.dumps(content))
+    texts = [f.text for f in findings_of(tiny) if f.kind == "gaps in category ids"]
+    assert len(texts) == 2
+    assert "4, 5, 6, … (2 clas" in texts[0]
+
+
+def test_a_box_of_two_corners_is_named(tiny):
+    changed(tiny / "train.json", segmentation=[[20, 20, 30, 20, 30, 30, 20, 30]],
+            bbox=[20, 20, 30, 30])  # fmt: skip
+    (finding,) = findings_of(tiny)
+    assert "it holds two corners: write x, y, width, height" in finding.text
 
 
 # Advice

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from mrcnn.data.coco.read import CocoDataset, read_coco
-from mrcnn.data.problems import SHOWN, DatasetError
+from mrcnn.data.problems import ALIKE, SHOWN, DatasetError
 from mrcnn.errors import UserError
+from mrcnn.evaluation.truth import GroundTruth
+from mrcnn.ops import instance_masks, rle
 
 NAN, INF = float("nan"), float("inf")
 
@@ -135,7 +137,7 @@ def runs(counts, size=(6, 8)):
 IMAGE, ANNOTATION = "images[0] (id 1): ", "annotations[0] (id 10): "
 RECORDS = {  # what is done to the sound data set, what the message says
     "no images": (lambda c: c.pop("images"), ["images must be a list, got 'no such key'"]),
-    "no annotations": (lambda c: c.pop("annotations"), ["annotations must be a list"]),
+    "no annotations": (lambda c: c.pop("annotations"), ["hold masks of objects, got 'images only"]),
     "no categories": (lambda c: c.pop("categories"), ["categories must be a list"]),
     "images is an object": (lambda c: c.update(images={}), ["images must be a list, got {}"]),
     "images is empty": (lambda c: c.update(images=[]), ["images must hold at least one object"]),
@@ -145,8 +147,10 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "an annotation is null": (
         lambda c: c["annotations"].append(None), ["annotations[3] must be an object, got None"]),
     "image without id": (without("images", "id"), ["images[0] (id None): id must", "got None"]),
-    "image id a text": (image(id="1"), ["images[0] (id '1'): id must", "got '1'"]),
-    "image id negative": (image(id=-1), ["id must be a whole number >= 0, got -1"]),
+    "image id a name": (image(id="1a"), ["images[0] (id '1a'): id must", "got '1a'"]),
+    "image id negative": (image(id=-1), ["id must be a whole number from 0 to 2^63 - 1, got -1"]),
+    "image id a fraction": (image(id=1.5), ["images[0] (id 1.5): id must", "got 1.5"]),
+    "image id true": (image(id=True), ["images[0] (id True): id must", "got True"]),
     "image id beyond 64 bits": (image(id=2**63), ["id must be a whole number", str(2**63)]),
     "image id twice": (image(id=2), ["images[1] (id 2): id must be unique", "[0] (id 2) has it"]),
     "image without width": (without("images", "width"), [IMAGE + "width must", "got None"]),
@@ -177,7 +181,12 @@ RECORDS = {  # what is done to the sound data set, what the message says
         annotation(category_id=4), [ANNOTATION + "category_id must", "got 4"]),
     "category_id a list": (annotation(category_id=[3]), [ANNOTATION + "category_id", "got [3]"]),
     "iscrowd 2": (annotation(iscrowd=2), [ANNOTATION + "iscrowd must be 0 or 1, got 2"]),
-    "bbox null": (annotation(bbox=None), [ANNOTATION + "bbox must be four", "got None"]),
+    "bbox a number": (annotation(bbox=3), [ANNOTATION + "bbox must be four", "got 3"]),
+    "bbox of names": (annotation(bbox=["a", 1, 2, 2]), [ANNOTATION + "bbox must be four"]),
+    "area a name": (annotation(area="big"), [ANNOTATION + "area must be a number", "got 'big'"]),
+    "area huge": (annotation(area=10**400), [ANNOTATION + "area must be a number", "got 1000"]),
+    "area NaN": (annotation(area=NAN), [ANNOTATION + "area must be a number >= 0, got nan"]),
+    "area true": (annotation(area=True), [ANNOTATION + "area must be a number >= 0, got True"]),
     "bbox of three": (annotation(bbox=[1, 2, 3]), [ANNOTATION + "bbox", "got [1, 2, 3]"]),
     "bbox NaN": (annotation(bbox=[NAN, 1, 2, 2]), [ANNOTATION + "bbox", "[nan, 1, 2, 2]"]),
     "bbox without area": (
@@ -188,11 +197,17 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "no segmentation": (
         without("annotations", "segmentation"), [ANNOTATION + "segmentation must", "got None"]),
     "segmentation empty": (polygon(), [ANNOTATION + "segmentation must", "got []", "draw"]),
-    "polygon empty": (polygon([]), [ANNOTATION + "segmentation[0] must hold x and y", "0 numbers"]),
+    "polygon empty": (polygon([]), [ANNOTATION + "segmentation must", "got [[]]", "draw"]),
+    "segmentation an empty object": (
+        annotation(segmentation={}), [ANNOTATION + "segmentation.size must be [6, 8]", "got None"]),
     "polygon of two points": (polygon([1, 1, 2, 2]), ["at least 3 points, got '4 numbers'"]),
-    "polygon not nested": (annotation(segmentation=[1, 1, 2, 2, 1, 2]),
-        [ANNOTATION + "segmentation[0] must be a list of numbers, got 1"]),
-    "polygon of texts": (polygon([1, 1, "2", 2, 1, 2]), ["segmentation[0]", "got '2'"]),
+    "polygon not nested": (annotation(segmentation=[1, 1, 2, 2]),
+        [ANNOTATION + "segmentation[0] must be a list of numbers, got 1 (and 3 more in it)"]),
+    "polygon of names": (polygon([1, 1, "b", 2, 1, 2]), ["segmentation[0]", "got 'b'"]),
+    "polygon of fractions": (
+        polygon([0.1, 0.1, 0.7, 0.1, 0.7, 0.8]), ["segmentation[0] must be in pixels", "multiply"]),
+    "polygon that lost a number": (
+        polygon([1, 1, 4, 1, 4, 4], [1, 1, 4, 1, 4, 4, 1]), ["segmentation[1]", "'7 numbers'"]),
     "polygon with an integer past floats": (
         polygon([1, 1, 10**400, 2, 1, 2]), ["segmentation[0] must hold numbers only, got 1000"]),
     "polygon with NaN": (
@@ -204,7 +219,8 @@ RECORDS = {  # what is done to the sound data set, what the message says
     "polygon a line": (polygon([1, 1, 3, 1, 5, 1]), [ANNOTATION + "segmentation must enclose"]),
     "runs without size": (
         annotation(segmentation={"counts": [48]}), ["segmentation.size must be [6, 8]", "None"]),
-    "runs of another size": (runs([48], (8, 6)), ["segmentation.size must be [6, 8]", "[8, 6]"]),
+    "runs of a turned size": (runs([48], (8, 6)), ["must be [6, 8]", "[8, 6]; it is [width, he"]),
+    "runs of another size": (runs([48], (9, 6)), ["segmentation.size must be [6, 8]", "[9, 6]"]),
     "runs without counts": (annotation(segmentation={"size": [6, 8]}), ["segmentation.counts"]),
     "runs too short": (runs([7, 4]), ["segmentation.counts must", "48, got 11", "got [7, 4]"]),
     "runs too long": (runs([7, 4, 38]), ["segmentation.counts must", "got more", "[7, 4, 38]"]),
@@ -296,9 +312,145 @@ def test_a_long_list_is_cut_in_the_message_only(folder):
     with pytest.raises(DatasetError) as caught:
         read(folder, content)
     assert len(caught.value.problems) == 1000
-    assert len(str(caught.value).splitlines()) == SHOWN + 2
-    assert f"and {1000 - SHOWN} more" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == ALIKE + 3
+    assert f"and {1000 - ALIKE} more like it\n  `mrcnn check-data DIR" in str(caught.value)
     assert caught.value.problems[-1].label == "annotations[999] (id 1000)"
+
+
+def test_problems_of_many_kinds_are_cut_too(folder):
+    content = sound()
+    content["annotations"] = [
+        content["annotations"][0] | {"id": i, "iscrowd": 2 + i, "bbox": [i], "area": -i}
+        for i in range(1, 9)
+    ]
+    with pytest.raises(DatasetError) as caught:
+        read(folder, content)
+    assert len(caught.value.problems) == 24
+    assert len(str(caught.value).splitlines()) == 3 * (ALIKE + 1) + 2 < SHOWN
+
+
+READ = {  # what is done to the sound data set, and the notes
+    "ids as text": (
+        annotation(id="10", image_id=" 1", category_id="3"),
+        ["annotations.id (1): text is read as a whole number",
+         "annotations.image_id (1): text is read as a whole number",
+         "annotations.category_id (1): text is read as a whole number"]),
+    "ids and sizes with decimal points": (
+        lambda c: (image(id=1.0, width=8.0, height="6.0")(c), category(id=3.0)(c)),
+        ["images.id (1): whole numbers with a decimal point are read as whole numbers",
+         "images.width (1): whole numbers with a decimal point are read as whole numbers",
+         "images.height (1): text is read as a whole number",
+         "categories.id (1): whole numbers with a decimal point are read as whole numbers"]),
+    "null for what is optional": (
+        annotation(iscrowd=None, area=None, bbox=None),
+        ["annotations.iscrowd (1): null is read as 0",
+         "annotations.area (1): null is left out, and computed from the mask",
+         "annotations.bbox (1): empty boxes are left out, and taken from the mask"]),
+    "numbers as text": (
+        annotation(iscrowd=False, area="12", bbox=["1", "1", "4", "3"]),
+        ["annotations.iscrowd (1): true and false are read as 1 and 0",
+         "annotations.area (1): text is read as a number",
+         "annotations.bbox (1): text is read as numbers"]),
+    "an empty box": (
+        annotation(bbox=[]),
+        ["annotations.bbox (1): empty boxes are left out, and taken from the mask"]),
+    "a flat polygon": (
+        annotation(segmentation=[1, 1, 5, 1, 5, 4, 1, 4]),
+        ["annotations.segmentation (1): flat lists are read as one polygon each"]),
+    "a polygon of points": (
+        annotation(segmentation=[[1, 1], [5, 1], [5, 4], [1, 4]]),
+        ["annotations.segmentation (1): lists of points [x, y] are read as one polygon each"]),
+    "polygons of points": (
+        polygon([[1, 1], [5, 1], [5, 4], [1, 4]]),
+        ["annotations.segmentation (1): polygons of texts or points [x, y] are read as lists of "
+         "numbers"]),
+    "a polygon of texts": (
+        polygon(["1", "1", "5.0", "1", "5", "4", "1", "4"]),
+        ["annotations.segmentation (1): polygons of texts or points [x, y] are read as lists of "
+         "numbers"]),
+    "a stray point and line": (
+        polygon([1, 1, 5, 1, 5, 4, 1, 4], [2, 2, 7, 6], [], [3, 3]),
+        ["annotations.segmentation (1): polygons of fewer than 3 points are left out beside others "
+         "of the object"]),
+    "RLE in a list": (
+        annotation(segmentation=[{"size": [6, 8], "counts": [7, 3, 3, 3, 3, 3, 3, 3, 20]}]),
+        ["annotations.segmentation (1): RLE in a list is taken out of it"]),
+    "RLE as Python bytes": (
+        runs("b'73300000a0'"),
+        ["annotations.segmentation (1): RLE written as b'…' is read without the b"]),
+    "RLE of floats": (
+        runs([7.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 20.0]),
+        ["annotations.segmentation (1): counts of RLE are read as whole numbers"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ)
+def test_other_spellings_are_read(folder, case):
+    change, notes = READ[case]
+    content = sound()
+    change(content)
+    dataset = read(folder, content)
+    assert [*dataset.notes] == notes
+    assert dataset.boxes.tolist() == [[1, 1, 5, 4], [1, 1, 2, 5], [1, 1, 2, 5]]
+    assert (dataset.image_ids.tolist(), dataset.labels.tolist()) == ([1, 2], [0, 1, 1])
+    truth = GroundTruth.of_dataset(dataset)  # reads the file again
+    expected = {"id": 10, "image_id": 1, "category_id": 3, "area": 12, "iscrowd": 0}
+    record = truth.drawn[0]
+    assert {key: record[key] for key in expected} == expected
+    assert (*record["bbox"],) == (1, 1, 4, 3)
+    assert rle.area(record["segmentation"]) == 12
+
+
+def test_a_few_empty_masks_among_many_are_left_out(folder):
+    """As in COCO itself, whose files have some."""
+    content = sound()
+    line = {"segmentation": [[2, 2, 4, 2, 4, 2, 2, 2]], "bbox": [2, 2, 2, 0], "area": 0}
+    content["annotations"] = [content["annotations"][0] | {"id": i} for i in range(1, 201)]
+    content["annotations"][7] |= line
+    dataset = read(folder, content)
+    assert dataset.annotation_ids.tolist() == [1, 2, 3, 4, 5, 6, 7, *range(9, 201)]
+    assert dataset.notes == (
+        "annotations with empty masks are left out (1): annotations[7] (id 8)",
+    )
+    for record in content["annotations"][8:10]:
+        record |= line
+    with pytest.raises(DatasetError, match="enclose some of the image") as caught:
+        read(folder, content)
+    assert len(caught.value.problems) == 6  # masks and boxes
+
+
+def test_an_outline_of_any_length_is_refused_before_it_is_drawn(folder, monkeypatch):
+    monkeypatch.setattr("mrcnn.data.coco.annotations.MAX_OUTLINE", 1000)
+    content = sound()
+    square = content["annotations"][0]["segmentation"][0]
+    polygon(square, [0, 0, 8, 6] * 49)(content)
+    assert read(folder, content).boxes[0].tolist() == [1, 1, 5, 4]
+    polygon(square, [0, 0, 8, 6] * 51)(content)
+    drawn = []
+    boxes = instance_masks.mask_boxes
+    monkeypatch.setattr(instance_masks, "mask_boxes", lambda m: (drawn.append(len(m)), boxes(m))[1])
+    with pytest.raises(DatasetError, match=r"at most 1,000 pixels, got '1,0\d\d pixels'"):
+        read(folder, content)
+    assert drawn == [2]
+
+
+OTHER_TASKS = {
+    "panoptic": {"images": [], "annotations": [{"segments_info": [], "image_id": 1}]},
+    "captions": {"images": [], "annotations": [{"caption": "a cat", "id": 1, "image_id": 1}]},
+    "keypoints": {"images": [], "annotations": [{"keypoints": [1, 1, 2], "id": 1}]},
+    "images only": {"images": [{"id": 1}], "categories": []},
+}
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_files_of_other_tasks_are_named(folder, task):
+    with pytest.raises(DatasetError, match=f"hold masks of objects, got '{task}.*instances_val"):
+        read(folder, OTHER_TASKS[task])
+
+
+def test_detections_in_place_of_annotations(folder):
+    with pytest.raises(DatasetError, match="a list holds detections"):
+        read(folder, [{"image_id": 1, "category_id": 3, "bbox": [1, 1, 2, 2], "score": 0.5}])
 
 
 STRANGE = [

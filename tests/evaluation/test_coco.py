@@ -8,6 +8,7 @@ import pytest
 from mrcnn.errors import UserError
 from mrcnn.evaluation.result_files import kinds_of, read_results
 from mrcnn.evaluation.truth import GroundTruth
+from mrcnn.ops import rle
 from tests.helpers.random_results import (
     METRICS,
     metrics_of,
@@ -81,15 +82,25 @@ BAD_ENTRIES = {
     "NaN for a score": ({"score": float("nan")}, "score must be a finite number, got nan"),
     "three numbers": ({"bbox": [1, 2, 3]}, r"bbox must be four finite numbers .*, got \[1, 2, 3\]"),
     "reversed box": ({"bbox": [1, 2, -3, 4]}, "bbox must be four finite numbers"),
-    "polygon": ({"segmentation": [[1, 1, 9, 1, 9, 9]]}, r"RLE whose size is \[240, 320\]"),
+    "a score beyond floats": ({"score": 10**400}, "score must be a finite number, got 10000"),
+    "a box beyond floats": ({"bbox": [1, 1, 10**400, 2]}, "bbox must be four finite numbers"),
+    "half a polygon": ({"segmentation": [[1, 1, 9, 1]]}, "hold x and y of at least 3 points"),
+    "polygon far away": ({"segmentation": [[1, 1, 9e9, 1, 9, 9]]}, "in or near its image of 320"),
     "mask of another size": (
-        {"segmentation": {"size": [9, 9], "counts": "0"}}, r"RLE whose size is \[240, 320\]"
+        {"segmentation": {"size": [9, 9], "counts": "0"}},
+        r"segmentation\.size must be \[240, 320\], the \[height, width\] of the image",
+    ),
+    "mask of a turned size": (
+        {"segmentation": {"size": [320, 240], "counts": [76800]}}, r"it is \[width, height\]",
+    ),
+    "mask of 2^62 pixels": (
+        {"segmentation": {"size": [2**31, 2**31], "counts": [2**62]}}, r"segmentation\.size must"
     ),
     "mask cut short": (
-        {"segmentation": {"size": [240, 320], "counts": "01"}}, "RLE that fills the image"
+        {"segmentation": {"size": [240, 320], "counts": "01"}}, "be the RLE of a mask of 320 x 240"
     ),
-    "list of counts": (
-        {"segmentation": {"size": [240, 320], "counts": [5, 76795]}}, "compressed RLE that"
+    "counts that overflow": (
+        {"segmentation": {"size": [240, 320], "counts": [2**63 - 1, 2**63 - 1, 76802]}}, "got more"
     ),
 }  # fmt: skip
 
@@ -103,6 +114,33 @@ def test_bad_entries(case, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         read(tmp_path, truth, entries)
     assert f"{tmp_path / 'results.json'}: entry 4: " in str(caught.value)
+
+
+OTHER_MASKS = {  # of the pixels (1, 1) to (3, 4) of an image of 240 x 320
+    "counts": {"size": [240, 320], "counts": [241, 3, 237, 3, 76316]},
+    "polygon": [[1, 1, 3, 1, 3, 4, 1, 4]],
+    "flat polygon": [1, 1, 3, 1, 3, 4, 1, 4],
+    "points": [[1, 1], [3, 1], [3, 4], [1, 4]],
+}
+
+
+@pytest.mark.parametrize("mask", OTHER_MASKS.values(), ids=OTHER_MASKS)
+def test_masks_in_other_forms(mask, tmp_path):
+    truth, entries = random_set(2)
+    expected = rle.from_box(np.array([1, 1, 3, 4]), 240, 320)
+    entries[0]["segmentation"] = expected
+    metrics = metrics_of(truth, entries, "segm")
+    entries[0] |= {"segmentation": mask, "score": str(entries[0]["score"])}
+    entries[0] |= {key: float(entries[0][key]) for key in ("image_id", "category_id")}
+    content = read(tmp_path, truth, entries)
+    assert content[0]["segmentation"] == expected
+    assert metrics_of(truth, content, "segm") == metrics
+
+
+def test_annotations_in_place_of_detections(tmp_path):
+    truth, _ = random_set(2)
+    with pytest.raises(UserError, match="it is an annotation file; name the file of detections"):
+        read(tmp_path, truth, truth)
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ FAULTS = IMAGE_FAULTS | {
     "box of another": of_annotation(
         "box of something else", "bbox must be that of its mask", bbox=box_of_another),
     "loose box": of_annotation("loose box", "bbox must be tight around its mask", bbox=loose_box),
-    "area of text": of_annotation("area that is not a number", "area must be a number", area="12"),
+    "area of text": of_annotation("annotations.area", "area must be a number", area="twelve"),
     "area of another": of_annotation("area of something else", "got 12; correct it", area=12),
     "no mask": of_annotation("annotations.segmentation", WITHOUT_MASK, segmentation=None),
     "NaN": of_annotation(
@@ -221,7 +221,7 @@ FAULTS = IMAGE_FAULTS | {
         "mask without a pixel", "must cover the centre of a pixel",
         segmentation=square(10.6, 10.6, 0.3), bbox=[10.6, 10.6, 0.3, 0.3], area=0.09),
     "a diagonal": of_annotation(
-        "mask without a pixel", "must cover the centre of a pixel",
+        "annotations.segmentation", "must enclose some of the image, got 'an empty mask'",
         segmentation=[[1, 1, 9, 9, 17, 17]], bbox=GONE, area=GONE),
     "one pixel": of_annotation(
         "mask of few pixels", "got '1 pixels'",

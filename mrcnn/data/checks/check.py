@@ -57,7 +57,6 @@ IMAGE_CHECKS = {
 OBJECT_CHECKS = {
     "box of something else": Check(ERROR, object_checks.box_of_mask, "rewrite"),
     "loose box": Check(WARNING, object_checks.tight_box, "rewrite"),
-    "area that is not a number": Check(ERROR, object_checks.area_value, "rewrite"),
     "area of something else": Check(WARNING, object_checks.area_of_mask, "rewrite"),
     "mask without a pixel": Check(ERROR, object_checks.covers_pixels, "annotations"),
     "mask of few pixels": Check(WARNING, object_checks.enough_pixels),

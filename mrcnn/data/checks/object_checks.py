@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from mrcnn.data.checks.decoded import DecodedImage, DecodedObject
 from mrcnn.data.checks.findings import Violations
-from mrcnn.data.coco.annotations import is_number
 from mrcnn.ops import rle
 
 FEW_PIXELS = 4  # a smaller mask is more likely a slip of the hand than an object
@@ -26,6 +25,8 @@ def box_of_mask(instance: DecodedObject) -> Violations:
     if _iou(instance.stated_box, instance.box) < SAME_BOX:
         rule = f"be that of its mask, {_xywh(instance.box)}"
         fix = "correct the box, or draw the mask again"
+        if _iou(np.array(instance.record["bbox"], np.float64), instance.box) >= SAME_BOX:
+            fix = "it holds two corners: write x, y, width, height"
         yield instance.violation("bbox", rule, instance.record["bbox"], fix)
 
 
@@ -38,18 +39,10 @@ def tight_box(instance: DecodedObject) -> Violations:
         yield instance.violation("bbox", rule, instance.record["bbox"], "use the mask's box")
 
 
-def area_value(instance: DecodedObject) -> Violations:
-    """Check that `area` is a number: AP of small, medium and large objects depends on it."""
-    area = instance.record.get("area", 0)
-    if not (is_number(area) and area >= 0):
-        fix = f"state the {instance.area:.0f} pixels of the mask"
-        yield instance.violation("area", "be a number >= 0", area, fix)
-
-
 def area_of_mask(instance: DecodedObject) -> Violations:
     """Check that `area` fits the mask, and is not that of the box."""
-    area, allowed = instance.record.get("area"), max(16, 0.5 * instance.area)
-    if is_number(area) and area >= 0 and abs(area - instance.area) > allowed:
+    area, allowed = instance.record.get("area", instance.area), max(16, 0.5 * instance.area)
+    if abs(area - instance.area) > allowed:
         rule = f"be about the {instance.area:.0f} pixels of its mask"
         yield instance.violation("area", rule, area, "correct it")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrcnn.data.checks.findings import ERROR, CheckedData, CheckedSplit, Finding
-from mrcnn.data.checks.repair import merge_duplicate_images, repair_records
+from mrcnn.data.checks.repair import merge_duplicate_images, number_records, repair_records
 from mrcnn.data.coco.read import read_coco
 from mrcnn.data.coco.tables import ids
 from mrcnn.data.formats import Split, find_splits
@@ -63,19 +63,21 @@ def read_split(
     """
     problems = Problems(split.annotations)
     records = split.records or read_records(split.annotations, problems, images=split.images)
-    annotations, images = records.annotations.records, records.images.records
+    images = records.images.records
     checked = CheckedSplit(
         name,
         split,
         records,
-        annotated=ids(annotations, "image_id"),
-        used=ids((r for r in annotations if r.get("iscrowd") != 1), "category_id"),
         file_names=frozenset(
             r["file_name"] for r in images if not file_name_rule(r.get("file_name"))
         ),
     )
     for problem in problems.items:
         checked.refuse(problem)
+    number_records(checked)
+    annotations = checked.records.annotations.records
+    checked.annotated = ids(annotations, "image_id")
+    checked.used = ids((r for r in annotations if r.get("iscrowd") != 1), "category_id")
     merge_duplicate_images(checked)
     for _ in range(_ROUNDS):
         records = checked.records
@@ -83,7 +85,7 @@ def read_split(
             break
         try:
             checked.dataset = read_coco(
-                split.annotations, split.images, class_names, category_ids, records
+                split.annotations, split.images, class_names, category_ids, records, keep_all=True
             )
             break
         except DatasetError as error:

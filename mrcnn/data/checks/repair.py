@@ -5,15 +5,20 @@ Others are removed, with the records that depend on them. Source records are cop
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import count, filterfalse
 from pathlib import Path
+from typing import Any
 
 from mrcnn.data.checks.findings import CheckedSplit
-from mrcnn.data.coco.tables import Record, RecordTable, ids, is_id
+from mrcnn.data.coco.annotations import check_segmentation
+from mrcnn.data.coco.tables import ID_RULE, Record, RecordTable, ids, is_id
 from mrcnn.data.image_files import Size, file_name_rule, stored_size
-from mrcnn.data.problems import Problem
+from mrcnn.data.problems import Problem, Problems
 from mrcnn.errors import FileError
+from mrcnn.io.json_files import is_number
 
 REMOVED = "removed"
 
@@ -33,11 +38,35 @@ def repair_records(split: CheckedSplit, problems: Sequence[Problem]) -> None:
     drop(split, images, without_category | annotations)
 
 
+def number_records(split: CheckedSplit) -> None:
+    """Give numbers to images and categories whose ids are names, negative, or beyond 64 bits."""
+    for name, key in (("images", "image_id"), ("categories", "category_id")):
+        table = split.table(name)
+        found = Counter(_key(record.get("id")) for record in table.records)
+        used, records, new_id = ids(table.records, "id"), list(table.records), dict[str, int]()
+        free = filterfalse(used.__contains__, count(1))
+        for i, (record, label) in enumerate(zip(table.records, table.labels, strict=True)):
+            id = record.get("id")
+            if isinstance(id, bool) or not isinstance(id, int | str) or is_id(id):
+                continue
+            if found[_key(id)] == 1:
+                new_id[_key(id)] = next(free)
+                fix = f"numbered as {new_id[_key(id)]}"
+                problem = Problem(label, ID_RULE, id, f"number the {name}", name, i, "id")
+                split.refuse(problem)
+                split.add_change(name, record, fix, str(problem))
+                records[i] = {**record, "id": new_id[_key(id)]}
+        if new_id:
+            annotations = _with_new_ids(split.records.annotations, key, new_id)
+            changed: Any = {name: replace(table, records=records), "annotations": annotations}
+            split.records = replace(split.records, **changed)
+
+
 def merge_duplicate_images(split: CheckedSplit) -> None:
     """Give all annotations of the image records of one file to the first of them."""
     table = split.records.images
     first_of: dict[str, int] = {}
-    new_id: dict[int, int] = {}
+    new_id: dict[str, int] = {}
     duplicates: set[int] = set()
     for i, (record, label) in enumerate(zip(table.records, table.labels, strict=True)):
         name, id = record.get("file_name"), record.get("id")
@@ -52,7 +81,7 @@ def merge_duplicate_images(split: CheckedSplit) -> None:
         split.add_change("images", record, f"merged with image {kept_id}", str(problem))
         duplicates.add(i)
         if id != kept_id:
-            new_id[id] = kept_id
+            new_id[_key(id)] = kept_id
     if duplicates:
         annotations = _with_new_ids(split.records.annotations, "image_id", new_id)
         split.records = replace(split.records, annotations=annotations)
@@ -108,20 +137,28 @@ def _size_of_file(record: Record, broken: Collection[str], folder: Path) -> Size
 
 
 def _repair_annotations(split: CheckedSplit, broken: Mapping[int, Fields]) -> set[int]:
-    """Renumber, and drop boxes, which follow from masks; return the indices of others."""
+    """Renumber, repair polygons, drop boxes and areas; return the indices of others."""
+    image_records = split.records.images.records
+    size_of = {r["id"]: (r["height"], r["width"]) for r in image_records if _has_size(r)}
     table = split.records.annotations
     annotations = list(table.records)
     free_id = 1 + max(ids(annotations, "id"), default=0)
     dropped: set[int] = set()
     for index, fields in broken.items():
         record, actions = dict(table.records[index]), []
-        if not set(fields) <= {"bbox", "id"}:
+        repaired = None
+        if "segmentation" in fields and is_id(image_id := record.get("image_id")):
+            repaired = _repaired_polygons(record.get("segmentation"), size_of.get(image_id))
+        if not set(fields) <= {"bbox", "area", "id", *(["segmentation"] if repaired else [])}:
             actions.append(REMOVED)
             dropped.add(index)
         else:
-            if "bbox" in fields:
-                del record["bbox"]
-                actions.append("bbox taken from the mask")
+            if repaired:
+                record["segmentation"], action = repaired
+                actions.append(action)
+            for field in {"bbox", "area"} & {*fields}:
+                del record[field]
+                actions.append(f"{field} taken from the mask")
             if "id" in fields:
                 record["id"] = free_id
                 actions.append(f"renumbered as {free_id}")
@@ -131,6 +168,31 @@ def _repair_annotations(split: CheckedSplit, broken: Mapping[int, Fields]) -> se
         split.add_change("annotations", table.records[index], ", ".join(actions), reason)
     split.records = replace(split.records, annotations=replace(table, records=annotations))
     return dropped
+
+
+def _has_size(image: Record) -> bool:
+    return all(is_id(image.get(field)) for field in ("id", "height", "width"))
+
+
+def _repaired_polygons(segmentation: Any, size: Size | None) -> tuple[list[Any], str] | None:
+    """Return the polygons that can be drawn on an image, and what was done; None without any."""
+    if not isinstance(segmentation, list) or size is None:
+        return None
+    sound = [ring for ring in segmentation if _is_drawable([ring], size)]
+    if 0 < len(sound) < len(segmentation):
+        return sound, f"{len(segmentation) - len(sound)} polygons taken off"
+    if all(isinstance(ring, list) and all(map(is_number, ring)) for ring in segmentation):
+        scaled = [[v * size[1 - i % 2] for i, v in enumerate(ring)] for ring in segmentation]
+        is_fraction = all(0 <= v <= 1 for ring in segmentation for v in ring)
+        if is_fraction and _is_drawable(scaled, size):
+            return scaled, "fractions multiplied by the size of the image"
+    return None
+
+
+def _is_drawable(segmentation: list[Any], size: Size) -> bool:
+    problems = Problems(Path())
+    check_segmentation(segmentation, size, "", problems)
+    return not problems.items
 
 
 def _repair_categories(split: CheckedSplit, broken: Mapping[int, Fields]) -> set[int]:
@@ -155,7 +217,7 @@ def _repair_categories(split: CheckedSplit, broken: Mapping[int, Fields]) -> set
             action = f"merged with category {first['id']} of the same name"
             dropped.add(index)
             if is_id(id):
-                annotations = _with_new_ids(annotations, "category_id", {id: first["id"]})
+                annotations = _with_new_ids(annotations, "category_id", {_key(id): first["id"]})
         else:
             action = "removed with its annotations"
             dropped |= {i for i, other in enumerate(categories) if other.get("id") == id}
@@ -171,10 +233,15 @@ def _repair_categories(split: CheckedSplit, broken: Mapping[int, Fields]) -> set
     return without_category
 
 
-def _with_new_ids(table: RecordTable, key: str, new_id: Mapping[int, int]) -> RecordTable:
-    """Return the records with other ids under `key`."""
+def _key(id: object) -> str:
+    """Return a text for an id of any type, different from that of all others."""
+    return repr(id)
+
+
+def _with_new_ids(table: RecordTable, key: str, new_id: Mapping[str, int]) -> RecordTable:
+    """Return the records with other ids under `key`; `new_id` has the old ones as `_key`."""
     records = [
-        {**record, key: new_id[old]} if is_id(old := record.get(key)) and old in new_id else record
+        {**record, key: new_id[old]} if (old := _key(record.get(key))) in new_id else record
         for record in table.records
     ]
     return replace(table, records=records)

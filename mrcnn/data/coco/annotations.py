@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrcnn.data.coco.tables import Classes, Images, Record, RecordTable, is_id
+from mrcnn.data.coco.tables import ID_RULE, Classes, Images, Record, RecordTable, is_id
 from mrcnn.data.image_files import Size
 from mrcnn.data.problems import Problems
+from mrcnn.io.json_files import is_number
 from mrcnn.ops import instance_masks
 from mrcnn.ops.instance_masks import InstanceMasks
 from mrcnn.ops.rle import parse_counts
+
+MAX_OUTLINE = 10_000_000  # pixels around all polygons of an annotation
+MOST_EMPTY = 0.01  # of the masks, which are left out; COCO's own files have a few
 
 _REMOVE = "correct it or remove the annotation"
 _NO_COUNTS = np.zeros(0, np.int32)
@@ -63,7 +66,7 @@ def read_annotations(
         add = problems.of_record("annotations", index, label)
         id = record.get("id")
         if not is_id(id):
-            add("id", "be a whole number >= 0", id, "number the annotations")
+            add("id", ID_RULE, id, "number the annotations")
         elif (first := seen.setdefault(id, index)) != index:
             add("id", "be unique", id, f"{table.labels[first]} has it too")
 
@@ -77,6 +80,9 @@ def read_annotations(
         crowd = record.get("iscrowd", 0)
         if crowd not in (0, 1):
             add("iscrowd", "be 0 or 1", crowd, _REMOVE)
+        area = record.get("area", 0)
+        if not (is_number(area) and area >= 0):
+            add("area", "be a number >= 0", area, "state the pixels of the mask, or leave it out")
 
         counts = _NO_COUNTS
         size = images.sizes[image] if image >= 0 else (0, 0)
@@ -93,41 +99,77 @@ def read_annotations(
     return flat
 
 
-def mask_bounds(masks: InstanceMasks, table: RecordTable, problems: Problems) -> Tensor:
-    """Return the (I, 4) float64 bounds of the masks in file pixels. An empty mask is a problem."""
-    far = _far_points(masks, table, problems)
-    boxes = instance_masks.mask_boxes(masks)
+def check_segmentation(segmentation: Any, size: Size, label: str, problems: Problems) -> None:
+    """Check the polygons or the RLE of one mask on an image of the (height, width) `size`."""
+    flat, images = FlatAnnotations(image=[0]), Images(sizes=[size])
+    add = problems.of_record("annotations", 0, label)
+    flat.counts.append(_read_mask(segmentation, size, flat, add))
+    flat.instance_ring_end.append(len(flat.ring_end))
+    if flat.ring_end:
+        _bad_outlines(flat.masks(images), RecordTable([{}], [label]), problems)
+
+
+def mask_bounds(
+    masks: InstanceMasks, table: RecordTable, problems: Problems, keep_all: bool
+) -> tuple[Tensor, list[int]]:
+    """Return the (I, 4) float64 bounds of the masks in file pixels, and the masks to leave out.
+
+    An empty mask is left out if there are few among many, as in COCO itself; otherwise, or with
+    `keep_all`, it is a problem.
+    """
+    bad = _bad_outlines(masks, table, problems)
+    boxes = torch.zeros(len(masks), 4, dtype=torch.float64)
+    good = torch.nonzero(~bad).squeeze(1)
+    drawn = instance_masks.select(masks, good) if bad.any() else masks
+    boxes[good] = instance_masks.mask_boxes(drawn)
     stated = (masks.instance_ring.diff() > 0) | (masks.instance_count.diff() > 0)
-    empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
-    for i in torch.nonzero(stated & empty & ~far).flatten().tolist():
+    empty = torch.nonzero(stated & ~bad & (boxes[:, 2:] <= boxes[:, :2]).any(1)).flatten().tolist()
+    if not keep_all and len(empty) <= MOST_EMPTY * len(masks):
+        return boxes, empty
+    for i in empty:
         add = problems.of_record("annotations", i, table.labels[i])
         add("segmentation", "enclose some of the image", "an empty mask", _REMOVE)
-    return boxes
+    return boxes, []
 
 
-def _far_points(masks: InstanceMasks, table: RecordTable, problems: Problems) -> Tensor:
-    """Return (I,) bool, the masks with a point that is NaN or far away.
+def _bad_outlines(masks: InstanceMasks, table: RecordTable, problems: Problems) -> Tensor:
+    """Return (I,) bool, the masks whose polygons cannot be drawn on their images.
 
     A point may be outside of the image, as some tools write it, by at most the image's own size.
-    The first such point of each ring is a problem.
     """
-    far = torch.zeros(len(masks), dtype=torch.bool)
+    bad = torch.zeros(len(masks), dtype=torch.bool)
     owner = torch.repeat_interleave(torch.arange(len(masks)), masks.instance_ring.diff())  # (Q,)
     ring = torch.repeat_interleave(torch.arange(len(owner)), masks.ring_start.diff())  # (V,)
-    size = masks.frame[owner[ring]].flip(1)  # (V, 2)
-    bad = ~((masks.points >= -size) & (masks.points <= 2 * size)).all(1)  # NaN is bad
-    reported = -1
-    for v in torch.nonzero(bad).flatten().tolist():
-        if (q := int(ring[v])) == reported:
-            continue
-        reported, i = q, int(owner[q])
-        far[i] = True
+    instance = owner[ring]
+    size = masks.frame[instance].flip(1)  # (V, 2)
+
+    def add(v: int, rule: str, value: object, fix: str = _REMOVE) -> None:
+        i = int(instance[v])
+        bad[i] = True
+        part = f"[{int(ring[v]) - int(masks.instance_ring[i])}]"
+        of_record = problems.of_record("annotations", i, table.labels[i])
+        of_record("segmentation", rule, value, fix, part)
+
+    far = ~((masks.points >= -size) & (masks.points <= 2 * size)).all(1)  # NaN is far
+    for v in torch.nonzero(far).flatten().tolist():
         width, height = size[v].tolist()
-        rule = f"hold points in or near its image of {width} x {height}"
-        add = problems.of_record("annotations", i, table.labels[i])
-        part = f"[{q - int(masks.instance_ring[i])}]"
-        add("segmentation", rule, masks.points[v].tolist(), _REMOVE, part)
-    return far
+        add(v, f"hold points in or near its image of {width} x {height}", masks.points[v].tolist())
+    in_pixels = torch.zeros(len(masks), dtype=torch.bool)
+    beyond = ((masks.points < 0) | (masks.points > 1) | (size <= 2)).any(1)
+    in_pixels[instance[beyond]] = True
+    first = masks.ring_start[masks.instance_ring]  # (I + 1,) point of each mask
+    for i in torch.nonzero((first.diff() > 0) & ~in_pixels & ~bad).flatten().tolist():
+        value = masks.points[first[i]].tolist()
+        add(int(first[i]), "be in pixels", value, "multiply fractions by the width and height")
+    # Points are near the image now, so that few of them cannot make a long outline.
+    longest = first.diff() * 3 * masks.frame.sum(1)
+    for i in torch.nonzero((longest > MAX_OUTLINE) & ~bad).flatten().tolist():
+        points = masks.points[int(first[i]) : int(first[i + 1])]
+        length = int(points.diff(dim=0).norm(dim=1).sum())
+        if length > MAX_OUTLINE:
+            rule = f"have outlines of at most {MAX_OUTLINE:,} pixels"
+            add(int(first[i]), rule, f"{length:,} pixels", "draw it again with fewer points")
+    return bad
 
 
 def _check_bbox(bbox: object, size: Size, add: Callable[..., None]) -> None:
@@ -143,12 +185,7 @@ def _check_bbox(bbox: object, size: Size, add: Callable[..., None]) -> None:
         rule = f"be inside its image of {width} x {height}"
     else:
         return
-    add("bbox", rule, bbox, _REMOVE)
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a value is a finite number; booleans are not."""
-    return type(value) in (int, float) and abs(value) < math.inf  # type: ignore[arg-type]
+    add("bbox", rule, bbox, "correct it or leave it out")
 
 
 def _read_mask(
@@ -157,7 +194,7 @@ def _read_mask(
     """Append the rings of a polygon mask to `flat`, or return the counts of an RLE mask."""
     if isinstance(segmentation, dict):
         return _read_rle(segmentation, size, add)
-    if not isinstance(segmentation, list) or not segmentation:
+    if not isinstance(segmentation, list) or not any(segmentation):
         fix = "draw its mask or remove the annotation"
         add("segmentation", "be a list of polygons or an RLE object", segmentation, fix)
         return _NO_COUNTS
@@ -174,7 +211,7 @@ def _read_mask(
                 flat.points.extend(ring)
             except (TypeError, OverflowError):
                 del flat.points[before:]
-                wrong = next(value for value in ring if not is_number(value) or abs(value) > 1e300)
+                wrong = next(value for value in ring if not is_number(value))
                 add("segmentation", "hold numbers only", wrong, _REMOVE, part)
                 continue
             flat.ring_end.append(len(flat.points) // 2)
@@ -185,6 +222,8 @@ def _read_rle(segmentation: Record, size: Size, add: Callable[..., None]) -> NDA
     """Return the counts of an RLE mask, given as text or list, that fill the image exactly."""
     counts, fix = segmentation.get("counts"), "encode the mask again"
     if segmentation.get("size") != [*size]:
+        if segmentation.get("size") == [*size[::-1]]:
+            fix = "it is [width, height]; turn the mask, too, if it was encoded row by row"
         rule = f"be {[*size]}, the [height, width] of the image"
         add("segmentation", rule, segmentation.get("size"), fix, ".size")
         return _NO_COUNTS

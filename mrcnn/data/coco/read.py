@@ -18,7 +18,7 @@ from mrcnn.data.coco.annotations import mask_bounds, read_annotations
 from mrcnn.data.coco.tables import CocoRecords, ids, read_categories, read_images
 from mrcnn.data.formats import Split
 from mrcnn.data.formats.coco_files import read_records
-from mrcnn.data.problems import Problems
+from mrcnn.data.problems import Problems, listed
 from mrcnn.errors import UserError
 from mrcnn.ops import instance_masks
 from mrcnn.ops.instance_masks import InstanceMasks
@@ -89,6 +89,7 @@ def read_coco(
     category_ids: Sequence[int] = (),
     records: CocoRecords | None = None,
     parsed: Any = None,
+    keep_all: bool = False,
 ) -> CocoDataset:
     """Read and check an annotation file, and the headers of all its images.
 
@@ -102,6 +103,7 @@ def read_coco(
         category_ids: Category ids of that model, for its classes that the file does not have.
         records: Replaces the contents of the file.
         parsed: JSON value of the file, if it was read before.
+        keep_all: Make a problem of an empty mask, even if it is one of few among many.
 
     Raises:
         DatasetError: Lists all that is wrong in the records and their images.
@@ -121,11 +123,15 @@ def read_coco(
         problems.raise_any()
     flat = read_annotations(records.annotations, table, classes, problems)
     masks = flat.masks(table)
-    boxes = mask_bounds(masks, records.annotations, problems)
+    boxes, empty = mask_bounds(masks, records.annotations, problems, keep_all)
+    problems.drop("annotations", empty)
     problems.raise_any()
 
-    image = torch.tensor(flat.image, dtype=torch.int64)
-    order = torch.argsort(image, stable=True)
+    kept = torch.ones(len(masks), dtype=torch.bool)
+    kept[empty] = False
+    rows = torch.nonzero(kept).squeeze(1)
+    image = torch.tensor(flat.image, dtype=torch.int64)[rows]
+    order = rows[torch.argsort(image, stable=True)]
     start = torch.zeros(len(table.ids) + 1, dtype=torch.int64)
     torch.cumsum(torch.bincount(image, minlength=len(table.ids)), 0, out=start[1:])
     names = [name.encode() for name in table.names]
@@ -134,7 +140,7 @@ def read_coco(
         folder=annotations.parent if images is None else images,
         class_names=classes.names,
         category_ids=classes.ids,
-        notes=(*records.notes, *classes.notes),
+        notes=(*records.notes, *classes.notes, *_left_out(empty, records)),
         image_ids=torch.tensor(table.ids, dtype=torch.int64),
         sizes=torch.tensor(table.sizes, dtype=torch.int64).view(-1, 2),
         names=torch.from_numpy(np.frombuffer(b"".join(names), np.uint8).copy()),
@@ -146,6 +152,12 @@ def read_coco(
         crowd=torch.tensor(flat.crowd, dtype=torch.bool)[order],
         masks=instance_masks.select(masks, order),
     )
+
+
+def _left_out(empty: Sequence[int], records: CocoRecords) -> list[str]:
+    """Return a note on annotations with empty masks, or none."""
+    names = listed([records.annotations.labels[i] for i in empty])
+    return [f"annotations with empty masks are left out ({len(empty):,}): {names}"] * bool(empty)
 
 
 def read_splits(

@@ -12,6 +12,8 @@ from mrcnn.data.images import MAX_PIXELS
 from mrcnn.data.problems import Problems
 from mrcnn.errors import FileError, UserError, class_label
 
+ID_RULE = "be a whole number from 0 to 2^63 - 1"
+
 Record = dict[str, Any]
 
 
@@ -97,7 +99,7 @@ def read_categories(
         id, name = record.get("id"), record.get("name")
         name = class_label(name) if isinstance(name, str) else name
         if not is_id(id):
-            add("id", "be a whole number >= 0", id, "number the categories")
+            add("id", ID_RULE, id, "number the categories")
         elif id in name_of or id in broken:
             add("id", "be unique", id, "give every category its own id")
         elif not isinstance(name, str) or not name.strip():
@@ -165,7 +167,7 @@ def read_images(table: RecordTable, folder: Path | None, problems: Problems) -> 
         add = problems.of_record("images", index, label)
         id = record.get("id")
         if not is_id(id):
-            add("id", "be a whole number >= 0", id, "number the images")
+            add("id", ID_RULE, id, "number the images")
         elif (first := images.index.setdefault(id, index)) != index:
             add("id", "be unique", id, f"{table.labels[first]} has it too")
         size = _stated_size(record, add)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.data.coco.tables import CocoRecords, RecordTable
+from mrcnn.data.coco.tidy import tidy
 from mrcnn.data.formats import lvis
 from mrcnn.data.formats.folder import list_files
 from mrcnn.data.formats.image_names import ImageNames
@@ -125,8 +126,9 @@ def read_records(
 ) -> CocoRecords:
     """Read the records of a COCO file, or of its JSON value if it was `parsed` before.
 
-    List items that are not objects are problems. Image files are named as below `images`, if it is
-    given. Headings of categories are left out.
+    List items that are not objects are problems. Other spellings of values are put into COCO's
+    form, in place. Image files are named as below `images`, if it is given. Headings of categories
+    are left out.
 
     Raises:
         DatasetError: If the file does not hold a JSON object.
@@ -134,14 +136,26 @@ def read_records(
     """
     content = read_json(annotations) if parsed is None else parsed
     if not isinstance(content, dict):
-        problems.add("the file", "hold a JSON object", content, "is it a COCO annotation file?")
+        fix = "is it a COCO annotation file?"
+        if isinstance(content, list) and content and isinstance(content[0], dict):
+            fix = "a list holds detections (mrcnn evaluate --results), or comes from another tool"
+        problems.add("the file", "hold a JSON object", content, fix)
+        problems.raise_any()
+    if kind := _other_task(content):
+        fix = "take the annotations of objects, such as instances_val2017.json"
+        problems.add("the file", "hold masks of objects", kind, fix)
         problems.raise_any()
     records = CocoRecords(
         images=_record_table(content, "images", problems),
         annotations=_record_table(content, "annotations", problems),
         categories=_record_table(content, "categories", problems),
     )
-    records = _without_headings(lvis.adapt(records, problems))
+    notes = [
+        note
+        for name in ("images", "annotations", "categories")
+        for note in tidy(getattr(records, name).records, name)
+    ]
+    records = _without_headings(lvis.adapt(replace(records, notes=tuple(notes)), problems))
     if images is not None and images.is_dir():
         notes = _locate_images(records.images, images, _subset(annotations))
         records = replace(records, notes=(*records.notes, *notes))
@@ -236,6 +250,18 @@ def _holds_something(folder: Path) -> bool:
 
 def _holds_images(folder: Path) -> bool:
     return any(entry.name.lower().endswith(SUFFIXES) for entry in _entries(folder))
+
+
+def _other_task(content: dict[str, Any]) -> str:
+    """Return the task of a file of COCO without objects and masks, or nothing."""
+    if "annotations" not in content and "images" in content:
+        return "images only, as for a test set"
+    items = content.get("annotations")
+    first = items[0] if isinstance(items, list) and items else None
+    if not isinstance(first, dict) or "segmentation" in first:
+        return ""
+    kinds = {"segments_info": "panoptic segments", "caption": "captions", "keypoints": "keypoints"}
+    return next((f"{kind} without masks" for key, kind in kinds.items() if key in first), "")
 
 
 def _record_table(content: dict[str, Any], key: str, problems: Problems) -> RecordTable:

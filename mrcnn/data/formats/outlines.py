@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.data.coco.annotations import is_number
 from mrcnn.data.image_files import Size
 from mrcnn.data.problems import Problems, RuleError
+from mrcnn.io.json_files import is_number
 from mrcnn.ops import rle
 
 REDRAW = "draw it again or remove it"

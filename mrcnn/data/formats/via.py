@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from mrcnn.data.coco.annotations import is_number
 from mrcnn.data.formats.folder import Listing
 from mrcnn.data.formats.image_names import ImageNames
 from mrcnn.data.formats.outlines import (
@@ -20,6 +19,7 @@ from mrcnn.data.formats.outlines import (
 from mrcnn.data.formats.records import ObjectRecord, ParsedFolder, left_out, numbered, read_images
 from mrcnn.data.image_files import Size, file_name_rule, joined
 from mrcnn.data.problems import Problems, RuleError
+from mrcnn.io.json_files import is_number
 
 SHAPES = {  # name -> its numbers
     "polygon": ("all_points_x", "all_points_y"),
