@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -35,11 +35,15 @@ ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor | Conte
 
 @dataclass(frozen=True)
 class InputImage:
-    """The pixels of an image, the file they come from, and a name for messages."""
+    """The pixels of an image, the file they come from, and a name for messages.
+
+    An image that cannot be read has an error, and no pixels.
+    """
 
     pixels: Pixels
     path: Path | None = None
     name: str = "image"
+    error: UserError | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,16 +51,17 @@ class InputImage:
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def is_image(value: ImageLike | Sequence[ImageLike]) -> TypeIs[ImageLike]:
+def is_image(value: ImageLike | Iterable[ImageLike]) -> TypeIs[ImageLike]:
     """Return whether a value is one image, not a list of them."""
     kinds = (str, os.PathLike, Image.Image, np.ndarray, Tensor, bytes, bytearray, memoryview)
-    return isinstance(value, kinds) or hasattr(value, "read")
+    # Other values that are not a list, either, are refused as an image.
+    return isinstance(value, kinds) or hasattr(value, "read") or not hasattr(value, "__iter__")
 
 
 def read_inputs(
     images: Iterable[ImageLike], config: ModelConfig, zoom: float = 1.0, tile: int | None = None
-) -> Iterator[InputImage | UserError]:
-    """Read images of any kind; yield the error of one that cannot be read, or is too large.
+) -> Iterator[InputImage]:
+    """Read images of any kind; one that cannot be read, or is too large, has an error.
 
     Images of one content give equal pixels, or equal errors, whatever their kind.
 
@@ -77,7 +82,8 @@ def read_inputs(
             check_network_size(read.name, (height, width), (network[0], network[1]), config)
             yield read
         except UserError as error:
-            yield error
+            path = Path(image) if isinstance(image, str | os.PathLike) else None
+            yield InputImage(np.zeros((0, 0, 3), np.uint8), path, error=error)
 
 
 def _read(image: ImageLike, name: str, tiled: bool) -> InputImage:
@@ -102,7 +108,9 @@ def _read(image: ImageLike, name: str, tiled: bool) -> InputImage:
     if not isinstance(image, Contents):
         raise TypeError(
             "predict: image must be a path, a PIL image, an array or a tensor, or the bytes of a "
-            f"file or a file open in mode 'rb', got {type(image)}"
+            f"file or a file open in mode 'rb', got {type(image).__name__}"
+            + " (cv2.imread returns None for a file that it cannot read)"
+            * (image is None)
         )
     return InputImage(read_image(name, bytes(image), max_pixels), name=name)
 

@@ -15,7 +15,7 @@ from mrcnn.cli.progress import ProgressLine
 from mrcnn.data.coco.write import coco_results
 from mrcnn.errors import UserError
 from mrcnn.inference import prediction_files
-from mrcnn.inference.predictor import Detect, Outcome
+from mrcnn.inference.predictor import Detect
 from mrcnn.inference.results import Result
 from mrcnn.inference.sources import Source, overlay_names
 from mrcnn.inference.video import VideoReader, written_video
@@ -126,13 +126,13 @@ class _Work:
     def run(self, sources: Sequence[Source], overlays: Sequence[str | None]) -> None:
         """Process images first, then videos."""
         pairs = sorted(zip(sources, overlays, strict=True), key=lambda pair: pair[0].is_video)
-        outcomes = self.detect(source.path for source, _ in pairs if not source.is_video)
+        results = self.detect(source.path for source, _ in pairs if not source.is_video)
         for number, (source, overlay) in enumerate(pairs, start=1):
             label = f"[{number}/{len(pairs)}] {source.path}"
             text = (
                 self._video(source.path, overlay, label)
                 if source.is_video
-                else self._image(next(outcomes), source.path, overlay)
+                else self._image(next(results), source.path, overlay)
             )
             self._report(label, text)
         self.lines.close()
@@ -142,17 +142,17 @@ class _Work:
             rate = self.progress.rate(self.done)
             self.progress.update(self.done, 0, f"{label}: {text}, {rate:.1f} img/s")
 
-    def _image(self, outcome: Outcome, path: Path, overlay: str | None) -> str:
+    def _image(self, result: Result, path: Path, overlay: str | None) -> str:
         """Write the overlay and the line of an image; return the text of its progress line."""
-        if isinstance(outcome, UserError):
+        if result.error:
             self.done += 1
-            self.summary.failures.append(str(outcome))
+            self.summary.failures.append(str(result.error))
             return "failed"
         if overlay is not None:
             with replacing(self.out / overlay) as draft:
-                outcome.plot(longest_side=LARGEST_OVERLAY).save(draft, quality=92)
-        self._write(outcome, path, overlay)
-        return outcome.summary()
+                result.plot(longest_side=LARGEST_OVERLAY).save(draft, quality=92)
+        self._write(result, path, overlay)
+        return result.summary()
 
     def _video(self, path: Path, overlay: str | None, label: str) -> str:
         """Write the overlay and the lines of a video, or of a camera until Ctrl-C is pressed."""
@@ -166,7 +166,6 @@ class _Work:
         with video as add_frame:
             try:
                 for result in self.detect(reader):
-                    assert isinstance(result, Result)  # arrays can always be read
                     if add_frame is not None:
                         add_frame(np.asarray(result.plot(longest_side=LARGEST_OVERLAY)))
                     self._write(result, path, overlay, frame=frame)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, overload
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from mrcnn.data.images import (
 )
 from mrcnn.errors import UserError
 from mrcnn.exporting.saved import SavedProgram
+from mrcnn.inference.advice import MODEL, OPTIONS, advice
 from mrcnn.inference.inputs import ImageLike, InputImage, is_image, read_inputs
 from mrcnn.inference.results import Result
+from mrcnn.inference.sources import images_at
 from mrcnn.inference.tiles import merge_tiles, tile_windows
 from mrcnn.inference.tta import VIEWS, detect_views
 from mrcnn.models import MaskRCNN
@@ -38,8 +41,7 @@ if TYPE_CHECKING:  # in typing itself since Python 3.11
     from mrcnn.data.coco.read import CocoDataset
     from mrcnn.evaluation import Evaluation
 
-Outcome = Result | UserError  # the error of an image whose file cannot be read
-Detect = Callable[[Iterable[ImageLike]], Iterator[Outcome]]
+Detect = Callable[[Iterable[ImageLike]], Iterator[Result]]
 Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
 
 _LARGEST_VIEW = max(scale for scale, _ in VIEWS)  # of test-time augmentation
@@ -87,6 +89,23 @@ class Predictor:
         return self.model.device
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the C classes."""
+        return self.config.class_names
+
+    def __repr__(self) -> str:
+        names = self.class_names
+        shown = ", ".join(names[:5]) + ", …" * (len(names) > 5)
+        kind = "class" if len(names) == 1 else "classes"
+        return f"Predictor({self.config.backbone}, {len(names)} {kind} ({shown}), {self.device})"
+
+    if not TYPE_CHECKING:  # a type checker refuses names that do not exist
+
+        def __getattr__(self, name: str) -> NoReturn:
+            fix = "" if name.startswith("_") else advice(name, dir(self), MODEL)
+            raise AttributeError(f"Predictor: has no attribute {name!r}{fix}")
+
+    @property
     def category_ids(self) -> tuple[int, ...]:
         """Category id of each class in the training annotations; 1, 2, … if there are none."""
         return self.config.category_ids or tuple(range(1, self.config.num_classes + 1))
@@ -109,7 +128,7 @@ class Predictor:
     @overload
     def predict(
         self,
-        image: Sequence[ImageLike],
+        image: Iterable[ImageLike],
         score_threshold: float = ...,
         class_thresholds: Mapping[str, float] = ...,
         **options: Unpack[Options],
@@ -117,7 +136,7 @@ class Predictor:
 
     def predict(
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: ImageLike | Iterable[ImageLike],
         score_threshold: float = 0.5,
         class_thresholds: Mapping[str, float] = {},
         **options: Unpack[Options],
@@ -129,50 +148,64 @@ class Predictor:
 
         Args:
             image: a file name, an open file or its bytes, a PIL image, an RGB or grey array (h, w,
-                3) or (h, w), or a tensor (3, h, w); or a list of these. docs/python.md lists the
-                dtypes and channels.
+                3) or (h, w), or a tensor (3, h, w). docs/python.md lists the dtypes and channels.
+                Or several: a list of these, a folder, a pattern such as "photos/**/*.jpg", or a
+                video file.
             score_threshold: lowest score to keep. The model already drops objects below its
                 configured `score_threshold`.
             class_thresholds: lowest scores of some classes by name, instead of `score_threshold`.
             **options: see `Options`.
 
         Returns:
-            The objects of the image, best first, or a list with one result per image.
+            The objects of the image, best first. For several images, a list with a result for each,
+            as `stream` yields them.
 
         Raises:
-            UserError: if an image cannot be read or is too large, or a class name is unknown.
-            TypeError: if a value is not an image.
+            UserError: if the only image cannot be read or is too large, a folder or a pattern has
+                no images, or a class name is unknown.
+            TypeError: if a value is not an image, or an option is unknown.
 
         Example:
             >>> result = model.predict("street.jpg", 0.6, {"dog": 0.8})
             >>> result.boxes.shape, result.names[:2]
             ((7, 4), ['car', 'dog'])
         """
-        if is_image(image):
-            return next(self.stream([image], score_threshold, class_thresholds, **options))
-        return list(self.stream(image, score_threshold, class_thresholds, **options))
+        if not is_image(image):
+            return list(self.stream(image, score_threshold, class_thresholds, **options))
+        if (several := images_at(image)) is not None:
+            return list(self.stream(several, score_threshold, class_thresholds, **options))
+        _check_options(options)
+        result = next(self.try_stream([image], score_threshold, class_thresholds, **options))
+        if result.error:
+            raise result.error
+        return result
+
+    __call__ = predict
 
     def stream(
         self,
-        images: Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         score_threshold: float = 0.5,
         class_thresholds: Mapping[str, float] = {},
         **options: Unpack[Options],
     ) -> Iterator[Result]:
-        """Yield a result per image, in order; for lists that do not fit in memory.
+        """Yield a result per image, in order; for images that do not fit in memory together.
 
         The next batch is read while the current one is computed. About 3 * `batch_size` images are
         in memory at a time. The arguments are those of `predict`.
 
-        Raises:
-            UserError: at the position of an image that cannot be read.
+        An image that cannot be read gives a result without objects, with an `error`, and a warning.
 
         Example:
-            >>> for result in model.stream(Path("photos").glob("*.jpg"), batch_size=8):
-            ...     print(result.path, result.summary())
+            >>> for result in model.stream("photos", batch_size=8):
+            ...     print(result.path, result.error or result.summary())
         """
-        outcomes = self.try_stream(images, score_threshold, class_thresholds, **options)
-        return map(_raise_if_error, outcomes)
+        _check_options(options)
+        if is_image(images):
+            several = images_at(images)
+            images = [images] if several is None else several
+        results = self.try_stream(images, score_threshold, class_thresholds, **options)
+        return map(_warn_of_error, results)
 
     def try_stream(
         self,
@@ -184,8 +217,8 @@ class Predictor:
         tiles: int | None = None,
         tile_overlap: float = 0.25,
         tta: bool = False,
-    ) -> Iterator[Outcome]:
-        """Run `stream`, but yield the error of an image that cannot be read and continue."""
+    ) -> Iterator[Result]:
+        """Run `stream` on a list, without its warnings."""
         thresholds = self.thresholds(score_threshold, class_thresholds)
         if tiles is not None and (tiles < 1 or not 0 <= tile_overlap < 1):
             raise ValueError(
@@ -203,22 +236,23 @@ class Predictor:
         inputs = read_inputs(images, self.config, _LARGEST_VIEW if tta else 1.0, tiles)
         return (self._in_tiles(image, tiles, tile_overlap, detect) for image in inputs)
 
-    def _in_tiles(
-        self, image: InputImage | UserError, size: int, overlap: float, detect: Detect
-    ) -> Outcome:
-        if isinstance(image, UserError):
-            return image
+    def _in_tiles(self, image: InputImage, size: int, overlap: float, detect: Detect) -> Result:
+        if image.error:
+            return self._failed(image)
         windows = tile_windows(*image.size, size, overlap)
-        outcomes = detect([image.pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in windows])
-        return merge_tiles(image, windows, [_raise_if_error(outcome) for outcome in outcomes])
+        results = list(detect([image.pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in windows]))
+        for result in results:
+            if result.error:
+                raise result.error
+        return merge_tiles(image, windows, results)
 
-    def _by_views(self, images: Iterable[ImageLike], thresholds: Thresholds) -> Iterator[Outcome]:
+    def _by_views(self, images: Iterable[ImageLike], thresholds: Thresholds) -> Iterator[Result]:
         """Detect with test-time augmentation, image by image."""
         if isinstance(self.model, SavedProgram):
             raise UserError("--tta requires a checkpoint; a program (.pt2) has no separate layers")
         for image in prefetch(read_inputs(images, self.config, _LARGEST_VIEW)):
-            if isinstance(image, UserError):
-                yield image
+            if image.error:
+                yield self._failed(image)
                 continue
             with self._inference():
                 batch = detect_views(self.model, image.pixels, self.config, self.device)
@@ -228,44 +262,43 @@ class Predictor:
 
     def _by_batches(
         self, images: Iterable[ImageLike], batch_size: int, thresholds: Thresholds
-    ) -> Iterator[Outcome]:
-        """Detect in batches, and yield the outcomes in the order of the images."""
-        finished: dict[int, Outcome] = {}
+    ) -> Iterator[Result]:
+        """Detect in batches, and yield the results in the order of the images."""
+        finished: dict[int, Result] = {}
         next_position = 0
-        for positions, inputs, content in prefetch(self._batches(images, batch_size)):
-            if isinstance(content, list):
-                finished.update(zip(positions, content, strict=True))
+        for positions, inputs, batch in prefetch(self._batches(images, batch_size)):
+            if batch is None:
+                finished.update(zip(positions, map(self._failed, inputs), strict=True))
             else:
-                detections = self.detect(content, [image.size for image in inputs])
+                detections = self.detect(batch, [image.size for image in inputs])
                 for position, image, objects in zip(positions, inputs, detections, strict=True):
                     finished[position] = self._result(image, objects, thresholds)
-            del inputs, content
+            del inputs, batch
             while next_position in finished:
                 yield finished.pop(next_position)
                 next_position += 1
 
     def _batches(
         self, images: Iterable[ImageLike], batch_size: int
-    ) -> Iterator[tuple[list[int], list[InputImage], ImageBatch | list[UserError]]]:
+    ) -> Iterator[tuple[list[int], list[InputImage], ImageBatch | None]]:
         """Read images, and prepare those of equal padded size together.
 
         Yields:
-            Positions in `images`, the images, and their batch; or the errors of unreadable files.
+            Positions in `images`, the images, and their batch; None if they cannot be read.
         """
         multiple = self.config.size_multiple
 
-        def padded_size(item: tuple[int, InputImage | UserError]) -> tuple[int, ...]:
-            if isinstance(item[1], UserError):
+        def padded_size(item: tuple[int, InputImage]) -> tuple[int, ...]:
+            if item[1].error:
                 return ()
             return tuple(-(-side // multiple) for side in network_size(*item[1].size, self.config))
 
         for group in bucket_by(
             enumerate(read_inputs(images, self.config)), padded_size, batch_size
         ):
-            positions = [position for position, _ in group]
-            inputs = [image for _, image in group if isinstance(image, InputImage)]
-            if not inputs:
-                yield positions, [], [error for _, error in group if isinstance(error, UserError)]
+            positions, inputs = [position for position, _ in group], [image for _, image in group]
+            if inputs[0].error:
+                yield positions, inputs, None
                 continue
             sizes = [network_size(*image.size, self.config) for image in inputs]
             batch = empty_batch(sizes, multiple)
@@ -352,8 +385,33 @@ class Predictor:
         )
         return result[result.scores >= thresholds[result.labels]]
 
+    def _failed(self, image: InputImage) -> Result:
+        """Return the result of an image that cannot be read."""
+        return Result(
+            image=image.pixels,
+            boxes=np.zeros((0, 4), np.float32),
+            scores=np.zeros(0, np.float32),
+            labels=np.zeros(0, np.int64),
+            rles=[],
+            class_names=self.config.class_names,
+            category_ids=self.category_ids,
+            path=image.path,
+            error=image.error,
+        )
 
-def _raise_if_error(outcome: Outcome) -> Result:
-    if isinstance(outcome, UserError):
-        raise outcome
-    return outcome
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse unknown options.
+
+    Raises:
+        TypeError: with the name of the right one.
+    """
+    for name in options.keys() - Options.__annotations__.keys():
+        known = ("score_threshold", "class_thresholds", *Options.__annotations__)
+        raise TypeError(f"predict: has no option {name!r}{advice(name, known, OPTIONS)}")
+
+
+def _warn_of_error(result: Result) -> Result:
+    if result.error:
+        warnings.warn(f"{result.error}; this result has no objects", stacklevel=2)
+    return result

@@ -23,7 +23,8 @@ from mrcnn.data.images import read_image
 from mrcnn.errors import UserError
 from mrcnn.inference.inputs import ImageLike
 from mrcnn.inference.load import load
-from mrcnn.inference.predictor import Options, Outcome, Predictor
+from mrcnn.inference.predictor import Options, Predictor
+from mrcnn.inference.results import Result
 
 try:
     import pyarrow as pa
@@ -128,9 +129,9 @@ class _Worker:
             )
         images = [_image(batch, i) for i in range(len(batch["path"]))]
         readable = [image for image in images if not isinstance(image, UserError)]
-        outcomes = self.predictor.try_stream(readable, *self.thresholds, **self.options)
+        results = self.predictor.try_stream(readable, *self.thresholds, **self.options)
         rows = [
-            _row(str(path), image if isinstance(image, UserError) else next(outcomes))
+            _row(str(path), image if isinstance(image, UserError) else next(results))
             for path, image in zip(batch["path"], images, strict=True)
         ]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -149,19 +150,20 @@ def _image(batch: dict[str, NDArray[Any]], i: int) -> ImageLike | UserError:
         return error
 
 
-def _row(path: str, outcome: Outcome) -> dict[str, Any]:
+def _row(path: str, result: Result | UserError) -> dict[str, Any]:
     """Return the columns of `SCHEMA` for one image."""
-    if isinstance(outcome, UserError):
+    error = result if isinstance(result, UserError) else result.error
+    if isinstance(result, UserError) or error:
         lists: dict[str, Any] = {field.name: [] for field in SCHEMA if pa.types.is_list(field.type)}
-        return {"path": path, **lists, "error": str(outcome)}
-    height, width = outcome.image.shape[:2]
+        return {"path": path, **lists, "error": str(error)}
+    height, width = result.image.shape[:2]
     return {
         "path": path,
         "height": height,
         "width": width,
-        "boxes": outcome.boxes.tolist(),
-        "scores": outcome.scores.tolist(),
-        "labels": outcome.labels.tolist(),
-        "names": outcome.names,
-        "counts": [rle["counts"] for rle in outcome.rles],
+        "boxes": result.boxes.tolist(),
+        "scores": result.scores.tolist(),
+        "labels": result.labels.tolist(),
+        "names": result.names,
+        "counts": [rle["counts"] for rle in result.rles],
     }

@@ -5,14 +5,18 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from mrcnn.data.image_files import SUFFIXES, is_hidden, is_read
 from mrcnn.data.problems import listed
 from mrcnn.errors import UserError
-from mrcnn.inference.video import CAMERA
+from mrcnn.inference.video import CAMERA, VideoReader
 from mrcnn.inference.video import SUFFIXES as VIDEO_SUFFIXES
 
 LIST = Path("-")  # file names on standard input, one per line
@@ -66,6 +70,34 @@ def find_images(
     return Found(list(sources.values()), notes)
 
 
+def images_at(place: Any) -> Iterator[Path | NDArray[Any]] | None:
+    """Return the images in a folder, those that match a pattern, or the frames of a video.
+
+    Returns:
+        None if `place` is something else, such as an image file or an array.
+
+    Raises:
+        UserError: if a folder or pattern has no images, or `place` is an address on the network.
+    """
+    if not isinstance(place, str | os.PathLike):
+        return None
+    path, text = Path(place), os.fspath(place)
+    if text.startswith(("http://", "https://")):
+        line = f"pass urllib.request.urlopen({text!r}).read()"
+        raise UserError(f"{text}: is an address, and only files are read; {line}")
+    is_pattern = glob.has_magic(text) and not os.path.lexists(path)
+    if not (is_pattern or os.path.isdir(path) or path.suffix.lower() in VIDEO_SUFFIXES):
+        return None
+    found = find_images([path])
+    for note in found.notes:
+        warnings.warn(note, stacklevel=3)
+    return (
+        image
+        for source in found.sources
+        for image in (VideoReader(source.path) if source.is_video else [source.path])
+    )
+
+
 def overlay_names(sources: Sequence[Source], taken: Collection[str] = ()) -> list[str]:
     """Return a file name for the overlay of each source; equal names are numbered.
 
@@ -101,7 +133,7 @@ def _find_in(place: Path, recursive: bool, exclude: Path | None) -> Found:
             known = " ".join(SUFFIXES)
             raise UserError(
                 f"{place}: has no images ({known}){note}; name the folder of images"
-                + ("" if recursive else "; --recursive also searches subfolders")
+                + f"; '{place}/**/*', or --recursive, also searches subfolders" * (not recursive)
             )
         sources = [Source(path, path.relative_to(place)) for path in images]
         return Found(sources, [f"{place}{note}"] if note else [])

@@ -24,7 +24,7 @@ Area = tuple[int, int, int, int]  # x1, y1, x2, y2 on the canvas
 SMALLEST_CANVAS = 512  # longer side, pixels: a smaller image is enlarged so that text fits
 FEW, MANY = 12, 40  # instances: up to FEW have all labels, above MANY only those that hide no other
 
-_FILL = 0.35  # of the colour, in a mask
+FILL = 0.35  # of the colour, in a mask
 _GOLDEN = 0.618034  # of a turn of hue: any number of steps stays spread out
 _DARKEST = 85  # least lightness of a colour, so that it shows on dark images
 _WHITE_TEXT = 108  # lightness up to which white text has more contrast than black
@@ -38,6 +38,11 @@ def draw_instances(
     class_names: Sequence[str],
     scores: NDArray[Any] | None = None,
     *,
+    colours: Sequence[Colour] | None = None,
+    alpha: float = FILL,
+    line_width: int | None = None,
+    with_boxes: bool = True,
+    with_labels: bool = True,
     legend: bool = False,
     longest_side: int | None = None,
 ) -> Pixels:
@@ -54,6 +59,11 @@ def draw_instances(
         masks: D COCO RLE masks of the size of the image, or an empty sequence.
         class_names: of the C classes.
         scores: (D,) in [0, 1].
+        colours: of the D instances, instead of `instance_colours`.
+        alpha: opacity of the masks, in [0, 1]; their edges are opaque.
+        line_width: of boxes and edges, pixels of the overlay; 1/700 of its longer side by default.
+        with_boxes: draw the boxes.
+        with_labels: write class names and scores.
         legend: list the classes with their colours and counts in a corner.
         longest_side: of the overlay, pixels; a larger image is reduced to it.
 
@@ -67,31 +77,31 @@ def draw_instances(
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resample = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     canvas = np.array(Image.fromarray(image).resize(size, resample))
-    line = max(1, round(max(size) / 700))
-    colours = instance_colours(labels, len(class_names))
+    line = line_width or max(1, round(max(size) / 700))
+    colours = colours or instance_colours(labels, len(class_names))
     few, many = len(labels) <= FEW, len(labels) > MANY
 
     for mask, colour in reversed(list(zip(masks, colours, strict=False))):
-        _draw_mask(canvas, mask, colour, scale, line)
+        _draw_mask(canvas, mask, colour, scale, line, alpha)
     drawing = Image.fromarray(canvas)
     pen = ImageDraw.Draw(drawing)
     corners = np.array(boxes, np.float64).reshape(-1, 4) * scale
     corners = corners.round().clip(-max(size), 2 * max(size)).astype(int)
     for (x1, y1, x2, y2), colour in reversed(list(zip(corners.tolist(), colours, strict=True))):
-        if not (many and len(masks)):
+        if with_boxes and not (many and len(masks)):
             pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
 
     font = ImageFont.load_default(max(11, round(max(size) / 55)))
     taken: list[Area] = []
     if legend and len(labels):
-        taken.append(_draw_legend(pen, font, labels, class_names, size, corners))
+        taken.append(_draw_legend(pen, font, labels, class_names, colours, size, corners))
     parts = [[short_name(class_names[int(label)])] for label in labels]
     if len(class_names) == 1 and not few:
         parts = [[] for _ in labels]
     if scores is not None:
         parts = [[*part, f"{score:.2f}"] for part, score in zip(parts, scores, strict=True)]
     room = 0.0 if few else 1.0 if many else 0.4  # width of a box per width of its label, at least
-    for i, (part, colour) in enumerate(zip(parts, colours, strict=True)):
+    for i, (part, colour) in enumerate(zip(parts, colours, strict=True) if with_labels else ()):
         _draw_label(pen, font, " ".join(part), i, corners, colour, size, taken, room)
     return np.array(drawing)
 
@@ -134,7 +144,9 @@ def instance_colours(labels: NDArray[Any], num_classes: int) -> list[Colour]:
     return [_colour(int(key)) for key in keys]
 
 
-def _draw_mask(canvas: Pixels, mask: rle.Rle, colour: Colour, scale: float, line: int) -> None:
+def _draw_mask(
+    canvas: Pixels, mask: rle.Rle, colour: Colour, scale: float, line: int, alpha: float
+) -> None:
     """Tint a mask, and draw its edge inside it."""
     x, y, pixels = rle.decode_tight(mask)
     if not pixels.size:
@@ -151,7 +163,7 @@ def _draw_mask(canvas: Pixels, mask: rle.Rle, colour: Colour, scale: float, line
         inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
     inner = inner[1:-1, 1:-1]
     under = canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    under[inner] = (under[inner] * (1 - _FILL) + np.array(colour) * _FILL).astype(np.uint8)
+    under[inner] = (under[inner] * (1 - alpha) + np.array(colour) * alpha).astype(np.uint8)
     under[shown & ~inner] = colour
 
 
@@ -205,6 +217,7 @@ def _draw_legend(
     font: Any,
     labels: NDArray[Any],
     class_names: Sequence[str],
+    colours: Sequence[Colour],
     size: tuple[int, int],
     boxes: NDArray[Any],
 ) -> Area:
@@ -222,7 +235,7 @@ def _draw_legend(
         x, y = area[0] + row // 4, area[1] + row // 4 + number * row
         if len(class_names) > 1:  # colours of a single class distinguish instances
             swatch = (x + row // 4, y + row // 4, x + row - row // 4, y + row - row // 4)
-            pen.rectangle(swatch, fill=_colour(int(present[i])))
+            pen.rectangle(swatch, fill=colours[list(labels).index(present[i])])
         pen.text((x + row, y + row // 2), text, "white", font, anchor="lm")
     return area
 

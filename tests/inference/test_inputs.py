@@ -11,7 +11,7 @@ from PIL import Image
 from mrcnn.config import ModelConfig
 from mrcnn.data.images import MAX_PIXELS, read_image
 from mrcnn.errors import UserError
-from mrcnn.inference.inputs import InputImage, is_image, read_inputs
+from mrcnn.inference.inputs import is_image, read_inputs
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -25,9 +25,8 @@ CONFIG = ModelConfig()
 
 def read(image, tile=None) -> np.ndarray:
     (outcome,) = read_inputs([image], CONFIG, tile=tile)
-    if isinstance(outcome, UserError):
-        raise outcome
-    assert isinstance(outcome, InputImage)
+    if outcome.error:
+        raise outcome.error
     assert outcome.pixels.dtype == np.uint8
     return outcome.pixels
 
@@ -263,12 +262,12 @@ def test_a_jpeg_of_several_images_gives_the_first():
 
 def test_an_image_is_named_by_its_position():
     outcomes = list(read_inputs([RGB, np.float32([[0, 255]])], CONFIG))
-    assert str(outcomes[1]).startswith("image 2: holds floats from 0 to 255")
+    assert str(outcomes[1].error).startswith("image 2: holds floats from 0 to 255")
 
 
 def test_values_that_are_no_image():
     for value in (7, None, io.StringIO("text")):
-        with pytest.raises(TypeError, match=r"a file open in mode 'rb', got <class '"):
+        with pytest.raises(TypeError, match=r"a file open in mode 'rb', got (int|NoneType|str)"):
             list(read_inputs([value], CONFIG))
 
 

@@ -1,6 +1,7 @@
 """`Predictor`: images of any kind, batches, streams, thresholds and errors."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 import mrcnn
 from mrcnn.data.images import MAX_NETWORK_PIXELS
 from mrcnn.errors import UserError
+from mrcnn.inference.advice import MODEL, OPTIONS, RESULT
 from mrcnn.inference.predictor import Predictor
 from mrcnn.inference.results import Result
 from mrcnn.runtime.device import find_device
@@ -98,11 +100,16 @@ def test_a_stream_reads_little_ahead(predictor):
 def test_a_broken_file_in_a_list(predictor, tmp_path):
     (tmp_path / "empty.png").touch()
     images = [noise(40, 60), tmp_path / "empty.png", noise(40, 60)]
-    with pytest.raises(UserError, match=r"empty\.png: is empty"):
-        predictor.predict(images)
-    first, error, last = predictor.try_stream(images, 0)
-    assert "empty.png: is empty" in str(error)
+    with pytest.warns(UserWarning, match=r"empty\.png: is empty"):
+        first, failed, last = predictor(images, 0)
+    assert failed.path == tmp_path / "empty.png"
+    assert repr(failed).startswith(f"Result(failed: {tmp_path / 'empty.png'}: is empty")
+    assert (len(failed), failed.counts, failed.crop(), failed.masks.shape) == (0, {}, [], (0, 0, 0))
+    assert first.error is None
     assert_same(first, last)
+    for use in (failed.plot, lambda: predictor(tmp_path / "empty.png")):
+        with pytest.raises(UserError, match=r"empty\.png: is empty"):
+            use()
 
 
 def test_the_score_threshold_cuts(predictor):
@@ -138,9 +145,74 @@ def test_the_model_stays_in_its_mode(training):
         assert torch.equal(tensor, before[name]), name
 
 
-def test_a_value_that_is_no_image(predictor):
+@pytest.mark.parametrize("value", [[7], 7, None])
+def test_a_value_that_is_not_an_image(predictor, value):
     with pytest.raises(TypeError, match="must be a path, a PIL image, an array or a tensor, or"):
-        predictor.predict([7])
+        predictor.predict(value)
+
+
+def test_folders_and_patterns(predictor, tmp_path):
+    for number, name in enumerate(["b.png", "a.jpg", "deeper/c.png"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(40, 60, number)).save(tmp_path / name)
+    with pytest.warns(UserWarning, match="left out 1 subfolders"):
+        results = predictor.predict(tmp_path, 0)
+    assert [result.path.name for result in results] == ["a.jpg", "b.png"]
+    assert_same(results[1], predictor.predict(tmp_path / "b.png", 0))
+    deep = predictor.stream(f"{tmp_path}/**/*.png", 0)
+    assert [result.path.name for result in deep] == ["b.png", "c.png"]
+    (tmp_path / "[1].png").write_bytes((tmp_path / "b.png").read_bytes())
+    assert_same(results[1], predictor.predict(tmp_path / "[1].png", 0))  # not a pattern
+    (only,) = predictor.stream(tmp_path / "b.png", 0)
+    assert_same(results[1], only)
+    (tmp_path / "empty").mkdir()
+    for place, reason in {
+        tmp_path / "empty": "has no images",
+        f"{tmp_path}/*.gif": "matches no images",
+        tmp_path / "c.mp4": "does not exist",
+        "https://host/a.jpg": r"pass urllib\.request\.urlopen\('https://host/a\.jpg'\)\.read\(\)",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            predictor.predict(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("conf", "write score_threshold="),
+        ("score_treshold", "did you mean score_threshold?"),
+        ("device", 'write mrcnn.load(path, device="cuda")'),
+        ("xyz", "known are batch_size, class_thresholds"),
+    ],
+)
+def test_unknown_options(predictor, name, fix):
+    for method in (predictor.predict, predictor.stream):
+        with pytest.raises(TypeError, match=f"predict: has no option '{name}'; {re.escape(fix)}"):
+            method(noise(4, 4), **{name: 1})
+
+
+def test_what_a_model_is(predictor):
+    assert repr(predictor) == "Predictor(resnet18, 2 classes (cat, dog), cpu)"
+    assert predictor.class_names == ("cat", "dog")
+    for name, fix in {
+        "names": "write model.class_names",
+        "predct": "did you mean predict?",
+    }.items():
+        with pytest.raises(AttributeError, match=re.escape(fix)):
+            getattr(predictor, name)
+
+
+def test_advice_names_what_exists(predictor):
+    """A name of another library is not one of ours, and each line that is stated runs."""
+    result = predictor.predict(noise(40, 60), 0)[:1]
+    assert not set(RESULT) & set(dir(result))
+    assert not set(MODEL) & set(dir(predictor))
+    for line in set(RESULT.values()):
+        if not line.endswith("show()"):
+            for part in line.split(" and ") if "instances" in line else [line.split(" or ")[0]]:
+                exec(part, {"result": result})
+    keywords = {line for line in OPTIONS.values() if line.endswith("=")}
+    assert keywords <= {f"{name}=" for name in ("score_threshold", "batch_size", "tiles")}
 
 
 @pytest.mark.parametrize("options", [{}, {"tta": True}, {"tiles": 7_000}])
@@ -153,12 +225,12 @@ def test_an_image_too_large_for_the_network_is_refused(weights, tmp_path, option
     images = [large, tmp_path / "a.png", noise(40, 60)]
     first, second, last = model.try_stream(images, **options)
     side = 17504 if "tta" in options else 14016  # the largest view
-    assert str(first) == (
+    assert str(first.error) == (
         f"image 1: of 7000 x 7000 pixels fills {side} x {side} in the network, the limit is "
         f"{MAX_NETWORK_PIXELS:,} pixels; predict with --tiles 1024, or use a model with a smaller "
         "scale or image size"
     )
-    assert str(second).startswith(f"{tmp_path / 'a.png'}: of 3000 x 3000 pixels")
+    assert str(second.error).startswith(f"{tmp_path / 'a.png'}: of 3000 x 3000 pixels")
     assert last.image.shape == (40, 60, 3)
     with pytest.raises(UserError, match="image 1: of 7000 x 7000"):
         model.predict(large, **options)

@@ -231,8 +231,8 @@ def test_wrong_tiles(tmp_path, options):
 def test_a_broken_file_among_tiled_ones(tmp_path):
     (tmp_path / "empty.png").touch()
     model = Predictor(tiny.model(), tiny.CONFIG)
-    (error,) = model.try_stream([tmp_path / "empty.png"], tiles=64)
-    assert isinstance(error, UserError)
+    (failed,) = model.try_stream([tmp_path / "empty.png"], tiles=64)
+    assert isinstance(failed.error, UserError)
 
 
 @pytest.mark.slow
