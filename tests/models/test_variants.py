@@ -252,12 +252,12 @@ ILLEGAL = {  # the changes, and all that the message must name
         ["rpn_smooth_l1_beta", "rpn_box_loss", "'giou'"],
     ),
     "a beta below 0": ({"rpn_smooth_l1_beta": -1.0}, ["rpn_smooth_l1_beta", "-1.0"]),
-    "no bins of masks": ({"mask_bins": 0}, ["mask_bins", "at least 1", "0"]),
-    "no bins of boxes": ({"box_bins": 0}, ["box_bins", "at least 1", "0"]),
+    "no bins of masks": ({"mask_bins": 0}, ["mask_bins", "[1, 64]", "0"]),
+    "no bins of boxes": ({"box_bins": 0}, ["box_bins", "[1, 64]", "0"]),
     "no stages": ({"fpn_levels": 0, "anchor_sizes": (16,)}, ["fpn_levels", "0"]),
     "a fifth stage": (
         {"fpn_levels": 5, "anchor_sizes": (8, 16, 32, 64, 128, 256)},
-        ["fpn_levels", "at most 4", "5"],
+        ["fpn_levels", "[1, 4]", "5"],
     ),
 }
 
