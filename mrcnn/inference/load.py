@@ -12,6 +12,7 @@ from mrcnn.cli.flags import fields_set
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.exporting.saved import load_program
+from mrcnn.inference.advice import OPTIONS, advice
 from mrcnn.inference.predictor import Predictor
 from mrcnn.models import build
 from mrcnn.runtime.device import find_device
@@ -80,6 +81,8 @@ def load(
         >>> model = mrcnn.load("runs/1", device="cuda", score_threshold=0.2)
         >>> result = model.predict("street.jpg")
     """
+    for name in config.keys() - ModelConfig.__dataclass_fields__.keys() & OPTIONS.keys():
+        raise UserError(f"load: has no option {name!r}{advice(name, (), OPTIONS)}")
     target = find_device(device)
     if capture and target.type != "cuda":
         raise UserError(f"capture=True requires a CUDA device, got {device}; omit it")
