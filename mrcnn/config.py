@@ -111,6 +111,12 @@ class ModelConfig:
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            kind, value = str(field.type), getattr(self, field.name)
+            is_valid = {"bool": type(value) is bool, "str": isinstance(value, str)}.get(
+                kind, not kind.startswith("tuple") or isinstance(value, tuple | list)
+            )
+            _require(is_valid, f"{field.name} must be of type {kind}, got {value!r:.80}")
         is_text = all(isinstance(name, str) for name in self.class_names)
         _require(is_text, f"class_names must be texts, got {self.class_names!r:.80}")
         # Control characters become escapes here, since names are printed and drawn in many places.
@@ -120,8 +126,9 @@ class ModelConfig:
             _require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
         for name, (least, greatest) in _RANGES.items():
             value = getattr(self, name)
-            whole = "int" in str(self.__dataclass_fields__[name].type)
-            for number in _numbers(value):
+            kind = str(self.__dataclass_fields__[name].type)
+            whole = "int" in kind
+            for number in _numbers(value) if "tuple" in kind or value is None else [value]:
                 kinds = (int,) if whole else (int, float)
                 _require(
                     type(number) in kinds and least <= number <= greatest,  # NaN fails, too

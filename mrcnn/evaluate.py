@@ -16,14 +16,14 @@ from mrcnn.evaluation.evaluation import Evaluation, Protocol, ProtocolName, scor
 from mrcnn.evaluation.result_files import read_results, unknown_categories
 from mrcnn.evaluation.tables import format_metrics
 from mrcnn.evaluation.truth import read_image_ids, read_truth
-from mrcnn.inference.load import ModelFlags, load
+from mrcnn.inference.load import ProgramFlags, load
 from mrcnn.io.atomic import check_writable, write_json
 from mrcnn.reports.sections import save_error_figure
 from mrcnn.runtime.device import DEFAULT_DEVICE
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(ModelFlags):
+class EvaluateConfig(ProgramFlags):
     """Score a trained model, or a result file, on a data set: COCO's AP of boxes and masks."""
 
     weights: Path | None = None

@@ -11,11 +11,11 @@ from typing import Literal
 
 import torch
 
+from mrcnn.checkpoints import find, kind_or_none
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.exporting.program import description, export_program, quiet, save_compiled, save_pt2
-from mrcnn.exporting.saved import SavedProgram
 from mrcnn.inference.load import ModelFlags, load
 from mrcnn.inference.sources import find_images
 from mrcnn.io.atomic import check_writable, replacing
@@ -77,11 +77,11 @@ def main(argv: list[str] | None = None) -> None:
         for note in find_images([args.int8]).notes:
             print(note)
     check_writable(args.out, mark=b"mrcnn|least_side")
+    if kind_or_none(find(args.weights)) == "program":
+        raise UserError(f"--weights {args.weights}: is already a program; name its checkpoint")
     fields = args.fields(score_threshold=args.score_threshold, max_detections=args.max_dets)
     predictor = load(args.weights, **fields)
     model, config = predictor.model, predictor.config
-    if isinstance(model, SavedProgram):
-        raise UserError(f"--weights {args.weights}: is already a program; name its checkpoint")
     for note in predictor.notes:
         print(note)
     fold_norms(model)

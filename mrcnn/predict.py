@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.errors import UserError
-from mrcnn.inference.load import ModelFlags, load
+from mrcnn.inference.load import ProgramFlags, load
 from mrcnn.inference.predict_files import parse_thresholds, predict_files
 from mrcnn.inference.prediction_files import RESULTS
 from mrcnn.inference.sources import find_images
@@ -20,7 +20,7 @@ from mrcnn.runtime.distributed import World, connected
 
 
 @dataclass(frozen=True)
-class PredictConfig(ModelFlags):
+class PredictConfig(ProgramFlags):
     """Detect objects in images; write an overlay per image, and predictions.json."""
 
     images: Positional[tuple[Path, ...]]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
-from mrcnn.inference.load import ModelFlags, load
+from mrcnn.inference.load import ProgramFlags, load
 from mrcnn.runtime.device import DEFAULT_DEVICE
 
 
 @dataclass(frozen=True)
-class ServeConfig(ModelFlags):
+class ServeConfig(ProgramFlags):
     """Open a local web page that detects objects in dropped images.
 
     Nothing leaves the machine, and no other machine can reach the page.

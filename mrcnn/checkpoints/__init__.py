@@ -1,6 +1,6 @@
 """Weights in files: checkpoints of mrcnn, detectors of other frameworks, and backbones."""
 
-from mrcnn.checkpoints.checkpoint import PROGRAM, find, load, save
+from mrcnn.checkpoints.checkpoint import find, load, save
 from mrcnn.checkpoints.download import PUBLISHED, Published
 from mrcnn.checkpoints.foreign.convert import Checkpoint
 from mrcnn.checkpoints.initialize import (
@@ -11,9 +11,9 @@ from mrcnn.checkpoints.initialize import (
     load_pretrained,
     read_pretrained,
 )
+from mrcnn.checkpoints.kinds import kind_or_none
 
 __all__ = [
-    "PROGRAM",
     "PUBLISHED",
     "Checkpoint",
     "PretrainedWeights",
@@ -21,6 +21,7 @@ __all__ = [
     "config_to_train",
     "find",
     "fitting_models",
+    "kind_or_none",
     "load",
     "load_backbone",
     "load_pretrained",

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from mrcnn.checkpoints.download import PUBLISHED, fetch
 from mrcnn.checkpoints.foreign.convert import Checkpoint, import_state_dict
-from mrcnn.checkpoints.foreign.read import SUFFIXES, read_foreign
+from mrcnn.checkpoints.foreign.read import read_foreign
+from mrcnn.checkpoints.kinds import FIELD, kind_of
+from mrcnn.checkpoints.weights import check_weights
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError, check_format
-from mrcnn.io.tensors import DamagedError, ForeignError, read_tensors, write_tensors
+from mrcnn.io.tensors import DamagedError, read_tensors, write_tensors
 
 FORMAT = 1  # of the metadata; a reader refuses higher numbers
-_FIELD = "mrcnn"
 _REST = "source/"  # prefix of the names of `Checkpoint.rest`
-PROGRAM = ".pt2"  # suffix of the programs of `mrcnn export`, which are not checkpoints
 NAMES = ("best.safetensors", "last.safetensors")  # in a run folder, in order of preference
 
 
@@ -46,7 +46,7 @@ def save(
     """
     described = {"format": FORMAT, "model": config.to_dict(), "extra": dict(extra)}
     tensors = {**state, **{_REST + name: value for name, value in (rest or {}).items()}}
-    write_tensors(path, tensors, _FIELD, described)
+    write_tensors(path, tensors, FIELD, described)
 
 
 def find(path: Path) -> Path:
@@ -77,7 +77,7 @@ def find(path: Path) -> Path:
 
 
 def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: Any) -> Checkpoint:
-    """Read a checkpoint of mrcnn, or a detector of another framework (.pt, .pth, .pkl).
+    """Read a checkpoint of mrcnn, or a detector of another framework, recognized by its content.
 
     For other frameworks, `extra["notes"]` describes what was recognized and assumed.
 
@@ -95,22 +95,23 @@ def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: An
     _check_fields(assumed)
     assumed = {name: value for name, value in assumed.items() if value is not None}
     file = find(Path(path))
-    if file.suffix == PROGRAM:
-        raise UserError(f"{file}: is a program with fixed weights; give its checkpoint")
-    if file.suffix.lower() in SUFFIXES:
-        return import_state_dict(file, *read_foreign(file), assumed, bgr)
     try:
-        state, values = read_tensors(file, _FIELD)
-    except ForeignError as error:
-        raise UserError(
-            f"{file}: is a safetensors file, but not a checkpoint of mrcnn ({error})"
-        ) from error
-    except (DamagedError, OSError) as error:
+        if kind_of(file) != "checkpoint":
+            foreign = read_foreign(file)
+            found = import_state_dict(file, foreign.state, foreign.facts, assumed, bgr)
+            found.extra["notes"] += foreign.notes
+            return found
+        state, values = read_tensors(file, FIELD)
+    except DamagedError as error:
         others = [file.with_name(name) for name in NAMES if name != file.name]
         hint = "".join(f", such as {other}" for other in others if other.is_file())
         raise UserError(
-            f"{file}: is damaged, or not a safetensors file ({error}); "
+            f"{file}: is damaged, or not a file of weights ({error}); "
             f"copy it again, or use another checkpoint of the run{hint}"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be read ({error.strerror or error}); check its permissions"
         ) from error
     try:
         check_format(file, values["format"], FORMAT)
@@ -124,6 +125,7 @@ def load(path: str | os.PathLike[str], *, bgr: bool | None = None, **assumed: An
     except (ValueError, TypeError) as error:
         raise UserError(f"{file}: cannot be changed ({error})") from error
     rest = {k.removeprefix(_REST): state.pop(k) for k in list(state) if k.startswith(_REST)}
+    check_weights(file, state)
     return Checkpoint(state, config, extra, rest)
 
 

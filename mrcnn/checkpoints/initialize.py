@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mrcnn.checkpoints.checkpoint import find, load
 from mrcnn.checkpoints.foreign.backbones import UNUSED, convert_backbone
 from mrcnn.checkpoints.foreign.convert import CLASS_ROWS, detect_framework
-from mrcnn.checkpoints.foreign.infer import COUNTER
 from mrcnn.checkpoints.foreign.networks import check_supported
-from mrcnn.checkpoints.foreign.read import SUFFIXES, read_foreign
+from mrcnn.checkpoints.foreign.read import read_foreign
+from mrcnn.checkpoints.kinds import kind_or_none
+from mrcnn.checkpoints.weights import COUNTER, check_fits, check_weights
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import MaskRCNN, build
@@ -47,14 +48,15 @@ def read_pretrained(path: Path, assumed: Mapping[str, Any] | None = None) -> Pre
         UserError: if the file is missing or damaged.
     """
     file = find(path)
-    if file.suffix.lower() in SUFFIXES:
+    kind = kind_or_none(file)
+    if kind not in (None, "checkpoint", "program"):
         foreign = read_foreign(file)
         if detect_framework(foreign.state) is None:
             check_supported(file, foreign.state, backbone=True)
-            state, fields, notes = convert_backbone(*foreign)
-            return PretrainedWeights(file, state, None, fields, notes)
-    foreign_fields = assumed if file.suffix.lower() in SUFFIXES and assumed else {}
-    loaded = load(file, **foreign_fields)
+            state, fields, notes = convert_backbone(foreign.state, foreign.facts)
+            return PretrainedWeights(file, state, None, fields, [*foreign.notes, *notes])
+    loaded = load(file, **(assumed if kind != "checkpoint" and assumed else {}))
+    check_fits(file, loaded.state, loaded.config)
     notes = list(loaded.extra.get("notes", ()))
     return PretrainedWeights(file, loaded.state, loaded.config, {}, notes)
 
@@ -150,8 +152,9 @@ def load_backbone(backbone: nn.Module, path: Path) -> list[str]:
     Raises:
         UserError: if the file is missing, damaged, or holds another network.
     """
-    source = convert_backbone(*read_foreign(path))
-    return [*source.notes, *_load_body(backbone, path, source.state)]
+    foreign = read_foreign(path)
+    source = convert_backbone(foreign.state, foreign.facts)
+    return [*foreign.notes, *source.notes, *_load_body(backbone, path, source.state)]
 
 
 def _load_model_backbone(model: MaskRCNN, pretrained: PretrainedWeights) -> list[str]:
@@ -180,6 +183,7 @@ def _load_body(backbone: nn.Module, file: Path, state: Mapping[str, Tensor]) -> 
     own = backbone.state_dict()
     matching = {name: tensor for name, tensor in state.items() if name in own}
     _check_shapes(file, matching, own)
+    check_weights(file, matching)
     if not matching:
         raise UserError(
             f"{file}: does not hold any layer of the backbone; its names are "

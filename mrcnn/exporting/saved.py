@@ -63,7 +63,10 @@ class SavedProgram(nn.Module):
 
 
 def load_program(path: Path, device: torch.device, **changes: Any) -> SavedProgram:
-    """Read a `.pt2`. Such a file contains code, so load only files that you trust.
+    """Read a `.pt2`. Such a file is code, which this function runs.
+
+    The program of `torch.export` names functions to call and holds texts that SymPy evaluates, and
+    PyTorch reads its examples with the full pickle; that of AOTInductor is a native library.
 
     Args:
         path: the file.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn import checkpoints
+from mrcnn.checkpoints.weights import check_fits
 from mrcnn.cli.flags import fields_set
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
@@ -48,6 +49,19 @@ class ModelFlags:
         return {"bgr": self.bgr, **fields}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProgramFlags(ModelFlags):
+    """Flags that all commands share which run a checkpoint or a program."""
+
+    trust: bool = False
+    """Run the program in --weights, a .pt2 of mrcnn export. It is code: use it only for files from
+    people you trust."""
+
+    def fields(self, **flags: Any) -> dict[str, Any]:
+        """Return the arguments for `load`. See `ModelFlags.fields`."""
+        return {"trust": self.trust, **super().fields(**flags)}
+
+
 def load(
     path: str | os.PathLike[str],
     device: str = "cpu",
@@ -55,21 +69,23 @@ def load(
     amp: bool = False,
     capture: bool = False,
     bgr: bool | None = None,
+    trust: bool = False,
     **config: Any,
 ) -> Predictor:
     """Load a trained model.
 
     Args:
         path: a checkpoint, a run folder, the name of a published model, or a file of another
-            framework (.pt, .pth, .pkl). A model of another framework computes as it did there, and
-            the `notes` of the predictor list what was assumed about it. A program written by
-            `mrcnn export` (.pt2) runs with the settings it was exported with. A program is code:
-            load only programs you trust.
+            framework. A model of another framework computes as it did there, and the `notes` of the
+            predictor list what was assumed about it. A program written by `mrcnn export` (.pt2)
+            runs with the settings it was exported with. The content of a file decides what it is.
         device: "cpu", "cuda" or "cuda:1".
         amp: compute convolutions and matrix products in bfloat16.
         capture: run as CUDA graphs, one for each padded size and number of images. GPUs only.
         bgr: whether a model of another framework expects blue, green, red; by default, that
             framework's order.
+        trust: load a program. It is code: set this only for files from people you trust. No other
+            file runs code.
         **config: fields of `ModelConfig` that replace those of the file, such as `score_threshold`
             and `max_detections`, or fields that files of other frameworks lack (`norm_eps`,
             `stride_in_1x1`, `pixel_std`, `class_names`).
@@ -87,20 +103,21 @@ def load(
     if capture and target.type != "cuda":
         raise UserError(f"capture=True requires a CUDA device, got {device}; omit it")
     file = checkpoints.find(Path(path))  # once: a published file is hashed on every call
-    if file.suffix == checkpoints.PROGRAM:
+    kind = checkpoints.kind_or_none(file)
+    if kind == "program":
+        if not trust:
+            raise UserError(
+                f"{path}: is a program, which can run any code on this machine; if you trust where "
+                "it comes from, add --trust (in Python: trust=True), otherwise use its checkpoint"
+            )
         fixed = {"amp": amp or None, "capture": capture or None, "bgr": bgr}
         program = load_program(file, target, **fixed, **config)
         return Predictor(program, program.config)
     checkpoint = checkpoints.load(file, bgr=bgr, **config)
-    try:
-        model = build(checkpoint.config)
-        model.load_state_dict(checkpoint.state)
-    except (ValueError, TypeError, RuntimeError) as error:
-        reason = "\n  ".join(str(error).splitlines()[:4])
-        is_set = any(value is not None for value in config.values())
-        fix = "leave out the fields you set" if is_set else "was it written by another mrcnn?"
-        raise UserError(
-            f"{path}: its weights do not fit the model it describes ({reason}); {fix}"
-        ) from error
-    notes = [] if file.suffix == ".safetensors" else checkpoint.extra["notes"]
+    is_set = any(value is not None for value in config.values())
+    fix = "leave out the fields you set" if is_set else "was it written by another mrcnn?"
+    check_fits(file, checkpoint.state, checkpoint.config, fix)
+    model = build(checkpoint.config)
+    model.load_state_dict(checkpoint.state)
+    notes = () if kind == "checkpoint" else checkpoint.extra["notes"]
     return Predictor(model.to(target).eval(), checkpoint.config, amp, notes, capture)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from mrcnn.io.atomic import replacing, sweep_drafts
@@ -98,6 +99,17 @@ def read_tensors(path: Path, field: str) -> tuple[dict[str, Tensor], dict[str, A
     elif not metadata.keys() <= {field, "sha256", "format"} or next(iter(values), "") != "format":
         raise DamagedError("its metadata do not have a sha256")
     return tensors, values
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """Name the tensors that contain NaN or infinite numbers; return "" if there are none."""
+    names = [
+        name
+        for name, tensor in tensors.items()
+        if not tensor.is_meta and not torch.isfinite(tensor).all()
+    ]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(name[:80] for name in names[:3]) + more
 
 
 def _verify(content: bytes, digest: object) -> None:

@@ -104,7 +104,8 @@ class TrainConfig:
     copy_paste: float = 0.0
     """Fraction of the images onto which objects of another image are pasted."""
     transform: str | None = None
-    """Custom pixel augmentation as module:function; see docs/training.md."""
+    """Custom pixel augmentation as module:function; see docs/training.md. It is not read from
+    --config or --resume, since it is code: give it each time."""
     group_orientations: bool = True
     """Do not mix landscape and portrait images in a batch: less padding."""
     repeat_threshold: float = 0.0

@@ -19,7 +19,7 @@ from mrcnn.cli.flags import fields_set, parse
 from mrcnn.config import MODELS, ModelConfig
 from mrcnn.data.coco.read import CocoDataset
 from mrcnn.errors import UserError
-from mrcnn.io.json_files import read_text
+from mrcnn.io.json_files import read_text, shown
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.recipes import RECIPES
 
@@ -31,9 +31,11 @@ def parse_options(argv: list[str] | None = None) -> TrainConfig:
 
     The flags that name a source of defaults are read first, so that `--help` shows the defaults.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--recipe", "--config", "--resume", "--out", "--steps", "--epochs"):
-        early.add_argument(flag)
+    early = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    for flag in ("recipe", "config", "resume", "out", "steps", "epochs", "transform"):
+        early.add_argument(f"--{flag}")
     early.add_argument("--auto-resume", "--auto_resume", action="store_true")
     given, _ = early.parse_known_args(sys.argv[1:] if argv is None else argv)
     default = defaults(vars(given))
@@ -53,10 +55,11 @@ def make_options(flags: Mapping[str, Any]) -> TrainConfig:
 def defaults(given: Mapping[str, Any]) -> TrainConfig:
     """Return the values that flags override: those of the recipe, the file, or the resumed run.
 
-    Of the flags, only those that choose a source, and `steps` and `epochs`, are read.
+    Of the flags, only those that choose a source, and `steps`, `epochs` and `transform`, are read.
 
     Raises:
-        UserError: if a file cannot be read or is not a configuration.
+        UserError: if a file cannot be read or is not a configuration, or names a transform that the
+            flags do not name.
     """
     out, resume = given.get("out"), given.get("resume")
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -70,6 +73,13 @@ def defaults(given: Mapping[str, Any]) -> TrainConfig:
     fields: dict[str, Any] = {}
     if file is not None:
         fields = TrainConfig.fields_from(read_file(file).get("train", {}), f"{file}: train")
+    if fields.get("transform") is not None and "transform" not in given:
+        # A file must not choose code to run, since it may come from somebody else.
+        name = shown(fields["transform"])
+        raise UserError(
+            f"{file}: train.transform is {name}, a function that only a flag may name, since it is "
+            f"code; add --transform {name} if you trust it, or --transform None to omit it"
+        )
     recipe = given.get("recipe") or fields.get("recipe", TrainConfig.recipe)
     if recipe in RECIPES:  # an unknown one is refused with the flags
         known = RECIPES[recipe]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mrcnn.errors import UserError, check_format
 from mrcnn.io.atomic import sweep_drafts
-from mrcnn.io.tensors import DamagedError, read_tensors, write_tensors
+from mrcnn.io.tensors import DamagedError, not_finite, read_tensors, write_tensors
 from mrcnn.training.step import TrainStep
 
 FORMAT = 1  # of the metadata; a reader refuses higher numbers
@@ -180,6 +180,8 @@ def _read(file: Path) -> TrainingState:
         raise UserError(
             f"{file}: cannot be read ({error.strerror}); check its permissions"
         ) from error
+    if names := not_finite(tensors):
+        raise DamagedError(f"NaN or infinite numbers in {names}")
     try:
         check_format(file, described["format"], FORMAT)
         return TrainingState(described["step"], tensors, described["values"])

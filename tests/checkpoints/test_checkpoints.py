@@ -18,7 +18,11 @@ from mrcnn.io.atomic import replacing, sweep_drafts
 from mrcnn.models.backbones.resnet import ResNet
 from tests.helpers import tiny
 
-STATE = {"w": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3), "none": torch.zeros(0, 4)}
+STATE = {
+    "w": torch.arange(6.0).view(2, 3),
+    "n.num_batches_tracked": torch.tensor(3),
+    "none": torch.zeros(0, 4),
+}
 
 
 def test_saving_and_loading(tmp_path):
@@ -102,8 +106,8 @@ def described(**changes) -> dict[str, str]:
 
 
 FOREIGN = {  # metadata of a safetensors file, part of the message
-    "no metadata": (None, "not a checkpoint of mrcnn"),
-    "another program's": ({"format": "pt"}, "not a checkpoint of mrcnn"),
+    "no metadata": (None, "does not hold a known detector"),
+    "another program's": ({"format": "pt"}, "does not hold a known detector"),
     "not JSON": ({"mrcnn": "{"}, "metadata cannot be read"),
     "no object": ({"mrcnn": "[]"}, "metadata cannot be read"),
     "no model": ({"mrcnn": '{"format": 1}'}, "metadata cannot be read"),
@@ -128,7 +132,7 @@ def test_foreign_files(tmp_path, case):
 
 def test_metadata_of_null(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"\x16" + bytes(7) + b'{"__metadata__": null}')
-    with pytest.raises(UserError, match="not a checkpoint of mrcnn"):
+    with pytest.raises(UserError, match="does not hold a known detector"):
         load(tmp_path / "a.safetensors")
 
 
@@ -152,7 +156,7 @@ def test_a_huge_file_of_another_format_is_not_read_whole(tmp_path):
         checkpoints.load(file)
     with file.open("r+b") as sparse:
         sparse.truncate(1 << 33)
-    with pytest.raises(UserError, match="damaged, or not a safetensors file"):
+    with pytest.raises(UserError, match="damaged, or not a file of weights"):
         checkpoints.load(file)
 
 
@@ -198,7 +202,8 @@ def test_a_whole_classifier(tmp_path):
     notes = load_backbone(backbone, tmp_path / "resnet18.pth")
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, full[f"module.{name}"]), name
-    assert len(notes) == 1
+    assert len(notes) == 2
+    assert "removed from the names of tensors: module." in notes[0]
 
 
 BAD_BACKBONES = {  # pickled value, part of the message

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mrcnn.checkpoints.foreign.infer import (
-    COUNTER,
     PIXELS,
     check_anchors,
     infer_buffers,
@@ -28,6 +27,7 @@ from mrcnn.checkpoints.foreign.naming import Fields, Layout
 from mrcnn.checkpoints.foreign.networks import check_supported
 from mrcnn.checkpoints.foreign.plain import Settings
 from mrcnn.checkpoints.foreign.settings import read_settings
+from mrcnn.checkpoints.weights import COUNTER, check_weights
 from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
 from mrcnn.models import build
@@ -36,7 +36,6 @@ from mrcnn.models import build
 CLASS_LOGITS = "box_head.class_logits"
 CLASS_ROWS = {CLASS_LOGITS: 1, "box_head.deltas": 4, "mask_head.mask_logits": 1}
 _FLATTENED = "box_head.layers.0.weight"
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class Checkpoint(NamedTuple):
@@ -89,6 +88,8 @@ def import_state_dict(
         )
     layout = LAYOUTS[framework]
     sources = _source_names(file, layout, state)
+    known = [name for name in state if name in sources.values() or layout.ignored.fullmatch(name)]
+    check_weights(file, {name: state[name] for name in known})
     shapes = {name: tuple(state[source].shape) for name, source in sources.items()}
     fields = infer_fields(file, layout, sources, shapes)
     classes = len(fields["class_names"])
@@ -193,17 +194,10 @@ def export_state_dict(
 def _source_names(file: Path, layout: Layout, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the source names by mrcnn name."""
     sources: dict[str, str] = {}
-    for source, value in state.items():
+    for source in state:
         name = layout.mrcnn_name(source)
         if name is None and not layout.ignored.fullmatch(source):
             continue
-        dense = value.layout == torch.strided
-        if not dense or not (value.dtype in _FLOATS or source.endswith(COUNTER)):
-            kind = str(value.dtype if dense else value.layout).removeprefix("torch.")
-            raise UserError(
-                f"{file}: {source} holds {kind}; weights must be dense and of type "
-                f"{', '.join(str(dtype).removeprefix('torch.') for dtype in _FLOATS)}"
-            )
         if name in sources:
             raise UserError(f"{file}: {sources[name]} and {source} are the same tensor; remove one")
         if name is not None:

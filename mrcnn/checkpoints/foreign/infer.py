@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mrcnn.checkpoints.foreign.naming import Fields, Layout
+from mrcnn.checkpoints.weights import COUNTER
 from mrcnn.config import ModelConfig
 from mrcnn.data.coco.names import COCO_NAMES
 from mrcnn.errors import UserError
@@ -19,7 +20,6 @@ from mrcnn.models.anchors import make_cell_anchors
 from mrcnn.models.backbones.resnet import RESNETS
 
 PIXELS = "backbone.body.conv1.weight"  # the layer that reads the pixels
-COUNTER = ".num_batches_tracked"  # of live batch norm; nothing depends on it
 
 
 def infer_fields(
