@@ -128,7 +128,9 @@ class ModelConfig:
             value = getattr(self, name)
             kind = str(self.__dataclass_fields__[name].type)
             whole = "int" in kind
-            for number in _numbers(value) if "tuple" in kind or value is None else [value]:
+            for number in _numbers(value) if "tuple" in kind else [value]:
+                if number is None and kind.endswith("None"):
+                    continue
                 kinds = (int,) if whole else (int, float)
                 _require(
                     type(number) in kinds and least <= number <= greatest,  # NaN fails, too
@@ -250,10 +252,10 @@ class ModelConfig:
 
 
 def _numbers(value: Any) -> list[Any]:
-    """Return the numbers in a value: itself, those of a nested tuple, or none for None."""
+    """Return a value, or those of a nested tuple."""
     if isinstance(value, tuple):
         return [number for item in value for number in _numbers(item)]
-    return [] if value is None else [value]
+    return [value]
 
 
 def _as_tuples(value: Any) -> Any:

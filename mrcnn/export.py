@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     fields = args.fields(score_threshold=args.score_threshold, max_detections=args.max_dets)
     predictor = load(args.weights, **fields)
     model, config = predictor.model, predictor.config
+    assert isinstance(model, MaskRCNN)
     for note in predictor.notes:
         print(note)
     fold_norms(model)

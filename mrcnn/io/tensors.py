@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from mrcnn.io.atomic import replacing, sweep_drafts
@@ -106,7 +105,9 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
     names = [
         name
         for name, tensor in tensors.items()
-        if not tensor.is_meta and not torch.isfinite(tensor).all()
+        # PyTorch has no `isfinite` for 8 bits.
+        if not tensor.is_meta
+        and not (tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all()
     ]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(name[:80] for name in names[:3]) + more

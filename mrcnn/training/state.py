@@ -180,7 +180,8 @@ def _read(file: Path) -> TrainingState:
         raise UserError(
             f"{file}: cannot be read ({error.strerror}); check its permissions"
         ) from error
-    if names := not_finite(tensors):
+    weights = {k: v for k, v in tensors.items() if k.startswith(("model.", "ema."))}
+    if names := not_finite(weights):
         raise DamagedError(f"NaN or infinite numbers in {names}")
     try:
         check_format(file, described["format"], FORMAT)

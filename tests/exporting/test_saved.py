@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import pickle
 import zipfile
 
 import numpy as np
@@ -51,7 +52,7 @@ def assert_equal(found, wanted):
 @pytest.mark.parametrize("limits", [{}, {"score_threshold": 0.8}, {"max_detections": 3}], ids=str)
 def test_the_same_detections_as_the_checkpoint(folder, limits):
     """Single images and batches, with the limits of the program or stricter ones."""
-    program = mrcnn.load(folder / "model.pt2", **limits)
+    program = mrcnn.load(folder / "model.pt2", trust=True, **limits)
     checkpoint = mrcnn.load(folder / "run", **limits)
     images = pictures((70, 100), (70, 100), (64, 64), (200, 90))
     found = program.predict(images, 0.0)
@@ -66,7 +67,7 @@ def test_the_same_detections_as_the_checkpoint(folder, limits):
 def test_padded_slots_are_padding(folder):
     images = random_images(CONFIG, [(64, 100), (90, 96)], seed=0)
     with torch.inference_mode():
-        found = mrcnn.load(folder / "model.pt2", score_threshold=0.8).model(images)
+        found = mrcnn.load(folder / "model.pt2", trust=True, score_threshold=0.8).model(images)
         wanted = mrcnn.load(folder / "run", score_threshold=0.8).model(images)
     assert found.counts.tolist() == wanted.counts.tolist()
     assert 0 < int(found.counts.min()) < CONFIG.max_detections
@@ -80,7 +81,7 @@ def test_images_smaller_than_the_program_takes(tmp_path):
     levels = {"fpn_levels": 4, "anchor_sizes": (16, 32, 64, 128, 256)}
     predictor = decided(dataclasses.replace(CONFIG, **levels))
     write(tmp_path / "model.pt2", predictor)
-    program = mrcnn.load(tmp_path / "model.pt2")
+    program = mrcnn.load(tmp_path / "model.pt2", trust=True)
     assert program.model.least_side == 96
     (strip,) = pictures((20, 400))
     found = program.predict(strip, 0.0)
@@ -94,7 +95,8 @@ def test_boxes_only(tmp_path):
     write(tmp_path / "boxes.pt2", predictor)
     (image,) = pictures((70, 100))
     found, wanted = (
-        model.predict(image, 0.0) for model in (mrcnn.load(tmp_path / "boxes.pt2"), predictor)
+        model.predict(image, 0.0)
+        for model in (mrcnn.load(tmp_path / "boxes.pt2", trust=True), predictor)
     )
     assert found.labels.tolist() == wanted.labels.tolist()
     np.testing.assert_allclose(found.boxes, wanted.boxes, rtol=0, atol=1e-3)
@@ -111,7 +113,7 @@ def test_predict_and_evaluate_accept_programs(folder, tmp_path, capsys):
     outcomes = []
     for weights in ("run", "model.pt2"):
         out = tmp_path / f"out of {weights}"
-        flags = ["--device", "cpu", "--weights", str(tmp_path / weights)]
+        flags = ["--device", "cpu", "--weights", str(tmp_path / weights), "--trust"]
         images = [str(tmp_path / "data/images"), "--score-threshold", "0.4", "--out", str(out)]
         assert app.main(["predict", *images, *flags]) == 0
         capsys.readouterr()
@@ -140,12 +142,12 @@ WRONG = {
 def test_settings_that_are_fixed(folder, case):
     wanted, message = WRONG[case]
     with pytest.raises(UserError, match=message):
-        mrcnn.load(folder / "model.pt2", **wanted)
+        mrcnn.load(folder / "model.pt2", trust=True, **wanted)
 
 
 def test_augmentation_needs_the_checkpoint(folder):
     with pytest.raises(UserError, match="--tta requires a checkpoint"):
-        mrcnn.load(folder / "model.pt2").predict(pictures((70, 100)), tta=True)
+        mrcnn.load(folder / "model.pt2", trust=True).predict(pictures((70, 100)), tta=True)
 
 
 def test_a_program_cannot_be_exported_again(folder, tmp_path):
@@ -163,21 +165,57 @@ def _zip(**files):
 
 
 DAMAGED = {
-    "empty": lambda data: b"",
-    "no archive": lambda data: b"<html>404</html>",
-    "cut": lambda data: data[: len(data) // 2],
-    "another archive": lambda data: _zip(**{"data.pkl": "x"}),
-    "an empty archive": lambda data: _zip(),
-    "something compiled": lambda data: _zip(**{"data/aotinductor/model/x.so": "x"}),
+    "empty": (lambda data: b"", "it is empty"),
+    "no archive": (lambda data: b"<html>404</html>", "is a web page, not the file"),
+    "cut": (lambda data: data[: len(data) // 2], "it is cut short, or no zip archive"),
+    "another archive": (lambda data: _zip(**{"data.pkl": "x"}), "is damaged"),
+    "an empty archive": (lambda data: _zip(), "is a zip archive with no weights"),
+    "no program": (lambda data: _zip(archive_format="pt2"), "cannot be loaded"),
+    "something compiled": (lambda data: _zip(**{"data/aotinductor/model/x.so": "x"}), "be loaded"),
 }
 
 
 @pytest.mark.parametrize("case", DAMAGED)
 def test_damaged_files(folder, tmp_path, case):
+    change, message = DAMAGED[case]
     file = tmp_path / "damaged.pt2"
-    file.write_bytes(DAMAGED[case]((folder / "model.pt2").read_bytes()))
-    with pytest.raises(UserError, match=r"damaged.pt2: cannot be loaded \(.+\); run mrcnn export"):
-        mrcnn.load(file)
+    file.write_bytes(change((folder / "model.pt2").read_bytes()))
+    with pytest.raises(UserError, match=f"damaged.pt2: .*{message}"):
+        mrcnn.load(file, trust=True)
+
+
+class Canary:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return open, ("canary", "w")
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "serve", "export", "convert", "train"])
+def test_no_command_runs_a_program_that_it_was_not_told_to_trust(
+    folder, tmp_path, monkeypatch, capsys, command
+):
+    """PyTorch unpickles the examples of a program, and so runs whatever they name."""
+    monkeypatch.chdir(tmp_path)
+    with (
+        zipfile.ZipFile(folder / "model.pt2") as sound,
+        zipfile.ZipFile("evil.pt2", "w") as evil,
+    ):
+        for entry in sound.infolist():
+            is_example = "sample_inputs" in entry.filename
+            evil.writestr(entry, pickle.dumps(Canary()) if is_example else sound.read(entry))
+    write_shapes(tmp_path / "data", train=1, val=1, size=64)
+    flags = {
+        "predict": "data/images --weights evil.pt2",
+        "evaluate": "--data data --weights evil.pt2",
+        "serve": "--port 0 --weights evil.pt2",
+        "export": "--out a.onnx --weights evil.pt2",
+        "convert": "evil.pt2 a.safetensors",
+        "train": "--data data --weights evil.pt2",
+    }
+    assert app.main([command, *flags[command].split()]) == 2
+    assert "evil.pt2: is " in capsys.readouterr().err
+    assert not (tmp_path / "canary").exists()
 
 
 def test_programs_without_a_valid_description(folder, tmp_path):
@@ -185,11 +223,11 @@ def test_programs_without_a_valid_description(folder, tmp_path):
     program = torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))
     torch.export.save(program, file)
     with pytest.raises(UserError, match=r"other.pt2: has no valid description of its model"):
-        mrcnn.load(file)
+        mrcnn.load(file, trust=True)
     predictor = mrcnn.load(folder / "run")
     write(file, predictor, format=2)
     with pytest.raises(UserError, match=r"other.pt2: has format 2, this mrcnn reads up to 1"):
-        mrcnn.load(file)
+        mrcnn.load(file, trust=True)
 
 
 def test_training_and_conversion_need_the_checkpoint(folder, tmp_path, capsys):

@@ -251,7 +251,11 @@ def test_config_names_what_is_wrong():
      {"pixel_std": (1.0,)}, {"pixel_std": (0.0, 1.0, 1.0)}, {"max_size": 0}, {"norm_eps": "small"},
      {"category_ids": (3,)}, {"category_ids": (3, 3)}, {"category_ids": (3, 2**63)},
      {"score_threshold": float("nan")}, {"nms_threshold": 2}, {"anchor_ratios": ()},
-     {"anchor_sizes": (16, 32, 64, -128)}, {"max_detections": True}],
+     {"anchor_sizes": (16, 32, 64, -128)}, {"max_detections": True}, {"min_size": [256]},
+     {"masks": "yes"}, {"masks": 1}, {"class_names": "ab"}, {"class_names": ["cat", None]},
+     {"class_names": 3}, {"backbone": None}, {"backbone": ["vgg"]}, {"anchor_sizes": 32},
+     {"anchor_sizes": None}, {"pixel_mean": 3}, {"norm": {}}, {"scale": "x"}, {"scale": [1.0]},
+     {"min_size": None}, {"norm_eps": None}, {"numerics": []}],
     ids=str,
 )  # fmt: skip
 def test_values_that_no_model_has_are_refused_before_it_is_built(fields):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,15 @@ from mrcnn import train
 from mrcnn.cli import app
 from mrcnn.cli.flags import fields_set
 from mrcnn.config import ModelConfig
+from mrcnn.errors import UserError
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.optim import learning_rate
-from mrcnn.training.options import model_config, parse_options, scale_to_batch_size
+from mrcnn.training.options import (
+    make_options,
+    model_config,
+    parse_options,
+    scale_to_batch_size,
+)
 from mrcnn.training.recipes import RECIPES
 from tests.helpers.short_runs import contents, run
 
@@ -152,12 +159,32 @@ def test_every_number_can_be_given_by_flag_json_and_toml(name, tmp_path):
     found = [read(*base, *flag(name, value))]
     for file, content in files.items():
         (tmp_path / file).write_text(content)
-        found.append(read(*base, "--config", str(tmp_path / file)))
+        # A file does not choose code to run, so this flag must be given, too.
+        named = flag(name, value) if name == "transform" else []
+        found.append(read(*base, "--config", str(tmp_path / file), *named))
     for args in found:
         after = args.to_dict()
         assert after[name] == wanted
         if name != "recipe":
             assert {**after, name: None, "config": None} == {**before, name: None, "config": None}
+
+
+@pytest.mark.parametrize("source", ["--config", "--resume", "keyword"])
+def test_a_file_does_not_choose_code_to_run(tmp_path, monkeypatch, source):
+    """The module is in the folder of the run, which is also the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("open('canary', 'w')\ndef f(image, rng): return image\n")
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"transform": "evil:f"}}))
+    flags = ["--resume", "."] if source == "--resume" else ["--config", "config.json"]
+    parse = partial(read, *flags)
+    if source == "keyword":
+        parse = partial(make_options, {"config": "config.json"})
+    with pytest.raises(UserError, match="add --transform 'evil:f' if you trust it, or --transf"):
+        parse()
+    assert not (tmp_path / "canary").exists()
+    assert read(*flags, "--transform", "evil:f").transform == "evil:f"
+    assert read(*flags, "--transform", "None").transform is None
+    assert make_options({"config": "config.json", "transform": None}).transform is None
 
 
 def test_a_flag_goes_before_a_file_and_a_file_before_the_recipe(tmp_path):

@@ -158,9 +158,20 @@ def test_a_flipped_bit_in_a_checkpoint_is_reported(tmp_path, some):
         with pytest.raises(UserError) as caught:
             checkpoints.load(file)
         assert str(file) in str(caught.value), bit
-        assert "copy it again" in str(caught.value) or "not a checkpoint of mrcnn" in str(
-            caught.value
+        assert any(
+            words in str(caught.value)
+            for words in ("copy it again", "does not hold a known detector")
         )
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("part", ["model.w", "ema.w"])
+def test_a_state_that_is_not_finite_is_damaged(tmp_path, number, part):
+    save_state(tmp_path, small(1))
+    file = save_state(tmp_path, TrainingState(2, {part: torch.tensor([1.0, number])}, {}))
+    state, notes = load_state(tmp_path)
+    assert state.step == 1
+    assert notes[0].startswith(f"{file} is damaged (NaN or infinite numbers in {part})")
 
 
 def test_a_file_cut_anywhere_or_grown_is_reported(tmp_path):
@@ -251,7 +262,7 @@ def test_a_file_instead_of_a_folder(tmp_path):
 
 
 def test_a_state_is_not_a_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="not a checkpoint of mrcnn"):
+    with pytest.raises(UserError, match="is a saved state of a training run"):
         checkpoints.load(save_state(tmp_path, small(1)))
 
 

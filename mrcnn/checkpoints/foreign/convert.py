@@ -88,8 +88,10 @@ def import_state_dict(
         )
     layout = LAYOUTS[framework]
     sources = _source_names(file, layout, state)
-    known = [name for name in state if name in sources.values() or layout.ignored.fullmatch(name)]
-    check_weights(file, {name: state[name] for name in known})
+    used = set(sources.values())
+    check_weights(
+        file, {k: v for k, v in state.items() if k in used or layout.ignored.fullmatch(k)}
+    )
     shapes = {name: tuple(state[source].shape) for name, source in sources.items()}
     fields = infer_fields(file, layout, sources, shapes)
     classes = len(fields["class_names"])

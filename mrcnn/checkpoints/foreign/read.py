@@ -53,7 +53,7 @@ def read_foreign(path: Path) -> ForeignFile:
     """
     try:
         content = _content(path)
-        found, notes = find_state(content)
+        found, notes = find_state(path, content)
         state, removed = unwrap_names(_tensors(found))
     except (RefusedError, DamagedError) as error:
         problem = f"is damaged ({_one_line(error)}); copy it again"
@@ -82,10 +82,11 @@ def _content(path: Path) -> Any:
     if kind == "pickle":
         return unpickle(read_plain(path, MAX_WEIGHTS_BYTES))
     # A class of its own per name: messages show it, and nothing is imported.
-    ignored = [(type(name, (_Ignored,), {}), name) for name in sorted(_names(path))]
+    ignored: list[Any] = [(type(name, (_Ignored,), {}), name) for name in sorted(_names(path))]
     try:
-        with torch.serialization.safe_globals(ignored):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # A file, since PyTorch would take the suffix of a path for its content.
+        with torch.serialization.safe_globals(ignored), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RefusedError(
             "is not a plain state dict: it is damaged, or holds objects that would run code; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -25,8 +26,12 @@ _DETECTOR = re.compile(
 _BACKBONES = re.compile(r"features|stem|blocks|(layer|res|conv|bn)\d")
 
 
-def find_state(content: Any) -> tuple[Mapping[Any, Any], list[str]]:
+def find_state(path: Path, content: Any) -> tuple[Mapping[Any, Any], list[str]]:
     """Return the state dict in a training checkpoint, and notes about others that it contains.
+
+    Args:
+        path: of the checkpoint, for the notes.
+        content: what the file contains.
 
     Raises:
         RefusedError: if there is none.
@@ -44,8 +49,8 @@ def find_state(content: Any) -> tuple[Mapping[Any, Any], list[str]]:
         return content, []
     best, *others = sorted(states, key=order)
     return states[best], [
-        f"weights of {_key(best)}; it also contains {_key(other)}; to use these: "
-        f"torch.save(torch.load(path, weights_only=True){_key(other)}, other_path)"
+        f"weights of {_key(best)}; it also contains {_key(other)}; to use these, in Python: "
+        f"torch.save(torch.load({str(path)!r}, weights_only=True){_key(other)}, 'other.pth')"
         for other in others
         if len(states[other]) > len(states[best]) / 2
     ]
@@ -87,7 +92,10 @@ def unwrap_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[s
     # MMDetection 2 stores the second set of weights under such names.
     flat = {f"ema_{short.replace('.', '_')}" for short in names.values()}
     if second := [name for name, short in names.items() if short in flat]:
-        notes.append(f"left out {len(second)} tensors {second[0]}, …: a second set of weights")
+        notes.append(
+            f"left out a second set of weights, {len(second)} tensors such as {second[0]}; to use "
+            "it, save state['ema_' + name.replace('.', '_')] as each name"
+        )
         names = {name: short for name, short in names.items() if short not in flat}
     matches = [match for short in names.values() if (match := _DETECTOR.fullmatch(short))]
     prefixes = sorted({m["prefix"] for m in matches}, key=lambda p: ("ema" in p.lower(), len(p), p))
@@ -100,8 +108,8 @@ def unwrap_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[s
         notes.append(f"left out {len(left)} tensors beside the network: {', '.join(left[:3])}, …")
     for other in others:
         notes.append(
-            f"it also contains a detector under {other}; to use this, save its tensors alone: "
-            "torch.save({k[%d:]: v for k, v in state.items() if k.startswith(%r)}, other_path)"
+            f"it also contains a detector under {other}; to use this, in Python: "
+            "torch.save({k[%d:]: v for k, v in state.items() if k.startswith(%r)}, 'other.pth')"
             % (len(other), other)
         )
     if prefix:
