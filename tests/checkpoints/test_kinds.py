@@ -168,6 +168,12 @@ def test_backbones_that_no_model_has(tmp_path, case):
     assert message in str(caught.value)
 
 
+def test_weights_of_mrcnn_without_their_configuration(tmp_path):
+    torch.save(tiny.model().state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match="without its configuration; save both with mrcnn.checkp"):
+        load(tmp_path / "a.pth")
+
+
 HUGE = {"fpn_channels": 8192, "box_head_width": 32768, "rpn_convs": 32, "mask_head_convs": 32}
 
 

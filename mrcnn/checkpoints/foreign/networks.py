@@ -73,6 +73,11 @@ def check_supported(file: Path, names: Collection[str], backbone: bool = False) 
         names: of the tensors.
         backbone: accept classification networks, whose layers start a backbone.
     """
+    if "box_head.class_logits.weight" in names:
+        raise UserError(
+            f"{file}: holds the weights of a model of mrcnn without its configuration; "
+            "save both with mrcnn.checkpoints.save"
+        )
     for network, pattern in NETWORKS.items():
         compiled = re.compile(pattern)
         if name := next(filter(compiled.fullmatch, names), None):

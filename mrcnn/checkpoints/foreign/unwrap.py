@@ -22,8 +22,8 @@ _DETECTOR = re.compile(
     + "|".join(layout.signature.pattern for layout in LAYOUTS.values())
     + ")"
 )
-# First parts of the names of backbones; all of VGG and MobileNetV2 are in "features".
-_BACKBONES = re.compile(r"features|stem|blocks|(layer|res|conv|bn)\d")
+# First parts of the names of backbones.
+_BACKBONES = re.compile(r"stem|blocks|(layer|res|conv|bn)\d")
 
 
 def find_state(path: Path, content: Any) -> tuple[Mapping[Any, Any], list[str]]:
@@ -124,10 +124,15 @@ def unwrap_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[s
 
 
 def _common_prefix(names: list[str]) -> str:
-    """Return the first parts that all names share, but not those of a network itself."""
+    """Return the first parts that all names share, but not those of a network itself.
+
+    A part before a number is the sequence of layers of a network, such as "features" of VGG.
+    """
     prefix: list[str] = []
-    for parts in zip(*(name.split(".")[:-2] for name in names), strict=False):
-        if len(set(parts)) > 1 or _BACKBONES.match(parts[0]) or len(names) == 1:
+    split = [name.split(".") for name in names]
+    for i, parts in enumerate(zip(*(parts[:-2] for parts in split), strict=False)):
+        is_layer = _BACKBONES.match(parts[0]) or split[0][i + 1].isdecimal()
+        if len(set(parts)) > 1 or is_layer or len(names) == 1:
             break
         prefix.append(f"{parts[0]}.")
     return "".join(prefix)
