@@ -170,7 +170,7 @@ def test_backbones_that_no_model_has(tmp_path, case):
 
 def test_weights_of_mrcnn_without_their_configuration(tmp_path):
     torch.save(tiny.model().state_dict(), tmp_path / "a.pth")
-    with pytest.raises(UserError, match="without its configuration; save both with mrcnn.checkp"):
+    with pytest.raises(UserError, match="without its configuration; save both with mrcnn"):
         load(tmp_path / "a.pth")
 
 
