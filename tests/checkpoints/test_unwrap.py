@@ -1,5 +1,6 @@
 """State dicts are found in checkpoints of training, without what wrappers add to their names."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -122,9 +123,19 @@ class Settings:
         self.lr = 0.1
 
 
+class AttributeDict(dict):
+    """A dictionary of settings, as Lightning stores them."""
+
+
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
 def test_objects_beside_the_weights_are_left_out(tmp_path, new):
-    content = {"state_dict": STATE, "hyper_parameters": Settings(), "config": [Settings()]}
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)])
+    content = {
+        "state_dict": STATE,
+        "hyper_parameters": AttributeDict(lr=0.1, settings=[Settings()]),
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        "path.join": os.path.join,
+    }
     torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=new)
     same(read_foreign(tmp_path / "a.ckpt").state, STATE)
 

@@ -54,7 +54,7 @@ CASES = {  # command, changed flags (None leaves the flag out), words of the mes
     "no such run": ("evaluate", {"--weights": "nowhere"}, ["nowhere: does not exist; give a"]),
     "folder without a run": ("evaluate", {"--weights": "data"}, ["data: does not contain a"]),
     "an image for weights": (
-        "predict", {"--weights": "data/images/a.png"}, ["a.png: is damaged, or not a safetensors"]
+        "predict", {"--weights": "data/images/a.png"}, ["a.png: is damaged, or not a file of weig"]
     ),
     "a pickle for weights": ("predict", {"--weights": "old.pkl"}, ["old.pkl: does not hold a"]),
     "damaged backbone": ("train", {"--weights": "bad.pth"}, ["bad.pth: is damaged"]),

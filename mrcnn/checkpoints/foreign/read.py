@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,6 @@ class _Ignored:
 
     def __init__(self, *_: Any) -> None: ...
     def __setstate__(self, _: Any) -> None: ...
-    def __setitem__(self, *_: Any) -> None: ...
 
 
 def read_foreign(path: Path) -> ForeignFile:
@@ -81,8 +81,7 @@ def _content(path: Path) -> Any:
         return safetensors.torch.load(read_plain(path, MAX_WEIGHTS_BYTES))
     if kind == "pickle":
         return unpickle(read_plain(path, MAX_WEIGHTS_BYTES))
-    # A class of its own per name: messages show it, and nothing is imported.
-    ignored: list[Any] = [(type(name, (_Ignored,), {}), name) for name in sorted(_names(path))]
+    ignored: list[Any] = [(_stand_in(name), name) for name in sorted(_names(path))]
     try:
         # A file, since PyTorch would take the suffix of a path for its content.
         with torch.serialization.safe_globals(ignored), path.open("rb") as file:
@@ -92,6 +91,14 @@ def _content(path: Path) -> Any:
             "is not a plain state dict: it is damaged, or holds objects that would run code; "
             "nothing was run; save it with torch.save(model.state_dict(), path)"
         ) from error
+
+
+def _stand_in(name: str) -> type:
+    """Return a class of this name, which messages show; what the name means is not imported."""
+    # PyTorch sets the items of dictionaries of its own only, not of subclasses.
+    is_dict = name.lower().endswith("dict")
+    methods: dict[str, Any] = {"__new__": lambda *_: OrderedDict()} if is_dict else {}
+    return type(name, (_Ignored,), methods)
 
 
 def _names(path: Path) -> set[str]:
@@ -109,7 +116,10 @@ def _names(path: Path) -> set[str]:
                 if step > MAX_OPCODES:
                     raise RefusedError("has more parts than the weights of any model")
                 if opcode.name == "GLOBAL":
-                    names.add(str(argument).replace(" ", ".", 1))
+                    module, _, name = str(argument).partition(" ")
+                    # Names of Python 2, which protocol 2 stores.
+                    module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
+                    names.add(f"{module}.{name}")
     return names
 
 
