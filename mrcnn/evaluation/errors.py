@@ -33,7 +33,7 @@ class ErrorAnalysis:
 
     @cached_property
     def curves(self) -> Curves:
-        """Precision, recall and F1 over the lowest score."""
+        """Precision, recall and F1 over the score threshold."""
         return matching.score_curves(self.pairs, IOUS[0])
 
     @cached_property

@@ -17,12 +17,13 @@ from mrcnn.data.checks.statistics import Table
 from mrcnn.data.images import read_image
 from mrcnn.reports.page import EmbeddedImage, Section, Tile, embed, write_page
 from mrcnn.visual import draw_instances, draw_marked
+from mrcnn.visual.names import short_file
 
 MOST_LINES = 50  # findings of a kind; findings.jsonl has all
 MOST_EXAMPLES = 18  # images with findings, one per kind
 SAMPLES = 6  # images per split
 
-_LONGEST_SIDE = 512  # pixels of an overlay, so that names are legible in three columns
+_LONGEST_SIDE = 640  # pixels of an overlay, so that names are legible in two columns
 
 
 def write_data_report(
@@ -50,7 +51,7 @@ def write_data_report(
         path,
         macros="data_sections.html.j2",
         title=f"Data set {checked.folder.resolve().name}",
-        facts=[str(split.files.annotations) for split in checked.splits],
+        facts=list(dict.fromkeys(str(split.files.annotations) for split in checked.splits)),
         tiles=_tiles(checked, tables),
         warnings=checked.notes,
         sections=[part for part in parts if any(part.arguments.values())],
@@ -121,7 +122,8 @@ def _sample_images(decoders: Mapping[str, ImageDecoder]) -> list[EmbeddedImage]:
             decoded = decoder.read(index)
             if not decoded.file.error:
                 count = len(decoded.objects)
-                caption = f"{split}: {decoded.path.name}, {count} object{'s' * (count != 1)}"
+                name = short_file(decoded.path.name)
+                caption = f"{split}: {name}, {count} object{'s' * (count != 1)}"
                 overlay = _overlay(decoded, decoder.dataset.class_names)
                 images.append(embed(overlay, caption, f"Objects of {decoded.path.name}"))
     return images

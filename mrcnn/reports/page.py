@@ -1,12 +1,13 @@
-"""Rendering of pages: one file without scripts or network, from Jinja2 templates.
+"""Rendering of pages: one file without network, from Jinja2 templates.
 
 A page is a header and sections. Every value in it is escaped; names from data sets may contain
-anything.
+anything. Its only script enlarges images and shows the values of curves.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,14 @@ def _environment() -> Environment:
         loader=PackageLoader("mrcnn.reports"), autoescape=True, finalize=_clean,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    style, script = (
+        (Path(__file__).parent / name).read_text(encoding="utf-8")
+        for name in ("style.css", "page.js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.filters |= {"metric": format_metric, "count": "{:,}".format}
-    environment.globals |= {"share": format_share, "style": Markup(style)}
+    environment.globals |= {
+        "share": format_share, "style": Markup(style), "script": Markup(script),
+        "script_hash": Markup(f"sha256-{digest}"),
+    }  # fmt: skip
     return environment

@@ -177,8 +177,13 @@ def _facts(config: Mapping[str, Any], dataset: CocoDataset) -> list[str]:
     return [
         f"{model['backbone']}, {classes:,} {'class' if classes == 1 else 'classes'}",
         f"{train['steps']:,} steps of {train['batch_size']} images, {train['optimizer']}",
-        f"validated on {len(dataset):,} images with {int((~dataset.crowd).sum()):,} objects",
+        f"validated on {_counted(len(dataset), 'image')} with "
+        f"{_counted(int((~dataset.crowd).sum()), 'object')}",
     ]
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' * (count != 1)}"
 
 
 def _tiles(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from mrcnn.data.coco.read import CocoDataset
@@ -32,10 +32,10 @@ from mrcnn.visual.charts import (
     precision_recall_charts,
     training_charts,
 )
-from mrcnn.visual.names import short_name
-from mrcnn.visual.plots import chart_svg, matrix_svg, save_errors
+from mrcnn.visual.names import short_file, short_name
+from mrcnn.visual.plots import chart_svg, chart_values, matrix_svg, save_errors
 
-WORST, BEST = 3, 2  # example images
+WORST, BEST, MORE = 3, 2, 6  # example images; MORE worst ones are folded
 MOST_CONFUSED = 8  # pairs of classes
 
 
@@ -56,7 +56,7 @@ def evaluation_sections(evaluation: Evaluation, dataset: CocoDataset) -> list[Se
         Section("Errors by size", "sizes", _sizes(evaluation)),
         Section("Confusion matrix", "confusions", _confusions(errors) | common),
         Section("Worst and best images", "examples",
-                {"examples": _examples(evaluation, dataset), "score": errors.score}),
+                _examples(evaluation, dataset) | {"score": errors.score}),
     ]  # fmt: skip
 
 
@@ -89,6 +89,7 @@ def _charts(heading: str, charts: Sequence[Chart]) -> Section:
             "title": chart.title,
             "lines": [(line.name, number(line.value)) for line in chart.lines],
             "svg": Markup(chart_svg(chart)) if chart.lines else "",
+            "points": escape(json.dumps(chart_values(chart))),
         }
         for chart in charts
     ]
@@ -154,8 +155,8 @@ def _confusions(errors: ErrorAnalysis) -> dict[str, Any]:
     return {"svg": Markup(svg), "width": width, "pairs": pairs, "is_folded": is_folded}
 
 
-def _examples(evaluation: Evaluation, dataset: CocoDataset) -> list[tuple[Any, ...]]:
-    """Return the images with the lowest F1 and most errors, and with the highest and most found.
+def _examples(evaluation: Evaluation, dataset: CocoDataset) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the images with the lowest F1 and most errors, `more` of them, and the best.
 
     For each: a title, the overlay of the objects and that of the detections.
     """
@@ -164,18 +165,21 @@ def _examples(evaluation: Evaluation, dataset: CocoDataset) -> list[tuple[Any, .
     detections, objects = (side.counts(side.image, len(f1)) for side in errors.outcomes)
     correct, wrong = detections[:, 0], detections[:, 1:].sum(axis=1)
     missed = objects[:, 1:].sum(axis=1)
-    worst = [int(i) for i in np.lexsort((-wrong - missed, f1)) if f1[i] < 1][:WORST]
+    worst = [int(i) for i in np.lexsort((-wrong - missed, f1)) if f1[i] < 1][: WORST + MORE]
     best = [int(i) for i in np.lexsort((-correct, -f1)) if correct[i] and i not in worst][:BEST]
     index_of = {int(id): index for index, id in enumerate(dataset.image_ids)}
-    examples = []
-    for word, i in [*(("Worst", i) for i in worst), *(("Best", i) for i in best)]:
+    examples: dict[str, list[tuple[Any, ...]]] = {"worst": [], "more": [], "best": []}
+    groups = [*(("worst", i) for i in worst[:WORST]), *(("more", i) for i in worst[WORST:]),
+              *(("best", i) for i in best)]  # fmt: skip
+    for group, i in groups:
         path = dataset.path(index_of[errors.pairs[i].image_id])
         true_text = f"Objects: {objects[i].sum()}, not found: {missed[i]}"
         text = f"Detections: {correct[i]} correct, {wrong[i]} wrong; F1 {f1[i]:.2f}"
         detected, truth = _overlays(evaluation, i, path)
         left = embed(truth, true_text, f"Objects of {path.name}")
         right = embed(detected, text, f"Detections in {path.name}")
-        examples.append((f"{word}: {path.name}", left, right))
+        word = "Best" if group == "best" else "Worst"
+        examples[group].append((f"{word}: {short_file(path.name)}", left, right))
     return examples
 
 

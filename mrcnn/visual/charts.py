@@ -109,8 +109,12 @@ def precision_recall_charts(
         measured = ~np.isnan(values)
         value = float(values[chosen]) if measured[chosen] else None
         lines.append(Line(name, scores[measured].tolist(), values[measured].tolist(), value))
-    title = f"By lowest score, IoU {first_iou:g}"
-    charts.append(Chart(title, "lowest score", lines, (0, 1), 1.0, (score, f"{score:.2f}")))
+    label = f"score threshold, at IoU {first_iou:g}"
+    charts.append(
+        Chart(
+            "Precision and recall by threshold", label, lines, (0, 1), 1.0, (score, f"{score:.2f}")
+        )
+    )
     return charts
 
 

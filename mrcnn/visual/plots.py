@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrcnn.errors import printable
 from mrcnn.visual.charts import Chart, fold_confusions, number, training_charts
 from mrcnn.visual.names import short_name
 
@@ -33,6 +34,7 @@ _VARIABLES = {colour: f"var(--c{i})" for i, colour in enumerate(PALETTE)} | {
     _INK: "var(--ink)", _SOFT: "var(--soft)", _RULE: "var(--rule)"
 }  # fmt: skip
 _CHART_SIZE = (350, 200)  # pixels: text has its natural size on a phone
+_PLOT_SIDES = 46 / 350, 338 / 350  # left and right of the axes, as shares of the width
 _CELL = 44  # pixels of a cell of a confusion matrix
 _FEW_POINTS = 30  # up to which points are marked
 
@@ -78,9 +80,24 @@ def chart_svg(chart: Chart) -> str:
     width, height = _CHART_SIZE
     with _figure((width / 72, height / 72), chart.title, "none") as figure:
         # The same margins for all, so that charts side by side are aligned.
-        axes = figure.add_axes((46 / width, 36 / height, 1 - 58 / width, 1 - 54 / height))
+        left, right = _PLOT_SIDES
+        axes = figure.add_axes((left, 36 / height, right - left, 1 - 54 / height))
         _draw_chart(axes, chart)
         return _inline_svg(figure, f"{chart.title}: {', '.join(x.name for x in chart.lines)}")
+
+
+def chart_values(chart: Chart) -> dict[str, Any]:
+    """Return the points that `chart_svg` draws, as JSON values, with the place of its x axis."""
+    return {
+        "label": chart.x_label,
+        "sides": _PLOT_SIDES,
+        "limits": _x_limits(chart),
+        "lines": [
+            [printable(line.name), [float(f"{x:.7g}") for x in _thinned(line.xs)],
+             [number(y) for y in _thinned(line.ys)]]
+            for line in chart.lines
+        ],
+    }  # fmt: skip
 
 
 def matrix_svg(matrix: NDArray[np.int64], names: Sequence[str]) -> tuple[str, int]:
@@ -139,8 +156,7 @@ def _draw_chart(axes: Any, chart: Chart) -> None:
         marker = "o" if len(xs) <= _FEW_POINTS else ""
         axes.plot(xs, ys, color=PALETTE[i % len(PALETTE)], linewidth=1.8, marker=marker,
                   markersize=4, clip_on=False)  # fmt: skip
-    low, high = chart.x_limits
-    axes.set_xlim(low, high if high > low else low + 1)
+    axes.set_xlim(*_x_limits(chart))
     top = chart.y_limit or max((max(line.ys) for line in chart.lines), default=0.0) * 1.05
     axes.set_ylim(0, top or 1.0)
     axes.set_xlabel(chart.x_label)
@@ -155,6 +171,11 @@ def _draw_chart(axes: Any, chart: Chart) -> None:
     for axis, steps in ((axes.xaxis, 5), (axes.yaxis, 4)):
         axis.get_major_locator().set_params(nbins=steps)
         axis.set_major_formatter(lambda value, _: f"{value:,.7g}")
+
+
+def _x_limits(chart: Chart) -> tuple[float, float]:
+    low, high = chart.x_limits
+    return low, high if high > low else low + 1
 
 
 def _draw_kinds(axes: Any, counts: Mapping[str, Mapping[str, int]]) -> None:

@@ -242,11 +242,21 @@ def test_page_and_findings(tiny, tmp_path, capsys):
                  "Suggested"):  # fmt: skip
         assert part in text
     assert "http" not in text.replace("http-equiv", "")
+    assert '<details class="error" open>' in text
+    assert "1 object</figcaption>" in text
     assert f"--data {tiny} " in text
     lines = (tmp_path / "out" / "findings.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == [
         "annotations.area", "box of something else"]  # fmt: skip
     assert all(json.loads(line)["text"] in output for line in lines)
+
+
+def test_the_page_names_a_divided_folder_once(tiny, tmp_path):
+    content = json.loads((tiny / "train.json").read_text())
+    writers.labelme(tmp_path / "labelme", content, tiny / "images")
+    app.main(["check-data", str(tmp_path / "labelme"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "check.html").read_text(encoding="utf-8")
+    assert text.count(f"<li>{tmp_path / 'labelme'}") == 1
 
 
 def test_many_findings_are_cut_on_the_terminal(tiny, capsys):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mrcnn.reports import page
-from mrcnn.visual import charts, plots
+from mrcnn.visual import charts, names, plots
 from mrcnn.visual.charts import Chart, Line, fold_confusions, number
 from mrcnn.visual.plots import chart_svg, matrix_svg
 
@@ -61,6 +61,22 @@ def test_svg_is_text_in_the_colours_of_the_page():
     assert "stroke: var(--c0)" in svg
     assert ">step</text>" in svg
     assert not re.search(r"#[0-9a-f]{6}|http|<style|font-family|<g id", svg)
+
+
+def test_values_of_a_chart():
+    """The script finds points by the place of the axes and by the limits."""
+    chart = Chart("t", "step", [Line("a\u202e", [10, 20], [0.123456, 2e6])], (5, 5))
+    values = plots.chart_values(chart)
+    assert values["lines"] == [["a\\u202e", [10, 20], ["0.123", "2,000,000"]]]
+    assert values["limits"] == (5, 6)
+    assert values["sides"] == (46 / 350, 338 / 350)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.png", "a.png"), ("0123456789.png", "012….png"), ("01234567", "01234567")]
+)
+def test_file_names_are_cut_in_the_middle(name, text):
+    assert names.short_file(name, 8) == text
 
 
 def test_the_style_sheet_has_the_same_colours():
