@@ -12,8 +12,7 @@ from tyro.conf import Positional
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.errors import UserError
 from mrcnn.inference.load import ProgramFlags, load
-from mrcnn.inference.predict_files import parse_thresholds, predict_files
-from mrcnn.inference.prediction_files import RESULTS
+from mrcnn.inference.predict_files import Outputs, parse_thresholds, predict_files
 from mrcnn.inference.sources import find_images
 from mrcnn.runtime.device import DEFAULT_DEVICE
 from mrcnn.runtime.distributed import World, connected
@@ -47,6 +46,10 @@ class PredictConfig(ProgramFlags):
     """Test-time augmentation: average three sizes, each mirrored too; about six times the work."""
     overlays: bool = True
     """Draw the objects over their image."""
+    csv: bool = False
+    """Also write predictions.csv: a row per object with its name, score, box, area and center."""
+    masks: bool = False
+    """Also write masks/NAME.png, a label image: 0 is background, 1, 2, … are the objects."""
     recursive: bool = False
     """Also search subfolders."""
     resume: bool = False
@@ -75,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _predict(args: PredictConfig, world: World) -> int:
-    find = partial(find_images, args.images, args.recursive, args.out)
-    found = world.from_main(find() if world.is_main else None)
+    where = (args.images, args.recursive, args.out)
+    found = world.from_main(find_images(*where) if world.is_main else None)
     class_thresholds = parse_thresholds(args.class_threshold)
     device = args.device if args.device != "cuda" or world.size == 1 else f"cuda:{world.local_rank}"
     lowest = min(args.score_threshold, *class_thresholds.values(), 1)
@@ -84,7 +87,10 @@ def _predict(args: PredictConfig, world: World) -> int:
     predictor = load(args.weights, device, amp=args.amp, **fields)
     for note in [*found.notes, *predictor.notes] if world.is_main else ():
         print(note)
+    if args.masks and not predictor.config.masks:
+        raise UserError(f"--masks: {args.weights} detects boxes only; omit it")
     predictor.thresholds(args.score_threshold, class_thresholds)  # checks the class names
+    outputs = Outputs(args.overlays, args.masks, args.csv)
     summary = predict_files(
         partial(
             predictor.try_stream,
@@ -106,22 +112,18 @@ def _predict(args: PredictConfig, world: World) -> int:
             "--tiles": args.tiles,
             "--tile-overlap": args.tile_overlap if args.tiles else None,
             "--tta": args.tta,
+            "--masks": args.masks or None,
         },
         categories=predictor.categories,
-        overlays=args.overlays,
+        outputs=outputs,
         resume=args.resume,
         world=world,
     )
-    succeeded = summary.attempted - len(summary.failures)
     if world.is_main:
-        drawn = f"{succeeded} overlays and " if args.overlays else ""
-        skipped = f", {summary.skipped} images were already finished" if summary.skipped else ""
-        print(f"{drawn}{RESULTS} in {args.out}{skipped}")
-        if succeeded and not summary.objects:
-            print("no detections above the score threshold; lower --score-threshold or train more")
-        if summary.failures:
-            count = f"{len(summary.failures)} of {summary.attempted}"
-            print(f"mrcnn: {count} images failed:", *summary.failures, sep="\n  ", file=sys.stderr)
+        print(summary.text(args.out, outputs))
+    if world.is_main and summary.failures:
+        count = f"{len(summary.failures)} of {summary.attempted}"
+        print(f"mrcnn: {count} images failed:", *summary.failures, sep="\n  ", file=sys.stderr)
     return 2 if summary.failures else 0
 
 

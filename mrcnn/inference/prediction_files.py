@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.errors import UserError
+from mrcnn.inference.tables import COLUMNS, rows, write_csv
 from mrcnn.io.atomic import check_writable, replacing
 
 Record = dict[str, Any]
 
-LINES, RESULTS = "predictions.jsonl", "predictions.json"
+LINES, RESULTS, TABLE = "predictions.jsonl", "predictions.json", "predictions.csv"
+TABLE_MARK = b"^" + ",".join(COLUMNS).encode()  # begins each table
 
 
 class Lines:
     """The lines of one process, each written before the next image is processed.
 
     {"image": {…}, "overlay": NAME, "annotations": […]} has the records of a COCO file without ids;
-    an image of a video has a `frame` number. {"video": PATH, "overlay": NAME} states that all
-    frames of a video are written.
+    an image of a video has a `frame` number, and one with a label image its path as `label_image`.
+    {"video": PATH, "overlay": NAME} states that all frames of a video are written.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
@@ -78,7 +80,7 @@ def resume(folder: Path, settings: Record) -> dict[str, str | None] | None:
     """Prepare the folder of an interrupted run; only the main process calls this.
 
     Returns:
-        The name of the overlay of each finished image and video, or None if there is no run.
+        The name for the overlay of each finished image and video, or None if there is no run.
 
     Raises:
         UserError: if the folder cannot be written, or its run had other settings.
@@ -98,11 +100,16 @@ def resume(folder: Path, settings: Record) -> dict[str, str | None] | None:
         if "video" in record:
             finished[record["video"]] = record["overlay"]
         elif "image" in record and "frame" not in record["image"]:
-            finished[record["image"]["file_name"]] = record["overlay"]
+            # Without an overlay, the label image reserves its name.
+            label_image = record.get("label_image")
+            name = label_image and Path(*Path(label_image).parts[1:]).with_suffix(".jpg").as_posix()
+            finished[record["image"]["file_name"]] = record["overlay"] or name
     return finished
 
 
-def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> None:
+def finish(
+    folder: Path, names: Iterable[str], categories: Sequence[Record], table: bool = False
+) -> None:
     """Write `predictions.json` from the lines of all processes; only the main process calls this.
 
     Only one line is in memory at a time. Ids count from 1.
@@ -111,6 +118,7 @@ def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> 
         folder: of the predictions.
         names: file names in the order of the output. Other images with a line follow by name.
         categories: records of the COCO file.
+        table: also write `predictions.csv`.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -123,16 +131,26 @@ def finish(folder: Path, names: Iterable[str], categories: Sequence[Record]) -> 
             name, frame = record["image"]["file_name"], record["image"].get("frame", 0)
             # A later line replaces an earlier one: frames of a video that was started twice.
             offsets[order.get(name, len(order)), name, frame] = offset
-    with (
-        replacing(folder / RESULTS) as draft,
-        draft.open("w") as out,
-        (folder / LINES).open("rb") as lines,
-    ):
 
-        def records() -> Iterator[tuple[int, Record]]:
+    def records() -> Iterator[tuple[int, Record]]:
+        with (folder / LINES).open("rb") as lines:
             for image_id, key in enumerate(sorted(offsets), start=1):
                 lines.seek(offsets[key])
                 yield image_id, json.loads(lines.readline())
+
+    if table:
+        class_names = {category["id"]: category["name"] for category in categories}
+
+        def lines() -> Iterator[tuple[str | int | float, ...]]:
+            yield (*COLUMNS, "frame")
+            for _, record in records():
+                image, objects = record["image"], record["annotations"]
+                of_objects = [class_names[entry["category_id"]] for entry in objects]
+                for row in rows(image["file_name"], of_objects, objects):
+                    yield (*row, image.get("frame", ""))
+
+        write_csv(folder / TABLE, lines())
+    with replacing(folder / RESULTS) as draft, draft.open("w") as out:
 
         def write_list(items: Iterable[Mapping[str, Any]]) -> None:
             for number, item in enumerate(items):

@@ -5,7 +5,6 @@ D objects, image of h x w pixels, C classes.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import importlib
 import io
@@ -23,7 +22,7 @@ from PIL import Image, ImageColor
 from mrcnn.data.coco.write import coco_results
 from mrcnn.errors import UserError
 from mrcnn.inference.advice import RESULT, advice
-from mrcnn.inference.tables import COLUMNS, rows, to_feature
+from mrcnn.inference.tables import COLUMNS, rows, to_feature, write_csv
 from mrcnn.io.atomic import replacing, write_json
 from mrcnn.ops import rle
 from mrcnn.visual import FILL, draw_instances, instance_colours
@@ -339,8 +338,7 @@ class Result:
         Raises:
             UserError: if the file cannot be written.
         """
-        with replacing(Path(path)) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS, *self._rows()])
+        write_csv(Path(path), [COLUMNS, *self._rows()])
 
     def to_geojson(self, path: str | os.PathLike[str]) -> None:
         """Write the outlines as GeoJSON in pixels of the image, y downwards; holes are filled.

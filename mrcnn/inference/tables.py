@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mrcnn.io.atomic import replacing
 from mrcnn.ops import rle
 
 # `object` counts from 1 in each image, and is the value in its label image. Boxes, centers and
@@ -36,6 +39,19 @@ def rows(
         numbers = (x, y, x + width, y + height, area, center_x, center_y)
         score = round(entry["score"], 6)
         yield image, number, name, score, *(round(float(value), 3) for value in numbers)
+
+
+def write_csv(path: Path, lines: Iterable[Sequence[str | int | float]]) -> None:
+    """Write the lines of a table, the header first.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with (
+        replacing(path) as draft,
+        draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        csv.writer(file).writerows(lines)
 
 
 def to_feature(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """`mrcnn predict`: inputs, overlays, the COCO file, and resuming."""
 
+import csv
+import dataclasses
 import io
 import json
 import subprocess
@@ -16,7 +18,8 @@ from mrcnn.data.images import read_size
 from mrcnn.errors import UserError
 from mrcnn.inference import prediction_files
 from mrcnn.inference.sources import Source, overlay_names
-from tests.helpers import predicting
+from mrcnn.ops import rle
+from tests.helpers import predicting, tiny
 from tests.helpers.predicting import interrupted_after, predict, read
 from tests.helpers.tiny import noise
 
@@ -130,6 +133,52 @@ def test_subfolders(images, weights, tmp_path):
         assert names(out) == ["a.png", "b.png", "c.png", "d.png", "a.png", "f.png", "e.png"]
         assert (out / "deeper" / "a.jpg").is_file()
         assert (out / "a.jpg").is_file()
+
+
+def test_tables_and_label_images(images, weights, tmp_path, capsys):
+    """They have the objects of the COCO file; a resumed run has those of all images."""
+    out, words = tmp_path / "out", ("--recursive", "--no-overlays", "--masks")
+    assert predict(weights, out, images / "a.png", *words) == 0
+    assert predict(weights, out, images, *words, "--csv", "--resume") == 0
+    printed = capsys.readouterr().out
+    assert f"6 label images, predictions.csv and predictions.json in {out}" in printed
+    content = read(out)
+    with (out / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(content["annotations"]) == 7 * 20
+    class_names, files = {3: "cat", 7: "dog"}, {i["id"]: i["file_name"] for i in content["images"]}
+    for row, entry in zip(table, content["annotations"], strict=True):
+        assert row["image"] == files[entry["image_id"]]
+        assert row["name"] == class_names[entry["category_id"]]
+        assert float(row["score"]) == pytest.approx(entry["score"], abs=1e-6)
+        assert float(row["area"]) == rle.area(entry["segmentation"])
+        assert float(row["x2"]) == pytest.approx(sum(entry["bbox"][::2]), abs=1e-3)
+    assert len(list((out / "masks").rglob("*.png"))) == 7
+    with Image.open(out / "masks" / "a.png") as image:
+        result = mrcnn.load(weights).predict(images / "a.png", 0)
+        np.testing.assert_array_equal(np.asarray(image), result.label_image())
+    (images.parent / "b").mkdir()
+    Image.fromarray(noise(40, 60)).save(images.parent / "b" / "a.png")
+    assert predict(weights, out, images.parent / "b" / "a.png", *words, "--resume") == 0
+    assert (out / "masks" / "a_2.png").is_file()  # the name of the first is taken
+    with pytest.raises(UserError, match="--masks True"):
+        predict(weights, out, images, "--no-overlays", "--resume")
+
+
+@pytest.mark.parametrize("name", ["masks/a.png", "predictions.csv"])
+def test_other_tables_and_label_images_are_kept(images, weights, tmp_path, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match=name):
+        predict(weights, tmp_path / "out", images / "a.png", "--masks", "--csv")
+    assert path.read_text() == "mine"
+
+
+def test_label_images_need_masks(images, tmp_path):
+    weights = tiny.run(tmp_path / "run", dataclasses.replace(tiny.CONFIG, masks=False))
+    with pytest.raises(UserError, match=r"--masks: .* detects boxes only; omit it"):
+        predict(weights, tmp_path / "out", images / "a.png", "--masks")
 
 
 def test_patterns_and_lists(images, weights, tmp_path, monkeypatch, capsys):
