@@ -1,7 +1,8 @@
-"""Serve a page on this machine that shows a model's predictions: `python -m mrcnn.serve`."""
+"""Serve a page that shows a model's predictions: `python -m mrcnn.serve`."""
 
 from __future__ import annotations
 
+import secrets
 import socket
 import sys
 from contextlib import suppress
@@ -19,7 +20,7 @@ from mrcnn.runtime.device import DEFAULT_DEVICE
 class ServeConfig(ProgramFlags):
     """Open a local web page that detects objects in dropped images.
 
-    Nothing leaves the machine, and no other machine can reach the page.
+    Nothing leaves the machine, and no other machine can reach the page without --host.
     """
 
     weights: Path
@@ -27,6 +28,9 @@ class ServeConfig(ProgramFlags):
     framework, or the name of a published model."""
     port: int = 8008
     """Port of the page; 0 takes any free one."""
+    host: str = "127.0.0.1"
+    """Address of this machine to listen on. With another than the default, such as 0.0.0.0 for all,
+    other machines can use the page, if they know the token in the printed address."""
     max_mb: int = 32
     """Largest image file, in megabytes."""
     device: str = DEFAULT_DEVICE
@@ -45,25 +49,37 @@ def main(argv: list[str] | None = None) -> None:
     """Serve the page until Ctrl-C."""
     args = parse(ServeConfig, argv)
     try:
+        from mrcnn.serving.answers import example_image
         from mrcnn.serving.app import build_app
-        from mrcnn.serving.connection import HOST, make_server
+        from mrcnn.serving.connection import HOST, make_server, reachable_address
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "h11"):
             raise
         raise UserError(f"the page needs {error.name}; run: pip install 'mrcnn[serve]'") from error
     try:
-        listener = socket.create_server((HOST, args.port))
-    except OSError as error:
+        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+        listener = socket.create_server((args.host, args.port), family=family)
+    except (OSError, ValueError) as error:  # ValueError: no name of a machine
         raise UserError(
-            f"--port {args.port}: cannot be opened ({error.strerror}); "
-            "use another one, or 0 for any free one"
+            f"--host {args.host} --port {args.port}: cannot be opened "
+            f"({getattr(error, 'strerror', None) or error}); name an address of this machine, and "
+            "another port, or 0 for any free one"
         ) from error
     with listener:
         predictor = load(args.weights, args.device, amp=args.amp, **args.fields())
         for note in predictor.notes:
             print(note)
-        app = build_app(predictor, str(args.weights), args.max_mb * 1_000_000)
-        address = f"http://{HOST}:{listener.getsockname()[1]}"
+        max_bytes = args.max_mb * 1_000_000
+        example = example_image(args.weights, predictor.config.class_names, max_bytes)
+        token = "" if listener.getsockname()[0] == HOST else secrets.token_urlsafe(16)
+        app = build_app(predictor, str(args.weights), max_bytes, example, token)
+        address = f"http://{reachable_address(listener)}:{listener.getsockname()[1]}"
+        if token:
+            address += f"/?token={token}"
+            print(
+                "warning: other machines can reach the page. Whoever has the whole address can use "
+                "it, and the network can read the address and the images: they are not encrypted."
+            )
         server = make_server(app, partial(print, address, "(Ctrl-C ends it)", flush=True))
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once all answers are sent
             server.run([listener])

@@ -1,4 +1,4 @@
-"""Answers of the server: the page, and the objects in an image."""
+"""Answers of the server: the page, an image to try, and the objects in an image."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import io
 import logging
 import re
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from mrcnn.data.images import read_image
+from mrcnn.errors import UserError
 from mrcnn.inference.predictor import Predictor
+from mrcnn.inference.sources import find_images
+from mrcnn.io.json_files import read_json
+from mrcnn.io.plain_files import read_plain
 from mrcnn.visual import instance_colours
 
 _LINK = re.compile(r'<link rel="stylesheet" href="(\w+\.css)">|<script src="(\w+\.js)"></script>')
@@ -42,6 +48,25 @@ def document() -> tuple[str, str]:
         "connect-src 'self'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def example_image(
+    weights: Path, class_names: Sequence[str], max_bytes: int
+) -> tuple[str, bytes] | None:
+    """Return the name and the contents of an image to try; None if none suits the model.
+
+    It is the first validation image of a run. Models that know cups get a photo of one.
+    """
+    try:
+        folder = read_json(weights / "config.json")["data"]["val"]["images"]
+        path = find_images([Path(folder)]).sources[0].path
+    except (UserError, KeyError, TypeError):
+        if "cup" not in class_names:
+            return None
+        path = Path(__file__).parent / "coffee.jpg"  # CC0, by Rachel Michetti
+    with suppress(UserError):
+        return path.name, read_plain(path, max_bytes)
+    return None
 
 
 def detect(predictor: Predictor, data: bytes, with_image: bool) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 import re
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -47,13 +48,21 @@ class Answer(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
-def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
+def build_app(
+    predictor: Predictor,
+    name: str,
+    max_bytes: int,
+    example: tuple[str, bytes] | None = None,
+    token: str = "",
+) -> Starlette:
     """Return the application; one image at a time goes through the model.
 
     Args:
         predictor: the model.
         name: its name on the page.
         max_bytes: largest image file that is accepted.
+        example: name and contents of an image file that the page offers.
+        token: what every request must carry, as `?token=`; with "", only this machine is answered.
     """
     page, policy = document()
     model = {
@@ -61,6 +70,7 @@ def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
         "class_names": predictor.config.class_names,
         "category_ids": predictor.category_ids,
         "max_bytes": max_bytes,
+        "example": example and example[0],
         "config": predictor.config.to_dict(),
     }
     uploads = asyncio.Semaphore(UPLOADS)
@@ -71,6 +81,11 @@ def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
 
     async def show_model(request: Request) -> Response:
         return Answer(model)
+
+    async def show_example(request: Request) -> Response:
+        if example is None:
+            raise HTTPException(404, "there is no example")
+        return Response(example[1], media_type="application/octet-stream")
 
     async def predict(request: Request) -> Response:
         _check_headers(request.headers, max_bytes)
@@ -100,14 +115,17 @@ def build_app(predictor: Predictor, name: str, max_bytes: int) -> Starlette:
         assert isinstance(error, HTTPException)
         return Answer({"error": error.detail}, error.status_code, error.headers)
 
-    # The check of the host refuses other names that resolve to this machine (DNS rebinding).
+    # The check of the host refuses other names that resolve to this machine (DNS rebinding). A
+    # page under another name does not know the token.
     local = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    guard = Middleware(TokenGuard, token=token) if token else local
     routes = [
         Route("/", show_page),
         Route("/model", show_model),
+        Route("/example", show_example),
         Route("/predict", predict, methods=["POST"]),
     ]
-    app = Starlette(False, routes, [Middleware(Envelope), local], {HTTPException: show_error})
+    app = Starlette(False, routes, [Middleware(Envelope), guard], {HTTPException: show_error})
     app.router.redirect_slashes = False
     app.state.uploads = uploads
     return app
@@ -123,6 +141,21 @@ def _check_headers(headers: Headers, max_bytes: int) -> None:
         raise HTTPException(413, f"an image has at most {max_bytes / 1e6:g} MB here; see --max-mb")
     if not _IMAGE_TYPE.match(headers.get("content-type", "")):
         raise HTTPException(415, "Content-Type must be image/… or application/octet-stream")
+
+
+class TokenGuard:
+    """Middleware that answers only requests with the token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        given = QueryParams(scope["query_string"]).get("token", "").encode()
+        if secrets.compare_digest(given, self.token):
+            return await self.app(scope, receive, send)
+        message = "the address must end with the ?token=... that mrcnn serve printed"
+        await Answer({"error": message}, 403)(scope, receive, send)
 
 
 class Envelope:

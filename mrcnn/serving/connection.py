@@ -1,4 +1,4 @@
-"""The uvicorn server, on this machine only, with bounded connections and times."""
+"""The uvicorn server, with bounded connections and times."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ HOST = "127.0.0.1"
 CONNECTIONS = 64  # at a time; more are closed without an answer
 HEADER_SECONDS, ANSWER_SECONDS = 10.0, 60.0  # to receive the head of a request, to send an answer
 CLOSE_SECONDS = 10  # for answers in progress when the server ends
+
+
+def reachable_address(listener: socket.socket) -> str:
+    """Return the address of a listener without its port; one of this machine if it has all."""
+    host: str = listener.getsockname()[0]
+    if host in ("0.0.0.0", "::"):
+        with socket.socket(listener.family, socket.SOCK_DGRAM) as probe:
+            try:  # this sends nothing; the addresses are reserved for documentation
+                probe.connect(("192.0.2.1" if host == "0.0.0.0" else "2001:db8::1", 9))
+                host = probe.getsockname()[0]
+            except OSError:
+                host = socket.gethostname()
+    return f"[{host}]" if ":" in host else host
 
 
 def make_server(app: Any, on_start: Callable[[], None] = lambda: None) -> uvicorn.Server:

@@ -4,7 +4,7 @@
 // `scale` canvas pixels per image pixel, origin (x, y), `unit` canvas pixels per CSS pixel.
 
 const FEW = 12, MANY = 40;  // number of objects; from MANY on, boxes and overlapping labels are omitted
-const FILL = 0.35;  // opacity of masks
+const FILL = 0.35;  // opacity of masks, unless it is set
 const WHITE_INK = 108;  // lightness below which white text has more contrast than black
 
 function maskPath(rle) {
@@ -24,14 +24,14 @@ function drawPixels(pen, image, view) {
     image, view.x, view.y, image.width * view.scale, image.height * view.scale);
 }
 
-// Draw the first object on top. `shown` selects masks, boxes and names.
+// Draw the first object on top. `shown` selects masks, boxes and names, and the opacity of masks.
 function drawObjects(pen, objects, view, shown, onlyClass) {
   const few = objects.length <= FEW, many = objects.length > MANY;
   const masks = shown.masks && objects.some((object) => object.path);
   for (const object of masks ? objects.toReversed() : []) {
     placed(pen, view, () => {
       pen.fillStyle = pen.strokeStyle = object.colour;
-      pen.globalAlpha = FILL;
+      pen.globalAlpha = shown.opacity;
       pen.fill(object.path);
       pen.globalAlpha = 1;
       pen.lineWidth = 1.5 * view.unit / view.scale;
@@ -88,7 +88,7 @@ function drawHighlight(pen, object, view, alone, image) {
   if (object.path) pen.strokeRect(...onCanvas(object.box, view));
   pen.setLineDash([]);
   const [, , width, height] = edges(object.box).map(Math.round);
-  const text = `${shortened(object.name)} ${object.score.toFixed(2)} · ${width} × ${height}`;
+  const text = `${shortened(object.name)} ${object.score.toFixed(2)} · ${width} × ${height}, ${object.area}`;
   drawLabel(pen, text, object, view, 0, []);
 }
 
@@ -121,6 +121,13 @@ function ink(colour) {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   const lightness = Math.sqrt(0.2126 * red ** 2 + 0.7152 * green ** 2 + 0.0722 * blue ** 2);
   return lightness < WHITE_INK ? "#fff" : "#000";
+}
+
+// The pixels of the mask, or of the box of an object without one.
+function areaOf(box, rle) {
+  const [, , width, height] = edges(box);
+  const runs = rle ? decodeCounts(rle.counts).filter((run, number) => number % 2) : [width * height];
+  return `${Math.round(runs.reduce((sum, run) => sum + run, 0)).toLocaleString("en")} px²`;
 }
 
 function shortened(name) {

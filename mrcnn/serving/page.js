@@ -51,6 +51,7 @@ async function process(image) {
     image.objects = answer.scores.map((score, i) => ({
       score, rank: i + 1, box: answer.boxes[i], label: answer.labels[i], name: answer.names[i],
       colour: answer.colours[i], rle: answer.masks[i],
+      area: areaOf(answer.boxes[i], answer.masks[i]),
       path: answer.masks[i] && maskPath(answer.masks[i]),
     }));
     image.seconds = answer.seconds;
@@ -67,7 +68,7 @@ async function ask(file, withImage) {
   for (;;) {
     let response;
     try {
-      response = await fetch(withImage ? "/predict?image" : "/predict", {
+      response = await fetch(address("/predict", withImage ? "image" : ""), {
         method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
       });
     } catch {
@@ -78,6 +79,12 @@ async function ask(file, withImage) {
     if (response.status !== 503) throw new Error(sentence(answer.error));
     await new Promise((done) => setTimeout(done, 1000));  // other pages keep it busy
   }
+}
+
+// An address of the server, with the token that the address of the page may have.
+function address(path, word = "") {
+  const query = [word, location.search.slice(1)].filter(Boolean).join("&");
+  return query ? `${path}?${query}` : path;
 }
 
 // An error of the server as a sentence: "image: is empty" becomes "The file is empty."
@@ -120,9 +127,9 @@ function show(image) {
     before?.bitmap?.close();
     if (before) before.bitmap = null;
     stage.classList.remove("filled");
-    stage.classList.toggle("close", image.zoom > 1);
+    stage.classList.toggle("close", image?.zoom > 1);
     element("zoom").hidden = true;
-    if (image.width) {
+    if (image?.width) {
       createImageBitmap(image.shown ?? image.file).then(
         (bitmap) => {
           keep(image, bitmap);
@@ -135,10 +142,19 @@ function show(image) {
         });
     }
   }
-  element("empty").hidden = true;
+  element("empty").hidden = Boolean(image);
+  element("example").hidden = Boolean(image) || !state.model?.example;
+  element("remove").hidden = !image;
   fillPanel();
   updateStatus();
   redraw(...LAYERS);
+}
+
+function remove(image) {
+  const index = state.images.indexOf(image);
+  state.images.splice(index, 1);
+  image.button.remove();
+  show(state.images[Math.min(index, state.images.length - 1)] ?? null);
 }
 
 // Its button in the strip of all images.
@@ -185,7 +201,7 @@ const megabytes = (bytes) => `${Math.round(bytes / 1e5) / 10} MB`;
 
 async function start() {
   try {
-    const response = await fetch("/model");
+    const response = await fetch(address("/model"));
     if (!response.ok) throw new Error();
     state.model = await response.json();
   } catch {
@@ -200,12 +216,18 @@ async function start() {
   document.title = `${name} · mrcnn`;
   element("model").title = class_names.join(", ");
   element("limits").textContent = `JPEG, PNG, TIFF, WebP, BMP, GIF; up to ${megabytes(max_bytes)}`;
+  element("example").hidden = Boolean(state.current) || !state.model.example;
   work();
 }
 
 for (const id of ["add", "empty"]) {
   element(id).addEventListener("click", () => element("files").click());
 }
+element("remove").addEventListener("click", () => remove(state.current));
+element("example").addEventListener("click", async () => {
+  const response = await fetch(address("/example")).catch(() => null);
+  if (response?.ok) addFiles([new File([await response.blob()], state.model.example)]);
+});
 element("files").addEventListener("change", (event) => {
   addFiles(event.target.files);
   event.target.value = "";  // so that the same file can be chosen again

@@ -49,6 +49,7 @@ function fillPanel() {
     const row = make(
       "button", {}, swatch(object.colour),
       make("span", { textContent: onlyClass() ? `${object.name} ${object.rank}` : object.name }),
+      make("small", { textContent: object.area }),
       make("small", { textContent: object.score.toFixed(2) }));
     row.setAttribute("aria-pressed", "false");
     row.addEventListener("pointerenter", () => light(object));
@@ -121,7 +122,12 @@ element("threshold").addEventListener("input", (event) => {
   state.threshold = Number(event.target.value);
   updateCounts();
 });
-for (const layer of Object.keys(state.shown)) {
+element("opacity").value = FILL;
+element("opacity").addEventListener("input", (event) => {
+  state.shown.opacity = Number(event.target.value);
+  redraw("objects");
+});
+for (const layer of ["masks", "boxes", "names"]) {
   element(layer).addEventListener("change", (event) => {
     state.shown[layer] = event.target.checked;
     redraw("objects");

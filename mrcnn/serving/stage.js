@@ -10,7 +10,7 @@ const state = {
   current: null,  // the image on the stage
   threshold: 0.5,
   hidden: new Set(),  // labels of classes
-  shown: { masks: true, boxes: true, names: true },
+  shown: { masks: true, boxes: true, names: true, opacity: FILL },
   lit: null,  // the object under the pointer, or focused in the list
   chosen: null,  // the object that was clicked
 };
@@ -162,7 +162,9 @@ element("closer").addEventListener("click", () => zoomTo(state.current.zoom * 1.
 element("farther").addEventListener("click", () => zoomTo(state.current.zoom / 1.5));
 element("whole").addEventListener("click", () => zoomTo(1));
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !state.current?.bitmap) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || !state.current) return;
+  if (event.key === "Delete") return remove(state.current);
+  if (!state.current.bitmap) return;
   if (event.key === "+" || event.key === "=") zoomTo(state.current.zoom * 1.5);
   else if (event.key === "-") zoomTo(state.current.zoom / 1.5);
   else if (event.key === "0") zoomTo(1);

@@ -62,9 +62,9 @@ class Running:
 
 
 @contextmanager
-def serving(predictor: Any, max_bytes: int = MAX_BYTES) -> Iterator[Running]:
+def serving(predictor: Any, max_bytes: int = MAX_BYTES, **options: Any) -> Iterator[Running]:
     """Serve at any free port until the end of the block."""
-    app = build_app(predictor, "runs/1", max_bytes)
+    app = build_app(predictor, "runs/1", max_bytes, **options)
     server = make_server(app)
     with socket.create_server((HOST, 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), name="server")

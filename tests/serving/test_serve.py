@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from mrcnn import serve as command
 from mrcnn.errors import UserError
 from mrcnn.serving import app as app_module
 from mrcnn.serving import connection as connection_module
-from mrcnn.serving.answers import document
+from mrcnn.serving.answers import document, example_image
 from mrcnn.serving.connection import HOST
 from tests.helpers import served, tiny
 from tests.helpers.served import content, exchange, get, image_file, post, serving, status
@@ -148,6 +150,43 @@ def test_refusals(server, monkeypatch, case):
 def test_own_page_may_post(server, host):
     request = post(image_file(), Host=host, Origin=f"http://{host}")
     assert status(exchange(server, request)) == 200
+
+
+@pytest.mark.parametrize("query", ["", "?token=", "?token=secret", "?token=secreT2", "?secret2=1"])
+def test_a_token_is_needed_for_everything(query):
+    """Without it nothing is told, whatever the host and the path; with it any host is answered."""
+    with serving(served.Known(), token="secret2") as server:
+        for path in ("/", "/model", "/example", "/none"):
+            answer = exchange(server, get(path + query))
+            assert status(answer) == 403
+            assert set(content(answer)) == {"error"}
+        assert status(exchange(server, post(image_file(), f"/predict{query}"))) == 403
+        assert status(exchange(server, get("/?token=secret2", "lab.example:8008"))) == 200
+        request = post(image_file(), "/predict?token=secret2", Origin="http://evil.example")
+        assert status(exchange(server, request)) == 403
+
+
+def test_examples(tmp_path):
+    """A run offers a validation image, a model that knows cups a photo of one, others nothing."""
+    run = tmp_path / "run"
+    (tmp_path / "images").mkdir()
+    run.mkdir()
+    (tmp_path / "images" / "b.png").write_bytes(image_file())
+    data = {"val": {"annotations": "val.json", "images": str(tmp_path / "images")}}
+    (run / "config.json").write_text(json.dumps({"data": data}))
+    assert example_image(run, ["cup"], 100_000) == ("b.png", image_file())
+    assert example_image(run, ["cup"], 100) is None
+    (tmp_path / "images" / "b.png").unlink()
+    name, photo = example_image(run, ["cup"], 100_000)
+    assert (name, Image.open(io.BytesIO(photo)).size) == ("coffee.jpg", (480, 320))
+    assert example_image(tmp_path / "none", ["cat"], 100_000) is None
+    (run / "config.json").write_text("[]")
+    assert example_image(run, ["cat"], 100_000) is None
+
+
+def test_no_example(server):
+    assert content(exchange(server, get("/model")))["example"] is None
+    assert status(exchange(server, get("/example"))) == 404
 
 
 def test_a_method_not_allowed_names_those_that_are(server):
@@ -291,7 +330,9 @@ def test_a_failing_model_is_reported(caplog):
 
 
 def test_a_port_in_use(server, tmp_path):
-    with pytest.raises(UserError, match=rf"--port {server.port}: cannot be opened \(Address alr"):
+    with pytest.raises(
+        UserError, match=rf"--host 127.0.0.1 --port {server.port}: cannot be opened \(Address alr"
+    ):
         command.main(["--weights", str(tmp_path), "--port", str(server.port)])
 
 
@@ -341,6 +382,49 @@ def test_ctrl_c_stops_the_server(tmp_path):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_another_host_has_a_warning_and_a_token(tmp_path):
+    words = [
+        "--weights",
+        tiny.run(tmp_path),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        "--host",
+        "127.0.0.2",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mrcnn.serve", *words], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline().startswith("warning: other machines can reach the page.")
+        address = process.stdout.readline().split()[0]
+        assert re.fullmatch(r"http://127\.0\.0\.2:\d+/\?token=[\w-]{22}", address)
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            assert b"Drop images here" in answer.read()
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(address.partition("?")[0], timeout=10)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no such name", "a..b", "1:2"])
+def test_hosts_that_are_not_this_machine(host):
+    with pytest.raises(
+        UserError, match=f"--host {host} --port 0: cannot be opened .* this machine"
+    ):
+        command.main(["--weights", "x", "--port", "0", "--host", host])
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_the_printed_address_can_be_opened(host):
+    with socket.create_server((host, 0)) as listener:
+        address = connection_module.reachable_address(listener)
+        assert address != "0.0.0.0"
+        socket.create_connection((address, listener.getsockname()[1]), timeout=10).close()
 
 
 def test_the_page_is_installed():

@@ -143,6 +143,47 @@ def test_pointing_and_clicking(page, server):
     assert page.run("state.chosen") is None
 
 
+def test_opacity_and_areas(page, server):
+    """Known's squares have 64 pixels; an opacity of 0 leaves outlines."""
+    opened(page, server)
+    drop(page, a_png=image_file())
+    page.run("element('names').click(), element('boxes').click()")
+    page.run("element('opacity').value = 0, element('opacity').dispatchEvent(new Event('input'))")
+    page.run(DRAWN)
+    assert colour_at(page, "objects", 44, 12)[3] == 0
+    assert page.run("element('list').querySelector('small').textContent") == "64 px²"
+
+
+def test_removing_images(page, server):
+    opened(page, server)
+    drop(page, a_png=image_file(), b_png=image_file(seed=1))
+    page.run("element('remove').click()")
+    assert page.run("[state.images.length, state.current.name]") == [1, "b.png"]
+    page.call("Input.dispatchKeyEvent", type="keyDown", key="Delete")
+    assert page.run("[state.images.length, state.current, element('strip').children.length]") == [
+        0, None, 0
+    ]  # fmt: skip
+    assert not page.run("element('empty').hidden")
+    assert text(page, "status") == text(page, "count") == ""
+    drop(page, a_png=image_file())
+    assert text(page, "count") == "3 of 4 objects"
+    assert page.events == []
+
+
+def test_an_example_and_a_token(page):
+    """With a token, all requests of the page carry it."""
+    with serving(served.Known(), example=("a.png", image_file()), token="a&b") as server:
+        page.open(f"http://127.0.0.1:{server.port}/?token=a%26b")
+        page.wait("state.model")
+        page.run("element('example').click()")
+        page.wait(DONE)
+        assert text(page, "count") == "3 of 4 objects"
+        assert [url.split("/")[-1].split("?") for url in page.requests] == [
+            [path, "token=a%26b"] for path in ("", "model", "example", "predict")
+        ]
+        assert page.events == []
+
+
 def test_arrow_keys(page, server):
     opened(page, server)
     drop(page, a_png=image_file())
