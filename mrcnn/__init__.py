@@ -32,6 +32,14 @@ _HOMES = {
     "Targets": "mrcnn.structures",
 }
 
+_LINES = {  # names that are tried -> what to write
+    "train": "from mrcnn.training import train",
+    "evaluate": 'mrcnn.load("runs/1").evaluate(data)',
+    **dict.fromkeys(["predict", "detect"], 'mrcnn.load("runs/1").predict(image)'),
+    **dict.fromkeys(["Model", "load_model", "from_pretrained"], 'mrcnn.load("runs/1")'),
+    "list_models": "mrcnn.MODELS",
+}
+
 __all__ = [
     "MODELS", "DetectionBatch", "Detections", "ImageBatch", "MaskRCNN", "ModelConfig", "Predictor",
     "Result", "Targets", "UserError", "__version__", "build", "load",
@@ -47,7 +55,8 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:  # a source tree that is not installed
             return "0+source"
     if name not in _HOMES:
-        raise AttributeError(f"module 'mrcnn' has no attribute {name!r}")
+        hint = f"; write {_LINES[name]}" if name in _LINES else ""
+        raise AttributeError(f"module 'mrcnn' has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 # Attributes of results in Ultralytics, torchvision, Detectron2, supervision and Matterport.
 RESULT = {
@@ -11,9 +12,9 @@ RESULT = {
     **dict.fromkeys(["conf", "confs", "confidence", "probs"], "result.scores"),
     **dict.fromkeys(["cls", "class_id", "class_ids", "pred_classes", "classes"], "result.labels"),
     **dict.fromkeys(["pred_masks", "segmentations", "data"], "result.masks"),
-    **dict.fromkeys(["xy", "xyn", "contours", "segments"], "result.polygons()"),
+    **dict.fromkeys(["xy", "contours", "segments", "segmentation"], "result.polygons()"),
     **dict.fromkeys(["orig_img", "img"], "result.image"),
-    "orig_shape": "result.image.shape",
+    **dict.fromkeys(["orig_shape", "shape", "size", "width", "height"], "result.image.shape"),
     "instances": "result.boxes, result.scores, result.labels and result.masks",
     **dict.fromkeys(["class_name", "label_names"], "result.names"),
     **dict.fromkeys(["to_df", "pandas", "df", "to_dataframe"], "result.to_pandas()"),
@@ -22,6 +23,8 @@ RESULT = {
     "save_crop": "result.crop()",
     **dict.fromkeys(["verbose", "info"], "result.summary()"),
     **dict.fromkeys(["filter", "where"], 'result[result.scores > 0.7] or result.of("cat")'),
+    "save_labels": "result.label_image()",
+    "sort": "result[result.scores.argsort()[::-1]]",
     "areas": "[one.area for one in result]",
     **dict.fromkeys(["center", "centroid", "centroids"], "result.to_pandas()"),
 }
@@ -29,7 +32,7 @@ RESULT = {
 OPTIONS = {
     **dict.fromkeys(
         ["conf", "confidence", "threshold", "thresh", "score", "min_score", "score_thresh"],
-        "score_threshold=",
+        "score_threshold=...",
     ),
     **dict.fromkeys(["iou", "nms", "iou_threshold"], "mrcnn.load(path, nms_threshold=...)"),
     **dict.fromkeys(
@@ -43,7 +46,7 @@ OPTIONS = {
     **dict.fromkeys(["half", "fp16", "bf16"], "mrcnn.load(path, amp=True)"),
     "amp": "mrcnn.load(path, amp=True)",
     **dict.fromkeys(["augment", "augmentation"], "tta=True"),
-    **dict.fromkeys(["batch", "bs"], "batch_size="),
+    **dict.fromkeys(["batch", "bs"], "batch_size=..."),
     **dict.fromkeys(["classes", "class_names", "filter"], 'result.of("cat")'),
     **dict.fromkeys(["save", "save_path", "out", "project"], 'result.save("overlay.png")'),
     **dict.fromkeys(["save_txt", "save_csv", "csv"], 'result.to_csv("objects.csv")'),
@@ -51,15 +54,26 @@ OPTIONS = {
     "show": "result.plot().show()",
     "stream": "model.stream(images)",
     **dict.fromkeys(["recursive", "recurse"], 'the pattern "photos/**/*.jpg"'),
-    "tile": "tiles=",
+    "tile": "tiles=...",
     **dict.fromkeys(["verbose", "source"], "the images alone"),
+}
+# Keywords of overlays.
+PLOT = {
+    **dict.fromkeys(["color", "colour", "colours", "palette"], "colors=..."),
+    **dict.fromkeys(["opacity", "transparency", "mask_alpha"], "alpha=..."),
+    **dict.fromkeys(["thickness", "line_thickness", "linewidth", "width"], "line_width=..."),
+    **dict.fromkeys(["names", "text", "label", "conf", "scores"], "labels=False or labels=True"),
+    **dict.fromkeys(["show", "display"], "result.plot().show()"),
+    **dict.fromkeys(["save", "filename", "path"], 'result.save("overlay.png")'),
+    **dict.fromkeys(["size", "scale", "max_size"], "longest_side=..."),
 }
 # Attributes and methods of models.
 MODEL = {
     **dict.fromkeys(["names", "classes", "labels", "CLASSES"], "model.class_names"),
     **dict.fromkeys(["to", "cuda", "half"], 'mrcnn.load(path, device="cuda")'),
     "cpu": "mrcnn.load(path)",
-    "eval": "nothing: predictions always run in inference mode",
+    "eval": "model.predict(image), which always runs in inference mode",
+    "save": "the path of its checkpoint, such as runs/1/best.safetensors, which can be copied",
     **dict.fromkeys(
         ["train", "fit"], "from mrcnn.training import train; train(data=..., weights=...)"
     ),
@@ -87,3 +101,15 @@ def advice(name: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> str
     known = sorted(name for name in known if not name.startswith("_"))
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+
+
+def refuse_unknown(
+    function: str, options: Mapping[str, Any], known: Iterable[str], elsewhere: Mapping[str, str]
+) -> None:
+    """Refuse options that a function does not have.
+
+    Raises:
+        TypeError: with the name of the right one.
+    """
+    for name in options.keys() - set(known):
+        raise TypeError(f"{function}: has no option {name!r}{advice(name, known, elsewhere)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -54,8 +54,9 @@ class InputImage:
 def is_image(value: ImageLike | Iterable[ImageLike]) -> TypeIs[ImageLike]:
     """Return whether a value is one image, not a list of them."""
     kinds = (str, os.PathLike, Image.Image, np.ndarray, Tensor, bytes, bytearray, memoryview)
-    # Other values that are not a list, either, are refused as an image.
-    return isinstance(value, kinds) or hasattr(value, "read") or not hasattr(value, "__iter__")
+    # What is not a list either, or a dict, is refused as an image.
+    is_list = hasattr(value, "__iter__") and not isinstance(value, Mapping)
+    return isinstance(value, kinds) or hasattr(value, "read") or not is_list
 
 
 def read_inputs(

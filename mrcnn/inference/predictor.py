@@ -23,7 +23,7 @@ from mrcnn.data.images import (
 )
 from mrcnn.errors import UserError
 from mrcnn.exporting.saved import SavedProgram
-from mrcnn.inference.advice import MODEL, OPTIONS, advice
+from mrcnn.inference.advice import MODEL, OPTIONS, advice, refuse_unknown
 from mrcnn.inference.inputs import ImageLike, InputImage, is_image, read_inputs
 from mrcnn.inference.results import Result
 from mrcnn.inference.sources import images_at
@@ -59,6 +59,9 @@ class Options(TypedDict, total=False):
     # Test-time augmentation: average over three sizes, each also mirrored; about six times the
     # work. Images pass through the network one by one.
     tta: bool
+
+
+_OPTIONS = ("score_threshold", "class_thresholds", *Options.__annotations__)
 
 
 class Predictor:
@@ -174,7 +177,7 @@ class Predictor:
             return list(self.stream(image, score_threshold, class_thresholds, **options))
         if (several := images_at(image)) is not None:
             return list(self.stream(several, score_threshold, class_thresholds, **options))
-        _check_options(options)
+        refuse_unknown("predict", options, _OPTIONS, OPTIONS)
         result = next(self.try_stream([image], score_threshold, class_thresholds, **options))
         if result.error:
             raise result.error
@@ -200,7 +203,7 @@ class Predictor:
             >>> for result in model.stream("photos", batch_size=8):
             ...     print(result.path, result.error or result.summary())
         """
-        _check_options(options)
+        refuse_unknown("predict", options, _OPTIONS, OPTIONS)
         if is_image(images):
             several = images_at(images)
             images = [images] if several is None else several
@@ -220,6 +223,8 @@ class Predictor:
     ) -> Iterator[Result]:
         """Run `stream` on a list, without its warnings."""
         thresholds = self.thresholds(score_threshold, class_thresholds)
+        if batch_size < 1:
+            raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
         if tiles is not None and (tiles < 1 or not 0 <= tile_overlap < 1):
             raise ValueError(
                 "predict: tiles must be at least 1 and tile_overlap in [0, 1), "
@@ -359,8 +364,18 @@ class Predictor:
 
         Raises:
             UserError: if a class name is unknown.
+            ValueError: if a score is not in [0, 1].
+            TypeError: if `class_thresholds` is not a mapping.
         """
         names = self.config.class_names
+        if not isinstance(class_thresholds, Mapping):
+            raise TypeError(
+                "predict: class_thresholds must be a dict from class names to scores, got "
+                f'{class_thresholds!r:.80}; result.of("cat") selects classes'
+            )
+        for name, value in {"score_threshold": score_threshold, **class_thresholds}.items():
+            if not 0 <= float(value) <= 1:
+                raise ValueError(f"predict: {name} must be in [0, 1], got {value}")
         thresholds = np.full(len(names), score_threshold, np.float32)
         for name, threshold in class_thresholds.items():
             if name not in names:
@@ -398,17 +413,6 @@ class Predictor:
             path=image.path,
             error=image.error,
         )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse unknown options.
-
-    Raises:
-        TypeError: with the name of the right one.
-    """
-    for name in options.keys() - Options.__annotations__.keys():
-        known = ("score_threshold", "class_thresholds", *Options.__annotations__)
-        raise TypeError(f"predict: has no option {name!r}{advice(name, known, OPTIONS)}")
 
 
 def _warn_of_error(result: Result) -> Result:

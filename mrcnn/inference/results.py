@@ -21,12 +21,13 @@ from PIL import Image, ImageColor
 
 from mrcnn.data.coco.write import coco_results
 from mrcnn.errors import UserError
-from mrcnn.inference.advice import RESULT, advice
+from mrcnn.inference.advice import PLOT, RESULT, advice, refuse_unknown
 from mrcnn.inference.tables import COLUMNS, rows, to_feature, write_csv
 from mrcnn.io.atomic import replacing, write_json
 from mrcnn.ops import rle
 from mrcnn.visual import FILL, draw_instances, instance_colours
 
+_PLOT = (*("masks", "boxes", "labels", "colors", "alpha", "line_width", "legend", "longest_side"),)
 Color = str | Sequence[int]  # such as "red", "#ff8800" or (255, 136, 0)
 
 
@@ -67,7 +68,13 @@ class Result:
             fields = {name: f"result.{name}" for name in dir(self)}
             fix = advice(index, fields, classes | RESULT | fields)
             raise TypeError(f"Result: is indexed by positions, not by {index!r}{fix}")
-        kept = np.atleast_1d(np.arange(len(self))[index])
+        try:
+            kept = np.atleast_1d(np.arange(len(self))[index])
+        except IndexError as error:
+            raise IndexError(
+                f"Result: has {len(self)} objects ({error}); "
+                "predict(image) returns the result itself, predict([image]) a list"
+            ) from None
         return dataclasses.replace(
             self,
             boxes=self.boxes[kept],
@@ -128,7 +135,7 @@ class Result:
     def area(self) -> float:
         """Area of the only object in pixels: of its mask, or of its box if there is no mask."""
         self._only("to_pandas()")
-        return float(self._rows()[0][COLUMNS.index("area")])
+        return float(self._rows()[0][list(COLUMNS).index("area")])
 
     @property
     def polygon(self) -> NDArray[np.int32]:
@@ -237,6 +244,7 @@ class Result:
         line_width: int | None = None,
         legend: bool = False,
         longest_side: int | None = None,
+        **unknown: NoReturn,
     ) -> Image.Image:
         """Draw masks, boxes, names and scores over the image; a small image is enlarged.
 
@@ -249,13 +257,16 @@ class Result:
             line_width: of boxes and edges, pixels; chosen by the size of the image by default.
             legend: list the classes in a corner, with their colors and counts.
             longest_side: limit in pixels; larger images are reduced to it.
+            **unknown: refused.
 
         Raises:
             ValueError: if a color or its number is not valid, or `alpha`.
+            TypeError: if an option is unknown.
 
         Example:
             >>> result.plot(colors={"cat": "red"}, alpha=0.6, boxes=False).show()
         """
+        refuse_unknown("Result.plot", unknown, _PLOT, PLOT)
         if self.error:
             raise self.error
         if not 0 <= alpha <= 1:
@@ -330,7 +341,8 @@ class Result:
             >>> table = pd.concat(result.to_pandas() for result in model.stream("photos"))
             >>> table.groupby(["image", "name"]).area.mean()
         """
-        return _imported("pandas").DataFrame(self._rows(), columns=list(COLUMNS))
+        # A table without rows has no types, and `pandas.concat` would change those of others.
+        return _imported("pandas").DataFrame(self._rows(), columns=list(COLUMNS)).astype(COLUMNS)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table of `to_pandas` as a CSV file; pandas is not needed.
@@ -338,7 +350,7 @@ class Result:
         Raises:
             UserError: if the file cannot be written.
         """
-        write_csv(Path(path), [COLUMNS, *self._rows()])
+        write_csv(Path(path), [list(COLUMNS), *self._rows()])
 
     def to_geojson(self, path: str | os.PathLike[str]) -> None:
         """Write the outlines as GeoJSON in pixels of the image, y downwards; holes are filled.

@@ -86,7 +86,7 @@ def images_at(place: Any) -> Iterator[Path | NDArray[Any]] | None:
         line = f"pass urllib.request.urlopen({text!r}).read()"
         raise UserError(f"{text}: is an address, and only files are read; {line}")
     is_pattern = glob.has_magic(text) and not os.path.lexists(path)
-    if not (is_pattern or os.path.isdir(path) or path.suffix.lower() in VIDEO_SUFFIXES):
+    if not (is_pattern or os.path.isdir(text) or path.suffix.lower() in VIDEO_SUFFIXES):
         return None
     found = find_images([path])
     for note in found.notes:

@@ -12,9 +12,10 @@ from mrcnn.ops import rle
 
 # `object` counts from 1 in each image, and is the value in its label image. Boxes, centers and
 # areas are in pixels; area and center are those of the mask, or of the box if there is no mask.
-COLUMNS = (
-    "image", "object", "name", "score", "x1", "y1", "x2", "y2", "area", "center_x", "center_y"
-)  # fmt: skip
+COLUMNS = {
+    **{"image": str, "object": int, "name": str, "score": float},
+    **dict.fromkeys(["x1", "y1", "x2", "y2", "area", "center_x", "center_y"], float),
+}
 
 
 def rows(

@@ -79,6 +79,10 @@ def test_code(capsys):
     shutil.copy("new/a.jpg", "photo.jpg")
     model = {"model": "small", "image_size": 64, "set": ["box_head_width=16"]}
     small = {**model, "batch_size": 2, "eval_every": 0, "device": "cpu"}
+    shutil.rmtree("runs/python", ignore_errors=True)
+    _, in_python, *_ = documents.blocks("python.md", "python")
+    exec(in_python.replace("steps=20", "steps=2, **small"), {"small": small})
+    shutil.rmtree("runs/python")
     for code in documents.blocks("training.md", "python"):
         exec(code.replace("steps=20", "steps=2, **small"), {"small": small})
     printed = capsys.readouterr().out.splitlines()

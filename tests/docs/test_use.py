@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -62,6 +62,7 @@ def workplace(tmp_path_factory) -> Path:
 IMAGES = {  # words after the weights -> number of images in the predictions
     "photos/": 1,
     "photos/ --recursive --no-overlays": 2,
+    "photos/ --csv --masks --out measured": 1,
     "shots/**/*.jpg one.png --out found": 3,
     "-": 1,
     "clip.mp4 camera:0": 2 + 3,
@@ -81,13 +82,13 @@ def test_predict(workplace, tmp_path, monkeypatch, capsys, command):
     out = tmp_path / "out"
     flags = ["--device", "cpu", "--out", str(out)]
     if "--out" in command:
-        out, flags = Path("found"), flags[:2]
+        out, flags = Path(command[command.index("--out") + 1]), flags[:2]
     with interrupted_after(6):  # 2 frames and the end of a video, then 3 frames of the camera
         assert documents.run(command, *flags) == 0, capsys.readouterr().err
     content = json.loads((out / "predictions.json").read_text())
     assert len(content["images"]) == IMAGES[" ".join(command[4:])]
     assert content["annotations"]
-    assert {path.suffix for path in out.iterdir()} - {".json", ".jsonl"} == (
+    assert {path.suffix for path in out.iterdir()} - {".json", ".jsonl", ".csv", ""} == (
         set() if "--no-overlays" in command else {".mp4"} if "clip.mp4" in command else {".jpg"}
     )
 
@@ -107,19 +108,29 @@ def test_evaluate_in_python(workplace, monkeypatch, capsys):
     assert "AP50" in capsys.readouterr().out
 
 
-def test_python(workplace, monkeypatch, capsys):
-    monkeypatch.chdir(workplace)
-    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
-    first, *others = documents.blocks("python.md", "python")
+def test_python(workplace, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs", "photo.jpg", "a.jpg", "b.jpg", "photos"):
+        Path(name).symlink_to(workplace / name)
+    for name in ("supervision", "pandas"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    first, training, stream, *others = documents.blocks("python.md", "python")
+    assert training.startswith("from mrcnn.training import train")  # test_training runs it
     names: dict = {}
-    exec(first.replace('device="cuda"', 'device="cpu"'), names)
+    exec(first, names)
     assert len(names["results"]) == 2
     assert len(names["result"]) > 1
+    folder = Path("photos").resolve()
+    with pytest.warns(UserWarning, match="left out 1 subfolders"):
+        exec(stream, names)
+    assert f"{folder.name}/a.png {{" in capsys.readouterr().out
+    renamed = dataclasses.replace(names["results"][0], class_names=("cat", "dog", "cow"))
+    names["result"] = renamed
     for code in others:
-        code = code.replace('"cat", "dog"', repr(names["result"].names[0]))
         exec(code, names)
     assert len(names["single"]) == 1
-    assert Path("overlay.png").is_file()
+    for name in ("found/photo.csv", "new/overlay.png", "masks/a_001.png", "objects.geojson"):
+        assert Path(name).is_file()
 
 
 def test_notebook(workplace, tmp_path, monkeypatch, capsys):

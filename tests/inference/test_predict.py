@@ -145,7 +145,7 @@ def test_the_model_stays_in_its_mode(training):
         assert torch.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize("value", [[7], 7, None])
+@pytest.mark.parametrize("value", [[7], 7, None, {"image": "a.jpg"}])
 def test_a_value_that_is_not_an_image(predictor, value):
     with pytest.raises(TypeError, match="must be a path, a PIL image, an array or a tensor, or"):
         predictor.predict(value)
@@ -168,6 +168,7 @@ def test_folders_and_patterns(predictor, tmp_path):
     (tmp_path / "empty").mkdir()
     for place, reason in {
         tmp_path / "empty": "has no images",
+        "": "not a plain file",
         f"{tmp_path}/*.gif": "matches no images",
         tmp_path / "c.mp4": "does not exist",
         "https://host/a.jpg": r"pass urllib\.request\.urlopen\('https://host/a\.jpg'\)\.read\(\)",
@@ -189,6 +190,28 @@ def test_unknown_options(predictor, name, fix):
     for method in (predictor.predict, predictor.stream):
         with pytest.raises(TypeError, match=f"predict: has no option '{name}'; {re.escape(fix)}"):
             method(noise(4, 4), **{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((50,), {}),
+        ((-0.1,), {}),
+        ((0.5, {"cat": 2}), {}),
+        ((0.5, ["cat"]), {}),
+        ((), {"batch_size": 0}),
+    ],
+)
+def test_wrong_values_of_options(predictor, arguments, options):
+    with pytest.raises((ValueError, TypeError), match="predict: "):
+        predictor.predict(noise(4, 4), *arguments, **options)
+
+
+def test_names_that_the_package_does_not_have():
+    with pytest.raises(AttributeError, match=r"write from mrcnn\.training import train"):
+        mrcnn.__getattr__("train")
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        mrcnn.__getattr__("nothing")
 
 
 def test_unknown_options_of_loading(weights):
@@ -218,8 +241,8 @@ def test_advice_names_what_exists(predictor):
         if "show" not in line and "pandas" not in line:
             for part in line.split(" and ") if "instances" in line else [line.split(" or ")[0]]:
                 exec(part, {"result": result})
-    keywords = {line for line in OPTIONS.values() if line.endswith("=")}
-    assert keywords <= {f"{name}=" for name in ("score_threshold", "batch_size", "tiles")}
+    keywords = {line for line in OPTIONS.values() if line.endswith("=...")}
+    assert keywords == {f"{name}=..." for name in ("score_threshold", "batch_size", "tiles")}
 
 
 @pytest.mark.parametrize("options", [{}, {"tta": True}, {"tiles": 7_000}])

@@ -111,7 +111,7 @@ def test_selecting_by_score_and_name(result):
     assert len(result.of("cat", "dog")) == 3
     with pytest.raises(ValueError, match=r"must be classes of the model \(cat, dog\), got 'cow'"):
         result.of("cow")
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=r"has 3 objects .* predict\(\[image\]\) a list"):
         result[3]
     assert [single.names for single in result] == [["dog"], ["dog"], ["cat"]]
 
@@ -177,7 +177,11 @@ def test_tables(result, tmp_path, monkeypatch):
         header, *lines = csv.reader(file)
     assert header == list(COLUMNS)
     assert [(*line[:1], int(line[1]), line[2], *map(float, line[3:])) for line in lines] == ROWS
-    stand_in = SimpleNamespace(DataFrame=lambda rows, columns: (rows, columns))
+
+    def made(rows, columns):
+        return SimpleNamespace(astype=lambda types: (rows, columns) * (list(types) == columns))
+
+    stand_in = SimpleNamespace(DataFrame=made)
     monkeypatch.setitem(sys.modules, "pandas", stand_in)
     assert result.to_pandas() == (ROWS, list(COLUMNS))
     boxes_only = dataclasses.replace(result, rles=[], path=None)
@@ -249,6 +253,8 @@ def test_plot_options(result):
     for wrong in ("reddish", ["red", "blue"], (1, 2), {"cow": "red"}):
         with pytest.raises(ValueError, match=r"color|cow"):
             one.plot(colors=wrong)
+    with pytest.raises(TypeError, match=r"no option 'colours'; write colors="):
+        one.plot(colours="red")
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 60"):
         one.plot(alpha=60)
 
