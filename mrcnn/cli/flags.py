@@ -19,6 +19,7 @@ import tyro
 
 from mrcnn.cli.streams import call_safely, styled
 from mrcnn.errors import UserError, printable
+from mrcnn.runtime.memory import is_out_of_memory, memory_reason
 
 T = TypeVar("T")
 
@@ -140,8 +141,14 @@ def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None)
         reason = error.strerror or error
         print(f"mrcnn: {place}cannot be read or written ({reason})", file=sys.stderr)
         return 2
-    except MemoryError:
-        print("mrcnn: there is not enough memory for this", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"mrcnn: there is not enough memory for this ({memory_reason(error)}); lower the batch "
+            "size or the size of the images, or end other programs",
+            file=sys.stderr,
+        )
         return 2
     except ImportError as error:
         if not str(error).startswith("mrcnn: "):  # the message of missing kernels

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mrcnn.data.loading.loader import Batch
 from mrcnn.errors import UserError
+from mrcnn.runtime.memory import is_out_of_memory, memory_reason
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.optim import learning_rate
 from mrcnn.training.step import TrainStep
@@ -151,10 +152,8 @@ def explain_out_of_memory(problem: str, fix: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not (
-            isinstance(error, MemoryError | torch.OutOfMemoryError)
-            or "can't allocate memory" in str(error)  # of the CPU allocator
-        ):
+        if not is_out_of_memory(error):
             raise
-        reason = (str(error) or "MemoryError").splitlines()[0]
-        raise UserError(f"{problem} ({reason:.120}).\n{fix} --resume continues the run.") from error
+        raise UserError(
+            f"{problem} ({memory_reason(error)}).\n{fix} --resume continues the run."
+        ) from error

@@ -213,15 +213,25 @@ def choose_model(
 def _named_model(options: TrainConfig) -> ModelConfig | None:
     """Return the model of the configuration file or of `--model`; None if neither is given."""
     file = _file_of(options.config, options.resume)
-    content = read_file(file) if file else {}
-    if content.get("model") is not None and options.model == content.get("train", {}).get("model"):
-        try:
-            return ModelConfig.from_dict(content["model"])
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{file}: {error}") from error
+    saved = saved_model(file) if file else None
+    if file and saved and options.model == read_file(file).get("train", {}).get("model"):
+        return saved
     if options.model is None:
         return None
     return dataclasses.replace(MODELS[options.model], **RECIPES[options.recipe].model_fields)
+
+
+def saved_model(file: Path) -> ModelConfig | None:
+    """Return the model of a configuration file, None if it has none.
+
+    Raises:
+        UserError: if a field is unknown or its value is not valid.
+    """
+    model = read_file(file).get("model")
+    try:
+        return None if model is None else ModelConfig.from_dict(model)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def describe(recipe: str) -> str:

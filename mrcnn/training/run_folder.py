@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
+import logging
+import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,12 @@ import torch
 from mrcnn import __version__
 from mrcnn.errors import UserError
 from mrcnn.io.atomic import replacing, sweep_drafts
+from mrcnn.io.json_files import read_text
 from mrcnn.training.loop import LOSSES, StepRecord
 
+logger = logging.getLogger("mrcnn")
+
+LOCK = ".lock"
 RESULTS, TIMING = "results.csv", "timing.csv"
 COLUMNS = {
     # Bit-identical however often a run is interrupted.
@@ -28,28 +36,89 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def make_run_folder(folder: Path | None, parent: Path) -> Path:
-    """Make `folder`; if it is None, make the next free one of `parent`/1, `parent`/2 and so on.
+@contextmanager
+def new_run_folder(folder: Path | None, parent: Path) -> Iterator[Path]:
+    """Make `folder` and hold its lock inside this context.
+
+    If it is None, make the next free one of `parent`/1, `parent`/2 and so on.
 
     Raises:
-        UserError: if the folder already holds files.
+        UserError: if the folder already holds files, or another process trains there.
     """
-    if folder is None:
-        used = [int(p.name) for p in parent.glob("*") if p.name.isdigit()]
-        folder = parent / str(max(used, default=0) + 1)
-    sweep_drafts(folder)  # of a run that was killed before it wrote its first file
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(
-            f"--out {folder}: exists and is not empty; name a new folder, "
-            f"or continue the run there with --resume {folder}"
-        )
+    given = folder
+    while True:
+        if given is None:
+            used = [int(p.name) for p in parent.glob("*") if p.name.isdecimal()]
+            folder = parent / str(max(used, default=0) + 1)
+        assert folder is not None
+        sweep_drafts(folder)  # of a run that was killed before it wrote its first file
+        if given is not None:
+            _check_empty(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=given is not None)
+            break
+        except FileExistsError as error:
+            if given is not None:
+                raise _not_empty(folder) from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"--out {folder}: cannot be created ({reason}); name another folder"
+            ) from error
+    with locked(folder):
+        _check_empty(folder)
+        yield folder
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and not (
+        folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
+    ):
+        raise _not_empty(folder)
+
+
+def _not_empty(folder: Path) -> UserError:
+    return UserError(
+        f"--out {folder}: exists and is not empty; name a new folder, "
+        f"or continue the run there with --resume {folder}"
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder inside this context: one process trains there.
+
+    The system releases the lock when the process ends, however it ends. File systems without locks
+    lead to a warning.
+
+    Raises:
+        UserError: if another process holds the lock, or the folder cannot be written.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
     except OSError as error:
         raise UserError(
-            f"--out {folder}: cannot be created ({error.strerror or error}); name another folder"
+            f"{folder}: cannot be written ({error.strerror}); check its permissions"
         ) from error
-    return folder
+    with file:
+        try:
+            # Not `flock`: worker processes inherit it, and outlive a trainer that is killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # which one depends on the system
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            raise UserError(
+                f"{folder}: {holder} is training here; wait until it has ended, or stop it"
+            ) from None
+        except OSError as error:
+            logger.warning(
+                "%s: cannot be locked (%s); do not train there twice at once",
+                folder, error.strerror,
+            )  # fmt: skip
+        with suppress(OSError):  # of a full disk; the names are for messages alone
+            file.truncate(0)
+            print(f"process {os.getpid()} on {platform.node()}", file=file, flush=True)
+        yield
 
 
 def environment() -> dict[str, Any]:
@@ -132,18 +201,31 @@ def append_row(folder: Path, table: str, row: Mapping[str, Any]) -> None:
 
 
 def cut_tables(folder: Path, step: int) -> None:
-    """Remove rows of steps after `step`, and a row that a crash cut off."""
+    """Remove rows of steps after `step`, and a row that a crash cut off.
+
+    Raises:
+        UserError: if a table cannot be read, or was changed so that its rows are no longer clear.
+    """
     for table in COLUMNS:
         path = folder / table
         if not path.is_file():
             continue
-        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-        kept = [
-            row
-            for row in rows
-            if row.endswith("\n") and row.count(",") == header.count(",")
-            if int(row.partition(",")[0]) <= step
-        ]
+        text = read_text(path, "remove the file")
+        header, *rows = text.splitlines(keepends=True)
+        if header.strip().split(",") != list(COLUMNS[table]):
+            raise UserError(f"{path}: must begin with {','.join(COLUMNS[table])}; remove the file")
+        kept = []
+        for number, row in enumerate(rows, 2):
+            if not row.endswith("\n") or row.count(",") != header.count(","):
+                continue
+            first = row.partition(",")[0]
+            if not first.isdecimal():
+                raise UserError(
+                    f"{path}: line {number} must begin with a step, got {first!r:.40}; correct it, "
+                    "or remove the file"
+                )
+            if int(first) <= step:
+                kept.append(row)
         with replacing(path) as draft:
             draft.write_text("".join([header, *kept]), encoding="utf-8", newline="")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,14 @@ from mrcnn.training.options import (
     choose_model,
     make_options,
     model_config,
+    saved_model,
     scale_to_batch_size,
 )
-from mrcnn.training.run_folder import environment, make_run_folder
+from mrcnn.training.run_data import check_classes, check_targets, data_changes
+from mrcnn.training.run_folder import environment, locked, new_run_folder
 from mrcnn.training.state import TrainingState, load_state, sweep
 from mrcnn.training.step import TrainStep
-from mrcnn.training.trainer import Trainer
+from mrcnn.training.trainer import DATA, Trainer
 
 RUNS = Path("runs")
 SHAPES = RUNS / "shapes"  # the generated data set
@@ -55,7 +57,8 @@ class TrainResult:
         best: Metrics of the best evaluation, such as "segm_AP", "bbox_AP50" and "val_loss"; empty
             if the best one was before the run was resumed.
         last: Metrics of the last evaluation; empty if this call did not evaluate.
-        exit_code: 0, or 130 or 143 if SIGINT or SIGTERM stopped the run; it can be resumed then.
+        exit_code: 0, or 128 and the number of the signal that stopped the run, such as 130 after
+            Ctrl-C; it can be resumed then.
     """
 
     folder: Path
@@ -82,8 +85,9 @@ def train(
     `weights`, `steps`, `batch_size`, `device` and so on. What is not given comes from the
     configuration file or the resumed run (`config`, `resume`), else from the recipe.
 
-    Under `torchrun` every process calls this function. Ctrl-C and SIGTERM save the state after the
-    current step and end the run; the handlers of signals are restored afterwards.
+    Under `torchrun` every process calls this function. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2
+    save the state after the current step and end the run; the handlers of signals are restored
+    afterwards.
 
     Args:
         options: A ready configuration, which is used as it is: its recipe then chooses only the
@@ -118,10 +122,13 @@ def train(
 def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] = ()) -> TrainResult:
     """Run a training from its first step, or its saved state, to its end."""
     device = find_device(f"cuda:{world.local_rank}" if options.device == "cuda" else options.device)
-    with _deterministic(options.deterministic):
+    with _deterministic(options.deterministic), ExitStack() as stack:
         torch.manual_seed(options.seed)
+        if options.resume is not None and world.is_main:
+            stack.enter_context(locked(options.resume))
         splits = _read_data(options, world)
         options, notes = scale_to_batch_size(options, len(splits["train"]))
+        notes += check_targets(splits)
         if options.batch_size % (divisor := world.size * options.accumulate):
             raise UserError(
                 f"--batch-size {options.batch_size}: must be a multiple of {divisor}, "
@@ -133,8 +140,11 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
                 f"{world.size} on {device} with --accumulate {options.accumulate}; leave it out"
             )
         augmentation = _augmentation(options)
-        pretrained = None
-        if options.weights and not options.resume:
+        state = pretrained = None
+        if options.resume is not None:
+            state, state_notes = _read_state(options.resume, splits)
+            notes += state_notes
+        if options.weights and state is None:
             pretrained = read_pretrained(options.weights, _anchors(options))
             options, chosen = choose_model(options, pretrained)
             notes += chosen
@@ -145,17 +155,13 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
             model = build(config)
         except ValueError as error:
             raise UserError(f"{error}; see --model, --set and --config") from None
-        state = None
-        if options.resume is not None:
-            state, state_notes = _read_state(options.resume)
-            notes += state_notes
-        elif pretrained is not None:
+        if pretrained is not None:
             notes += load_pretrained(model, config, pretrained)
         model.to(device)
 
         folder = Path()
         if world.is_main:
-            folder = options.resume or make_run_folder(options.out, RUNS)
+            folder = options.resume or stack.enter_context(new_run_folder(options.out, RUNS))
             sweep(folder)
         folder = world.from_main(folder)
         if options.tensorboard and world.is_main:
@@ -196,15 +202,17 @@ def _deterministic(enabled: bool) -> Iterator[None]:
 
 def _read_data(options: TrainConfig, world: World) -> dict[str, CocoDataset]:
     """Read the training and validation images; the main process writes generated shapes."""
+    if options.out is not None:
+        out, data = options.out.resolve(), (options.data or SHAPES).resolve()
+        if out == data or (options.data is None and data in out.parents):
+            raise UserError(
+                f"--out {options.out}: is the folder of the data, {data}; name another folder"
+            )
     if options.data is None:
         if world.is_main:
             write_shapes(SHAPES, size=SHAPES_SIZE)
         world.wait()
-    splits = read_splits(find_splits(options.data or SHAPES))
-    for name, purpose in (("train", "train"), ("val", "validate")):
-        if not len(splits[name]):
-            raise UserError(f"{splits[name].annotations}: holds no images to {purpose} on")
-    return splits
+    return read_splits(find_splits(options.data or SHAPES))
 
 
 def _anchors(options: TrainConfig) -> dict[str, Any]:
@@ -235,11 +243,25 @@ def _augmentation(options: TrainConfig) -> Augmentation:
         ) from None
 
 
-def _read_state(folder: Path) -> tuple[TrainingState | None, list[str]]:
-    """Read the newest state of a run, None if it saved none; and notes for the user."""
+def _read_state(
+    folder: Path, splits: dict[str, CocoDataset]
+) -> tuple[TrainingState | None, list[str]]:
+    """Read the newest state of a run, None if it saved none; and notes for the user.
+
+    Raises:
+        UserError: if it cannot be read, or the data have other classes.
+    """
     if not any((folder / "state").glob("*.safetensors")):
         return None, [f"{folder}: no saved state yet; the run starts over"]
     state, notes = load_state(folder)
+    if (model := saved_model(folder / "config.json")) is not None:
+        check_classes(folder, model, splits["train"])
+    for name, dataset in splits.items():
+        before = state.tensors.get(f"{DATA}.{name}")
+        if before is not None:
+            notes += data_changes(dataset, before)
+        elif name == "train":
+            notes.append("the run has not saved which data it used; they are not compared")
     now, then = environment(), state.values["environment"]
     changed = [
         f"{name} was {then[name]}, is now {now[name]}"

@@ -9,12 +9,16 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from mrcnn.data.loading.workers import STOP_SIGNALS
+
 
 class StopRequest:
-    """Set by SIGTERM (sent by a scheduler) or SIGINT (Ctrl-C), inside its `with` block.
+    """Set by one of `STOP_SIGNALS` inside its `with` block.
 
-    A second SIGINT ends the process at once; the last saved state stays intact. Signals are only
-    handled in the main thread of a process.
+    SIGTERM comes from a scheduler, SIGINT from Ctrl-C, SIGHUP from a terminal or connection that
+    closes, SIGUSR1 and SIGUSR2 from Slurm's `--signal`. The last three are left alone if they
+    are ignored, as under `nohup`, or have a handler. A second SIGINT ends the process at once;
+    the last saved state stays intact. Signals are only handled in the main thread of a process.
 
     Attributes:
         signal: The signal that was received, or None.
@@ -26,8 +30,10 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.handlers[number] = signal.signal(number, self._receive)
+            for number in STOP_SIGNALS:
+                always = number in (signal.SIGTERM, signal.SIGINT)
+                if always or signal.getsignal(number) == signal.SIG_DFL:
+                    self.handlers[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from mrcnn import checkpoints
 from mrcnn.cli.progress import ProgressLine
@@ -24,6 +27,7 @@ from mrcnn.reports.run_report import read_evaluation, read_rows, write_report
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger
 from mrcnn.training.loop import StepRecord, explain_out_of_memory, train_steps
+from mrcnn.training.run_data import image_digests
 from mrcnn.training.run_folder import (
     RESULTS,
     TIMING,
@@ -42,6 +46,7 @@ from mrcnn.visual import draw_targets, mosaic
 from mrcnn.visual.plots import save_training_curves
 
 SHEET_IMAGES = 9  # images on a sheet
+DATA = "data"  # prefix of the digests of the data, in a state
 
 
 class Stopped(Exception):  # noqa: N818  it is not an error
@@ -112,9 +117,14 @@ class Trainer:
                     f"the last saved state is that of step {self.saved}",
                     flush=True,
                 )
-        if self.world.is_main and not self.stop.exit_code:
+        if self.world.is_main and self.stop.signal is not None:
+            saved = f"saved after step {self.saved}" if self.saved else "no step was finished"
+            name = signal.Signals(self.stop.signal).name
+            print(f"{name}: {saved}; continue with: mrcnn train --resume {self.folder}")
+        elif self.world.is_main:
             self._draw_predictions()
             print(f"weights, results.csv, curves and report.html are in {self.folder}")
+        if self.world.is_main and self.saved:
             print(f"predict other images: mrcnn predict IMAGES --weights {self.folder}")
         return self.stop.exit_code
 
@@ -260,22 +270,22 @@ class Trainer:
             if self.world.is_main:
                 print(evaluation)
                 self.truth = evaluation.truth
-                self._save_weights("last", step)
+                self._save_weights("last", step, metrics)
                 if is_best:
                     self.best_evaluation = evaluation
-                    self._save_weights("best", step)
+                    self._save_weights("best", step, metrics)
                     with replacing(self.folder / "val_results.json") as draft:
                         draft.write_bytes(results.read_bytes())
         return metrics
 
-    def _save_weights(self, file: str, step: int) -> None:
-        names = [name for name in ("bbox_AP", "segm_AP", "val_loss") if name in self.last]
-        extra: dict[str, float] = {"step": step, **{name: self.last[name] for name in names}}
+    def _save_weights(self, file: str, step: int, metrics: dict[str, float]) -> None:
+        names = [name for name in ("bbox_AP", "segm_AP", "val_loss") if name in metrics]
+        extra: dict[str, float] = {"step": step, **{name: metrics[name] for name in names}}
         path, state = self.folder / f"{file}.safetensors", self.take_step.model.state_dict()
         checkpoints.save(path, state, self.predictor.config, extra)
 
     def _save(self, step: int) -> None:
-        """Save the state after `step` steps, to resume from."""
+        """Save the state after `step` steps, to resume from, and the weights, to predict."""
         if self.world.is_main:
             values = {
                 "best_ap": self.best_ap,
@@ -286,9 +296,18 @@ class Trainer:
                 "environment": environment(),
             }
             state = snapshot(self.take_step, step, values)
+            state = replace(state, tensors=state.tensors | self.data_digests)
             save_state(self.folder, state, keep_every=self.options.keep_every)
+            if self.evaluated != step:  # an evaluation has saved them with their metrics
+                with evaluated_weights(self.take_step):
+                    self._save_weights("last", step, {})
         self.saved = step
         self.world.wait()
+
+    @cached_property
+    def data_digests(self) -> dict[str, Tensor]:
+        """The digests of the images of each split, for the state."""
+        return {f"{DATA}.{name}": image_digests(data) for name, data in self.splits.items()}
 
     def restore(self, state: TrainingState) -> None:
         """Return to a saved state.

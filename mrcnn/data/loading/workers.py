@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from mrcnn.errors import UserError
 
 SHARED_MEMORY = "/dev/shm"
+# Sent by a terminal or a job system, which may send them to all processes of a job.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _REMEDY = "lower --workers or --batch-size"
 
 
@@ -31,9 +33,9 @@ def batches(
 ) -> Iterator[Any]:
     """Yield the collated items of each list of keys, in order.
 
-    Every worker process keeps two batches ready. Workers ignore SIGINT and SIGTERM, which a
-    terminal or a job system sends to all processes of a job; this process handles them. With a GPU,
-    tensors are in pinned memory. PyTorch's global random state does not change.
+    Every worker process keeps two batches ready. Workers ignore `STOP_SIGNALS`; this process
+    handles them. With a GPU, tensors are in pinned memory. PyTorch's global random state does not
+    change.
 
     Raises:
         UserError: if an item raises it, if a process dies, or if shared memory is full.
@@ -78,9 +80,12 @@ def _next(iterator: Iterator[Any], processes: Collection[BaseProcess]) -> Any:
     try:
         return next(iterator, None)
     except (RuntimeError, OSError, EOFError) as error:
-        if sentinels := [process.sentinel for process in processes]:
-            wait(sentinels, timeout=1)  # until one is known to have ended
+        # A process closes its files, and with them its sentinel, before it has an exit code.
+        sentinels = [process.sentinel for process in processes]
+        ready = wait(sentinels, timeout=1) if sentinels else []
         for process in processes:
+            if process.sentinel in ready:
+                process.join(timeout=10)
             if (code := process.exitcode) is not None:  # workers do not end by themselves
                 raise UserError(_death(process, code, len(processes))) from error
         raise
@@ -128,7 +133,7 @@ def _share(value: Any) -> None:
 
 
 def _ignore_signals(worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
