@@ -222,7 +222,7 @@ def _named_model(options: TrainConfig) -> ModelConfig | None:
 
 
 def saved_model(file: Path) -> ModelConfig | None:
-    """Return the model of a configuration file, None if it has none.
+    """Return the model of a configuration file, None if it does not contain one.
 
     Raises:
         UserError: if a field is unknown or its value is not valid.

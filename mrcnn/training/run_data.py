@@ -24,7 +24,7 @@ def check_targets(splits: Mapping[str, CocoDataset]) -> list[str]:
         UserError: if a split has no images, or the training images have no targets.
     """
     notes = []
-    for name, verb in (("train", "learned"), ("val", "measured")):
+    for name, result in (("train", "learned"), ("val", "measured")):
         dataset = splits[name]
         file, crowds = dataset.annotations, int(dataset.crowd.sum())
         if not len(dataset):
@@ -32,7 +32,7 @@ def check_targets(splits: Mapping[str, CocoDataset]) -> list[str]:
             raise UserError(f"{file}: holds no images to {purpose} on")
         total, fix = len(dataset.labels), "set iscrowd to 0 where it is one object"
         if crowds == total:
-            text = f"{file}: the {len(dataset)} images for {name} have no objects to be {verb}: "
+            text = f"{file}: the {len(dataset)} images for {name} have no objects to be {result}: "
             text += f"{crowds} crowd regions; {fix}" if crowds else "no annotations"
             if name == "train":
                 raise UserError(text if crowds else f"{text}; annotate some, or check --data")
@@ -40,12 +40,12 @@ def check_targets(splits: Mapping[str, CocoDataset]) -> list[str]:
             continue
         if crowds:
             share = f"{crowds} of {total} annotations for {name} are crowd regions"
-            notes.append(f"{file}: {share}, which are not {verb}; {fix}")
+            notes.append(f"{file}: {share}, which are not {result}; {fix}")
         counts = torch.bincount(dataset.labels[~dataset.crowd], minlength=len(dataset.class_names))
         if unused := torch.nonzero(counts == 0).flatten().tolist():
             names = _listed([dataset.class_names[label] for label in unused])
             share = f"{len(unused)} of {len(counts)} classes"
-            notes.append(f"{file}: no objects for {name} of {share}, not {verb}: {names}")
+            notes.append(f"{file}: no objects for {name} of {share}, not {result}: {names}")
     return notes
 
 
@@ -53,7 +53,7 @@ def check_classes(folder: Path, model: ModelConfig, dataset: CocoDataset) -> Non
     """Refuse to resume the run in `folder` with other classes than its model was trained for.
 
     Raises:
-        UserError: if names, order, category ids or number of the classes differ; it says how.
+        UserError: if names, order, category ids or number of the classes differ, with what differs.
     """
     then, now = (
         list(zip(source.class_names, source.category_ids, strict=True))

@@ -211,6 +211,9 @@ def cut_tables(folder: Path, step: int) -> None:
         if not path.is_file():
             continue
         text = read_text(path, "remove the file")
+        if "\n" not in text:  # a crash cut off its heading, which is then written again
+            path.unlink()
+            continue
         header, *rows = text.splitlines(keepends=True)
         if header.strip().split(",") != list(COLUMNS[table]):
             raise UserError(f"{path}: must begin with {','.join(COLUMNS[table])}; remove the file")

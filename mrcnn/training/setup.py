@@ -206,7 +206,7 @@ def _read_data(options: TrainConfig, world: World) -> dict[str, CocoDataset]:
         out, data = options.out.resolve(), (options.data or SHAPES).resolve()
         if out == data or (options.data is None and data in out.parents):
             raise UserError(
-                f"--out {options.out}: is the folder of the data, {data}; name another folder"
+                f"--out {options.out}: must be outside the data in {data}; name another folder"
             )
     if options.data is None:
         if world.is_main:

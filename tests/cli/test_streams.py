@@ -192,6 +192,7 @@ def test_progress_in_a_terminal(monkeypatch):
         (PermissionError(errno.EACCES, "Permission denied", "a"), "a: cannot be read or written ("),
         (OSError(errno.ENOSPC, "No space left on device"), "mrcnn: cannot be read or written (No"),
         (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
     ],
 )
 def test_errors_of_the_system(error, message, capsys):

@@ -68,6 +68,40 @@ def test_a_worker_that_is_killed_is_named_when_the_next_batch_is_due(number, cau
     assert caught.match(message + cause + ".*lower --workers or --batch-size")
 
 
+def test_a_worker_that_dies_slowly_is_named(monkeypatch):
+    """Its files, and so its sentinel, close before it has an exit code."""
+
+    class Dying:
+        pid, exitcode = 7, None
+
+        def join(self, timeout):
+            self.exitcode = -signal.SIGKILL
+
+    reading, writing = os.pipe()
+    os.close(writing)
+    Dying.sentinel = reading
+
+    def broken():
+        raise ConnectionResetError
+        yield
+
+    with pytest.raises(UserError, match=r"process 7, one of 1 .* was killed by SIGKILL"):
+        workers._next(broken(), {Dying()})
+    os.close(reading)
+
+
+def test_the_limit_of_open_files_is_raised_or_named():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        assert len(list(batches(Items(), NUMBERS, list, 3))) == len(NUMBERS)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 3 * workers.FILES_PER_WORKER
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with pytest.raises(UserError, match=r"may need .* open files, .* allowed; .*ulimit -n"):
+        next(batches(Items(), NUMBERS, list, 2**40))
+
+
 class Leaving(Dataset):
     def __getitem__(self, index):
         os._exit(3)

@@ -1,5 +1,6 @@
 """Interrupted and resumed runs are bit-identical to uninterrupted ones."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,10 +8,12 @@ import signal
 import pytest
 import torch
 
-from mrcnn import train
+from mrcnn import checkpoints, train
 from mrcnn.errors import UserError
+from mrcnn.training.state import load_state, save_state
 from mrcnn.training.step import TrainStep
-from tests.helpers.short_runs import contents, run
+from mrcnn.training.trainer import Trainer
+from tests.helpers.short_runs import contents, run, write_data
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,68 @@ def test_a_finished_run_has_nothing_more_to_do(data, tmp_path):
     assert run(data, out, "--auto-resume", "--steps", "2") == 0
     assert train.main(["--resume", str(out), "--device", "cpu"]) == 0
     assert contents(out) == before
+
+
+def test_a_run_is_not_resumed_with_other_classes(tmp_path):
+    """Their meaning counts, not their number; the run stays as it is."""
+    data, out = write_data(tmp_path / "shapes"), tmp_path / "run"
+    assert run(data, out, "--steps", "1") == 0
+    before = contents(out)
+    for split in ("train", "val"):
+        file = data / f"{split}.json"
+        tree = json.loads(file.read_text())
+        names = [category["name"] for category in tree["categories"]]
+        for category, name in zip(tree["categories"], reversed(names), strict=True):
+            category["name"] = name
+        file.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="the order of the classes differs"):
+        train.main(["--resume", str(out), "--device", "cpu", "--steps", "2"])
+    assert contents(out) == before
+
+
+def test_other_data_are_reported(tmp_path, capsys):
+    """Also if the run was saved by a version without digests."""
+    data, out = write_data(tmp_path / "shapes"), tmp_path / "run"
+    assert run(data, out, "--steps", "1") == 0
+    tree = json.loads((data / "train.json").read_text())
+    tree["annotations"][0]["iscrowd"] = 1
+    (data / "train.json").write_text(json.dumps(tree))
+    capsys.readouterr()
+    assert train.main(["--resume", str(out), "--device", "cpu", "--steps", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "train.json: differs from the data of the run so far: 1 of 9 images are new or" in text
+    assert "val.json: differs" not in text
+    state, _ = load_state(out)
+    old = {name: value for name, value in state.tensors.items() if not name.startswith("data.")}
+    save_state(out, dataclasses.replace(state, tensors=old))
+    assert train.main(["--resume", str(out), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count("has not saved which data it used") == 1
+
+
+def test_a_run_without_a_state_starts_from_its_pretrained_weights_again(
+    data, tmp_path, monkeypatch, capsys
+):
+    assert run(data, tmp_path / "first", "--steps", "1") == 0
+    flags = ("--weights", str(tmp_path / "first"), "--steps", "1")
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "fit", lambda _: 143)  # stopped before the first step
+        assert run(data, tmp_path / "run", *flags) == 143
+    assert train.main(["--resume", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert run(data, tmp_path / "whole", *flags) == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_an_interrupted_run_predicts(data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 2)
+        assert run(data, out) == 143
+    text = capsys.readouterr().out
+    assert f"SIGTERM: saved after step 2; continue with: mrcnn train --resume {out}" in text
+    saved = checkpoints.load(out)
+    assert saved.extra == {"step": 2}
+    ema = load_state(out)[0].tensors  # the run keeps one, which is what is evaluated
+    assert all(torch.equal(value, ema[f"ema.{name}"]) for name, value in saved.state.items())
 
 
 def test_there_must_be_a_run_to_resume(tmp_path):

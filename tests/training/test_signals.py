@@ -116,6 +116,32 @@ def test_a_second_interrupt_ends_at_once(data, whole, tmp_path, monkeypatch):
     assert contents(out) == whole[0]
 
 
+@pytest.mark.parametrize(
+    ("number", "before", "saved"),
+    [
+        (signal.SIGHUP, signal.SIG_DFL, True),
+        (signal.SIGUSR1, signal.SIG_DFL, True),
+        (signal.SIGHUP, signal.SIG_IGN, False),  # nohup
+    ],
+)
+def test_other_signals_save_unless_they_are_ignored(
+    number, before, saved, data, tmp_path, monkeypatch
+):
+    take = TrainStep.__call__
+
+    def interrupted(self, parts, lr, now):
+        if now == 2:
+            os.kill(os.getpid(), number)
+        return take(self, parts, lr, now)
+
+    monkeypatch.setattr(TrainStep, "__call__", interrupted)
+    out, output = tmp_path / "run", tmp_path / "out.txt"
+    argv = arguments(data, out, "--steps", "4", "--eval-every", "0", "--save-every", "1000")
+    pid = fork(argv, output, lambda: signal.signal(number, before))
+    assert exit_code(pid) == (128 + number if saved else 0), output.read_text()
+    assert max(states._state_files(out)) == (2 if saved else 4)
+
+
 def kill_in(monkeypatch, target: str, count: int, after: bool) -> None:
     """Kill the process before or after call number `count` of a function."""
     original, calls = resolve_name(target), []

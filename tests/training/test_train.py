@@ -52,7 +52,7 @@ def test_contents_of_a_run_folder(finished):
     assert names == {
         "config.json", "environment.json", "state", "last_results.json", "val_results.json",
         "report.html", "results.csv", "timing.csv", "curves.png", "train_batch.jpg",
-        "val_predictions.jpg", "last.safetensors", "best.safetensors",
+        "val_predictions.jpg", "last.safetensors", "best.safetensors", ".lock",
     }  # fmt: skip
     table = rows(finished)
     assert [row["step"] for row in table] == ["2", "4"]

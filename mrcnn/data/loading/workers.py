@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -23,6 +24,8 @@ SHARED_MEMORY = "/dev/shm"
 # Sent by a terminal or a job system, which may send them to all processes of a job.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _REMEDY = "lower --workers or --batch-size"
+# At most: each of two batches has 13 tensors, which are open files in shared memory; and pipes.
+FILES_PER_WORKER = 32
 
 
 def batches(
@@ -38,8 +41,10 @@ def batches(
     change.
 
     Raises:
-        UserError: if an item raises it, if a process dies, or if shared memory is full.
+        UserError: if an item raises it, if a process dies, if shared memory is full, or if too few
+            open files are allowed.
     """
+    _allow_open_files(workers)
     before = set(multiprocessing.active_children())
     on_child = signal.getsignal(signal.SIGCHLD)
     iterator = iter(
@@ -73,6 +78,29 @@ def batches(
         del iterator  # ends the workers in order
         stop()
         atexit.unregister(stop)
+
+
+def _allow_open_files(workers: int) -> None:
+    """Raise the soft limit of open files if the workers need it.
+
+    Beyond the limit a thread of PyTorch fails, and the main process would wait forever.
+
+    Raises:
+        UserError: if the system does not allow as many.
+    """
+    if not workers:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + FILES_PER_WORKER * workers
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError):
+        raise UserError(
+            f"--workers {workers}: may need {needed} open files, {hard} are allowed; lower "
+            f"--workers, or raise the limit with `ulimit -n {needed}`"
+        ) from None
 
 
 def _next(iterator: Iterator[Any], processes: Collection[BaseProcess]) -> Any:
