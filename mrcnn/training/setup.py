@@ -203,7 +203,7 @@ def _deterministic(enabled: bool) -> Iterator[None]:
 def _read_data(options: TrainConfig, world: World) -> dict[str, CocoDataset]:
     """Read the training and validation images; the main process writes generated shapes."""
     if options.out is not None:
-        out, data = options.out.resolve(), (options.data or SHAPES).resolve()
+        out, data = (Path(os.path.realpath(p)) for p in (options.out, options.data or SHAPES))
         if out == data or (options.data is None and data in out.parents):
             raise UserError(
                 f"--out {options.out}: must be outside the data in {data}; name another folder"
