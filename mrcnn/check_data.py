@@ -6,21 +6,16 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, require_at_least, run
-from mrcnn.cli.progress import ProgressLine
 from mrcnn.config import MODELS
-from mrcnn.data.checks.advice import advise
-from mrcnn.data.checks.check import run_checks
-from mrcnn.data.checks.clean_copy import LOG, write_clean_copy
-from mrcnn.data.checks.findings import ERROR, WARNING, CheckedData, Finding, write_lines
-from mrcnn.data.checks.read import read_leniently
-from mrcnn.data.checks.statistics import tables
-from mrcnn.data.coco.write import check_target
 from mrcnn.io.atomic import check_writable
-from mrcnn.reports.data_report import write_data_report
+
+if TYPE_CHECKING:
+    from mrcnn.data.checks.findings import CheckedData, Finding
 
 PAGE, FINDINGS = "check.html", "findings.jsonl"
 
@@ -36,7 +31,9 @@ class CheckDataConfig:
     """
 
     data: Positional[Path]
-    """Folder of the data set, in any supported format."""
+    """Folder of the data set, in any supported format, or a COCO file."""
+    images: Path | None = None
+    """Folder of the images, if the data set is a COCO file. If not set, it is found beside it."""
     out: Path | None = None
     """Folder for check.html, a page with images, and findings.jsonl, with one finding per line."""
     fix: Path | None = None
@@ -48,8 +45,6 @@ class CheckDataConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, show=0, workers=0)
-        if self.fix is not None:
-            check_target(self.data, self.fix)
         if self.out is not None:
             check_writable(self.out / PAGE, mark=b"mrcnn")
             check_writable(self.out / FINDINGS, mark=rb"\A\{\"severity\": ")
@@ -58,7 +53,19 @@ class CheckDataConfig:
 def main(argv: list[str] | None = None) -> int:
     """Read and check the data, print the results, write what is asked for; return the exit code."""
     args = parse(CheckDataConfig, argv, prog="mrcnn check-data")
-    data = read_leniently(args.data)
+    from mrcnn.cli.progress import ProgressLine
+    from mrcnn.data.checks.advice import advise
+    from mrcnn.data.checks.check import run_checks
+    from mrcnn.data.checks.clean_copy import LOG, write_clean_copy
+    from mrcnn.data.checks.findings import ERROR, WARNING, write_lines
+    from mrcnn.data.checks.read import read_leniently
+    from mrcnn.data.checks.statistics import tables
+    from mrcnn.data.coco.write import check_target
+    from mrcnn.reports.data_report import write_data_report
+
+    if args.fix is not None:
+        check_target(args.data, args.fix)
+    data = read_leniently(args.data, args.images)
     total = sum(len(split.dataset) for split in data.splits if split.dataset is not None)
     with ProgressLine(every=_SECONDS) as line:
         run_checks(data, args.workers, lambda done: line.images(done, total))

@@ -11,11 +11,6 @@ from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.errors import UserError
-from mrcnn.evaluation.coco import Backend
-from mrcnn.evaluation.compare import Comparison
-from mrcnn.evaluation.evaluation import Protocol, score
-from mrcnn.evaluation.result_files import kinds_of, read_results, unknown_categories
-from mrcnn.evaluation.truth import read_truth
 from mrcnn.io.atomic import check_writable, write_json
 from mrcnn.io.json_files import read_json
 
@@ -37,7 +32,7 @@ class CompareConfig:
     max_dets: int | None = None
     """Detections that count, per image and class. If not set, it is the limit of the runs, and 100
     for files."""
-    backend: Backend = "pycocotools"
+    backend: Literal["pycocotools", "hotcoco"] = "pycocotools"
     """Library that computes the metrics, as for evaluate."""
     json: Path | None = None
     """JSON file to write with all metrics, and the F1 of every image."""
@@ -49,6 +44,11 @@ class CompareConfig:
 def main(argv: list[str] | None = None) -> None:
     """Score both sides and print the tables."""
     args = parse(CompareConfig, argv)
+    from mrcnn.evaluation.compare import Comparison
+    from mrcnn.evaluation.evaluation import Protocol, score
+    from mrcnn.evaluation.result_files import kinds_of, read_results, unknown_categories
+    from mrcnn.evaluation.truth import read_truth
+
     if args.json is not None:
         check_writable(args.json, mark=rb"\A\{\s*\"a\": ")
     files = [_result_file(path, args.split) for path in (args.a, args.b)]

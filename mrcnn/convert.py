@@ -5,18 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from tyro.conf import Positional
 
-from mrcnn import checkpoints
-from mrcnn.checkpoints.foreign.write import export_checkpoint
 from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
-from mrcnn.inference.load import ModelFlags
+from mrcnn.inference.model_flags import ModelFlags
 from mrcnn.io.atomic import check_writable, replacing
-from mrcnn.models import build
+
+if TYPE_CHECKING:
+    from mrcnn.checkpoints import Checkpoint
 
 TARGETS = {"mrcnn": ".safetensors", "torchvision": ".pth", "detectron2": ".pth"}
 
@@ -46,6 +45,11 @@ class ConvertConfig(ModelFlags):
 def main(argv: list[str] | None = None) -> None:
     """Read a detector, check that its weights fit its model, and write it."""
     args = parse(ConvertConfig, argv)
+    import torch
+
+    from mrcnn import checkpoints
+    from mrcnn.checkpoints.foreign.write import export_checkpoint
+
     check_writable(args.target)
     checkpoint = checkpoints.load(args.source, **args.fields())
     _check_fits(args.source, checkpoint)
@@ -63,7 +67,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"  {setting}")
 
 
-def _check_fits(source: Path, checkpoint: checkpoints.Checkpoint) -> None:
+def _check_fits(source: Path, checkpoint: Checkpoint) -> None:
+    import torch
+
+    from mrcnn.models import build
+
     try:
         with torch.device("meta"):
             model = build(checkpoint.config)

@@ -10,10 +10,6 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, run
-from mrcnn.data.coco.read import read_splits
-from mrcnn.data.coco.write import check_target, write_coco
-from mrcnn.data.formats import find_splits
-from mrcnn.data.formats.split import DrawOptions
 from mrcnn.errors import UserError
 
 
@@ -29,6 +25,8 @@ class ConvertDataConfig:
     """Folder of the data set, or a COCO file."""
     target: Positional[Path]
     """Folder to write, new or empty."""
+    images: Path | None = None
+    """Folder of the images, if the source is a COCO file. If not set, it is found beside it."""
     split: float = 0.2
     """Fraction of the images to draw for validation, if the source has no splits."""
     seed: int = 0
@@ -45,14 +43,19 @@ class ConvertDataConfig:
         except re.error as error:
             problem = f"is not a regular expression ({error})"
             raise UserError(f"--group {self.group!r}: {problem}") from None
-        check_target(self.source, self.target)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Read the source, write the copy, and print what was written."""
     args = parse(ConvertDataConfig, argv, prog="mrcnn convert-data")
+    from mrcnn.data.coco.read import read_splits
+    from mrcnn.data.coco.write import check_target, write_coco
+    from mrcnn.data.formats import find_splits
+    from mrcnn.data.formats.split import DrawOptions
+
+    check_target(args.source, args.target)
     options = DrawOptions(args.split, args.seed, args.group)
-    datasets = read_splits(find_splits(args.source, (), options))
+    datasets = read_splits(find_splits(args.source, (), options, images=args.images))
     for note in dict.fromkeys(note for dataset in datasets.values() for note in dataset.notes):
         print(note)
     linked, copied = write_coco(datasets, args.target)

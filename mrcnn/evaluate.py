@@ -5,21 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mrcnn import checkpoints
 from mrcnn.cli.flags import parse, require_at_least, run
-from mrcnn.cli.progress import ProgressLine
 from mrcnn.errors import UserError
-from mrcnn.evaluation.coco import Backend
-from mrcnn.evaluation.evaluation import Evaluation, Protocol, ProtocolName, score
-from mrcnn.evaluation.result_files import read_results, unknown_categories
-from mrcnn.evaluation.tables import format_metrics
-from mrcnn.evaluation.truth import read_image_ids, read_truth
-from mrcnn.inference.load import ProgramFlags, load
+from mrcnn.inference.model_flags import ProgramFlags
 from mrcnn.io.atomic import check_writable, write_json
-from mrcnn.reports.sections import save_error_figure
-from mrcnn.runtime.device import DEFAULT_DEVICE
+
+if TYPE_CHECKING:
+    from mrcnn.evaluation.evaluation import Evaluation, Protocol
 
 
 @dataclass(frozen=True)
@@ -32,14 +26,16 @@ class EvaluateConfig(ProgramFlags):
     results: Path | None = None
     """COCO result file to score, instead of --weights."""
     data: Path | None = None
-    """Folder with images and their annotations."""
+    """Folder with images and annotations, or a COCO file."""
+    images: Path | None = None
+    """Folder of the images, if --data is a COCO file. If not set, it is found beside the file."""
     ground_truth: Path | None = None
     """COCO annotation file, instead of --data. It works with --results only."""
     split: Literal["train", "val"] = "val"
     """Split of the data set to score."""
     max_dets: int | None = None
     """Maximum detections per image. If not set: the model's, 100 for --results, 300 for LVIS."""
-    protocol: ProtocolName = "coco"
+    protocol: Literal["coco", "lvis", "cityscapes"] = "coco"
     """Rules of the metrics. lvis needs mrcnn[eval]; cityscapes, for masks, --instance-ids."""
     instance_ids: Path | None = None
     """Folder of the files *_gtFine_instanceIds.png, for --protocol cityscapes."""
@@ -49,7 +45,7 @@ class EvaluateConfig(ProgramFlags):
     """File of image ids, one per line: evaluate these images only."""
     out: Path | None = None
     """COCO result file to write. If not set: coco_results_<split>.json beside the checkpoint."""
-    backend: Backend = "pycocotools"
+    backend: Literal["pycocotools", "hotcoco"] = "pycocotools"
     """Library that computes COCO's metrics. hotcoco is faster; pip install 'mrcnn[eval]'."""
     details: bool = False
     """Print all metrics, and those of each class by size."""
@@ -59,8 +55,8 @@ class EvaluateConfig(ProgramFlags):
     """Figure of the errors to write (.png, .svg, .pdf), with precision-recall curves."""
     json: Path | None = None
     """JSON file to write with all metrics of all classes; with --errors also the errors."""
-    device: str = DEFAULT_DEVICE
-    """Device that runs the model."""
+    device: str = "auto"
+    """Device that runs the model: cpu, cuda, cuda:N, or auto for a GPU if there is one."""
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
     workers: int = 0
@@ -83,6 +79,10 @@ class EvaluateConfig(ProgramFlags):
 def main(argv: list[str] | None = None) -> None:
     """Evaluate, print the tables, and write the files that were asked for."""
     args = parse(EvaluateConfig, argv)
+    from mrcnn.evaluation.evaluation import Protocol
+    from mrcnn.evaluation.tables import format_metrics
+    from mrcnn.reports.sections import save_error_figure
+
     protocol = Protocol(args.protocol, args.backend, args.instance_ids)
     if args.json:
         check_writable(args.json, mark=rb"\A\{\s*\"weights\": ")
@@ -106,6 +106,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def _evaluate(args: EvaluateConfig, protocol: Protocol) -> tuple[Evaluation, Path]:
     """Score a result file, or what a model detects; return the evaluation and the result file."""
+    from mrcnn import checkpoints
+    from mrcnn.cli.progress import ProgressLine
+    from mrcnn.evaluation.evaluation import score
+    from mrcnn.evaluation.result_files import read_results, unknown_categories
+    from mrcnn.evaluation.truth import read_image_ids, read_truth
+    from mrcnn.inference.load import load
+
     image_ids = read_image_ids(args.image_ids)
     if args.results is not None:
         dataset, truth = read_truth(args.data, args.ground_truth, args.split, image_ids)
@@ -116,7 +123,9 @@ def _evaluate(args: EvaluateConfig, protocol: Protocol) -> tuple[Evaluation, Pat
     assert args.weights is not None
     limit = args.max_dets or (protocol.max_detections if args.protocol == "lvis" else None)
     predictor = load(args.weights, args.device, amp=args.amp, **args.fields(max_detections=limit))
-    dataset, truth = read_truth(args.data, None, args.split, image_ids, predictor.config)
+    dataset, truth = read_truth(
+        args.data, None, args.split, image_ids, predictor.config, args.images
+    )
     for note in (*predictor.notes, *dataset.notes):
         print(note)
     folder = checkpoints.find(args.weights).parent if args.weights.exists() else Path()

@@ -7,20 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from mrcnn.checkpoints import find, kind_or_none
 from mrcnn.cli.flags import parse, require_at_least, run
-from mrcnn.config import ModelConfig
 from mrcnn.errors import UserError
-from mrcnn.exporting.program import description, export_program, quiet, save_compiled, save_pt2
-from mrcnn.inference.load import ModelFlags, load
-from mrcnn.inference.sources import find_images
+from mrcnn.inference.model_flags import ModelFlags
 from mrcnn.io.atomic import check_writable, replacing
-from mrcnn.models import MaskRCNN
-from mrcnn.models.layers import fold_norms
+
+if TYPE_CHECKING:
+    from mrcnn.config import ModelConfig
+    from mrcnn.models import MaskRCNN
 
 ONNX_LIBRARIES = ("onnx", "onnxscript")
 INT8_LIBRARIES = ("torchao",)
@@ -69,6 +65,12 @@ class ExportConfig(ModelFlags):
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = parse(ExportConfig, argv)
+    from mrcnn.checkpoints import find, kind_or_none
+    from mrcnn.inference.load import load
+    from mrcnn.inference.sources import find_images
+    from mrcnn.models import MaskRCNN
+    from mrcnn.models.layers import fold_norms
+
     if args.out.suffix == ".onnx":
         _check_libraries("--format onnx", ONNX_LIBRARIES, "onnx")
     if args.int8 is not None:
@@ -93,6 +95,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def _write(model: MaskRCNN, config: ModelConfig, args: ExportConfig, path: Path) -> str:
     """Write the file and return a summary of its contents."""
+    from mrcnn.exporting.program import (
+        description,
+        export_program,
+        quiet,
+        save_compiled,
+        save_pt2,
+    )
+
     if args.out.suffix == ".onnx":
         from onnxscript import ir
 
@@ -110,10 +120,13 @@ def _write(model: MaskRCNN, config: ModelConfig, args: ExportConfig, path: Path)
     else:
         with quiet():
             from mrcnn.exporting.quantized import calibration_batches, quantize
+            from mrcnn.inference.sources import find_images
 
             paths = [source.path for source in find_images([args.int8]).sources]
             program = quantize(model, config, calibration_batches(paths, config))
     save_compiled(program, description(model, config), path)
+    import torch
+
     return f"compiled for {torch.get_num_threads()} threads of this processor"
 
 

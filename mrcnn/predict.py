@@ -6,16 +6,16 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, require_at_least, run
 from mrcnn.errors import UserError
-from mrcnn.inference.load import ProgramFlags, load
-from mrcnn.inference.predict_files import Outputs, parse_thresholds, predict_files
-from mrcnn.inference.sources import find_images
-from mrcnn.runtime.device import DEFAULT_DEVICE
-from mrcnn.runtime.distributed import World, connected
+from mrcnn.inference.model_flags import ProgramFlags
+
+if TYPE_CHECKING:
+    from mrcnn.runtime.distributed import World
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class PredictConfig(ProgramFlags):
     """Also search subfolders."""
     resume: bool = False
     """Resume an interrupted run in --out, skipping finished images."""
-    device: str = DEFAULT_DEVICE
-    """Device that runs the model."""
+    device: str = "auto"
+    """Device that runs the model: cpu, cuda, cuda:N, or auto for a GPU if there is one."""
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
 
@@ -67,24 +67,28 @@ class PredictConfig(ProgramFlags):
         require_at_least(self, max_dets=1, batch_size=1, tiles=1)
         if not self.images:
             raise UserError("predict: name at least one image or folder")
-        parse_thresholds(self.class_threshold)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return 2 if an image could not be read."""
     args = parse(PredictConfig, argv)
+    from mrcnn.runtime.distributed import connected
+
     with connected(args.device) as world:
         return _predict(args, world)
 
 
 def _predict(args: PredictConfig, world: World) -> int:
+    from mrcnn.inference.load import load
+    from mrcnn.inference.predict_files import Outputs, parse_thresholds, predict_files
+    from mrcnn.inference.sources import find_images
+
+    class_thresholds = parse_thresholds(args.class_threshold)
     where = (args.images, args.recursive, args.out)
     found = world.from_main(find_images(*where) if world.is_main else None)
-    class_thresholds = parse_thresholds(args.class_threshold)
-    device = args.device if args.device != "cuda" or world.size == 1 else f"cuda:{world.local_rank}"
     lowest = min(args.score_threshold, *class_thresholds.values(), 1)
     fields = args.fields(score_threshold=lowest, max_detections=args.max_dets)
-    predictor = load(args.weights, device, amp=args.amp, **fields)
+    predictor = load(args.weights, str(world.device(args.device)), amp=args.amp, **fields)
     for note in [*found.notes, *predictor.notes] if world.is_main else ():
         print(note)
     if args.masks and not predictor.config.masks:

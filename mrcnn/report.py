@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
 from mrcnn.cli.flags import parse, run
 from mrcnn.config import ModelConfig
-from mrcnn.data.formats import Split, find_splits
 from mrcnn.errors import UserError
-from mrcnn.evaluation.truth import read_split
 from mrcnn.io.atomic import check_writable
 from mrcnn.io.json_files import read_json
-from mrcnn.reports.run_report import PAGE, read_evaluation, write_report
+
+if TYPE_CHECKING:
+    from mrcnn.data.formats import Split
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class ReportConfig:
 def main(argv: list[str] | None = None) -> None:
     """Write the report of a run, and print its path."""
     args = parse(ReportConfig, argv)
+    from mrcnn.evaluation.truth import read_split
+    from mrcnn.reports.run_report import PAGE, read_evaluation, write_report
+
     check_writable(args.run / PAGE, mark=b"mrcnn")
     file = args.run / "config.json"
     config = read_json(file)
@@ -48,6 +51,8 @@ def _validation_data(file: Path, config: Any) -> Split:
     Annotations that are a folder are a data set in another format than COCO. A COCO file that is
     for training, too, was divided.
     """
+    from mrcnn.data.formats import Split, find_splits
+
     try:
         split = config["data"]["val"]
         annotations, images = Path(split["annotations"]), Path(split["images"])

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from mrcnn.cli.flags import parse, run
 from mrcnn.errors import UserError
-from mrcnn.inference.load import ProgramFlags, load
-from mrcnn.runtime.device import DEFAULT_DEVICE
+from mrcnn.inference.model_flags import ProgramFlags
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class ServeConfig(ProgramFlags):
     other machines can use the page, if they know the token in the printed address."""
     max_mb: int = 32
     """Largest image file, in megabytes."""
-    device: str = DEFAULT_DEVICE
-    """Device that runs the model."""
+    device: str = "auto"
+    """Device that runs the model: cpu, cuda, cuda:N, or auto for a GPU if there is one."""
     amp: bool = False
     """Compute in bfloat16 where that is safe: faster on GPUs since Ampere, with less memory."""
 
@@ -48,6 +47,8 @@ class ServeConfig(ProgramFlags):
 def main(argv: list[str] | None = None) -> None:
     """Serve the page until Ctrl-C."""
     args = parse(ServeConfig, argv)
+    from mrcnn.inference.load import load
+
     try:
         from mrcnn.serving.answers import example_image
         from mrcnn.serving.app import build_app

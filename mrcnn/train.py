@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mrcnn.cli.flags import run
 from mrcnn.errors import UserError
-from mrcnn.runtime.distributed import already_reported, connected
-from mrcnn.training.loggers import Logger
 from mrcnn.training.options import parse_options
-from mrcnn.training.setup import run_training
+
+if TYPE_CHECKING:
+    from mrcnn.training.loggers import Logger
 
 
 def main(argv: list[str] | None = None, loggers: Sequence[Logger] = ()) -> int:
@@ -21,6 +22,11 @@ def main(argv: list[str] | None = None, loggers: Sequence[Logger] = ()) -> int:
         loggers: Receive the metrics of the run; see `mrcnn.training.train`.
     """
     options = parse_options(argv)
+
+    # Here and in the other commands: --help must not wait for PyTorch.
+    from mrcnn.runtime.distributed import already_reported, connected
+    from mrcnn.training.setup import run_training
+
     with connected(options.device) as world:
         try:
             return run_training(options, world, loggers).exit_code

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import errno
+import inspect
 import json
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -33,20 +39,110 @@ def parse(
     default: T | None = None,
     prog: str | None = None,
     description: str | None = None,
+    shown: Mapping[str, str] | None = None,
 ) -> T:
     """Read a dataclass from the command line.
 
     A wrong flag ends the program with exit code 2 and a message that names similar flags.
-    `default` holds the values of the fields without a flag. `prog` is the program name in the help
-    (default: the module of the class), `description` the text above the flags (default: the
-    docstring of the class).
+
+    Args:
+        cls: The dataclass.
+        argv: The flags. None takes those of the process.
+        default: Values of the fields without a flag.
+        prog: Name of the program in the help. None takes the module of the class.
+        description: Text above the flags. None takes the docstring of the class.
+        shown: Default values in the help, by field, where they are not those of `default`.
     """
     spec = getattr(sys.modules[cls.__module__], "__spec__", None)  # correct under `python -m`, too
     prog = prog or (spec.name.replace(".", " ") if spec else "mrcnn")
-    given: dict[str, Any] = {} if default is None else {"default": default}
+    width = min(shutil.get_terminal_size().columns, 80)
+    paragraphs = inspect.cleandoc(description or cls.__doc__ or "").split("\n\n")
+    indent = partial(textwrap.fill, width=width, initial_indent="  ", subsequent_indent="  ")
+    text = "\n".join(map(indent, paragraphs))  # without an indentation, tyro joins the lines
+    root = grouped(cls, default, shown)
     with redirect_stdout(styled(sys.stdout)), redirect_stderr(styled(sys.stderr)):
-        parsed: T = tyro.cli(cls, args=argv, prog=prog, description=description, **given)
-    return parsed
+        parsed: Any = tyro.cli(root, args=argv, prog=prog, description=text)
+    values: dict[str, Any] = {}
+    for name, value in vars(parsed).items():
+        values |= vars(value) if name in getattr(root, "groups", ()) else {name: value}
+    return cls(**values)
+
+
+def group(title: str, default: Any) -> Any:
+    """Return a field with a default value that begins a group of flags in the help."""
+    return dataclasses.field(default=default, metadata={"group": title})
+
+
+def grouped(cls: type, default: object = None, shown: Mapping[str, str] | None = None) -> type[Any]:
+    """Return a dataclass for tyro with the fields of `cls`, one field for each of its groups.
+
+    Fields of base classes come last. Arguments as for `parse`.
+    """
+    hints, types = get_type_hints(cls, include_extras=True), get_type_hints(cls)
+    docs: dict[str, str] = {}
+    for base in cls.__mro__[:-1]:
+        docs = _documentation(base) | docs
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    own = [name for name in inspect.get_annotations(cls) if name in fields]
+    groups: dict[str, list[Any]] = {"": []}
+    title = ""
+    for name in [*own, *(name for name in fields if name not in own)]:
+        field = fields[name]
+        title = field.metadata.get("group", title)
+        value = field.default if default is None else getattr(default, name)
+        settings: dict[str, Any] = {"help": docs.get(name)}
+        if value is not dataclasses.MISSING:
+            text = (shown or {}).get(name) or _default_text(value)
+            settings["help_behavior_hint"] = f"(default: {text})" if text else ""
+        elif get_origin(types[name]) is tuple:  # positional
+            settings["help_behavior_hint"] = ""
+        if metavar := _metavar(types[name]):
+            settings["metavar"] = metavar
+        annotated = Annotated[hints[name], tyro.conf.arg(**settings)]  # type: ignore[valid-type]
+        entry = (name, annotated, dataclasses.field(default=value))
+        groups.setdefault(title, []).append(entry)
+    root = groups.pop("")
+    for title, entries in groups.items():
+        part: Any = dataclasses.make_dataclass(title, entries, frozen=True)
+        name = title.replace(" ", "_")
+        named = Annotated[tyro.conf.OmitArgPrefixes[part], tyro.conf.arg(name=title)]
+        root.append((name, named, dataclasses.field(default=part())))
+    namespace = {"groups": frozenset(title.replace(" ", "_") for title in groups)}
+    return dataclasses.make_dataclass(cls.__name__, root, namespace=namespace, frozen=True)
+
+
+def _documentation(cls: type) -> dict[str, str]:
+    """Return the text below each field in the source of a class."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    return {
+        field.target.id: " ".join(str(below.value.value).split())
+        for field, below in pairwise(getattr(node, "body", ()))
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+
+
+def _default_text(value: Any) -> str:
+    """Return a default value as the help shows it; an empty text for what is off or not set."""
+    if isinstance(value, bool) or value is None:
+        return "on" if value else ""
+    if isinstance(value, tuple):
+        return " ".join(map(_default_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _metavar(hint: Any) -> str | None:
+    """Return the placeholder of values that may be absent, or several; None leaves it to tyro."""
+    inner = [part for part in get_args(hint) if part is not NoneType]
+    if get_origin(hint) is tuple:
+        return f"{inner[0].__name__.upper()} ..." if inner[-1] is Ellipsis else None
+    if NoneType not in get_args(hint):
+        return None
+    if get_origin(inner[0]) is Literal:
+        return f"{{{','.join(get_args(inner[0]))}}}"
+    return "{True,False}" if inner[0] is bool else str(inner[0].__name__.upper())
 
 
 def fields_set(entries: Sequence[str], cls: type) -> dict[str, Any]:

@@ -84,15 +84,17 @@ def read_truth(
     split: str = "val",
     image_ids: Collection[int] | None = None,
     model: ModelConfig | None = None,
+    images: Path | None = None,
 ) -> tuple[CocoDataset, GroundTruth]:
     """Read the annotations of a folder, or of a file.
 
     Args:
-        data: Folder of a data set.
+        data: Folder of a data set, or a COCO file.
         ground_truth: Annotation file, instead of `data`.
         split: "train" or "val" of `data`.
         image_ids: Images that count. None means all.
         model: As for `read_split`.
+        images: As for `find_splits`.
 
     Raises:
         UserError: If the annotations are absent or wrong, or no image is left.
@@ -102,7 +104,7 @@ def read_truth(
             "name either --data, the folder of a data set, or --ground-truth, an annotation file"
         )
     if data is not None:
-        return read_split(find_splits(data, needs=(split,))[split], image_ids, model)
+        return read_split(find_splits(data, needs=(split,), images=images)[split], image_ids, model)
     assert ground_truth is not None
     return read_split(Split(ground_truth, ground_truth.parent), image_ids, model)
 

@@ -6,15 +6,15 @@ import torch
 
 from mrcnn.errors import UserError
 
-DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
 
 def find_device(name: str) -> torch.device:
-    """Return the device with this name: "cpu", "cuda" or "cuda:N".
+    """Return the device with this name: "cpu", "cuda", "cuda:N", or "auto" for a GPU if any.
 
     Raises:
         UserError: if the name is not valid, or the machine has no such device.
     """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:

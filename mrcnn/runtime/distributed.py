@@ -19,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mrcnn.errors import UserError
+from mrcnn.runtime.device import find_device
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _STEP_TIMEOUT = timedelta(seconds=60)  # of gradients; a process later than this is dead
@@ -72,6 +73,12 @@ class World:
         dist.broadcast_object_list(values, group=self.control)
         return values[0]
 
+    def device(self, name: str) -> torch.device:
+        """Return a device by its name; that of this process, if a GPU has no number."""
+        device = find_device(name)
+        is_open = device.type == "cuda" and device.index is None
+        return find_device(f"cuda:{self.local_rank}") if is_open else device
+
     def wait(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -93,7 +100,7 @@ def _join(device: str) -> World:
     # After a restart the store may still hold the addresses of the processes that died.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     local = int(os.environ["LOCAL_RANK"])
-    on_gpu = device.startswith("cuda")
+    on_gpu = find_device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(local)
     dist.init_process_group(

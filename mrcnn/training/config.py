@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mrcnn.cli.flags import typed
+from mrcnn.cli.flags import group, typed
 from mrcnn.config import MODELS
 from mrcnn.errors import UserError
-from mrcnn.runtime.device import DEFAULT_DEVICE
 from mrcnn.training.recipes import RECIPES
 
 _POSITIVE = (
@@ -34,107 +33,109 @@ class TrainConfig:
     """
 
     data: Path | None = None
-    """Folder with images and annotations. Without it, generated shapes are used."""
+    """Folder with images and annotations, or a COCO file. Without it, generated shapes are used."""
+    images: Path | None = None
+    """Folder of the images, if --data is a COCO file. If not set, it is found beside the file."""
     out: Path | None = None
     """Run folder, new or empty. If not set, it is the next number in runs/."""
     recipe: Literal[tuple(RECIPES)] = "cpu-demo"  # type: ignore[valid-type]
-    """Preset for everything you do not set."""
-    config: Path | None = None
-    """Configuration file: config.json of a run, or some of its fields in JSON or TOML."""
+    """Preset for all that you do not set: see docs/training.md."""
+    weights: Path | None = None
+    """Pretrained weights: a run, a checkpoint, a detector of torchvision, Detectron2, MMDetection
+    or maskrcnn-benchmark, or an ImageNet backbone."""
+    epochs: float | None = None
+    """Number of passes over the training images, instead of --steps."""
+    steps: int | None = None
+    """Number of optimizer steps."""
+    batch_size: int = 2
+    """Images per step, over all processes."""
     resume: Path | None = None
     """Run folder to resume from its last saved state. Other flags override the saved settings."""
     auto_resume: bool = False
     """Resume the run in --out if there is one, else start it."""
+    config: Path | None = None
+    """Configuration file: config.json of a run, or some of its fields in JSON or TOML."""
 
-    model: Literal[tuple(MODELS)] | None = None  # type: ignore[valid-type]
-    """Model. If not set, it is that of the detector in --weights, else that of the recipe."""
-    weights: Path | None = None
-    """Pretrained weights: a run, a checkpoint, a detector of torchvision, Detectron2, MMDetection
-    or maskrcnn-benchmark, or an ImageNet backbone."""
+    model: Literal[tuple(MODELS)] | None = group("model", None)  # type: ignore[valid-type]
+    """Model to train; a detector in --weights brings its own."""
+    image_size: int | None = None
+    """Shorter side of the resized images, in pixels. If not set, it is that of the model."""
+    scale: float | None = None
+    """Factor for resizing images, instead of --image-size: for images of one magnification."""
+    anchor_sizes: tuple[float, ...] = ()
+    """One anchor size per pyramid level, fine to coarse, in pixels after resizing."""
+    max_detections: int | None = None
+    """Maximum detections per image, in the model and its evaluation."""
     set: tuple[str, ...] = ()
     """Fields of the model configuration, for example roi_samples=256 box_loss=giou."""
 
-    batch_size: int = 2
-    """Images per step, over all processes."""
-    steps: int | None = None
-    """Number of optimizer steps. If not set, it comes from the recipe."""
-    epochs: float | None = None
-    """Number of passes over the training images, instead of --steps."""
-    accumulate: int = 1
-    """Micro-batches per step in each process. More of them need less memory."""
+    lr: float | None = group("schedule", None)
+    """Learning rate after warm-up."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Published models were trained with SGD. AdamW learns faster from scratch."""
-    lr: float | None = None
-    """Learning rate after warm-up. If not set, it comes from the recipe."""
-    warmup: int | None = None
-    """Number of warm-up steps. If not set, it comes from the recipe."""
-    warmup_factor: float = 0.001
-    """Fraction of the learning rate at which warm-up starts."""
     schedule: Literal["step", "cosine"] = "step"
     """Learning rate schedule. step: divide by ten at each of --milestones. cosine: fall to zero."""
+    warmup: int | None = None
+    """Number of warm-up steps."""
+    warmup_factor: float = 0.001
+    """Fraction of the learning rate at which warm-up starts."""
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
     """Fractions of the run at which the step schedule lowers the learning rate."""
-    momentum: float = 0.9
-    """Momentum of SGD, or the first beta of AdamW."""
     weight_decay: float = 1e-4
     """Weight decay of convolutions and linear layers."""
+    momentum: float = 0.9
+    """Momentum of SGD, or the first beta of AdamW."""
     decay_norms: bool = False
     """Apply weight decay to the weights and biases of norm layers, too."""
     decay_biases: bool = True
     """Apply weight decay to other biases, too."""
     clip_norm: float | None = None
     """Maximum global gradient norm."""
+    accumulate: int = 1
+    """Micro-batches per step in each process. More of them need less memory."""
     ema: float = 0.0
     """Decay of an EMA of the weights, which is evaluated and saved as best and last; 0 is off."""
 
-    image_size: int | None = None
-    """Shorter side of the resized images, in pixels."""
-    scale: float | None = None
-    """Factor for resizing images, instead of --image-size: for images of one magnification."""
-    multi_scale: tuple[int, ...] = ()
+    multi_scale: tuple[int, ...] = group("augmentation", ())
     """Shorter sides of training images, in pixels; one is drawn at random for each image."""
-    large_scale_jitter: int | None = None
-    """Train on squares of this side, after resizing images to 0.1 to 2 times the square."""
-    crop: int | None = None
-    """Train on random square crops of this side, in pixels of the original images."""
-    vertical_flip: bool = False
-    """Flip half of the images upside down, too: for images without a natural orientation."""
     colour_jitter: float = 0.0
     """Change brightness, contrast and saturation by up to this fraction, and the hue slightly."""
+    vertical_flip: bool = False
+    """Flip half of the images upside down, too: for images without a natural orientation."""
     copy_paste: float = 0.0
     """Fraction of the images onto which objects of another image are pasted."""
+    crop: int | None = None
+    """Train on random square crops of this side, in pixels of the original images."""
+    large_scale_jitter: int | None = None
+    """Train on squares of this side, after resizing images to 0.1 to 2 times the square."""
     transform: str | None = None
     """Custom pixel augmentation as module:function; see docs/training.md. It is not read from
     --config or --resume, since it is code: give it each time."""
-    group_orientations: bool = True
-    """Do not mix landscape and portrait images in a batch: less padding."""
     repeat_threshold: float = 0.0
     """Repeat-factor sampling (LVIS): repeat images with classes that occur in less than this
     fraction of the images; 0 is off."""
-    anchor_sizes: tuple[float, ...] = ()
-    """One anchor size per pyramid level, fine to coarse, in pixels after resizing."""
-    max_detections: int | None = None
-    """Maximum detections per image, in the model and its evaluation."""
+    group_orientations: bool = True
+    """Do not mix landscape and portrait images in a batch: less padding."""
 
-    eval_every: int = 0
+    eval_every: int = group("saving and evaluation", 0)
     """Steps between evaluations; 0 evaluates only at the end."""
     patience: int = 0
     """Stop after this many evaluations without a better AP; 0 never stops early."""
-    val_loss: bool = True
-    """Compute the losses on the validation images, too."""
     save_every: int = 500
     """Steps between saved states to resume from. The last two are kept."""
     keep_every: int = 0
     """Steps between saved states that are never deleted; 0 is off."""
     print_every: int = 20
     """Steps between progress lines, and between rows of results.csv."""
+    val_loss: bool = True
+    """Compute the losses on the validation images, too."""
     tensorboard: bool = False
     """Write TensorBoard event files, too."""
 
-    seed: int = 0
-    """Seed of the initial weights, of augmentation and of sampling."""
-    device: str = DEFAULT_DEVICE
-    """Device to train on: cpu, cuda or cuda:N."""
+    device: str = group("machine", "auto")
+    """Device to train on: cpu, cuda, cuda:N, or auto for a GPU if there is one."""
+    workers: int = 0
+    """Processes that load images, per training process."""
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Mixed precision: faster on GPUs, and less memory."""
     compile: bool = False
@@ -145,10 +146,10 @@ class TrainConfig:
     checkpoint_activations: bool = False
     """Recompute the backbone in the backward pass instead of storing its activations: less
     memory."""
+    seed: int = 0
+    """Seed of the initial weights, of augmentation and of sampling."""
     deterministic: bool = False
     """Bit-identical results on a GPU. On a CPU they are bit-identical anyway."""
-    workers: int = 0
-    """Processes that load images, per training process."""
     on_nan: Literal["stop", "skip"] = "stop"
     """If a loss or gradient is not finite, stop the run or skip the step. Skipping waits for the
     GPU in every step."""

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mrcnn.checkpoints import PretrainedWeights, config_to_train, fitting_models
 from mrcnn.cli.flags import fields_set, parse
 from mrcnn.config import MODELS, ModelConfig
-from mrcnn.data.coco.read import CocoDataset
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_text, shown
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from mrcnn.checkpoints import PretrainedWeights
+    from mrcnn.data.coco.read import CocoDataset
 
 SHAPES_SIZE = 128  # pixels; the generated shapes are trained on at their own size
 
@@ -39,7 +42,18 @@ def parse_options(argv: list[str] | None = None) -> TrainConfig:
     early.add_argument("--auto-resume", "--auto_resume", action="store_true")
     given, _ = early.parse_known_args(sys.argv[1:] if argv is None else argv)
     default = defaults(vars(given))
-    return parse(TrainConfig, argv, default, "mrcnn train", describe(default.recipe))
+    scaled, _ = scale_to_batch_size(default, images=0)
+    shown = {
+        name: f"{value}, from the recipe"
+        for name, value in {
+            "model": RECIPES[default.recipe].model,
+            "steps": None if default.epochs else scaled.steps,
+            "lr": scaled.lr,
+            "warmup": scaled.warmup,
+        }.items()
+        if getattr(default, name) is None and value is not None
+    }
+    return parse(TrainConfig, argv, default, "mrcnn train", describe(default.recipe), shown)
 
 
 def make_options(flags: Mapping[str, Any]) -> TrainConfig:
@@ -169,6 +183,8 @@ def model_config(
     Raises:
         UserError: if a field is unknown or its value is not valid.
     """
+    from mrcnn.checkpoints import config_to_train
+
     recipe = RECIPES[options.recipe]
     default = dataclasses.replace(MODELS[recipe.model], **recipe.model_fields)
     base = config_to_train(weights, _named_model(options), default)
@@ -200,6 +216,8 @@ def choose_model(
 
     Returns the options and notes for the user.
     """
+    from mrcnn.checkpoints import fitting_models
+
     if weights is None or weights.config is not None or _named_model(options) is not None:
         return options, []
     usual = RECIPES[options.recipe].model
@@ -240,7 +258,7 @@ def describe(recipe: str) -> str:
     rates = ", ".join(f"{rate:g} ({name})" for name, rate in known.lr.items())
     fields = "".join(f", {name}={value}" for name, value in known.model_fields.items())
     return (
-        f"{' '.join(str(TrainConfig.__doc__).split())}\n\n"
+        f"{inspect.cleandoc(str(TrainConfig.__doc__))}\n\n"
         f"Recipe {recipe}: {known.about} For {known.batch_size} images per step: "
         f"{known.steps} steps, warm-up of {known.warmup}, learning rate {rates}. "
         f"Model {known.model}{fields}."

@@ -26,7 +26,6 @@ from mrcnn.inference.load import load
 from mrcnn.inference.predictor import Predictor
 from mrcnn.io.atomic import write_json
 from mrcnn.models import build
-from mrcnn.runtime.device import find_device
 from mrcnn.runtime.distributed import World, connected
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger, TensorBoard
@@ -121,7 +120,7 @@ def train(
 
 def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] = ()) -> TrainResult:
     """Run a training from its first step, or its saved state, to its end."""
-    device = find_device(f"cuda:{world.local_rank}" if options.device == "cuda" else options.device)
+    device = world.device(options.device)
     with _deterministic(options.deterministic), ExitStack() as stack:
         torch.manual_seed(options.seed)
         if options.resume is not None and world.is_main:
@@ -212,7 +211,7 @@ def _read_data(options: TrainConfig, world: World) -> dict[str, CocoDataset]:
         if world.is_main:
             write_shapes(SHAPES, size=SHAPES_SIZE)
         world.wait()
-    return read_splits(find_splits(options.data or SHAPES))
+    return read_splits(find_splits(options.data or SHAPES, images=options.images))
 
 
 def _anchors(options: TrainConfig) -> dict[str, Any]:

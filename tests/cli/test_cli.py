@@ -1,17 +1,19 @@
 """The command line: commands, flags from dataclasses, exit codes, and help without waiting."""
 
 import importlib
+import re
 import subprocess
 import sys
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 import mrcnn
 from mrcnn.cli import app
-from mrcnn.cli.flags import parse, run
+from mrcnn.cli.flags import group, parse, run
 from mrcnn.errors import UserError
 
 
@@ -24,16 +26,28 @@ def test_help(capsys):
     assert app.main([]) == 2
 
 
-def test_help_does_not_wait_for_torch():
+HEAVY = "{'torch', 'numpy', 'PIL', 'matplotlib', 'pycocotools', 'yaml', 'safetensors'}"
+
+
+@pytest.mark.parametrize("command", ["", *app.COMMANDS])
+def test_help_does_not_wait_for_torch(command):
     """Importing PyTorch takes two seconds, so help must not; nor may the package itself."""
-    script = (
-        "import sys; from mrcnn.cli.app import main; import mrcnn; code = main(['--help']); "
-        "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'tyro'} & set(sys.modules); "
-        "sys.exit(f'imported {heavy}' if heavy else code)"
-    )
+    script = f"""
+import sys, mrcnn
+from mrcnn.cli.app import main
+try:
+    code = main({command.split()} + ["--help"])
+except SystemExit as end:
+    code = end.code
+heavy = {HEAVY} & set(sys.modules) | ({{"tyro"}} & set(sys.modules) if {not command} else set())
+sys.exit(f"imported {{heavy}}" if heavy else code)
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: mrcnn COMMAND")
+    assert done.stdout.startswith(f"usage: mrcnn {command or 'COMMAND'}")
+    # Boxes, and text above them, fit 80 columns; usage is one line.
+    assert max(map(len, done.stdout.splitlines()[1:])) <= (100 if not command else 80)
+    assert not re.search(r"None|\(default: \)|\(default: False\)", done.stdout)
 
 
 def test_version(capsys):
@@ -101,6 +115,37 @@ class Flags:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"--steps must be at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grouped(Shared):
+    """What it does."""
+
+    steps: int
+    """How many."""
+    out: Path | None = None
+    """Where to
+    write."""
+    speed: float = group("machine", 1.0)
+    """How fast."""
+
+
+def test_groups_of_flags(capsys):
+    """Fields of base classes come last, and are in the last group."""
+    argv = ["--speed", "2", "--out", "x", "--steps", "3"]
+    assert parse(Grouped, argv) == Grouped(steps=3, out=Path("x"), speed=2.0)
+    assert parse(Grouped, argv[4:], Grouped(1, speed=4.0)).speed == 4.0
+    with pytest.raises(SystemExit):
+        parse(Grouped, ["--help"], shown={"out": "as it comes"})
+    text = capsys.readouterr().out.split("options", 1)[1]
+    parts = ["--out PATH", "Where to write. (default: as it comes)", " machine ", "--speed FLOAT"]
+    places = [text.index(part) for part in ["--steps INT", *parts, "--sizes INT ..."]]
+    assert places == sorted(places)
 
 
 def test_flags():

@@ -1,5 +1,6 @@
 """Splits of a folder: found in its files, or drawn."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,16 +8,43 @@ import pytest
 import torch
 from PIL import Image
 
+from mrcnn.cli import app
 from mrcnn.data.coco.read import read_splits
 from mrcnn.data.formats import find_splits
 from mrcnn.data.formats.split import DrawOptions
+from mrcnn.data.synthetic import write_shapes
 from mrcnn.errors import UserError
 from mrcnn.evaluation.truth import read_truth
 from mrcnn.report import _validation_data
 from tests.data.test_malformed_data import check_mutations
 from tests.helpers import annotation_writers as writers
+from tests.helpers import short_runs, tiny
 
 SQUARE = [1, 1, 9, 1, 9, 9, 1, 9]
+
+
+@pytest.mark.parametrize("command", ["check-data", "convert-data", "evaluate", "train"])
+def test_images_of_a_coco_file_elsewhere(tmp_path, capsys, command):
+    """The flag --images names their folder."""
+    write_shapes(tmp_path / "disk/data", train=5, val=1, size=64)
+    file = tmp_path / "tool/exported/labels.json"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "disk/data/train.json").rename(file)
+    words = {
+        "check-data": [str(file), "--workers", "0"],
+        "convert-data": [str(file), str(tmp_path / "out")],
+        "evaluate": ["--data", str(file), "--device", "cpu"],
+        "train": ["--data", str(file), "--out", str(tmp_path / "run"), *short_runs.FLAGS],
+    }[command]
+    if command == "evaluate":
+        classes = [(c["id"], c["name"]) for c in json.loads(file.read_text())["categories"]]
+        ids, names = zip(*classes, strict=True)
+        config = dataclasses.replace(tiny.CONFIG, class_names=names, category_ids=ids)
+        words += ["--weights", str(tiny.run(tmp_path / "weights", config))]
+    if command == "train":
+        words += ["--steps", "1", "--eval-every", "0"]
+    assert app.main([command, *words]) == 2
+    assert app.main([command, *words, "--images", str(tmp_path / "disk/data/images")]) == 0
 
 
 def coco(*images: str) -> dict:

@@ -118,7 +118,7 @@ def test_schedules_equal_their_tables(recipe):
 
 # Another value than that of any recipe for each field that a file may give.
 OTHERS = {
-    "data": "some/data", "recipe": "3x", "model": "vgg16",
+    "data": "some/data", "images": "some/images", "recipe": "3x", "model": "vgg16",
     "weights": "some/weights", "set": ["roi_samples=64", "box_loss=giou"], "batch_size": 6,
     "steps": 77, "epochs": 1.5, "accumulate": 3, "optimizer": "adamw", "lr": 0.123, "warmup": 7,
     "warmup_factor": 0.25, "schedule": "cosine", "milestones": [0.25, 0.5], "momentum": 0.5,
@@ -249,8 +249,10 @@ def test_the_help_shows_the_numbers_of_the_recipe(recipe, capsys, monkeypatch):
     assert stop.value.code == 0
     text, known = capsys.readouterr().out, RECIPES[recipe]
     rate = f"{known.lr['sgd']:g} (sgd)"
+    text = " ".join(text.split())
     assert known.about in text
     assert f"{known.steps} steps, warm-up of {known.warmup}, learning rate " in text
+    assert f"Number of optimizer steps. (default: {known.steps}, from the recipe)" in text
     assert rate in text
     assert f"Images per step, over all processes. (default: {known.batch_size})" in text
     assert f"(default: {known.fields.get('weight_decay', 0.0001)})" in text

@@ -18,14 +18,14 @@ from mrcnn.errors import UserError
 _ROUNDS = 8  # of reading: repairing one field brings the problems behind it to light
 
 
-def read_leniently(folder: Path) -> CheckedData:
-    """Read every split of a folder as far as possible.
+def read_leniently(folder: Path, images: Path | None = None) -> CheckedData:
+    """Read every split of a folder, or a COCO file with its `images`, as far as possible.
 
     Raises:
         UserError: If nothing in the folder can be read.
     """
     problems = Problems(folder)
-    splits = _distinct(find_splits(folder, (), None, problems))
+    splits = _distinct(find_splits(folder, (), None, problems, images))
     data = CheckedData(folder if folder.is_dir() else folder.parent)
     refused: list[UserError] = []
     names: Sequence[str] = ()
