@@ -80,8 +80,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _predict(args: PredictConfig, world: World) -> int:
     from mrcnn.inference.load import load
-    from mrcnn.inference.predict_files import Outputs, parse_thresholds, predict_files
+    from mrcnn.inference.predict_files import Outputs, predict_files
     from mrcnn.inference.sources import find_images
+    from mrcnn.inference.thresholds import parse_thresholds
 
     class_thresholds = parse_thresholds(args.class_threshold)
     where = (args.images, args.recursive, args.out)

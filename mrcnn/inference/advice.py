@@ -73,7 +73,7 @@ MODEL = {
     **dict.fromkeys(["to", "cuda", "half"], 'mrcnn.load(path, device="cuda")'),
     "cpu": "mrcnn.load(path)",
     "eval": "model.predict(image), which always runs in inference mode",
-    "save": "the path of its checkpoint, such as runs/1/best.safetensors, which can be copied",
+    "save": 'shutil.copy("runs/1/best.safetensors", path)',
     **dict.fromkeys(
         ["train", "fit"], "from mrcnn.training import train; train(data=..., weights=...)"
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,24 +121,6 @@ def predict_files(
         objects=sum(summary.objects for summary in summaries),
         failures=[failure for summary in summaries for failure in summary.failures],
     )
-
-
-def parse_thresholds(words: Iterable[str]) -> dict[str, float]:
-    """Parse the words of --class-threshold, such as cat=0.7.
-
-    Raises:
-        UserError: if a word is not a name and a score.
-    """
-    thresholds = {}
-    for word in words:
-        name, _, value = word.rpartition("=")
-        try:
-            thresholds[name] = float(value)
-        except ValueError:
-            name = ""
-        if not name or not 0 <= thresholds[name] <= 1:
-            raise UserError(f"--class-threshold {word}: must be name=score, with a score in [0, 1]")
-    return thresholds
 
 
 class _Work:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,26 +11,21 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mrcnn.config import ModelConfig
-from mrcnn.data.images import (
-    empty_batch,
-    network_size,
-    unpadded_views,
-    write_view,
-)
 from mrcnn.errors import UserError
 from mrcnn.exporting.saved import SavedProgram
 from mrcnn.inference.advice import MODEL, OPTIONS, advice, refuse_unknown
+from mrcnn.inference.batches import read_batches
 from mrcnn.inference.inputs import ImageLike, InputImage, is_image, read_inputs
 from mrcnn.inference.results import Result
 from mrcnn.inference.sources import images_at
+from mrcnn.inference.thresholds import Thresholds, class_thresholds_of
 from mrcnn.inference.tiles import merge_tiles, tile_windows
 from mrcnn.inference.tta import VIEWS, detect_views
 from mrcnn.models import MaskRCNN
 from mrcnn.models.postprocess import to_detections
-from mrcnn.runtime.batching import bucket_by, prefetch
+from mrcnn.runtime.batching import prefetch
 from mrcnn.runtime.cuda_graphs import Graphs
 from mrcnn.structures import DetectionBatch, Detections, ImageBatch
 
@@ -42,7 +36,6 @@ if TYPE_CHECKING:  # in typing itself since Python 3.11
     from mrcnn.evaluation import Evaluation
 
 Detect = Callable[[Iterable[ImageLike]], Iterator[Result]]
-Thresholds = NDArray[np.float32]  # lowest score of each class, (C,)
 
 _LARGEST_VIEW = max(scale for scale, _ in VIEWS)  # of test-time augmentation
 
@@ -271,7 +264,7 @@ class Predictor:
         """Detect in batches, and yield the results in the order of the images."""
         finished: dict[int, Result] = {}
         next_position = 0
-        for positions, inputs, batch in prefetch(self._batches(images, batch_size)):
+        for positions, inputs, batch in prefetch(read_batches(images, self.config, batch_size)):
             if batch is None:
                 finished.update(zip(positions, map(self._failed, inputs), strict=True))
             else:
@@ -282,35 +275,6 @@ class Predictor:
             while next_position in finished:
                 yield finished.pop(next_position)
                 next_position += 1
-
-    def _batches(
-        self, images: Iterable[ImageLike], batch_size: int
-    ) -> Iterator[tuple[list[int], list[InputImage], ImageBatch | None]]:
-        """Read images, and prepare those of equal padded size together.
-
-        Yields:
-            Positions in `images`, the images, and their batch; None if they cannot be read.
-        """
-        multiple = self.config.size_multiple
-
-        def padded_size(item: tuple[int, InputImage]) -> tuple[int, ...]:
-            if item[1].error:
-                return ()
-            return tuple(-(-side // multiple) for side in network_size(*item[1].size, self.config))
-
-        for group in bucket_by(
-            enumerate(read_inputs(images, self.config)), padded_size, batch_size
-        ):
-            positions, inputs = [position for position, _ in group], [image for _, image in group]
-            if inputs[0].error:
-                yield positions, inputs, None
-                continue
-            sizes = [network_size(*image.size, self.config) for image in inputs]
-            batch = empty_batch(sizes, multiple)
-            for image, view in zip(inputs, unpadded_views(batch), strict=True):
-                height, width = image.size
-                write_view(image.pixels, (0, 0, width, height), view, self.config)
-            yield positions, inputs, batch
 
     def detect(
         self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]
@@ -367,25 +331,7 @@ class Predictor:
             ValueError: if a score is not in [0, 1].
             TypeError: if `class_thresholds` is not a mapping.
         """
-        names = self.config.class_names
-        if not isinstance(class_thresholds, Mapping):
-            raise TypeError(
-                "predict: class_thresholds must be a dict from class names to scores, got "
-                f'{class_thresholds!r:.80}; result.of("cat") selects classes'
-            )
-        for name, value in {"score_threshold": score_threshold, **class_thresholds}.items():
-            if not 0 <= float(value) <= 1:
-                raise ValueError(f"predict: {name} must be in [0, 1], got {value}")
-        thresholds = np.full(len(names), score_threshold, np.float32)
-        for name, threshold in class_thresholds.items():
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or names[:8]
-                raise UserError(
-                    f"class threshold {name}={threshold}: the model has no class {name!r}; "
-                    f"use one of its classes, such as {', '.join(near)}"
-                )
-            thresholds[names.index(name)] = threshold
-        return thresholds
+        return class_thresholds_of(self.class_names, score_threshold, class_thresholds)
 
     def _result(self, image: InputImage, detections: Detections, thresholds: Thresholds) -> Result:
         result = Result(

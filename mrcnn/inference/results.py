@@ -6,29 +6,32 @@ D objects, image of h x w pixels, C classes.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image
 
 from mrcnn.data.coco.write import coco_results
 from mrcnn.errors import UserError
 from mrcnn.inference.advice import PLOT, RESULT, advice, refuse_unknown
-from mrcnn.inference.tables import COLUMNS, rows, to_feature, write_csv
+from mrcnn.inference.tables import (
+    COLUMNS,
+    optional_library,
+    polygon_area,
+    rows,
+    to_feature,
+    write_csv,
+)
 from mrcnn.io.atomic import replacing, write_json
 from mrcnn.ops import rle
-from mrcnn.visual import FILL, draw_instances, instance_colours
-
-_PLOT = (*("masks", "boxes", "labels", "colors", "alpha", "line_width", "legend", "longest_side"),)
-Color = str | Sequence[int]  # such as "red", "#ff8800" or (255, 136, 0)
+from mrcnn.visual import FILL, Colors, chosen_colours, draw_instances
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,7 +144,7 @@ class Result:
     def polygon(self) -> NDArray[np.int32]:
         """Outline (V, 2) of the largest part of the only object; (0, 2) for an empty mask."""
         parts = self.polygons()[self._only("polygons()")]
-        return max(parts, key=_polygon_area, default=np.zeros((0, 2), np.int32))
+        return max(parts, key=polygon_area, default=np.zeros((0, 2), np.int32))
 
     def _only(self, plural: str) -> int:
         """Return the position of the only object."""
@@ -239,7 +242,7 @@ class Result:
         masks: bool = True,
         boxes: bool = True,
         labels: bool = True,
-        colors: Color | Sequence[Color] | Mapping[str, Color] | None = None,
+        colors: Colors = None,
         alpha: float = FILL,
         line_width: int | None = None,
         legend: bool = False,
@@ -266,7 +269,7 @@ class Result:
         Example:
             >>> result.plot(colors={"cat": "red"}, alpha=0.6, boxes=False).show()
         """
-        refuse_unknown("Result.plot", unknown, _PLOT, PLOT)
+        refuse_unknown("Result.plot", unknown, Result.plot.__kwdefaults__ or (), PLOT)
         if self.error:
             raise self.error
         if not 0 <= alpha <= 1:
@@ -279,7 +282,7 @@ class Result:
                 self.rles if masks else [],
                 self.class_names,
                 self.scores,
-                colours=self._colors(colors),
+                colours=chosen_colours(colors, self.labels, self.class_names),
                 alpha=alpha,
                 line_width=line_width,
                 with_boxes=boxes,
@@ -288,29 +291,6 @@ class Result:
                 longest_side=longest_side,
             )
         )
-
-    def _colors(
-        self, colors: Color | Sequence[Color] | Mapping[str, Color] | None
-    ) -> list[tuple[int, int, int]]:
-        """Return the color of each object."""
-        own = instance_colours(self.labels, len(self.class_names))
-        each: list[Any]
-        if colors is None:
-            return own
-        if isinstance(colors, Mapping):
-            self.of(*colors)  # checks the names
-            each = [colors.get(name, own[i]) for i, name in enumerate(self.names)]
-        elif isinstance(colors, str) or all(isinstance(value, int) for value in colors):
-            each = [colors] * len(self)
-        else:
-            each = list(colors)
-        each = [ImageColor.getrgb(c) if isinstance(c, str) else tuple(c) for c in each]
-        if len(each) != len(self) or any(len(color) != 3 for color in each):
-            raise ValueError(
-                f"Result.plot: colors must be one color such as 'red' or (255, 0, 0), {len(self)} "
-                f"of them, or a dict from class names to colors; got {colors!r:.80}"
-            )
-        return each
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write `plot(**options)` to an image file; its folder is made if needed.
@@ -342,7 +322,11 @@ class Result:
             >>> table.groupby(["image", "name"]).area.mean()
         """
         # A table without rows has no types, and `pandas.concat` would change those of others.
-        return _imported("pandas").DataFrame(self._rows(), columns=list(COLUMNS)).astype(COLUMNS)
+        return (
+            optional_library("pandas")
+            .DataFrame(self._rows(), columns=list(COLUMNS))
+            .astype(COLUMNS)
+        )
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table of `to_pandas` as a CSV file; pandas is not needed.
@@ -388,7 +372,7 @@ class Result:
         Example:
             >>> supervision.MaskAnnotator().annotate(result.image, result.to_supervision())
         """
-        return _imported("supervision").Detections(
+        return optional_library("supervision").Detections(
             xyxy=self.boxes,
             mask=self.masks if self.rles else None,
             confidence=self.scores,
@@ -416,20 +400,3 @@ class Result:
         buffer = io.BytesIO()
         self.plot().save(buffer, "png")
         return buffer.getvalue()
-
-
-def _polygon_area(polygon: NDArray[np.int32]) -> float:
-    """Return the area of a polygon (V, 2), by the shoelace formula."""
-    (x, y), (next_x, next_y) = polygon.T, np.roll(polygon, -1, axis=0).T
-    return abs(float((x * next_y - next_x * y).sum())) / 2
-
-
-def _imported(library: str) -> Any:
-    """Import an optional library."""
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise UserError(
-            f"Result.to_{library}: needs the library {library} ({error}); "
-            f"run: pip install {library}"
-        ) from error

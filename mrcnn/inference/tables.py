@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mrcnn.errors import UserError
 from mrcnn.io.atomic import replacing
 from mrcnn.ops import rle
 
@@ -73,3 +78,24 @@ def to_feature(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "properties": {"name": name, "score": round(entry["score"], 6), "area": area},
         "geometry": {"type": kind, "coordinates": coordinates},
     }
+
+
+def polygon_area(polygon: NDArray[np.int32]) -> float:
+    """Return the area of a polygon (V, 2), by the shoelace formula."""
+    (x, y), (next_x, next_y) = polygon.T, np.roll(polygon, -1, axis=0).T
+    return abs(float((x * next_y - next_x * y).sum())) / 2
+
+
+def optional_library(library: str) -> Any:
+    """Import a library that results are converted for.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise UserError(
+            f"Result.to_{library}: needs the library {library} ({error}); "
+            f"run: pip install {library}"
+        ) from error

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from mrcnn.ops import rle
 from mrcnn.visual.names import short_name
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 Colour = tuple[int, int, int]
+Color = str | Sequence[int]  # such as "red", "#ff8800" or (255, 136, 0)
+Colors = Color | Sequence[Color] | Mapping[str, Color] | None  # see `chosen_colours`
 Area = tuple[int, int, int, int]  # x1, y1, x2, y2 on the canvas
 
 SMALLEST_CANVAS = 512  # longer side, pixels: a smaller image is enlarged so that text fits
@@ -142,6 +144,41 @@ def instance_colours(labels: NDArray[Any], num_classes: int) -> list[Colour]:
     """
     keys = labels if num_classes > 1 else np.arange(len(labels))
     return [_colour(int(key)) for key in keys]
+
+
+def chosen_colours(
+    colors: Colors, labels: NDArray[Any], class_names: Sequence[str]
+) -> list[Colour]:
+    """Return the colour of each instance that a user chose.
+
+    Args:
+        colors: one colour, one for each instance, or those of some classes by name; None for those
+            of `instance_colours`.
+        labels: (D,) in [0, C).
+        class_names: of the C classes.
+
+    Raises:
+        ValueError: if a colour, their number, or a class name is not valid.
+    """
+    each: list[Any] = list(instance_colours(labels, len(class_names)))
+    if isinstance(colors, Mapping):
+        if unknown := sorted(set(colors) - set(class_names)):
+            raise ValueError(
+                f"colors: {unknown[0]!r} is not a class of the model ({', '.join(class_names)})"
+            )
+        names = [class_names[label] for label in labels]
+        each = [colors.get(name, own) for name, own in zip(names, each, strict=True)]
+    elif isinstance(colors, str) or (colors and all(isinstance(value, int) for value in colors)):
+        each = [colors] * len(labels)
+    elif colors is not None:
+        each = list(colors)
+    each = [ImageColor.getrgb(c) if isinstance(c, str) else tuple(c) for c in each]
+    if len(each) != len(labels) or any(len(colour) != 3 for colour in each):
+        raise ValueError(
+            f"colors: must be one color such as 'red' or (255, 0, 0), {len(labels)} of them, or a "
+            f"dict from class names to colors; got {colors!r:.80}"
+        )
+    return each
 
 
 def _draw_mask(
