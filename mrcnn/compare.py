@@ -37,6 +37,9 @@ class CompareConfig:
     json: Path | None = None
     """JSON file to write with all metrics, and the F1 of every image."""
 
+    html: Path | None = None
+    """HTML file to write: metrics side by side, curves over each other, classes and images."""
+
     def __post_init__(self) -> None:
         require_at_least(self, max_dets=1)
 
@@ -51,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.json is not None:
         check_writable(args.json, mark=rb"\A\{\s*\"a\": ")
+    if args.html is not None:
+        check_writable(args.html, mark=rb"<title>Comparison of ")
     files = [_result_file(path, args.split) for path in (args.a, args.b)]
     limit = args.max_dets or max(_max_detections(path) for path in (args.a, args.b))
     dataset, truth = read_truth(args.data, args.ground_truth, args.split)
@@ -70,6 +75,12 @@ def main(argv: list[str] | None = None) -> None:
         tree = {"a": files[0], "b": files[1], "ground_truth": truth.source}
         write_json(args.json, tree | comparison.to_dict(), indent=1)
         print(f"metrics: {args.json}")
+    if args.html is not None:
+        from mrcnn.reports.compare_report import write_comparison
+        from mrcnn.reports.run_report import read_rows
+
+        rows = [read_rows(p) if (p / "results.csv").is_file() else [] for p in (args.a, args.b)]
+        print(f"page: {write_comparison(args.html, comparison, (args.a, args.b), rows)}")
 
 
 def _result_file(path: Path, split: str) -> Path:

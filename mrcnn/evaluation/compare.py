@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from mrcnn.evaluation.coco import KINDS
 from mrcnn.evaluation.evaluation import Evaluation
 from mrcnn.evaluation.tables import cell, class_lines, class_names, metric_names, metrics_tree
 
+SIDES: tuple[Literal["B", "A"], ...] = ("B", "A")
 _NAMED = 5  # images named where one side is better
 
 
@@ -44,6 +46,28 @@ class Comparison:
             },
         }
 
+    def classes(self) -> list[str]:
+        """Return the classes with objects in ascending order of their change of AP."""
+        kind, a, b = self.a.kinds[-1], self.a.metrics, self.b.metrics
+        keys = {name: f"{kind}_AP/{name}" for name in class_names(a)}
+        change = {name: b[key] - a[key] for name, key in keys.items() if a[key] > -1}
+        return sorted(change, key=lambda name: change[name])
+
+    def better_images(self, side: Literal["A", "B"], most: int) -> list[tuple[int, Path | None]]:
+        """Return the images where the F1 of one side is higher, those with the largest gain first.
+
+        For at most `most` images, the position in `errors.pairs`, and the path if there is a name.
+        """
+        gain = self.b.errors.image_f1 - self.a.errors.image_f1
+        gain = gain if side == "B" else -gain
+        index_of = {int(id): i for i, id in enumerate(self.dataset.image_ids)}
+        images = []
+        for i in np.argsort(-gain, kind="stable")[:most].tolist():
+            path = self.dataset.path(index_of[self.a.errors.pairs[i].image_id])
+            if gain[i] > 0:  # without a file name, the path is the folder
+                images.append((i, path if path != self.dataset.folder else None))
+        return images
+
     def _metrics_table(self) -> list[str]:
         kinds = self.a.kinds
         header = "".join(f"{KINDS[kind] + ': A':>11}{'B':>8}{'B - A':>8}" for kind in kinds)
@@ -54,34 +78,27 @@ class Comparison:
         return lines
 
     def _class_table(self) -> list[str]:
-        """Return the classes in ascending order of their change of AP."""
-        kind, a, b = self.a.kinds[-1], self.a.metrics, self.b.metrics
-        keys = {name: f"{kind}_AP/{name}" for name in class_names(a)}
-        change = {name: b[key] - a[key] for name, key in keys.items() if a[key] > -1}
+        kind = self.a.kinds[-1]
         header = f"{'A':>8}{'B':>8}{'B - A':>8}   AP of {KINDS[kind]}"
-        names = sorted(change, key=lambda name: change[name])
-        return class_lines("class", header, names, lambda name: self._cells(keys[name]))
+        return class_lines(
+            "class", header, self.classes(), lambda name: self._cells(f"{kind}_AP/{name}")
+        )
 
     def _image_lines(self) -> list[str]:
         """Count the images where each side is better, and name those where it is most."""
         a, b = self.a.errors, self.b.errors
         change = b.image_f1 - a.image_f1
-        path_of = {int(id): self.dataset.path(i) for i, id in enumerate(self.dataset.image_ids)}
         lines = [
             f"F1 per image, {KINDS[a.kind]}, IoU 0.5; A with score >= {a.score:.2f}, "
             f"B with score >= {b.score:.2f}:",
             f"B is better in {(change > 0).sum()}, A in {(change < 0).sum()}, and "
             f"{(change == 0).sum()} are equal",
         ]
-        for side, gain in (("B", change), ("A", -change)):
-            for i in np.argsort(-gain, kind="stable")[:_NAMED].tolist():
-                if gain[i] > 0:
-                    id = a.pairs[i].image_id
-                    # Without a file name, the path is the folder.
-                    is_named = path_of[id] != self.dataset.folder
-                    name = path_of[id].name if is_named else f"image {id}"
-                    values = f"({a.image_f1[i]:.2f}, {b.image_f1[i]:.2f})"
-                    lines.append(f"{side} is better by {gain[i]:.2f} {values}: {name}")
+        for side in SIDES:
+            for i, path in self.better_images(side, _NAMED):
+                name = path.name if path else f"image {a.pairs[i].image_id}"
+                values = f"({a.image_f1[i]:.2f}, {b.image_f1[i]:.2f})"
+                lines.append(f"{side} is better by {abs(change[i]):.2f} {values}: {name}")
         return lines
 
     def _cells(self, name: str) -> str:

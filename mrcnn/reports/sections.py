@@ -41,7 +41,7 @@ MOST_CONFUSED = 8  # pairs of classes
 
 def training_curves(rows: Sequence[Mapping[str, float]], best_step: float | None) -> Section:
     """Return the charts over the steps of a run."""
-    return _charts("Training curves", training_charts(rows, best_step))
+    return chart_section("Training curves", training_charts(rows, best_step))
 
 
 def evaluation_sections(evaluation: Evaluation, dataset: CocoDataset) -> list[Section]:
@@ -51,7 +51,7 @@ def evaluation_sections(evaluation: Evaluation, dataset: CocoDataset) -> list[Se
     counts = {"detections": errors.detections, "objects": errors.objects}
     return [
         Section("Average precision", "average_precision", _precision(evaluation) | common),
-        _charts("Precision and recall", _precision_recall(errors)),
+        chart_section("Precision and recall", precision_recall(errors)),
         Section("Errors", "errors", {"counts": counts, **common}),
         Section("Errors by size", "sizes", _sizes(evaluation)),
         Section("Confusion matrix", "confusions", _confusions(errors) | common),
@@ -68,7 +68,7 @@ def save_error_figure(path: Path, errors: ErrorAnalysis) -> None:
     """
     counts = {"detections": errors.detections, "objects": errors.objects}
     with replacing(path) as draft:
-        save_errors(draft, _precision_recall(errors), counts, errors.confusions, errors.names)
+        save_errors(draft, precision_recall(errors), counts, errors.confusions, errors.names)
 
 
 def settings(groups: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -83,7 +83,8 @@ def settings(groups: Mapping[str, Mapping[str, Any]]) -> Section:
     return Section("Configuration", "settings", {"groups": texts})
 
 
-def _charts(heading: str, charts: Sequence[Chart]) -> Section:
+def chart_section(heading: str, charts: Sequence[Chart]) -> Section:
+    """Return charts as SVG with the values of their points."""
     drawn = [
         {
             "title": chart.title,
@@ -96,7 +97,8 @@ def _charts(heading: str, charts: Sequence[Chart]) -> Section:
     return Section(heading, "charts", {"charts": drawn})
 
 
-def _precision_recall(errors: ErrorAnalysis) -> list[Chart]:
+def precision_recall(errors: ErrorAnalysis) -> list[Chart]:
+    """Return the charts of precision and recall."""
     curves = errors.curves
     at_score = {"precision": curves.precision, "recall": curves.recall, "F1": curves.f1}
     return precision_recall_charts(
@@ -175,7 +177,7 @@ def _examples(evaluation: Evaluation, dataset: CocoDataset) -> dict[str, list[tu
         path = dataset.path(index_of[errors.pairs[i].image_id])
         true_text = f"Objects: {objects[i].sum()}, not found: {missed[i]}"
         text = f"Detections: {correct[i]} correct, {wrong[i]} wrong; F1 {f1[i]:.2f}"
-        detected, truth = _overlays(evaluation, i, path)
+        detected, truth = overlays(evaluation, i, path)
         left = embed(truth, true_text, f"Objects of {path.name}")
         right = embed(detected, text, f"Detections in {path.name}")
         word = "Best" if group == "best" else "Worst"
@@ -183,12 +185,12 @@ def _examples(evaluation: Evaluation, dataset: CocoDataset) -> dict[str, list[tu
     return examples
 
 
-def _overlays(evaluation: Evaluation, i: int, path: Path) -> list[Image.Image]:
+def overlays(evaluation: Evaluation, i: int, path: Path) -> list[Image.Image]:
     """Draw the detections in the image at position i, and its objects."""
     errors, truth = evaluation.errors, evaluation.truth
     image_id, pixels = errors.pairs[i].image_id, read_image(path)
     annotations = [r for r in truth.records["annotations"] if r["image_id"] == image_id]
-    overlays = []
+    drawn = []
     for outcomes, records, word in zip(
         errors.outcomes, (evaluation.entries, annotations), ("wrong", "missed"), strict=True
     ):
@@ -204,7 +206,7 @@ def _overlays(evaluation: Evaluation, i: int, path: Path) -> list[Image.Image]:
             scores = np.array([shape["score"] for shape in shapes], np.float64)
         is_marked = outcomes.kind[chosen] != 0
         labels = outcomes.label[chosen]
-        overlays.append(
+        drawn.append(
             draw_marked(pixels, boxes, labels, masks, is_marked, errors.names, word, scores)
         )
-    return [Image.fromarray(overlay) for overlay in overlays]
+    return [Image.fromarray(overlay) for overlay in drawn]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,30 @@ def precision_recall_charts(
         )
     )
     return charts
+
+
+def overlaid(a: Sequence[Chart], b: Sequence[Chart]) -> list[Chart]:
+    """Return charts with the lines of two runs, named `A: …` and `B: …`, over each other.
+
+    Charts and lines are matched by their titles and names; lines of only one side stay.
+    """
+    groups: dict[str, list[tuple[str, Chart]]] = {}
+    for side, charts in (("A", a), ("B", b)):
+        for chart in charts:
+            groups.setdefault(chart.title, []).append((side, chart))
+    result = []
+    for title, sides in groups.items():
+        lines = [
+            replace(line, name=f"{side}: {line.name}")
+            for name in dict.fromkeys(line.name for _, chart in sides for line in chart.lines)
+            for side, chart in sides
+            for line in chart.lines
+            if line.name == name
+        ]
+        first, last = sides[0][1], max(chart.x_limits[1] for _, chart in sides)
+        limits = (first.x_limits[0], last)
+        result.append(Chart(title, first.x_label, lines, limits, first.y_limit))
+    return result
 
 
 def fold_confusions(

@@ -9,6 +9,7 @@ import pytest
 from mrcnn import compare as command
 from mrcnn.errors import UserError
 from tests.helpers.random_results import metrics_of, random_set
+from tests.reports.test_run_report import ROWS, Reader, make_run
 
 
 def busiest(truth: dict) -> int:
@@ -94,6 +95,37 @@ def test_run_folders(folder, capsys):
     (folder / "1" / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"model\.max_detections must be a whole number"):
         compare(folder, capsys, "--data", folder / "data", sides=("1", "2"))
+
+
+def test_the_page(folder, tmp_path, capsys):
+    """Curves of two runs over each other, metrics, classes, and images where one is better."""
+    runs = [make_run(folder / side, rows=rows) for side, rows in (("x", ROWS), ("y", ROWS[:2]))]
+    entries = json.loads((runs[1] / "val_results.json").read_text())
+    lost = [entry for entry in entries if entry["image_id"] != 3]
+    (runs[1] / "val_results.json").write_text(json.dumps(lost))
+    page = tmp_path / "page.html"
+    words = ("--ground-truth", folder / "x" / "data" / "val.json", "--html", page)
+    output = compare(folder, capsys, *words, sides=("x/run", "y/run"))
+    assert output.endswith(f"page: {page}\n")
+    reader = Reader(page.read_text())
+    change = next(line.split()[3] for line in output.splitlines() if line.startswith("AP "))
+    for part in ("A: training 2", "B: training 2.5", "A: masks 0.3", "B: masks 0.4", "AP50", change,
+                 "A: AP at IoU 0.5", "Classes, by their change of AP", "A is better: 3.png",
+                 "A: F1 1.00", "B: F1 0.00"):  # fmt: skip
+        assert part in reader.text
+    assert page.read_text().count("<img") == 2
+    compare(folder, capsys, *words, sides=("x/run", "y/run"))  # over its own page
+    page.write_text("mine")
+    with pytest.raises(UserError, match="was not written by this command"):
+        compare(folder, capsys, *words, sides=("x/run", "y/run"))
+
+
+def test_the_page_of_files_without_images(folder, tmp_path, capsys):
+    words = ("--ground-truth", folder / "truth.json", "--html", tmp_path / "page.html")
+    compare(folder, capsys, *words)
+    text = (tmp_path / "page.html").read_text()
+    assert "<img" not in text
+    assert "Training curves" not in text
 
 
 def test_boxes_against_masks(folder, capsys):

@@ -38,6 +38,21 @@ def test_charts_of_a_run():
     assert by_title["Images per second"].lines == []
 
 
+def test_charts_of_two_runs():
+    short = charts.training_charts([{"step": 5.0, "loss": 1.0}])
+    by_title = {
+        chart.title: chart for chart in charts.overlaid(charts.training_charts(ROWS), short)
+    }
+    loss = by_title["Loss"]
+    assert [(line.name, line.value) for line in loss.lines] == [
+        ("A: training", 2.5), ("B: training", 1.0)
+    ]  # fmt: skip
+    assert loss.x_limits == (0, 20)
+    assert [line.name for line in by_title["AP on validation images"].lines] == [
+        "A: boxes", "A: masks"
+    ]  # fmt: skip
+
+
 def test_precision_recall_charts():
     """The values in the legends are AP and those at the chosen score; NaN is not drawn."""
     precision = {0.5: np.array([[1.0, 0.5], [0.5, 0.0], [-1.0, -1.0]])}
