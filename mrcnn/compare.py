@@ -36,7 +36,6 @@ class CompareConfig:
     """Library that computes the metrics, as for evaluate."""
     json: Path | None = None
     """JSON file to write with all metrics, and the F1 of every image."""
-
     html: Path | None = None
     """HTML file to write: metrics side by side, curves over each other, classes and images."""
 
