@@ -118,6 +118,7 @@ class ModelConfig:
             )
             _require(is_valid, f"{field.name} must be of type {kind}, got {value!r:.80}")
         is_text = all(isinstance(name, str) for name in self.class_names)
+        is_text &= not isinstance(self.class_names, str)  # which would be a class per letter
         _require(is_text, f"class_names must be texts, got {self.class_names!r:.80}")
         # Control characters become escapes here, since names are printed and drawn in many places.
         object.__setattr__(self, "class_names", tuple(map(class_label, self.class_names)))

@@ -52,9 +52,20 @@ def parse(
         prog: Name of the program in the help. None takes the module of the class.
         description: Text above the flags. None takes the docstring of the class.
         shown: Default values in the help, by field, where they are not those of `default`.
+
+    Raises:
+        UserError: If a word is empty, as from an unset variable: a path would be the current
+            folder.
     """
     spec = getattr(sys.modules[cls.__module__], "__spec__", None)  # correct under `python -m`, too
     prog = prog or (spec.name.replace(".", " ") if spec else "mrcnn")
+    previous = ""
+    for word in sys.argv[1:] if argv is None else argv:
+        if not word or (word.startswith("--") and word.endswith("=")):
+            name = (word or previous).rstrip("=")
+            name = name if name.startswith("--") else "an argument"
+            raise UserError(f"{name} must not be empty; check the shell variable in its place")
+        previous = word
     width = min(shutil.get_terminal_size().columns, 80)
     paragraphs = inspect.cleandoc(description or cls.__doc__ or "").split("\n\n")
     indent = partial(textwrap.fill, width=width, initial_indent="  ", subsequent_indent="  ")

@@ -171,7 +171,11 @@ def read_image_ids(file: Path | None) -> list[int] | None:
     if file is None:
         return None
     try:
-        return [int(line) for line in read_text(file).split()]
+        if not (ids := [int(line) for line in read_text(file).split()]):
+            raise UserError(f"--image-ids {file}: is empty; write an id per line")
+        return ids
+    except UserError:
+        raise
     except ValueError as error:
         wrong = str(error).partition(": ")[2]
         raise UserError(

@@ -55,10 +55,10 @@ def find_images(
         places: files, folders, patterns such as `shots/**/*.jpg`, `camera:0`, or `-` for a list on
             standard input.
         recursive: also search subfolders.
-        exclude: a folder that is not searched when it is found inside another one.
+        exclude: the folder of the output, which is not searched inside another one.
 
     Raises:
-        UserError: if a place does not exist, or a folder or pattern has no images.
+        UserError: if a place does not exist or is `exclude`, or a folder or pattern has no images.
     """
     sources: dict[Path, Source] = {}
     notes: list[str] = []
@@ -126,9 +126,12 @@ def _find_in(place: Path, recursive: bool, exclude: Path | None) -> Found:
             raise UserError("-: standard input must list files or folders, one per line")
         return find_images(lines, recursive, exclude)
     if place.is_dir():
+        if exclude is not None and os.path.realpath(place) == os.path.realpath(exclude):
+            problem = "is a folder of images, where overlays would be taken for images later"
+            raise UserError(f"--out {exclude}: {problem}; name another folder")
         paths = place.rglob("*") if recursive else place.iterdir()
         visible = (path for path in paths if not is_hidden(path.relative_to(place)))
-        images, note = _select(visible, None if exclude == place else exclude, recursive)
+        images, note = _select(visible, exclude, recursive)
         if not images:
             known = " ".join(SUFFIXES)
             raise UserError(

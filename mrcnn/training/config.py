@@ -163,6 +163,9 @@ class TrainConfig:
         for name in _NOT_NEGATIVE:
             if (value := getattr(self, name)) is not None and not value >= 0:
                 raise self._wrong(name, "must be 0 or more")
+        for name in (*_POSITIVE, *_NOT_NEGATIVE):
+            if (getattr(self, name) or 0) >= 2**62:  # the kernels count in 64 bits
+                raise self._wrong(name, "must be less than 2^62")
         for name in _FRACTIONS:
             if not 0 <= getattr(self, name) < 1:
                 raise self._wrong(name, "must be at least 0 and less than 1")

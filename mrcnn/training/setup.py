@@ -175,7 +175,8 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
         if world.is_main:
             _describe(trainer)
             data_notes = (note for dataset in splits.values() for note in dataset.notes)
-            for note in dict.fromkeys((*notes, *data_notes)):
+            shared = _shared_images(splits["train"], splits["val"])
+            for note in dict.fromkeys((*notes, *data_notes, *shared)):
                 print(note)
             print(
                 f"{len(splits['train'])} images to train on, {len(splits['val'])} to validate, "
@@ -212,6 +213,16 @@ def _read_data(options: TrainConfig, world: World) -> dict[str, CocoDataset]:
             write_shapes(SHAPES, size=SHAPES_SIZE)
         world.wait()
     return read_splits(find_splits(options.data or SHAPES, images=options.images))
+
+
+def _shared_images(train: CocoDataset, val: CocoDataset) -> list[str]:
+    """Return a note on files that two COCO files name for both training and validation."""
+    if train.annotations == val.annotations or train.folder != val.folder:
+        return []
+    if not (shared := len(set(train.file_names()).intersection(val.file_names()))):
+        return []
+    count = f"{shared} of {len(val)} validation images"
+    return [f"{count} are for training, too: metrics on them only show memorization"]
 
 
 def _anchors(options: TrainConfig) -> dict[str, Any]:

@@ -61,6 +61,13 @@ CASES = {  # command, changed flags (None leaves the flag out), words of the mes
     "threshold of 50": (
         "predict", {"--score-threshold": "50"}, ["--score-threshold must be in [0, 1], got 50"]
     ),
+    "empty output": ("predict", {"--out": ""}, ["--out must not be empty", "shell variable"]),
+    "empty data": ("evaluate", {"--data": ""}, ["--data must not be empty"]),
+    "empty images": ("predict", {"images": ""}, ["an argument must not be empty"]),
+    "output among the images": ("predict", {"--out": "data/images"}, ["--out data/images: is a"]),
+    "seed beyond 64 bits": ("train", {"--seed": "1" + "0" * 30}, ["--seed must be less than 2^62"]),
+    "infinite rate": ("train", {"--lr": "inf"}, ["--lr must be less than 2^62, got inf"]),
+    "no ids at all": ("evaluate", {"--image-ids": "none"}, ["--image-ids none: is empty"]),
     "no detections": ("evaluate", {"--max-dets": "0"}, ["--max-dets must be at least 1, got 0"]),
     "no such split": ("evaluate", {"--split": "test"}, ["--split", "test", "val"]),
     "ids that are names": ("evaluate", {"--image-ids": "ids"}, ["--image-ids ids", "got 'a.png'"]),
@@ -92,6 +99,7 @@ def place(tmp_path_factory) -> Path:
     for split in ("train", "val"):
         (folder / "data" / f"{split}.json").write_text(json.dumps(content))
     tiny.run(folder / "run")
+    (folder / "none").write_text("\n")
     (folder / "ids").write_text("a.png\n")
     (folder / "old.pkl").write_bytes(b"\x80\x04N.")
     (folder / "bad.pth").write_bytes(b"\x80\x04")

@@ -319,6 +319,24 @@ def test_a_yolo_set_of_validation_alone(tmp_path):
     assert len(read_splits(find_splits(tmp_path, ["val"]))["val"]) == 1
 
 
+def test_yolo_classes_as_numpy_writes_them(tmp_path):
+    image(tmp_path / "images" / "a.png")
+    writers.write_text(tmp_path / "labels" / "a.txt", SQUARE.replace("0 ", "0.0 ", 1))
+    writers.write_text(tmp_path / "d.yaml", "train: images\nval: images\nnames: [a]")
+    assert read(tmp_path)["train"].labels.tolist() == [0]
+    writers.write_text(tmp_path / "labels" / "a.txt", SQUARE.replace("0 ", "0.5 ", 1))
+    with pytest.raises(UserError, match=r"begin with the number of a class, 0 to 0, got '0\.5'"):
+        read(tmp_path)
+
+
+def test_key_points_are_no_polygons(tmp_path):
+    image(tmp_path / "images" / "a.png")
+    writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)
+    writers.write_text(tmp_path / "d.yaml", "train: images\nnames: [a]\nkpt_shape: [2, 2]")
+    with pytest.raises(UserError, match=r"d\.yaml: kpt_shape must be absent, .*; export polygons"):
+        read(tmp_path)
+
+
 def test_note_on_one_yolo_set_for_both_splits(tmp_path):
     image(tmp_path / "images" / "a.png")
     writers.write_text(tmp_path / "labels" / "a.txt", SQUARE)

@@ -121,6 +121,11 @@ def test_the_score_threshold_cuts(predictor):
     assert some.rles == everything.rles[: len(some)]
 
 
+def test_a_batch_of_no_images(predictor):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        predictor.predict(noise(40, 60), batch_size=0)
+
+
 def test_thresholds_of_classes(predictor):
     everything = predictor.predict(noise(40, 60), 0)
     cats, dogs = everything.of("cat"), everything.of("dog")

@@ -75,8 +75,11 @@ def test_a_folder_with_broken_files(tmp_path, weights, capsys):
 def test_an_input_is_never_overwritten(tmp_path, weights):
     Image.fromarray(noise(40, 60)).save(tmp_path / "a.jpg")
     before = (tmp_path / "a.jpg").read_bytes()
-    for place in (tmp_path, tmp_path / "a.jpg"):
-        with pytest.raises(UserError, match=r"would overwrite .*a\.jpg; choose another folder"):
+    for place, message in (
+        (tmp_path, "is a folder of images, .*; name another folder"),
+        (tmp_path / "a.jpg", r"would overwrite .*a\.jpg; choose another folder"),
+    ):
+        with pytest.raises(UserError, match=message):
             predict(weights, tmp_path, place)
     assert (tmp_path / "a.jpg").read_bytes() == before
     assert list(tmp_path.iterdir()) == [tmp_path / "a.jpg"]

@@ -66,6 +66,22 @@ def test_contents_of_a_run_folder(finished):
     assert config["model"]["class_names"][0] == "circle"
 
 
+def test_images_for_both_training_and_validation_are_reported(shapes, tmp_path, capsys):
+    content = json.loads((shapes / "train.json").read_text())
+    (tmp_path / "images").symlink_to(shapes / "images")
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    kept = {image["id"] for image in content["images"][:3]}
+    content["images"] = content["images"][:3]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    words = ["--steps", "1", "--batch-size", "1", "--image-size", "32", "--device", "cpu"]
+    for data, times in ((tmp_path, 1), (shapes, 0)):
+        out = tmp_path / f"run{times}"
+        assert train.main(["--data", str(data), "--out", str(out), *words]) == 0
+        note = "3 of 3 validation images are for training, too"
+        assert capsys.readouterr().out.count(note) == times
+
+
 def test_a_run_loads_as_a_predictor(finished, shapes):
     model = mrcnn.load(finished)
     assert model.config.min_size == 64

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ class CocoDataset:
         """Return the file of image `index`."""
         name = self.names[self.name_start[index] : self.name_start[index + 1]]
         return self.folder / bytes(name.numpy()).decode()
+
+    def file_names(self) -> list[bytes]:
+        """Return the file names of all images, in UTF-8."""
+        names, start = self.names.numpy().tobytes(), self.name_start.tolist()
+        return [names[first:end] for first, end in pairwise(start)]
 
     def targets(self, index: int) -> Tensor:
         """Return the (G,) int64 rows of the instances of image `index` without crowd regions."""

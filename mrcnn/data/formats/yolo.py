@@ -52,6 +52,9 @@ def matches(listing: Listing) -> bool:
 def read(listing: Listing, problems: Problems) -> ParsedFolder:
     """Read the labels of all images. An image without a text file has no objects."""
     file, settings = _settings(listing, problems)
+    if (shape := settings.get("kpt_shape")) is not None:  # key points look like polygons
+        rule = "be absent, because labels of key points hold no masks"
+        problems.add(f"{file}: kpt_shape", rule, shape, "export polygons")
     names = _names(file, settings, listing, problems)
     image_names = [name for name in listing.images() if "images" in name.split("/")[:-1]]
     lists = _splits(file, settings, image_names, listing, problems)
@@ -238,7 +241,9 @@ def _objects(
     for label, line in listing.lines(file):
         with problems.collect():
             first, *values = line.split()
-            number = int(first) if first.isdecimal() and len(first) < 10 else -1
+            whole, _, zeros = first.partition(".")  # NumPy writes 0.0
+            is_whole = whole.isdecimal() and len(whole) < 10 and not zeros.strip("0")
+            number = int(whole) if is_whole else -1
             if number < 0 or (names and number >= len(names)):
                 rule = f"begin with the number of a class, 0 to {max(0, len(names) - 1)}"
                 raise RuleError(label, rule, first, "correct it, or add the class to the names")
