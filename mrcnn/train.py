@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 from mrcnn.cli.flags import run
 from mrcnn.errors import UserError
+from mrcnn.training.config import TrainConfig
 from mrcnn.training.options import parse_options
+
+__all__ = ["TrainConfig", "main"]
 
 if TYPE_CHECKING:
     from mrcnn.training.loggers import Logger

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from contextlib import suppress
 from functools import partial
+from typing import Annotated, Any, Union
 
 from mrcnn.cli.streams import call_safely
 
@@ -23,6 +25,12 @@ COMMANDS = {
     "convert-data": ("mrcnn.convert_data", "convert a data set of any format to COCO files"),
     "doctor": ("mrcnn.doctor", "print versions and built kernels, and how to fix what is missing"),
 }
+SHELLS = ("bash", "zsh", "fish")
+COMPLETION = """\
+Load the script in every new shell:
+  bash  echo 'source <(mrcnn completion bash)' >> ~/.bashrc
+  zsh   echo 'source <(mrcnn completion zsh)' >> ~/.zshrc    (below compinit)
+  fish  mrcnn completion fish > ~/.config/fish/completions/mrcnn.fish"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +48,8 @@ def _main(argv: list[str]) -> int:
         print(f"mrcnn {__version__}")
         return 0
     command, *rest = argv
+    if command == "completion":
+        return print_completion(rest)
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -58,12 +68,35 @@ def _main(argv: list[str]) -> int:
     return run(module.main, rest)
 
 
+def print_completion(argv: list[str]) -> int:
+    """Print the script that completes commands and flags in a shell; return the exit code."""
+    if len(argv) != 1 or argv[0] not in SHELLS:
+        shells = "|".join(SHELLS)
+        print(f"usage: mrcnn completion {shells}\n\n{COMPLETION}", file=sys.stderr)
+        return 2
+    import tyro
+
+    from mrcnn.cli.flags import grouped
+
+    commands = []
+    for name, (module, _) in COMMANDS.items():
+        flags = f"{name.title().replace('-', '')}Config"
+        root = grouped(getattr(importlib.import_module(module), flags))
+        commands.append(Annotated[root, tyro.conf.subcommand(name=name)])
+    words = ["--tyro-print-completion", argv[0]]
+    union: Any = Union[tuple(commands)]  # noqa: UP007  of a list
+    with suppress(SystemExit):
+        tyro.cli(union, prog="mrcnn", args=words)
+    return 0
+
+
 def usage() -> str:
     """Return the help text."""
     commands = "\n".join(f"  {name:<13}{text}" for name, (_, text) in COMMANDS.items())
     return (
         f"usage: mrcnn COMMAND [flags]\n\n{commands}\n\n"
         "mrcnn COMMAND --help prints the flags of a command. mrcnn --version prints the version.\n"
+        "mrcnn completion bash|zsh|fish prints a script that completes commands and flags.\n"
         "Exit codes: 0 done; 1 problems found by check-data or doctor; 2 an error; 130 Ctrl-C;\n"
         "141 the output has no reader; 143 SIGTERM."
     )

@@ -121,6 +121,8 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read or holds neither table.
     """
+    if path.suffix in (".yaml", ".yml"):
+        raise UserError(f"{path}: YAML is not read; write the same fields in JSON or TOML")
     kind = "TOML" if path.suffix == ".toml" else "JSON"
     try:
         text = read_text(path, "name a .json or .toml file")

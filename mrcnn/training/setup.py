@@ -210,7 +210,13 @@ def _read_data(options: TrainConfig, world: World) -> dict[str, CocoDataset]:
             )
     if options.data is None:
         if world.is_main:
-            write_shapes(SHAPES, size=SHAPES_SIZE)
+            try:
+                write_shapes(SHAPES, size=SHAPES_SIZE)
+            except OSError as error:
+                raise UserError(
+                    f"{SHAPES}: the generated shapes cannot be written ({error.strerror}); change "
+                    "to a folder that you may write to, or name your own images by --data"
+                ) from error
         world.wait()
     return read_splits(find_splits(options.data or SHAPES, images=options.images))
 

@@ -1,6 +1,7 @@
 """The command line: commands, flags from dataclasses, exit codes, and help without waiting."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +65,45 @@ def test_an_unknown_command(capsys, word, hint):
     assert output.err.startswith(f"mrcnn: unknown command {word!r}")
     assert hint in output.err
     assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("mrcnn tra", "train"), ("mrcnn predict --score", "--score-threshold"),
+     ("mrcnn check-data --fi", "--fix")],
+)  # fmt: skip
+def test_completion_in_bash(tmp_path, capsys, words, expected):
+    assert app.main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    place = len(words.split()) - 1
+    line = f"COMP_WORDS=({words}); COMP_CWORD={place}; _tyro_mrcnn; echo ${{COMPREPLY[*]}}"
+    done = subprocess.run(
+        ["bash", "-c", f"source {script}; {line}"], capture_output=True, text=True
+    )
+    assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["zsh"], 0), (["fish"], 0), (["cmd"], 2), ([], 2)])
+def test_completion_of_other_shells(capsys, argv, code):
+    assert app.main(["completion", *argv]) == code
+    output = capsys.readouterr()
+    assert ("check-data" in output.out) == (code == 0)
+    assert ("mrcnn completion bash|zsh|fish" in output.err) == (code == 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_waiting_threads_give_up_their_core(monkeypatch, given, expected):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert run(lambda _: 0, []) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 def test_every_command_has_its_help(capsys):

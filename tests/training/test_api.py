@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mrcnn
+from mrcnn.cli import app
 from mrcnn.training import TrainConfig, train
 from mrcnn.training.options import make_options, parse_options
 from mrcnn.training.stop import StopRequest
@@ -113,3 +114,12 @@ def test_other_threads_leave_signals_alone():
     thread.start()
     thread.join()
     assert handlers == [(signal.getsignal(signal.SIGINT), 0)]
+
+
+def test_shapes_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")  # root may write to any folder
+    assert app.main(["train", "--steps", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mrcnn: runs/shapes: the generated shapes cannot be written (")
+    assert "--data" in error

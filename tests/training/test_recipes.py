@@ -267,6 +267,7 @@ FILES = {  # name, content, words of the message
     "recipe.json": ('{"train": {"recipe": "2x"}}', "--recipe must be one of cpu-demo, finetune"),
     "nan.json": ('{"train": {"lr": NaN}}', "--lr must be more than 0, got nan"),
     "no.json": ("{", "is not valid JSON"),
+    "run.yaml": ("train:\n  steps: 3\n", "YAML is not read; write the same fields in JSON or TOML"),
     "deep.json": ("[" * 100_000, "is not valid JSON"),
     "bytes.json": (b"\xff\xfe", "byte 0 (0xff) is not UTF-8"),
     "list.json": ("[1]", "must hold a table train or model"),
