@@ -190,9 +190,10 @@ class _Work:
                 if not reader.is_camera:
                     raise
         if not reader.is_camera:
-            self.lines.write(
-                {"video": str(path), "overlay": name if self.outputs.overlays else None}
-            )
+            files: dict[str, str | None] = {"overlay": name if self.outputs.overlays else None}
+            if self.outputs.label_images:
+                files["label_image"] = _label_image(name).as_posix()
+            self.lines.write({"video": str(path), **files})
         return f"{frame} frames"
 
     def _write(

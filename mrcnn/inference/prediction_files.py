@@ -30,7 +30,8 @@ class Lines:
 
     {"image": {…}, "overlay": NAME, "annotations": […]} has the records of a COCO file without ids;
     an image of a video has a `frame` number, and one with a label image its path as `label_image`.
-    {"video": PATH, "overlay": NAME} states that all frames of a video are written.
+    {"video": PATH, "overlay": NAME} states that all frames of a video are written; `label_image` is
+    then the folder of its label images.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
@@ -98,12 +99,9 @@ def resume(folder: Path, settings: Record) -> dict[str, str | None] | None:
     finished = {}
     for _, record in _records(path):
         if "video" in record:
-            finished[record["video"]] = record["overlay"]
+            finished[record["video"]] = _name(record)
         elif "image" in record and "frame" not in record["image"]:
-            # Without an overlay, the label image reserves its name.
-            label_image = record.get("label_image")
-            name = label_image and Path(*Path(label_image).parts[1:]).with_suffix(".jpg").as_posix()
-            finished[record["image"]["file_name"]] = record["overlay"] or name
+            finished[record["image"]["file_name"]] = _name(record)
     return finished
 
 
@@ -166,6 +164,15 @@ def finish(
             for annotation in record["annotations"]
         )
         out.write("]}\n")
+
+
+def _name(record: Record) -> str | None:
+    """Return the name for the overlay of an image or a video, also if only label images exist."""
+    if record["overlay"] or "label_image" not in record:
+        name: str | None = record["overlay"]
+        return name
+    path = Path(*Path(record["label_image"]).parts[1:])
+    return f"{path.as_posix()}.mp4" if "video" in record else path.with_suffix(".jpg").as_posix()
 
 
 def _merge_lines(folder: Path) -> None:

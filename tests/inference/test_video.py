@@ -116,6 +116,25 @@ def test_a_video(clip, weights, tmp_path, capsys, monkeypatch):
     assert drawn[0].shape == (360, 540, 3)  # small frames are enlarged
 
 
+def test_label_images_and_tables_of_frames(clip, weights, tmp_path):
+    flags, out = ("--no-overlays", "--masks", "--csv", "--resume"), tmp_path / "out"
+    assert predict(weights, out, clip, *flags) == 0
+    expected = [f"{number:06}.png" for number in range(5)]
+    assert sorted(path.name for path in (out / "masks" / "clip").iterdir()) == expected
+    frames = [line.rpartition(",")[2] for line in (out / "predictions.csv").read_text().split()]
+    assert set(frames[1:]) == set("01234")
+    (tmp_path / "b").mkdir()
+    clip.rename(tmp_path / "b" / "clip.mp4")
+    assert predict(weights, out, tmp_path / "b" / "clip.mp4", *flags) == 0
+    assert len(list((out / "masks" / "clip_2").iterdir())) == 5  # the name of the first is taken
+
+
+def test_a_video_in_python(clip, weights):
+    model = mrcnn.load(weights)
+    assert len(model.predict(clip)) == 5
+    assert next(model.stream(str(clip))).image.shape == (40, 60, 3)
+
+
 def test_an_interrupted_video_is_started_again(clip, weights, tmp_path, capsys):
     predict(weights, tmp_path / "whole", clip)
     out = tmp_path / "out"
