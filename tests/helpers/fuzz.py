@@ -3,7 +3,8 @@
 python -m tests.helpers.fuzz coco --minutes 20
 
 Every case is either read or refused with a clear error. Anything else ends the run with the seed of
-the case: a sanitizer's report, another exception, a case of 30 seconds, or 1 GB more memory.
+the case: a sanitizer's report, another exception, a case of 30 seconds of processor time,
+or 1 GB more memory.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from mrcnn.ops import instance_masks
 from mrcnn.ops.mask_targets import mask_targets
 from tests.helpers import hostile_files, mask_inputs, sanitized, tiny
 
-SECONDS = 30  # of one case
+SECONDS = 30  # of processor time that one case may take
 MEGABYTES = 1024
 SEED = "seed"  # file in the working folder with the seed of the case that runs
 CHILD = """
@@ -222,7 +223,7 @@ def peak_megabytes() -> int:
 def run(target: str, minutes: float, seed: int, cases: int) -> None:
     """Run cases of one target until the time is over or their number is reached."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a hang ends the process
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # a hang ends the process
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for warm in range(3):
@@ -230,11 +231,11 @@ def run(target: str, minutes: float, seed: int, cases: int) -> None:
         before, end, done, more = peak_megabytes(), time.monotonic() + 60 * minutes, 0, 0
         while time.monotonic() < end and done < cases:
             Path(SEED).write_text(str(seed + done))
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 TARGETS[target](Rng(seed + done), folder)
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             more = peak_megabytes() - before
             assert more < MEGABYTES, f"the case took {more} MB"
             done += 1
