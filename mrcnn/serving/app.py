@@ -133,7 +133,7 @@ def build_app(
 
 def _check_headers(headers: Headers, max_bytes: int) -> None:
     """Refuse a post from another page, and a body that is too large or not an image."""
-    if any(origin != f"http://{headers['host']}" for origin in headers.getlist("origin")):
+    if any(origin != f"http://{headers.get('host')}" for origin in headers.getlist("origin")):
         raise HTTPException(403, "other pages may not post here")
     if "content-length" not in headers or "transfer-encoding" in headers:
         raise HTTPException(411, "send it whole, with a Content-Length")

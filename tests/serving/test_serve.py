@@ -164,6 +164,9 @@ def test_a_token_is_needed_for_everything(query):
         assert status(exchange(server, get("/?token=secret2", "lab.example:8008"))) == 200
         request = post(image_file(), "/predict?token=secret2", Origin="http://evil.example")
         assert status(exchange(server, request)) == 403
+        no_host = post(b"x", "/predict?token=secret2", Origin="http://a", Host=None)
+        no_host = no_host.replace(b"HTTP/1.1", b"HTTP/1.0")
+        assert status(exchange(server, no_host)) == 403
 
 
 def test_examples(tmp_path):
