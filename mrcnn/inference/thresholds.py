@@ -52,7 +52,11 @@ def class_thresholds_of(
             f'{class_thresholds!r:.80}; result.of("cat") selects classes'
         )
     for name, value in {"score_threshold": score_threshold, **class_thresholds}.items():
-        if not 0 <= float(value) <= 1:
+        try:
+            is_score = 0 <= float(value) <= 1
+        except (TypeError, ValueError):
+            is_score = False
+        if not is_score:
             raise ValueError(f"predict: {name} must be in [0, 1], got {value}")
     thresholds = np.full(len(names), score_threshold, np.float32)
     for name, threshold in class_thresholds.items():

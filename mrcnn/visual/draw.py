@@ -20,7 +20,9 @@ from mrcnn.visual.names import short_name
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 Colour = tuple[int, int, int]
 Color = str | Sequence[int]  # such as "red", "#ff8800" or (255, 136, 0)
-Colors = Color | Sequence[Color] | Mapping[str, Color] | None  # see `chosen_colours`
+Colors = (
+    Color | Sequence[Color] | NDArray[np.integer[Any]] | Mapping[str, Color] | None
+)  # see `chosen_colours`
 Area = tuple[int, int, int, int]  # x1, y1, x2, y2 on the canvas
 
 SMALLEST_CANVAS = 512  # longer side, pixels: a smaller image is enlarged so that text fits
@@ -160,6 +162,8 @@ def chosen_colours(
     Raises:
         ValueError: if a colour, their number, or a class name is not valid.
     """
+    if isinstance(colors, np.ndarray):
+        colors = colors.tolist()
     each: list[Any] = list(instance_colours(labels, len(class_names)))
     if isinstance(colors, Mapping):
         if unknown := sorted(set(colors) - set(class_names)):
@@ -173,7 +177,11 @@ def chosen_colours(
     elif colors is not None:
         each = list(colors)
     each = [ImageColor.getrgb(c) if isinstance(c, str) else tuple(c) for c in each]
-    if len(each) != len(labels) or any(len(colour) != 3 for colour in each):
+    is_colour = all(
+        len(colour) == 3 and all(isinstance(value, int) and 0 <= value <= 255 for value in colour)
+        for colour in each
+    )
+    if len(each) != len(labels) or not is_colour:
         raise ValueError(
             f"colors: must be one color such as 'red' or (255, 0, 0), {len(labels)} of them, or a "
             f"dict from class names to colors; got {colors!r:.80}"

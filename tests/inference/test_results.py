@@ -247,10 +247,10 @@ def test_plot_options(result):
     assert (drawn(labels=False) != drawn()).any()
     assert not drawn(masks=False, boxes=False, labels=False).any()
     assert drawn(line_width=9)[300, 107].tolist() == [255, 0, 0]
-    for colors in ("#f00", (255, 0, 0), ["red"], {"dog": "red"}):
+    for colors in ("#f00", (255, 0, 0), ["red"], {"dog": "red"}, np.array([[255, 0, 0]])):
         np.testing.assert_array_equal(drawn(colors=colors), drawn())
     np.testing.assert_array_equal(drawn(colors={"cat": "red"}), one.plot())
-    for wrong in ("reddish", ["red", "blue"], (1, 2), {"cow": "red"}):
+    for wrong in ("reddish", ["red", "blue"], (1, 2), {"cow": "red"}, [(1.0, 0, 0)], (0, 0, 300)):
         with pytest.raises(ValueError, match=r"color|cow"):
             one.plot(colors=wrong)
     with pytest.raises(TypeError, match=r"no option 'colours'; write colors="):
