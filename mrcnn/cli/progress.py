@@ -44,7 +44,7 @@ class ProgressLine:
             console = Console(file=styled(sys.stdout))
             # Without auto_refresh there is no thread that forked worker processes would lack.
             self.bar = Progress(
-                BarColumn(bar_width=10), text, console=console, expand=True, auto_refresh=False
+                BarColumn(bar_width=6), text, console=console, expand=True, auto_refresh=False
             )
             self.task = self.bar.add_task("", text="")
             self.bar.start()  # replaces the streams; messages are escaped before it prints them

@@ -117,8 +117,9 @@ class TrainConfig:
     group_orientations: bool = True
     """Do not mix landscape and portrait images in a batch: less padding."""
 
-    eval_every: int = group("saving and evaluation", 0)
-    """Steps between evaluations; 0 evaluates only at the end."""
+    eval_every: int | None = group("saving and evaluation", None)
+    """Steps between evaluations; 0 evaluates only at the end. If not set, it is a tenth of the run,
+    or as many steps as keep evaluation below about a tenth of the time."""
     patience: int = 0
     """Stop after this many evaluations without a better AP; 0 never stops early."""
     save_every: int = 500

@@ -50,14 +50,14 @@ def train_steps(
     options: TrainConfig,
     *,
     first_step: int = 0,
-    read_at: Callable[[int], bool],
+    read_at: Callable[[StepRecord], bool],
     name_of: Callable[[int], str] = str,
 ) -> Iterator[list[StepRecord]]:
     """Train; yield the records of the steps so far after every step for which `read_at` is true.
 
     Values stay on the device until they are yielded, so that the host does not wait for the GPU
     in every step. `batches` are the micro-batches of this process. `first_step` steps were done
-    before. `read_at` is called once after each step, with the number of steps done. `name_of`
+    before. `read_at` is called once after each step, with its record without losses. `name_of`
     returns the file of an image of the data set, for messages.
 
     Raises:
@@ -87,7 +87,7 @@ def train_steps(
         record = StepRecord(step, lr, {}, 0.0, images, now - last, data_seconds)
         pending.append((record, values, indices))
         last = now
-        if read_at(step) or step == options.steps:
+        if read_at(record) or step == options.steps:
             records = _read(pending, take_step, name_of)
             pending = []
             for record in records:

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -172,6 +173,20 @@ def scale_to_batch_size(options: TrainConfig, images: int) -> tuple[TrainConfig,
     )
     options = dataclasses.replace(options, steps=steps, epochs=None, warmup=warmup, lr=lr)
     return options, [note] if scaled else []
+
+
+def set_evaluation_interval(options: TrainConfig, validation_images: int) -> TrainConfig:
+    """Set the steps between evaluations if they are not given: ten in a run, or fewer.
+
+    An evaluated image takes about as long as an image of a training step, and the files that are
+    written as long as ten. So evaluations take at most about a tenth of the time.
+    """
+    if options.eval_every is not None:
+        return options
+    assert options.steps is not None
+    interval = max(options.steps / 10, 10 * (validation_images + 10) / options.batch_size)
+    unit = 10 ** max(0, math.floor(math.log10(interval)) - 1)  # two digits are kept
+    return dataclasses.replace(options, eval_every=math.ceil(interval / unit) * unit)
 
 
 def model_config(

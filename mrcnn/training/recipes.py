@@ -83,7 +83,7 @@ RECIPES: dict[str, Recipe] = {
         steps=1500,
         warmup=100,
         lr={"adamw": 0.0001, "sgd": 0.005},
-        fields={**_ADAMW, "ema": 0.998, "colour_jitter": 0.2, "eval_every": 250, "save_every": 250},
+        fields={**_ADAMW, "ema": 0.998, "colour_jitter": 0.2, "save_every": 250},
     ),
     "1x": _1X,
     "3x": dataclasses.replace(

@@ -156,22 +156,30 @@ def timing_row(records: Sequence[StepRecord], seconds: float) -> dict[str, Any]:
     }
 
 
-def format_progress(records: Sequence[StepRecord], steps: int) -> str:
-    """Return one line: step, mean losses, speed, memory, time left, share of waiting, rate."""
-    last, timing = records[-1], timing_row(records, 0.0)
-    mean = mean_losses(records)
-    each = " ".join(
-        f"{name.removeprefix('loss_')} {value:.3f}"
-        for name, value in mean.items()
-        if name != "loss"
-    )
-    left = int((steps - last.step) * sum(r.seconds for r in records) / len(records))
-    return (
-        f"step {last.step}/{steps}  loss {mean['loss']:.3f}  "
-        f"{timing['images_per_second']:.1f} img/s  {timing['memory_gib']:.1f} GiB  "
-        f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left  "
-        f"loader {timing['loader_share']:.0%}  lr {last.lr:.2g}  {each}"
-    )
+def format_progress(
+    records: Sequence[StepRecord], steps: int, losses: Mapping[str, float]
+) -> str:
+    """Return one line, the most important first: 80 columns show the learning rate, too.
+
+    Args:
+        records: The last steps. Speed and time left leave out the first, which may be slow.
+        steps: Steps of the run.
+        losses: Mean losses; empty before they were read.
+    """
+    last, timing = records[-1], timing_row(records[1:] or records, 0.0)
+    parts = [f"step {last.step}/{steps}", *(f"loss {losses[n]:.3f}" for n in losses if n == "loss")]
+    if len(records) > 1:
+        left = int((steps - last.step) * sum(r.seconds for r in records[1:]) / (len(records) - 1))
+        hours, minutes = f"{left // 3600}:" if left >= 3600 else "", left // 60 % 60
+        parts.append(f"{hours}{minutes:0{2 if hours else 1}}:{left % 60:02} left")
+    parts += [
+        f"{timing['images_per_second']:.1f} img/s",
+        f"lr {last.lr:.2g}",
+        f"loader {timing['loader_share']:.0%}",
+        f"{timing['memory_gib']:.1f} GiB",
+        *(f"{n.removeprefix('loss_')} {losses[n]:.3f}" for n in losses if n != "loss"),
+    ]
+    return "  ".join(parts)
 
 
 def mean_losses(records: Sequence[StepRecord]) -> dict[str, float]:

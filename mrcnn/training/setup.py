@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mrcnn.checkpoints import load_pretrained, read_pretrained
+from mrcnn.checkpoints import find, load_pretrained, read_pretrained
 from mrcnn.cli.flags import fields_set
 from mrcnn.config import ModelConfig
 from mrcnn.data.augment.transforms import Augmentation
@@ -36,6 +36,7 @@ from mrcnn.training.options import (
     model_config,
     saved_model,
     scale_to_batch_size,
+    set_evaluation_interval,
 )
 from mrcnn.training.run_data import check_classes, check_targets, data_changes
 from mrcnn.training.run_folder import environment, locked, new_run_folder
@@ -67,8 +68,8 @@ class TrainResult:
 
     @property
     def weights(self) -> Path:
-        """The checkpoint with the best AP."""
-        return self.folder / "best.safetensors"
+        """The checkpoint with the best AP; that of the last state, if nothing was evaluated."""
+        return find(self.folder)
 
     def load(self, device: str = "cpu") -> Predictor:
         """Load the best weights, to predict."""
@@ -127,6 +128,7 @@ def run_training(options: TrainConfig, world: World, loggers: Sequence[Logger] =
             stack.enter_context(locked(options.resume))
         splits = _read_data(options, world)
         options, notes = scale_to_batch_size(options, len(splits["train"]))
+        options = set_evaluation_interval(options, len(splits["val"]))
         notes += check_targets(splits)
         if options.batch_size % (divisor := world.size * options.accumulate):
             raise UserError(

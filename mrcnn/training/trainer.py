@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -35,6 +37,7 @@ from mrcnn.training.run_folder import (
     cut_tables,
     environment,
     format_progress,
+    mean_losses,
     results_row,
     timing_row,
 )
@@ -46,6 +49,7 @@ from mrcnn.visual import draw_targets, mosaic
 from mrcnn.visual.plots import save_training_curves
 
 SHEET_IMAGES = 9  # images on a sheet
+REPORT_SHARE = 0.01  # of the time, for reports between evaluations
 DATA = "data"  # prefix of the digests of the data, in a state
 
 
@@ -85,6 +89,11 @@ class Trainer:
         # In the main process: the best evaluation, for the report, and the validation annotations.
         self.best_evaluation: Evaluation | None = None
         self.truth: GroundTruth | None = None
+        self.report_due = 0.0  # the time of the next report between evaluations
+        # For the progress line, which only the main process has:
+        self.line: ProgressLine | None = None
+        self.recent: deque[StepRecord] = deque(maxlen=1 + options.print_every)  # without losses
+        self.losses: dict[str, float] = {}
         # Saved beside the tensors:
         self.best_ap = -1.0
         self.worse = 0  # evaluations since the best
@@ -104,9 +113,10 @@ class Trainer:
             for logger in self.loggers:
                 logger.start(self.options.to_dict(), first)
                 stack.callback(logger.end)
-            line = stack.enter_context(ProgressLine()) if self.world.is_main else None
+            if self.world.is_main:
+                self.line = stack.enter_context(ProgressLine())
             try:
-                self._fit(first, line)
+                self._fit(first)
             except Stopped:
                 pass
             except RuntimeError:
@@ -117,6 +127,8 @@ class Trainer:
                     f"the last saved state is that of step {self.saved}",
                     flush=True,
                 )
+            if self.world.is_main:
+                self._write_report(is_running=False)
         if self.world.is_main and self.stop.signal is not None:
             saved = f"saved after step {self.saved}" if self.saved else "no step was finished"
             name = signal.Signals(self.stop.signal).name
@@ -128,7 +140,7 @@ class Trainer:
             print(f"predict other images: mrcnn predict IMAGES --weights {self.folder}")
         return self.stop.exit_code
 
-    def _fit(self, first: int, line: ProgressLine | None) -> None:
+    def _fit(self, first: int) -> None:
         options, dataset = self.options, self.splits["train"]
         if self._finish_step(first):
             return
@@ -137,22 +149,35 @@ class Trainer:
             self._batches(first),
             options,
             first_step=first,
-            read_at=lambda step: (
-                # All processes exchange this after every step, so that they stop at the same one.
-                self.world.any(self.stop.signal is not None)
-                or step % options.print_every == 0
-                or self._is_due(step, options.eval_every)
-                or self._is_due(step, options.save_every)
-            ),
+            read_at=lambda record: self._is_read(record, first),
             name_of=lambda index: str(dataset.path(index)),
         ):
             self.window += records
             self.seconds += sum(record.seconds for record in records)
-            step = records[-1].step
-            if line:
-                line.update(step, self.steps, format_progress(records, self.steps))
-            if self._finish_step(step):
+            self.losses = mean_losses(records)
+            self._show(always=True)
+            if self._finish_step(records[-1].step):
                 return
+
+    def _is_read(self, record: StepRecord, first: int) -> bool:
+        """Show a step that is done; return whether its losses are read from the device now."""
+        self.recent.append(record)
+        self._show()
+        step, options = record.step, self.options
+        return (
+            # All processes exchange this after every step, so that they stop at the same one.
+            self.world.any(self.stop.signal is not None)
+            or step == first + 1  # so that losses are seen early
+            or step % options.print_every == 0
+            or self._is_due(step, options.eval_every)
+            or self._is_due(step, options.save_every)
+        )
+
+    def _show(self, text: str = "", always: bool = False) -> None:
+        """Redraw the progress line in a terminal; elsewhere print a line if `always`."""
+        if self.line and self.recent and (always or self.line.bar):
+            text = text or format_progress(list(self.recent), self.steps, self.losses)
+            self.line.update(self.recent[-1].step, self.steps, text)
 
     def _batches(self, first: int) -> Iterator[Batch]:
         """Yield the batches of the run; draw the first one as the network sees it."""
@@ -181,7 +206,7 @@ class Trainer:
                 self._write_sheet("train_batch.jpg", overlays)
             yield batch
 
-    def _is_due(self, step: int, every: int) -> bool:
+    def _is_due(self, step: int, every: int | None) -> bool:
         return step == self.steps or bool(every and step and step % every == 0)
 
     def _finish_step(self, step: int) -> bool:
@@ -206,7 +231,12 @@ class Trainer:
         no_longer_better = bool(options.patience) and self.worse >= options.patience
         if no_longer_better and self.world.is_main:
             print(f"AP has not improved in {self.worse} evaluations; stopping at step {step}")
-        return stopping or no_longer_better or step >= self.steps
+        ended = stopping or no_longer_better or step >= self.steps
+        if step and not self.window and not ended:  # rows were written
+            if self.world.is_main and (is_evaluated or time.perf_counter() >= self.report_due):
+                self._write_report()
+            self.world.wait()  # a large report takes longer than a step may
+        return ended
 
     def _write_rows(self, metrics: dict[str, float]) -> None:
         if self.world.is_main and self.window:
@@ -219,7 +249,7 @@ class Trainer:
         self.window = []
 
     def _evaluate(self, step: int) -> None:
-        """Measure AP and losses, keep the weights, and write the tables, state and report."""
+        """Measure AP and losses, keep the weights, and write the tables and the state."""
         with explain_out_of_memory(
             f"evaluation after step {step}: out of memory",
             "Lower --image-size, --max-detections or --workers, or add --amp bf16.",
@@ -227,16 +257,19 @@ class Trainer:
             metrics = self._measure(step)
         self._write_rows(metrics)
         self._save(step)
-        if self.world.is_main:
-            save_training_curves(self.folder / "curves.png", read_rows(self.folder))
-            self._write_report()
-        self.world.wait()  # a large report takes longer than a step may
 
-    def _write_report(self) -> None:
-        validation, model = self.splits["val"], self.predictor.config
+    def _write_report(self, is_running: bool = True) -> None:
+        """Write report.html and curves.png, if the tables have a row."""
+        if not (self.folder / RESULTS).exists():
+            return
+        begun, validation = time.perf_counter(), self.splits["val"]
         if self.best_evaluation is None:  # it was made before the run was resumed
+            model = self.predictor.config
             self.best_evaluation = read_evaluation(self.folder, validation, model, self.truth)
-        write_report(self.folder, validation, self.best_evaluation)
+        save_training_curves(self.folder / "curves.png", read_rows(self.folder))
+        write_report(self.folder, validation, self.best_evaluation, is_running)
+        now = time.perf_counter()
+        self.report_due = now + (now - begun) / REPORT_SHARE
 
     def _measure(self, step: int) -> dict[str, float]:
         """Evaluate; print the metrics, and save the weights as the last, and perhaps the best.
@@ -245,9 +278,11 @@ class Trainer:
             Stopped: at a signal.
         """
 
-        def check(*_: object) -> None:
+        def check(done: int = 0, images: int = 0) -> None:
             if self.stop.signal is not None:
                 raise Stopped
+            what = f"evaluating, {done} of {images} images" if images else "validation loss"
+            self._show(f"step {step}/{self.steps}  {what}")
 
         validation, workers = self.splits["val"], self.options.workers
         results = self.folder / "last_results.json"
@@ -276,6 +311,7 @@ class Trainer:
                     self._save_weights("best", step, metrics)
                     with replacing(self.folder / "val_results.json") as draft:
                         draft.write_bytes(results.read_bytes())
+        self._show()
         return metrics
 
     def _save_weights(self, file: str, step: int, metrics: dict[str, float]) -> None:

@@ -111,5 +111,5 @@ def exit_code(pid: int) -> int:
 def without_drawing(patch: Callable[[str, object], None]) -> None:
     """Skip what takes most of the time of a short run."""
     patch("mrcnn.training.trainer.save_training_curves", lambda *_: None)
-    patch("mrcnn.training.trainer.Trainer._write_report", lambda _: None)
+    patch("mrcnn.training.trainer.Trainer._write_report", lambda *_, **__: None)
     patch("mrcnn.training.trainer.Trainer._draw_predictions", lambda _: None)

@@ -159,7 +159,7 @@ def test_overfits_eight_real_images(shared_data, tmp_path):
     plain = Augmentation(horizontal_flip=False)
     batches = train_loader(dataset, config, plain, batch_size=2, steps=1100)
     for _ in train_steps(
-        TrainStep(model, options), batches, options, read_at=lambda step: step % 100 == 0
+        TrainStep(model, options), batches, options, read_at=lambda record: record.step % 100 == 0
     ):
         pass
     assert evaluate(Predictor(model, config), dataset).metrics["segm_AP"] >= 0.8
