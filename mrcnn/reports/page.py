@@ -60,6 +60,7 @@ def write_page(
     tiles: Sequence[Tile],
     warnings: Sequence[str],
     sections: Sequence[Section],
+    refresh: int = 0,
 ) -> Path:
     """Write a page to a file, whole or not at all, and return the path.
 
@@ -71,13 +72,14 @@ def write_page(
         tiles: Headline numbers.
         warnings: What the reader should know first.
         sections: Sections in their order.
+        refresh: Seconds after which a browser loads the page again; 0 is never.
 
     Raises:
         UserError: If the file cannot be written.
     """
     header = {"macros": macros, "title": title, "facts": facts, "tiles": tiles}
     template = _environment().get_template("page.html.j2")
-    text = template.render(header, warnings=warnings, sections=sections)
+    text = template.render(header, warnings=warnings, sections=sections, refresh=refresh)
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
     return path

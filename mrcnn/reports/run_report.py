@@ -31,15 +31,19 @@ Row = dict[str, float]
 
 
 PAGE = "report.html"
+REFRESH_SECONDS = 30  # of the page of a run that is going on
 
 
-def write_report(folder: Path, dataset: CocoDataset, evaluation: Evaluation | None) -> Path:
+def write_report(
+    folder: Path, dataset: CocoDataset, evaluation: Evaluation | None, is_running: bool = False
+) -> Path:
     """Write report.html of a run, from the other files of its folder, and return its path.
 
     Args:
         folder: Folder of the run.
         dataset: Validation images.
         evaluation: Of the best weights on these images; None if there is none.
+        is_running: Whether the run is going on. A browser then loads the page again and again.
 
     Raises:
         UserError: If a file of the run cannot be read, or the page cannot be written.
@@ -48,12 +52,16 @@ def write_report(folder: Path, dataset: CocoDataset, evaluation: Evaluation | No
     rows, batch = read_rows(folder), folder / "train_batch.jpg"
     best = _best_row(rows)
     warnings = [] if rows else ["results.csv has no rows: no step was recorded."]
-    if evaluation is None:
+    if is_running:
+        every = f"This page is written again during the run, and loads every {REFRESH_SECONDS} s."
+        later = "" if evaluation else " AP, errors and images follow with the first evaluation."
+        warnings.append(f"The run is going on. {every}{later}")
+    elif evaluation is None:
         warnings.append("val_results.json is absent: there are no detections to analyse.")
-    elif not evaluation.entries:
+    if evaluation and not evaluation.entries:
         warnings.append("val_results.json is empty: the best weights detect nothing.")
         evaluation = None
-    elif best:
+    elif evaluation and best:
         warnings += _differences(best, evaluation)
     parts = [sections.training_curves(rows, best.get("step"))] if rows else []
     if evaluation:
@@ -80,6 +88,7 @@ def write_report(folder: Path, dataset: CocoDataset, evaluation: Evaluation | No
         tiles=_tiles(config["train"], rows, evaluation),
         warnings=warnings,
         sections=parts,
+        refresh=REFRESH_SECONDS if is_running else 0,
     )
 
 

@@ -156,9 +156,7 @@ def timing_row(records: Sequence[StepRecord], seconds: float) -> dict[str, Any]:
     }
 
 
-def format_progress(
-    records: Sequence[StepRecord], steps: int, losses: Mapping[str, float]
-) -> str:
+def format_progress(records: Sequence[StepRecord], steps: int, losses: Mapping[str, float]) -> str:
     """Return one line, the most important first: 80 columns show the learning rate, too.
 
     Args:

@@ -73,11 +73,25 @@ def test_a_terminal_redraws_one_line(columns, data, tmp_path, monkeypatch):
     lines = [line.rstrip() for line in shown(text, columns)]
     running = [line for line in lines if "step " in line]
     assert len(running) == 1
-    for figure in ("step 8/8", "loss ", " img/s", " GiB", "0:00:00 left"):
+    for figure in ("step 8/8", "loss ", " img/s", "lr ", "loader ", " 0:00 left"):
         assert figure in running[0]
     assert ("classifier" in running[0]) == (columns == 200)
     assert sum(line.startswith("segm ") for line in lines) == 2
     assert lines.index(running[0]) > max(i for i, x in enumerate(lines) if x.startswith("ring "))
+
+
+def test_a_terminal_shows_every_step_and_image(data, tmp_path, monkeypatch):
+    """Also where losses are read every 20 steps; the time left is shown from step 2 on."""
+    without_drawing(monkeypatch.setattr)
+    monkeypatch.setattr("mrcnn.cli.progress._REDRAW_SECONDS", 0.0)
+    flags = ("--steps", "6", "--eval-every", "0", "--print-every", "20", "--save-every", "500")
+    text = on_terminal(arguments(data, tmp_path / "run", *flags), tmp_path / "out.txt", 80)
+    for step in range(1, 7):
+        lines = re.findall(rf"step {step}/6  loss \d.*", text)
+        assert lines, step
+        assert all((" left" in line) == (step > 1) for line in lines)
+    for done in (1, 2, 3):
+        assert f"step 6/6  evaluating, {done} of 3 images" in text
 
 
 def test_elsewhere_lines_are_plain(data, tmp_path, capsys, monkeypatch):
@@ -87,5 +101,6 @@ def test_elsewhere_lines_are_plain(data, tmp_path, capsys, monkeypatch):
     assert "\x1b" not in text
     assert "\r" not in text
     lines = [line for line in text.splitlines() if line.startswith("step ")]
-    assert [line.split()[1] for line in lines] == ["3/4", "4/4"]
-    assert all("objectness 0." in line and "left" in line for line in lines)
+    assert [line.split()[1] for line in lines] == ["1/4", "3/4", "4/4"]
+    assert all("objectness 0." in line for line in lines)
+    assert ["left" in line for line in lines] == [False, True, True]

@@ -21,6 +21,8 @@ from mrcnn.data.loading.loader import eval_loader, train_loader
 from mrcnn.models import build
 from mrcnn.training import state as states
 from mrcnn.training.activation_checkpointing import checkpoint_stages
+from mrcnn.training.config import TrainConfig
+from mrcnn.training.options import set_evaluation_interval
 from mrcnn.training.trainer import Trainer
 from tests.helpers import tiny
 from tests.helpers.short_runs import arguments, contents, rows, run
@@ -74,6 +76,41 @@ def test_keep_every_and_eval_every(data, tmp_path, scores):
     assert sorted(states._state_files(tmp_path / "run")) == [6, 12, 18, 20]
     evaluated = [row["step"] for row in rows(tmp_path / "run") if row["segm_AP"]]
     assert evaluated == ["5", "10", "15", "20"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "images", "interval"),
+    [
+        ({"steps": 1350}, 8, 140),  # a tenth, in two digits
+        ({"steps": 90_001, "batch_size": 16}, 5000, 9100),
+        ({"steps": 1350}, 100, 550),  # ten times as many images are trained on between evaluations
+        ({"steps": 20}, 4, 70),  # only at the end
+        ({"steps": 10, "batch_size": 1000}, 1, 1),
+        ({"steps": 1350, "eval_every": 0}, 8, 0),
+        ({"steps": 1350, "eval_every": 7}, 8, 7),
+    ],
+)
+def test_the_interval_of_evaluations(flags, images, interval):
+    assert set_evaluation_interval(TrainConfig(**flags), images).eval_every == interval
+
+
+def test_evaluations_do_not_change_the_training(data, tmp_path, monkeypatch):
+    """Nor do reports, which follow each evaluation, and rows between them if time allows."""
+    pages = []
+
+    def write_report(self, is_running=True):
+        pages.append((self.evaluated, is_running))
+
+    monkeypatch.setattr(Trainer, "_write_report", write_report)
+    for name, interval in (("end", "0"), ("often", "5")):
+        assert run(data, tmp_path / name, "--steps", "12", "--eval-every", interval) == 0
+    once = [(0, True)] * 3 + [(12, False)]
+    often = [(0, True), *[(5, True)] * 3, (10, True), (12, False)]
+    assert pages == once + often
+    ends = [contents(tmp_path / name) for name in ("end", "often")]
+    for end in ends:
+        del end["results.csv"]
+    assert ends[0] == ends[1]
 
 
 def test_the_validation_loss_is_the_mean_over_images(data, tmp_path):
