@@ -87,7 +87,7 @@ def test_a_terminal_shows_every_step_and_image(data, tmp_path, monkeypatch):
     flags = ("--steps", "6", "--eval-every", "0", "--print-every", "20", "--save-every", "500")
     text = on_terminal(arguments(data, tmp_path / "run", *flags), tmp_path / "out.txt", 80)
     for step in range(1, 7):
-        lines = re.findall(rf"step {step}/6  loss \d.*", text)
+        lines = re.findall(rf"step {step}/6  loss \d[^\r\n\x1b]*", text)
         assert lines, step
         assert all((" left" in line) == (step > 1) for line in lines)
     for done in (1, 2, 3):

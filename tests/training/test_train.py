@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -87,6 +89,32 @@ def test_a_run_loads_as_a_predictor(finished, shapes):
     assert model.config.min_size == 64
     result = model.predict(next(iter(sorted((shapes / "images").glob("val*")))), 0.0)
     assert len(result.to_coco()) == len(result)
+
+
+def test_the_report_exists_during_a_run(shapes, tmp_path, monkeypatch, capsys):
+    """From the first row on; its page reloads itself until the run ends or is stopped."""
+    out, pages, take = tmp_path / "run", {}, TrainStep.__call__
+
+    def watched(self, parts, lr, now):
+        if (out / "report.html").exists():
+            pages[now] = (out / "report.html").read_text()
+        if now == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, parts, lr, now)
+
+    monkeypatch.setattr(TrainStep, "__call__", watched)
+    flags = ("--print-every", "1", "--eval-every", "2", "--steps", "5")
+    assert train.main(["--data", str(shapes), "--out", str(out), *FLAGS, *flags]) == 143
+    pages[5] = (out / "report.html").read_text()
+    assert sorted(pages) == [2, 3, 4, 5]
+    assert ["Average precision" in pages[step] for step in (2, 3, 5)] == [False, True, True]
+    assert ["first evaluation" in pages[step] for step in (2, 3, 5)] == [True, False, False]
+    for step, page in pages.items():
+        assert page.count('<meta http-equiv="refresh" content="30">') == (step < 5)
+        assert page.count("The run is going on") == (step < 5)
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert f"saved after step 4; continue with: mrcnn train --resume {out}" in last[0]
+    assert last[1] == f"predict other images: mrcnn predict IMAGES --weights {out}"
 
 
 def test_amp_trains_and_evaluates_in_bfloat16(shapes, tmp_path, monkeypatch):
