@@ -31,7 +31,7 @@ Row = dict[str, float]
 
 
 PAGE = "report.html"
-REFRESH_SECONDS = 30  # of the page of a run that is going on
+REFRESH_SECONDS = 30  # of the page during a run
 
 
 def write_report(
@@ -43,7 +43,7 @@ def write_report(
         folder: Folder of the run.
         dataset: Validation images.
         evaluation: Of the best weights on these images; None if there is none.
-        is_running: Whether the run is going on. A browser then loads the page again and again.
+        is_running: Whether the run has not ended. A browser then loads the page again and again.
 
     Raises:
         UserError: If a file of the run cannot be read, or the page cannot be written.
@@ -55,7 +55,7 @@ def write_report(
     if is_running:
         every = f"This page is written again during the run, and loads every {REFRESH_SECONDS} s."
         later = "" if evaluation else " AP, errors and images follow with the first evaluation."
-        warnings.append(f"The run is going on. {every}{later}")
+        warnings.append(f"The run has not ended. {every}{later}")
     elif evaluation is None:
         warnings.append("val_results.json is absent: there are no detections to analyse.")
     if evaluation and not evaluation.entries:

@@ -266,6 +266,7 @@ class Trainer:
         if self.best_evaluation is None:  # it was made before the run was resumed
             model = self.predictor.config
             self.best_evaluation = read_evaluation(self.folder, validation, model, self.truth)
+            self.truth = self.best_evaluation.truth if self.best_evaluation else self.truth
         save_training_curves(self.folder / "curves.png", read_rows(self.folder))
         write_report(self.folder, validation, self.best_evaluation, is_running)
         now = time.perf_counter()

@@ -111,7 +111,7 @@ def test_the_report_exists_during_a_run(shapes, tmp_path, monkeypatch, capsys):
     assert ["first evaluation" in pages[step] for step in (2, 3, 5)] == [True, False, False]
     for step, page in pages.items():
         assert page.count('<meta http-equiv="refresh" content="30">') == (step < 5)
-        assert page.count("The run is going on") == (step < 5)
+        assert page.count("The run has not ended") == (step < 5)
     last = capsys.readouterr().out.splitlines()[-2:]
     assert f"saved after step 4; continue with: mrcnn train --resume {out}" in last[0]
     assert last[1] == f"predict other images: mrcnn predict IMAGES --weights {out}"
