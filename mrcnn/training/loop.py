@@ -102,6 +102,23 @@ def train_steps(
             last = time.perf_counter()  # the time of the caller is not training time
 
 
+def contention(records: Sequence[StepRecord], cpu_seconds: float, threads: int) -> str:
+    """Return a note if other processes took the cores during these steps; "" if not.
+
+    Args:
+        records: Steps on a CPU.
+        cpu_seconds: Time that all threads of this process computed meanwhile.
+        threads: Threads of PyTorch. Several wait for the slowest, one does not.
+    """
+    seconds = sum(record.seconds - record.data_seconds for record in records)
+    if threads == 1 or seconds < 2 or seconds < 1.25 * cpu_seconds:
+        return ""
+    return (
+        f"other processes use the cores: {len(records)} steps took {seconds:.0f} s, of which this "
+        f"process computed {cpu_seconds:.0f} s; with OMP_NUM_THREADS=1 they would take less"
+    )
+
+
 def _read(
     pending: Sequence[_Pending], take_step: TrainStep, name_of: Callable[[int], str]
 ) -> list[StepRecord]:

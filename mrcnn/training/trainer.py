@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -28,7 +29,7 @@ from mrcnn.io.atomic import replacing
 from mrcnn.reports.run_report import read_evaluation, read_rows, write_report
 from mrcnn.training.config import TrainConfig
 from mrcnn.training.loggers import Logger
-from mrcnn.training.loop import StepRecord, explain_out_of_memory, train_steps
+from mrcnn.training.loop import StepRecord, contention, explain_out_of_memory, train_steps
 from mrcnn.training.run_data import image_digests
 from mrcnn.training.run_folder import (
     RESULTS,
@@ -144,6 +145,7 @@ class Trainer:
         options, dataset = self.options, self.splits["train"]
         if self._finish_step(first):
             return
+        note, cpu = "", time.process_time()
         for records in train_steps(
             self.take_step,
             self._batches(first),
@@ -155,9 +157,15 @@ class Trainer:
             self.window += records
             self.seconds += sum(record.seconds for record in records)
             self.losses = mean_losses(records)
+            if self.line and not note and self.take_step.device.type == "cpu":
+                cpu_seconds = time.process_time() - cpu
+                note = contention(records, cpu_seconds, torch.get_num_threads())
+                if note:
+                    print(note, flush=True)
             self._show(always=True)
             if self._finish_step(records[-1].step):
                 return
+            cpu = time.process_time()
 
     def _is_read(self, record: StepRecord, first: int) -> bool:
         """Show a step that is done; return whether its losses are read from the device now."""

@@ -23,7 +23,7 @@ from mrcnn.inference.predictor import Predictor
 from mrcnn.models import build
 from mrcnn.models.fpn import FPN
 from mrcnn.training.config import TrainConfig
-from mrcnn.training.loop import train_steps
+from mrcnn.training.loop import StepRecord, contention, train_steps
 from mrcnn.training.optim import make_optimizer
 from mrcnn.training.step import TrainStep
 from tests.helpers.short_runs import rows
@@ -212,3 +212,20 @@ def test_resnet50_trains_and_predicts_at_full_size():
     with torch.no_grad():
         found = model(batch)
     assert found.boxes.shape == (2, 100, 4)
+
+
+@pytest.mark.parametrize(
+    ("cpu_seconds", "loading", "threads", "is_noted"),
+    [
+        (6.0, 0.0, 2, True),  # one thread on a whole core needs 6 s
+        (9.0, 0.0, 2, False),
+        (6.0, 0.3, 2, False),  # 10 steps waited 3 of 10 s for images
+        (6.0, 0.0, 1, False),  # nothing to gain
+        (0.5, 0.9, 2, False),  # too short to tell
+    ],
+)
+def test_lost_cores_are_noted(cpu_seconds, loading, threads, is_noted):
+    records = [StepRecord(i, 0.1, {}, 1.0, 2, 1.0, loading) for i in range(10)]
+    note = contention(records, cpu_seconds, threads)
+    assert note.startswith("other processes use the cores: 10 steps took 10 s") == is_noted
+    assert bool(note) == is_noted
