@@ -26,7 +26,8 @@ class EvaluateConfig(ProgramFlags):
     results: Path | None = None
     """COCO result file to score, instead of --weights."""
     data: Path | None = None
-    """Folder with images and annotations, or a COCO file."""
+    """Folder with images and annotations, or a COCO file. A file that is not named val or test is
+    divided, as for training."""
     images: Path | None = None
     """Folder of the images, if --data is a COCO file. If not set, it is found beside the file."""
     ground_truth: Path | None = None
@@ -115,7 +116,9 @@ def _evaluate(args: EvaluateConfig, protocol: Protocol) -> tuple[Evaluation, Pat
 
     image_ids = read_image_ids(args.image_ids)
     if args.results is not None:
-        dataset, truth = read_truth(args.data, args.ground_truth, args.split, image_ids)
+        dataset, truth = read_truth(
+            args.data, args.ground_truth, args.split, image_ids, images=args.images
+        )
         entries = read_results(args.results, truth)
         for note in (*dataset.notes, *unknown_categories(entries, truth)):
             print(note)

@@ -14,6 +14,7 @@ from mrcnn.data.coco.tables import CocoRecords
 from mrcnn.data.coco.truth import Record, as_coco, filled_truth
 from mrcnn.data.formats import Split, find_splits
 from mrcnn.data.formats.coco_files import read_records
+from mrcnn.data.formats.split import DrawOptions, split_of
 from mrcnn.data.problems import Problems
 from mrcnn.errors import UserError
 from mrcnn.io.json_files import read_json, read_text
@@ -89,7 +90,8 @@ def read_truth(
     """Read the annotations of a folder, or of a file.
 
     Args:
-        data: Folder of a data set, or a COCO file.
+        data: Folder of a data set, or a COCO file. A file that is not named after the split or
+            `test` is divided, as for training.
         ground_truth: Annotation file, instead of `data`.
         split: "train" or "val" of `data`.
         image_ids: Images that count. None means all.
@@ -104,7 +106,11 @@ def read_truth(
             "name either --data, the folder of a data set, or --ground-truth, an annotation file"
         )
     if data is not None:
-        return read_split(find_splits(data, needs=(split,), images=images)[split], image_ids, model)
+        # A file that is named after its split is scored as a whole.
+        is_whole = data.is_file() and split_of(data.stem) in (split, "test")
+        options = None if is_whole else DrawOptions()
+        splits = find_splits(data, (split,), options, images=images)
+        return read_split(splits[split], image_ids, model)
     assert ground_truth is not None
     return read_split(Split(ground_truth, ground_truth.parent), image_ids, model)
 

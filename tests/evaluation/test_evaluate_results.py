@@ -35,6 +35,10 @@ def test_the_metrics(folder, capsys):
     assert "5 images, at most 100 detections each" in output
     assert f"detections: {folder / 'results.json'}" in output
     assert evaluate(folder, capsys, "--data", folder / "data") == output
+    images, file = folder / "data" / "images", folder / "data" / "val.json"
+    images.rename(folder / "elsewhere")
+    moved = evaluate(folder, capsys, "--data", file, "--images", folder / "elsewhere")
+    assert moved.partition("bbox")[2] == output.partition("bbox")[2]
 
 
 def test_some_images_and_fewer_detections(folder, capsys):
