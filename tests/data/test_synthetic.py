@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mrcnn.data.coco.read import read_coco
+from mrcnn.data.formats import find_splits
 from mrcnn.data.images import read_image
 from mrcnn.data.synthetic import CLASS_NAMES, write_shapes
 from mrcnn.errors import UserError
@@ -28,6 +29,11 @@ def shapes(tmp_path_factory):
 def judge(shapes) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(shapes["val"].annotations)
+
+
+def test_the_folder_is_read_without_notes(shapes):
+    splits = find_splits(shapes["train"].annotations.parent)
+    assert {name: split.notes for name, split in splits.items()} == {"train": (), "val": ()}
 
 
 def segm_ap(judge: COCO, masks: list[np.ndarray]) -> float:

@@ -29,6 +29,7 @@ _NAMES = re.compile(
     r"(train|val|annotations|_annotations\.coco|instances_.*|lvis_.*_(train|val))\.json", re.I
 )
 _OF_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_PARAMETERS = "shapes.json"  # of the generated shapes, beside their annotations
 _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _IMAGE_FOLDERS = ("images", "data")
 _MOST_PER_FOLDER = 20  # more JSON files of other names are one per image
@@ -210,7 +211,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _is_json(entry: os.DirEntry[str]) -> bool:
     name = entry.name.lower()
-    is_named = name.endswith(".json") and not name.startswith(_OF_OTHER_TASKS)
+    is_named = name.endswith(".json") and not name.startswith((*_OF_OTHER_TASKS, _PARAMETERS))
     return is_named and os.path.isfile(entry.path)
 
 
