@@ -27,6 +27,7 @@ def test_a_problem_keeps_its_record_and_becomes_a_sentence():
         "  a.json: shapes must be a list, got 5; save the file again",
         "  a.json: imagePath: a.png: does not exist; add it",
         "  b.txt: is empty; restore it",
+        "  `mrcnn check-data DIR --fix COPY` repairs or removes these in a copy",
     ]
     assert caught.value.problems == problems.items
 

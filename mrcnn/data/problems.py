@@ -88,7 +88,9 @@ class DatasetError(UserError):
         if left:
             lines.append(f"and {left:,} more")
         if any(problem.table for problem in problems):
-            lines.append("`mrcnn check-data DIR --fix COPY` writes a copy without them")
+            lines.append(
+                "`mrcnn check-data DIR --fix COPY` writes a copy with these repaired or removed"
+            )
         super().__init__("\n  ".join([f"{file}: {count}", *lines]))
 
 
