@@ -88,9 +88,7 @@ class DatasetError(UserError):
         if left:
             lines.append(f"and {left:,} more")
         if any(problem.table for problem in problems):
-            lines.append(
-                "`mrcnn check-data DIR --fix COPY` writes a copy with these repaired or removed"
-            )
+            lines.append("`mrcnn check-data DIR --fix COPY` repairs or removes these in a copy")
         super().__init__("\n  ".join([f"{file}: {count}", *lines]))
 
 
