@@ -232,7 +232,7 @@ def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None)
     if "OMP_WAIT_POLICY" not in os.environ:
         # Before PyTorch is imported: OpenMP's threads give up their core after some microseconds of
         # waiting, not milliseconds. Beside other processes, training is many times faster.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mrcnn").setLevel(logging.INFO)
     try:
