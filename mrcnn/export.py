@@ -71,6 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     from mrcnn.models import MaskRCNN
     from mrcnn.models.layers import fold_norms
 
+    check_writable(args.out, mark=b"mrcnn|least_side")
+    if kind_or_none(find(args.weights)) == "program":
+        raise UserError(f"--weights {args.weights}: is already a program; name its checkpoint")
     if args.out.suffix == ".onnx":
         _check_libraries("--format onnx", ONNX_LIBRARIES, "onnx")
     if args.int8 is not None:
@@ -78,9 +81,6 @@ def main(argv: list[str] | None = None) -> None:
         # Refuses a folder without images before the model is loaded.
         for note in find_images([args.int8]).notes:
             print(note)
-    check_writable(args.out, mark=b"mrcnn|least_side")
-    if kind_or_none(find(args.weights)) == "program":
-        raise UserError(f"--weights {args.weights}: is already a program; name its checkpoint")
     fields = args.fields(score_threshold=args.score_threshold, max_detections=args.max_dets)
     predictor = load(args.weights, **fields)
     model, config = predictor.model, predictor.config

@@ -266,6 +266,9 @@ def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None)
             raise
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # Python 3.11 replaces the interrupt by this error if Ctrl-C comes while it parses source.
+        if isinstance(error, SystemError) and "recursion depth mismatch" not in str(error):
+            raise
         print("mrcnn: stopped", file=sys.stderr)
         return 130
