@@ -192,6 +192,7 @@ def test_missing_libraries(tmp_path, monkeypatch, flags):
     for libraries in ("ONNX_LIBRARIES", "INT8_LIBRARIES"):
         monkeypatch.setattr(f"mrcnn.export.{libraries}", ("json", "no_such_library"))
     monkeypatch.chdir(tmp_path)
+    tiny.run(tmp_path / "run")
     message = 'requires no_such_library; run: pip install "mrcnn'
     with pytest.raises(UserError, match=message):
         main(["--weights", "run", *flags.split()])
