@@ -64,7 +64,7 @@ class PredictConfig(ProgramFlags):
             raise UserError(f"--score-threshold must be in [0, 1], got {self.score_threshold}")
         if not 0 <= self.tile_overlap <= 0.9:
             raise UserError(f"--tile-overlap must be in [0, 0.9], got {self.tile_overlap}")
-        require_at_least(self, max_dets=1, batch_size=1, tiles=1)
+        require_at_least(self, max_dets=1, batch_size=1)
         if not self.images:
             raise UserError("predict: name at least one image or folder")
 
@@ -83,7 +83,9 @@ def _predict(args: PredictConfig, world: World) -> int:
     from mrcnn.inference.predict_files import Outputs, predict_files
     from mrcnn.inference.sources import find_images
     from mrcnn.inference.thresholds import parse_thresholds
+    from mrcnn.inference.tiles import MIN_TILE
 
+    require_at_least(args, tiles=MIN_TILE)
     class_thresholds = parse_thresholds(args.class_threshold)
     where = (args.images, args.recursive, args.out)
     found = world.from_main(find_images(*where) if world.is_main else None)

@@ -230,8 +230,8 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 
 def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
-        # Before PyTorch is imported: OpenMP's threads give up their core after some microseconds of
-        # waiting, not milliseconds. Beside other processes, training is many times faster.
+        # Before PyTorch is imported. OpenMP's threads wait in a loop before they give up their
+        # core; a shorter loop than libgomp's own leaves more time to other processes.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mrcnn").setLevel(logging.INFO)

@@ -21,7 +21,7 @@ from mrcnn.inference.inputs import ImageLike, InputImage, is_image, read_inputs
 from mrcnn.inference.results import Result
 from mrcnn.inference.sources import images_at
 from mrcnn.inference.thresholds import Thresholds, class_thresholds_of
-from mrcnn.inference.tiles import merge_tiles, tile_windows
+from mrcnn.inference.tiles import MIN_TILE, merge_tiles, tile_windows
 from mrcnn.inference.tta import VIEWS, detect_views
 from mrcnn.models import MaskRCNN
 from mrcnn.models.postprocess import to_detections
@@ -218,9 +218,9 @@ class Predictor:
         thresholds = self.thresholds(score_threshold, class_thresholds)
         if batch_size < 1:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}")
-        if tiles is not None and (tiles < 1 or not 0 <= tile_overlap < 1):
-            raise ValueError(
-                "predict: tiles must be at least 1 and tile_overlap in [0, 1), "
+        if tiles is not None and (tiles < MIN_TILE or not 0 <= tile_overlap < 1):
+            raise UserError(
+                f"predict: tiles must be at least {MIN_TILE} and tile_overlap in [0, 1), "
                 f"got {tiles} and {tile_overlap}"
             )
 

@@ -17,6 +17,7 @@ from mrcnn.ops import rle
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the image
 
+MIN_TILE = 32  # side in pixels; smaller ones would be too many, and show nothing whole
 SAME = 0.5  # two masks show one object if they share at least this fraction
 # Fraction of a tile's side: a box this close to a border inside the image may be cut by it.
 MARGIN = 0.05

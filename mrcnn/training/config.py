@@ -13,6 +13,7 @@ from mrcnn.config import MODELS
 from mrcnn.errors import UserError
 from mrcnn.training.recipes import RECIPES
 
+MAX_BATCH_SIZE = 2**16  # over all processes; the largest in use are a few thousand
 _POSITIVE = (
     "epochs", "steps", "batch_size", "accumulate", "lr", "clip_norm", "image_size", "scale", "crop",
     "large_scale_jitter", "max_detections", "print_every", "save_every",
@@ -167,6 +168,8 @@ class TrainConfig:
         for name in (*_POSITIVE, *_NOT_NEGATIVE):
             if (getattr(self, name) or 0) >= 2**62:  # the kernels count in 64 bits
                 raise self._wrong(name, "must be less than 2^62")
+        if self.batch_size > MAX_BATCH_SIZE:
+            raise self._wrong("batch_size", f"must be at most {MAX_BATCH_SIZE:,}")
         for name in _FRACTIONS:
             if not 0 <= getattr(self, name) < 1:
                 raise self._wrong(name, "must be at least 0 and less than 1")

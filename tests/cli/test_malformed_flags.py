@@ -1,10 +1,8 @@
 """Wrong command lines: exit code 2, one message with name, value and fix, and nothing written."""
 
-import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mrcnn.cli import app
 from tests.helpers import tiny
@@ -24,6 +22,10 @@ CASES = {  # command, changed flags (None leaves the flag out), words of the mes
     "fraction for a count": ("train", {"--steps": "1.5"}, ["--steps", "1.5"]),
     "no steps": ("train", {"--steps": "0"}, ["--steps must be more than 0, got 0"]),
     "rate that is not a number": ("train", {"--lr": "nan"}, ["--lr must be more than 0, got nan"]),
+    "batch of a trillion": (
+        "train", {"--batch-size": str(10**12)}, ["--batch-size must be at most 65,536, got"]
+    ),
+    "tiles of a pixel": ("predict", {"--tiles": "1"}, ["--tiles must be at least 32, got 1"]),
     "negative batch size": ("train", {"--batch-size": "-1"}, ["--batch-size must be more than 0"]),
     "negative warm-up": ("train", {"--warmup": "-5"}, ["--warmup must be 0 or more, got -5"]),
     "training size of 0": ("train", {"--multi-scale": "0"}, ["--multi-scale must be more than 0"]),
@@ -87,17 +89,7 @@ CASES = {  # command, changed flags (None leaves the flag out), words of the mes
 def place(tmp_path_factory) -> Path:
     """A sound data set and run, and a few files that are neither."""
     folder = tmp_path_factory.mktemp("place")
-    (folder / "data" / "images").mkdir(parents=True)
-    Image.new("RGB", (64, 48)).save(folder / "data" / "images" / "a.png")
-    content = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
-        "categories": [{"id": 3, "name": "cat"}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 3, "segmentation": [[9, 9, 30, 9, 30, 30]]}
-        ],
-    }
-    for split in ("train", "val"):
-        (folder / "data" / f"{split}.json").write_text(json.dumps(content))
+    tiny.write_data(folder / "data")
     tiny.run(folder / "run")
     (folder / "none").write_text("\n")
     (folder / "ids").write_text("a.png\n")

@@ -1,12 +1,10 @@
 """Odd paths: every command refuses or takes them, without a traceback and without waiting."""
 
 import errno
-import json
 import os
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mrcnn.cli import app
 from tests.helpers import tiny
@@ -46,18 +44,8 @@ CASES = [(command, flag) for command, flags in COMMANDS.items() for flag in flag
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    (folder / "data" / "images").mkdir(parents=True)
+    tiny.write_data(folder / "data")
     (folder / "empty").mkdir()
-    Image.new("RGB", (64, 48)).save(folder / "data" / "images" / "a.png")
-    content = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
-        "categories": [{"id": 3, "name": "cat"}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 3, "segmentation": [[9, 9, 30, 9, 30, 30]]}
-        ],
-    }
-    for split in ("train", "val"):
-        (folder / "data" / f"{split}.json").write_text(json.dumps(content))
     (folder / "results.json").write_text("[]")
     (folder / "train.json").write_text('{"train": {}}')
     (folder / "ids").write_text("1\n")

@@ -1,10 +1,12 @@
 """An untrained model that is built in milliseconds, and images for it."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from mrcnn import checkpoints
 from mrcnn.config import MODELS, ModelConfig
@@ -31,6 +33,20 @@ CONFIG = dataclasses.replace(
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Return an RGB image (height, width, 3) of noise."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_data(folder: Path) -> None:
+    """Write COCO files with one object in one image, the same for training and validation."""
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(folder / "images" / "a.png")
+    ring = [9, 9, 30, 9, 30, 30]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "segmentation": [ring]}],
+    }
+    for split in ("train", "val"):
+        (folder / f"{split}.json").write_text(json.dumps(content))
 
 
 def model(config: ModelConfig = CONFIG, seed: int = 0) -> MaskRCNN:

@@ -221,10 +221,10 @@ def test_tiles_without_overlap_equal_single_images(weights):
     assert entries(small) == entries(model.predict(image, 0))
 
 
-@pytest.mark.parametrize("options", [{"tiles": 0}, {"tiles": 9, "tile_overlap": 1}])
+@pytest.mark.parametrize("options", [{"tiles": 31}, {"tiles": 32, "tile_overlap": 1}])
 def test_wrong_tiles(tmp_path, options):
     model = Predictor(tiny.model(), tiny.CONFIG)
-    with pytest.raises(ValueError, match=r"tiles must be at least 1 and tile_overlap in \[0, 1\)"):
+    with pytest.raises(UserError, match=r"tiles must be at least 32 and tile_overlap in \[0, 1\)"):
         model.predict(np.zeros((9, 9, 3), np.uint8), **options)
 
 
