@@ -69,7 +69,7 @@ def get(tree: Any, path: str) -> Any:
     return list(tree) if isinstance(tree, tuple) else tree
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]  # its stubs are optional
     """Load plain values, tuples as lists, and objects of Python as None."""
 
 
